@@ -1,0 +1,205 @@
+"""The parts of a T5 network: norm, dropout, relative position bias, attention, feed-forward.
+
+Owns how each part is computed and which weights it has. Knows nothing of how parts are put
+together (models/t5.py), of losses, or of devices: every weight only names its logical axes.
+
+Axis legend of the shape strings: b batch, q query length, k key length, h heads, d head_dim,
+e embed, m mlp.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Key
+
+NORM_EPSILON = 1e-6
+MASKED = -1e10  # added to logits of masked keys; finite, so that a fully masked row stays finite
+
+Initializer = Callable[[Key[Array, ''], Sequence[int], jnp.dtype], Array]
+RowKeys = Key[Array, 'batch'] | None
+
+fan_in_normal = nnx.initializers.variance_scaling(1.0, 'fan_in', 'normal')
+fan_in_truncated = nnx.initializers.variance_scaling(1.0, 'fan_in', 'truncated_normal')
+fan_avg_uniform = nnx.initializers.variance_scaling(1.0, 'fan_avg', 'uniform')
+unit_normal = nnx.initializers.normal(1.0)
+
+
+def weight(key, shape: tuple[int, ...], init: Initializer, axes: tuple[str, ...]) -> nnx.Param:
+  """One float32 weight: its shape, initializer and logical axes on one line."""
+  return nnx.Param(init(key, shape, jnp.float32), out_sharding=axes, eager_sharding=False)
+
+
+def dropout(
+  x: Float[Array, 'b ...'], row_keys: RowKeys, site: int, rate: float, broadcast: int = 1
+):
+  """Drops entries of `x` with probability `rate`; identity where `row_keys` is None.
+
+  The mask is drawn per row from that row's own key and shared along axis `broadcast` (the query
+  length, as in Mesh TensorFlow's T5 and T5X). A row's mask therefore does not depend on how rows
+  are spread over devices or microbatches, and each device draws only the bits of its own rows.
+
+  Args:
+    x: activations, row first.
+    row_keys: one key a row, or None for no dropout.
+    site: a number that no other dropout of the same layer has.
+    rate: probability in [0, 1) of dropping.
+    broadcast: the axis of `x` along which one mask is shared.
+
+  Returns:
+    Array like `x`, kept entries scaled by 1 / (1 - rate).
+  """
+  if row_keys is None or rate == 0.0:
+    return x
+  shape = list(x.shape)
+  shape[broadcast] = 1
+  keys = fold_in(row_keys, site)
+  keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, shape[1:]))(keys)
+  return jnp.where(keep, x / (1.0 - rate), jnp.zeros((), x.dtype))
+
+
+def fold_in(row_keys: RowKeys, data) -> RowKeys:
+  """Every row's key with the number `data` folded in; None stays None."""
+  return None if row_keys is None else jax.vmap(jax.random.fold_in, (0, None))(row_keys, data)
+
+
+def relative_position_bucket(
+  distance: Int[Array, '...'], bidirectional: bool, num_buckets: int, max_distance: int
+) -> Int[Array, '...']:
+  """The bucket of a relative position: exact up to half the buckets, logarithmic beyond.
+
+  Args:
+    distance: key position minus query position.
+    bidirectional: whether keys after the query get buckets of their own (encoder); otherwise they
+      all share bucket 0 (decoder, where they are masked).
+    num_buckets: how many buckets there are.
+    max_distance: from this distance on, all share the last bucket.
+
+  Returns:
+    Buckets in [0, num_buckets).
+
+  Source: Raffel et al. 2020, section 2.1; bit for bit `_relative_position_bucket` of Mesh
+    TensorFlow, T5X and Hugging Face.
+  """
+  bucket = jnp.zeros_like(distance)
+  if bidirectional:
+    num_buckets //= 2
+    bucket += (distance > 0).astype(jnp.int32) * num_buckets
+    distance = jnp.abs(distance)
+  else:
+    distance = -jnp.minimum(distance, 0)
+  exact = num_buckets // 2
+  log_ratio = jnp.log(jnp.maximum(distance, 1) / exact) / math.log(max_distance / exact)
+  far = exact + (log_ratio * (num_buckets - exact)).astype(jnp.int32)
+  return bucket + jnp.where(distance < exact, distance, jnp.minimum(far, num_buckets - 1))
+
+
+class Norm(nnx.Module):
+  """Root-mean-square norm without mean or offset, computed in float32."""
+
+  def __init__(self, embed: int):
+    self.scale = weight(None, (embed,), lambda _, s, t: jnp.ones(s, t), ('embed',))
+
+  @jax.named_scope('norm')
+  def __call__(self, x: Float[Array, 'b l e']) -> Float[Array, 'b l e']:
+    x32 = x.astype(jnp.float32)
+    scale = jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + NORM_EPSILON)
+    return (x32 * scale * self.scale[...]).astype(x.dtype)
+
+
+class RelativeBias(nnx.Module):
+  """A learned bias for each head and bucket of relative position, shared by a stack's layers."""
+
+  def __init__(self, key, num_heads: int, num_buckets: int, max_distance: int, bidirectional: bool):
+    self.embedding = weight(key, (num_heads, num_buckets), fan_avg_uniform, ('heads', 'buckets'))
+    self.num_buckets = num_buckets
+    self.max_distance = max_distance
+    self.bidirectional = bidirectional
+
+  @jax.named_scope('relative_bias')
+  def __call__(self, queries: Int[Array, 'q'], keys: Int[Array, 'k']) -> Float[Array, '1 h q k']:
+    distance = keys[None, :] - queries[:, None]
+    bucket = relative_position_bucket(
+      distance, self.bidirectional, self.num_buckets, self.max_distance
+    )
+    return self.embedding[...][:, bucket][None]
+
+
+class Attention(nnx.Module):
+  """Multi-head attention without scaling of the logits, as T5 has it."""
+
+  def __init__(self, key, embed: int, num_heads: int, head_dim: int):
+    q_key, k_key, v_key, o_key = jax.random.split(key, 4)
+    inner = num_heads * head_dim
+
+    def scaled(key, shape, dtype):  # what other transformers do to the logits, T5 does to the init
+      return fan_in_normal(key, shape, dtype) / math.sqrt(head_dim)
+
+    self.query = weight(q_key, (embed, inner), scaled, ('embed', 'heads'))
+    self.key = weight(k_key, (embed, inner), fan_in_normal, ('embed', 'heads'))
+    self.value = weight(v_key, (embed, inner), fan_in_normal, ('embed', 'heads'))
+    self.out = weight(o_key, (inner, embed), fan_in_normal, ('heads', 'embed'))
+    self.num_heads = num_heads
+    self.head_dim = head_dim
+
+  def _heads(self, x: Float[Array, 'b l e'], kernel: nnx.Param) -> Float[Array, 'b l h d']:
+    y = x @ kernel[...].astype(x.dtype)
+    return y.reshape(*x.shape[:2], self.num_heads, self.head_dim)
+
+  def project_query(self, x: Float[Array, 'b q e']) -> Float[Array, 'b q h d']:
+    """The queries of every head."""
+    return self._heads(x, self.query)
+
+  def project_key_value(self, x: Float[Array, 'b k e']):
+    """The keys and values of every head, each [b, k, h, d]: what a decoding cache holds."""
+    return self._heads(x, self.key), self._heads(x, self.value)
+
+  def project_out(self, y: Float[Array, 'b q h d']) -> Float[Array, 'b q e']:
+    """The heads' outputs merged back to the width of the stack."""
+    return y.reshape(*y.shape[:2], -1) @ self.out[...].astype(y.dtype)
+
+  def __call__(self, x, x_kv, mask, bias, row_keys: RowKeys, rate: float):
+    """Attends from `x` [b, q, e] to `x_kv` [b, k, e]; see `attend` for the rest."""
+    key, value = self.project_key_value(x_kv)
+    return self.project_out(attend(self.project_query(x), key, value, mask, bias, row_keys, rate))
+
+
+@jax.named_scope('attend')
+def attend(
+  query: Float[Array, 'b q h d'],
+  key: Float[Array, 'b k h d'],
+  value: Float[Array, 'b k h d'],
+  mask: Bool[Array, '#b 1 #q k'],
+  bias: Float[Array, '1 h #q k'] | None,
+  row_keys: RowKeys = None,
+  rate: float = 0.0,
+) -> Float[Array, 'b q h d']:
+  """softmax(query · key + bias) · value over the keys where `mask` is true, softmax in float32."""
+  logits = jnp.einsum('bqhd,bkhd->bhqk', query, key, preferred_element_type=jnp.float32)
+  if bias is not None:
+    logits += bias
+  weights = jax.nn.softmax(jnp.where(mask, logits, MASKED), axis=-1).astype(value.dtype)
+  weights = dropout(weights, row_keys, site=0, rate=rate, broadcast=2)
+  return jnp.einsum('bhqk,bkhd->bqhd', weights, value)
+
+
+class FeedForward(nnx.Module):
+  """T5 1.0: relu(x wi) wo. T5 1.1: (gelu(x wi_0) * (x wi_1)) wo, with the tanh form of gelu."""
+
+  def __init__(self, key, embed: int, mlp: int, gated: bool):
+    key_0, key_1, key_out = jax.random.split(key, 3)
+    self.wi_0 = weight(key_0, (embed, mlp), fan_in_truncated, ('embed', 'mlp'))
+    self.wi_1 = weight(key_1, (embed, mlp), fan_in_truncated, ('embed', 'mlp')) if gated else None
+    self.wo = weight(key_out, (mlp, embed), fan_in_truncated, ('mlp', 'embed'))
+
+  @jax.named_scope('feed_forward')
+  def __call__(self, x: Float[Array, 'b l e'], row_keys: RowKeys, rate: float):
+    hidden = x @ self.wi_0[...].astype(x.dtype)
+    if self.wi_1 is None:
+      hidden = jax.nn.relu(hidden)
+    else:
+      hidden = jax.nn.gelu(hidden, approximate=True) * (x @ self.wi_1[...].astype(x.dtype))
+    hidden = dropout(hidden, row_keys, site=1, rate=rate)
+    return hidden @ self.wo[...].astype(x.dtype)

@@ -1,0 +1,341 @@
+"""The T5 network, 1.0 and 1.1: `T5Config` says what it is, `T5` computes it.
+
+One network for training (packed rows, dropout), for scoring and for decoding with a cache. It
+knows nothing of gin, data, losses, optimizers or devices. Layers are stacked along a leading
+`layers` axis and run by `jax.lax.scan`, so that compile time does not grow with depth.
+
+Source: Raffel et al. 2020 (arXiv 1910.10683); Shazeer 2020 (arXiv 2002.05202) for the gated
+feed-forward of T5 1.1.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from dss_jax.models import layers
+
+Tokens = Int[Array, 'b l']
+
+REMAT_POLICIES = {
+  'none': jax.checkpoint_policies.everything_saveable,
+  'minimal': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  'full': jax.checkpoint_policies.nothing_saveable,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class T5Config:
+  """What a T5 network is; field names as in T5X's `network.T5Config`.
+
+  Attributes:
+    vocab_size: rows of the embedding; at least the vocabulary's size.
+    dtype: of activations; parameters, norms, softmax and loss are float32 always.
+    mlp_activations: ('gelu', 'linear') for T5 1.1, ('relu',) for T5 1.0.
+    logits_via_embedding: T5 1.0 ties the logits to the embedding and scales them by emb_dim^-1/2.
+    dropout_rate: probability of dropping, in [0, 1).
+    remat_policy: what the backward pass keeps: 'none' recomputes nothing, 'minimal' keeps matrix
+      products with weights, 'full' keeps only each layer's input.
+    scan_layers: false unrolls the loop over layers: the same numbers, a longer compilation.
+  """
+
+  vocab_size: int
+  emb_dim: int
+  num_heads: int
+  head_dim: int
+  mlp_dim: int
+  num_encoder_layers: int
+  num_decoder_layers: int
+  mlp_activations: tuple[str, ...] = ('gelu', 'linear')
+  logits_via_embedding: bool = False
+  dtype: str = 'bfloat16'
+  dropout_rate: float = 0.1
+  relative_attention_num_buckets: int = 32
+  relative_attention_max_distance: int = 128
+  remat_policy: str = 'none'
+  scan_layers: bool = True
+
+  def __post_init__(self):
+    activations = tuple(self.mlp_activations)
+    object.__setattr__(self, 'mlp_activations', activations)
+    if activations not in (('gelu', 'linear'), ('relu',)):
+      raise ValueError(
+        f"T5Config.mlp_activations is ('gelu', 'linear') for T5 1.1 or ('relu',) for T5 1.0, "
+        f'not {activations}.'
+      )
+    if self.remat_policy not in REMAT_POLICIES:
+      raise ValueError(
+        f'T5Config.remat_policy is one of {sorted(REMAT_POLICIES)}, not {self.remat_policy!r}.'
+      )
+    if self.dtype not in ('float32', 'bfloat16'):
+      raise ValueError(f"T5Config.dtype is 'float32' or 'bfloat16', not {self.dtype!r}.")
+    if not 0.0 <= self.dropout_rate < 1.0:
+      raise ValueError(
+        f'T5Config.dropout_rate (DROPOUT_RATE) is in [0, 1), not {self.dropout_rate}.'
+      )
+
+
+class DecodeCache(NamedTuple):
+  """What decoding remembers. `r` rows of the decoder (batch times beams), `b` rows of the encoder.
+
+  Attributes:
+    self_key, self_value: of the tokens so far; [layers, r, length, heads, head_dim].
+    cross_key, cross_value: of the encoder's output; [layers, b, inputs, heads, head_dim].
+    inputs_mask: true on real inputs; [b, inputs].
+    index: how many tokens have been decoded; scalar.
+  """
+
+  self_key: Array
+  self_value: Array
+  cross_key: Array
+  cross_value: Array
+  inputs_mask: Array
+  index: Array
+
+
+class EncoderLayer(nnx.Module):
+  """Self-attention and feed-forward, each after its norm and around a residual."""
+
+  def __init__(self, key, config: T5Config):
+    attention_key, mlp_key = jax.random.split(key)
+    self.attention_norm = layers.Norm(config.emb_dim)
+    self.attention = _attention(attention_key, config)
+    self.mlp_norm = layers.Norm(config.emb_dim)
+    self.mlp = _feed_forward(mlp_key, config)
+
+  @jax.named_scope('encoder_layer')
+  def __call__(self, x, mask, bias, row_keys, rate: float):
+    h = self.attention_norm(x)
+    x += layers.dropout(self.attention(h, h, mask, bias, row_keys, rate), row_keys, 2, rate)
+    return x + layers.dropout(self.mlp(self.mlp_norm(x), row_keys, rate), row_keys, 3, rate)
+
+
+class DecoderLayer(nnx.Module):
+  """Causal self-attention, attention to the encoder, feed-forward."""
+
+  def __init__(self, key, config: T5Config):
+    self_key, cross_key, mlp_key = jax.random.split(key, 3)
+    self.self_attention_norm = layers.Norm(config.emb_dim)
+    self.self_attention = _attention(self_key, config)
+    self.cross_attention_norm = layers.Norm(config.emb_dim)
+    self.cross_attention = _attention(cross_key, config)
+    self.mlp_norm = layers.Norm(config.emb_dim)
+    self.mlp = _feed_forward(mlp_key, config)
+
+  @jax.named_scope('decoder_layer')
+  def __call__(self, x, encoded, mask, cross_mask, bias, row_keys, rate: float):
+    cross_keys = layers.fold_in(row_keys, 8)  # attention weights of their own, not the self ones'
+    h = self.self_attention_norm(x)
+    x += layers.dropout(self.self_attention(h, h, mask, bias, row_keys, rate), row_keys, 2, rate)
+    h = self.cross_attention_norm(x)
+    attended = self.cross_attention(h, encoded, cross_mask, None, cross_keys, rate)
+    x += layers.dropout(attended, row_keys, 4, rate)
+    return x + layers.dropout(self.mlp(self.mlp_norm(x), row_keys, rate), row_keys, 3, rate)
+
+  @jax.named_scope('decoder_step')
+  def step(self, x: Float[Array, 'r 1 e'], self_kv, cross_kv, mask, cross_mask, bias):
+    """One token. Returns x [r, 1, e] and this token's key and value [r, 1, h, d].
+
+    The new key and value are appended to what is attended to rather than written into the cache
+    here: then the scan over layers emits one token's worth and the cache is updated in place.
+    """
+    h = self.self_attention_norm(x)
+    key, value = self.self_attention.project_key_value(h)
+    y = layers.attend(
+      self.self_attention.project_query(h),
+      jnp.concatenate([self_kv[0], key], axis=1),
+      jnp.concatenate([self_kv[1], value], axis=1),
+      mask,
+      bias,
+    )
+    x += self.self_attention.project_out(y)
+    # The beams of one input stand side by side as its queries, so its keys are stored once.
+    h = self.cross_attention_norm(x).reshape(cross_kv[0].shape[0], -1, x.shape[-1])
+    query = self.cross_attention.project_query(h)
+    y = layers.attend(query, *cross_kv, cross_mask, None)
+    x += self.cross_attention.project_out(y).reshape(x.shape)
+    return x + self.mlp(self.mlp_norm(x), None, 0.0), (key, value)
+
+
+class T5(nnx.Module):
+  """The network. Build it with a key; weights are float32 `nnx.Param`s with logical axes."""
+
+  def __init__(self, config: T5Config, key):
+    embed_key, encoder_key, decoder_key, enc_bias_key, dec_bias_key, logits_key = jax.random.split(
+      key, 6
+    )
+    vocab, embed = config.vocab_size, config.emb_dim
+    self.config = config
+    self.embedding = layers.weight(
+      embed_key, (vocab, embed), layers.unit_normal, ('vocab', 'embed')
+    )
+    self.encoder_bias = _relative_bias(enc_bias_key, config, bidirectional=True)
+    self.encoder_layers = _stack(EncoderLayer, encoder_key, config, config.num_encoder_layers)
+    self.encoder_norm = layers.Norm(embed)
+    self.decoder_bias = _relative_bias(dec_bias_key, config, bidirectional=False)
+    self.decoder_layers = _stack(DecoderLayer, decoder_key, config, config.num_decoder_layers)
+    self.decoder_norm = layers.Norm(embed)
+    self.logits_kernel = (
+      None
+      if config.logits_via_embedding
+      else layers.weight(logits_key, (embed, vocab), layers.fan_in_truncated, ('embed', 'vocab'))
+    )
+
+  def __call__(
+    self, inputs: Tokens, input_segments: Tokens, targets_in: Tokens, target_segments: Tokens,
+    row_keys: layers.RowKeys = None,
+  ) -> Float[Array, 'b l vocab']:  # fmt: skip
+    """Float32 logits of every target position, by teacher forcing.
+
+    Args:
+      inputs: encoder tokens [b, s]; 0 is padding.
+      input_segments: which packed sequence each belongs to, from 1; 0 is padding.
+      targets_in: decoder tokens, shifted right within each segment [b, t].
+      target_segments: as input_segments, for the decoder.
+      row_keys: one dropout key a row, or None to compute without dropout.
+
+    Returns:
+      Logits [b, t, vocab].
+    """
+    encoded = self.encode(inputs, input_segments, row_keys)
+    return self.decode(encoded, input_segments, targets_in, target_segments, row_keys)
+
+  @jax.named_scope('encode')
+  def encode(self, inputs: Tokens, segments: Tokens, row_keys=None) -> Float[Array, 'b s e']:
+    """The encoder's output in the compute dtype; arguments as in `__call__`."""
+    rate, row_keys = self.config.dropout_rate, layers.fold_in(row_keys, 0)
+    positions = jnp.arange(inputs.shape[1])
+    mask = _same_segment(segments, segments)
+    bias = self.encoder_bias(positions, positions)
+
+    def layer(x, inputs):
+      module, number = inputs
+      return module(x, mask, bias, layers.fold_in(row_keys, number + 1), rate), None
+
+    x = layers.dropout(self._embed(inputs), row_keys, 5, rate)
+    x, _ = self._scan(layer, x, (self.encoder_layers, jnp.arange(self.config.num_encoder_layers)))
+    return layers.dropout(self.encoder_norm(x), row_keys, 6, rate)
+
+  @jax.named_scope('decode')
+  def decode(self, encoded, input_segments, targets_in, target_segments, row_keys=None):
+    """Float32 logits [b, t, vocab] given `encode`'s output; arguments as in `__call__`."""
+    rate, row_keys = self.config.dropout_rate, layers.fold_in(row_keys, 1)
+    positions = jnp.arange(targets_in.shape[1])
+    causal = positions[None, :] <= positions[:, None]
+    mask = _same_segment(target_segments, target_segments) & causal
+    cross_mask = _same_segment(target_segments, input_segments)
+    bias = self.decoder_bias(positions, positions)
+
+    def layer(x, inputs):
+      module, number = inputs
+      keys = layers.fold_in(row_keys, number + 1)
+      return module(x, encoded, mask, cross_mask, bias, keys, rate), None
+
+    x = layers.dropout(self._embed(targets_in), row_keys, 5, rate)
+    x, _ = self._scan(layer, x, (self.decoder_layers, jnp.arange(self.config.num_decoder_layers)))
+    return self._logits(layers.dropout(self.decoder_norm(x), row_keys, 6, rate))
+
+  @jax.named_scope('init_cache')
+  def init_cache(
+    self,
+    encoded: Float[Array, 'b s e'],
+    inputs_mask: Bool[Array, 'b s'],
+    length: int,
+    beams: int = 1,
+  ) -> DecodeCache:
+    """An empty cache for `length` tokens of `beams` hypotheses for every input."""
+    project = jax.vmap(lambda layer: layer.cross_attention.project_key_value(encoded))
+    cross_key, cross_value = project(self.decoder_layers)
+    heads, _, _, num_heads, head_dim = cross_key.shape
+    shape = (heads, encoded.shape[0] * beams, length, num_heads, head_dim)
+    empty = jnp.zeros(shape, encoded.dtype)
+    return DecodeCache(empty, empty, cross_key, cross_value, inputs_mask, jnp.zeros((), jnp.int32))
+
+  @jax.named_scope('decode_step')
+  def decode_step(self, tokens: Int[Array, 'r'], cache: DecodeCache):
+    """Feeds one token a row (the first is 0, the start token).
+
+    Args:
+      tokens: the last token of every row, rows of one input side by side.
+      cache: `r` rows of self-attention over `b` inputs, r a multiple of b.
+
+    Returns:
+      Float32 logits [r, vocab] of the next token, and the cache with these tokens added.
+    """
+    past = jnp.arange(cache.self_key.shape[2])
+    # The new token's own key stands behind the cache, at distance 0.
+    positions = jnp.append(past, cache.index)
+    bias = self.decoder_bias(cache.index[None], positions)
+    mask = jnp.append(past < cache.index, True)[None, None, None, :]
+    cross_mask = cache.inputs_mask[:, None, None, :]
+
+    def layer(x, inputs):
+      module, self_kv, cross_kv = inputs
+      return module.step(x, self_kv, cross_kv, mask, cross_mask, bias)
+
+    x, (key, value) = jax.lax.scan(
+      layer,
+      self._embed(tokens[:, None]),
+      (
+        self.decoder_layers,
+        (cache.self_key, cache.self_value),
+        (cache.cross_key, cache.cross_value),
+      ),
+    )
+    logits = self._logits(self.decoder_norm(x))[:, 0]
+    at = (0, 0, cache.index, 0, 0)
+    return logits, cache._replace(
+      self_key=jax.lax.dynamic_update_slice(cache.self_key, key, at),
+      self_value=jax.lax.dynamic_update_slice(cache.self_value, value, at),
+      index=cache.index + 1,
+    )
+
+  @jax.named_scope('embed')
+  def _embed(self, tokens: Tokens) -> Float[Array, 'b l e']:
+    return jnp.take(self.embedding[...], tokens, axis=0).astype(self.config.dtype)
+
+  @jax.named_scope('logits')
+  def _logits(self, x: Float[Array, 'b l e']) -> Float[Array, 'b l vocab']:
+    if self.logits_kernel is None:
+      x = x * self.config.emb_dim**-0.5
+      kernel = self.embedding[...].T
+    else:
+      kernel = self.logits_kernel[...]
+    return jnp.matmul(x, kernel.astype(x.dtype), preferred_element_type=jnp.float32)
+
+  def _scan(self, layer, x, inputs):
+    if self.config.remat_policy != 'none':
+      policy = REMAT_POLICIES[self.config.remat_policy]
+      layer = jax.checkpoint(layer, prevent_cse=not self.config.scan_layers, policy=policy)
+    return jax.lax.scan(layer, x, inputs, unroll=1 if self.config.scan_layers else True)
+
+
+def _attention(key, config: T5Config) -> layers.Attention:
+  return layers.Attention(key, config.emb_dim, config.num_heads, config.head_dim)
+
+
+def _feed_forward(key, config: T5Config) -> layers.FeedForward:
+  return layers.FeedForward(key, config.emb_dim, config.mlp_dim, len(config.mlp_activations) == 2)
+
+
+def _relative_bias(key, config: T5Config, bidirectional: bool) -> layers.RelativeBias:
+  return layers.RelativeBias(
+    key,
+    config.num_heads,
+    config.relative_attention_num_buckets,
+    config.relative_attention_max_distance,
+    bidirectional,
+  )
+
+
+def _same_segment(query: Tokens, key: Tokens) -> Bool[Array, 'b 1 q k']:
+  return ((query[:, :, None] == key[:, None, :]) & (key[:, None, :] > 0))[:, None]
+
+
+def _stack(layer: Any, key, config: T5Config, count: int):
+  """`count` layers as one module whose weights have a leading `layers` axis."""
+  make = nnx.transform_metadata(lambda k: layer(k, config), partition='layers')
+  return jax.vmap(make)(jax.random.split(key, count))
