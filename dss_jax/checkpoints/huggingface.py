@@ -5,18 +5,15 @@ stores one tensor a layer as [out, in]; ours are stacked over layers as [layers,
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
-from dss_jax.models.t5 import T5Config
-
-Params = dict[str, Any]
+from dss_jax.models.t5 import Params, T5Config
 
 _ATTENTION = {'query': 'q', 'key': 'k', 'value': 'v', 'out': 'o'}
 
 
-def _layer_table(stack: str, gated: bool) -> dict[tuple[str, ...], tuple[str, bool]]:
+def _layer_table(stack: str, gated: bool) -> dict[tuple[str, str], tuple[str, bool]]:
   """Path within a layer -> (Hugging Face's name after `block.N.layer.`, whether transposed)."""
   attentions = [('attention', 0, 'SelfAttention')]
   if stack == 'decoder':

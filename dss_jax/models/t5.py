@@ -9,6 +9,7 @@ feed-forward of T5 1.1.
 """
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 from dss_jax.models import layers
 
 Tokens = Int[Array, 'b l']
+Params = dict[str, Any]
 
 REMAT_POLICIES = {
   'none': jax.checkpoint_policies.everything_saveable,
@@ -85,7 +87,7 @@ class DecodeCache(NamedTuple):
     self_key, self_value: of the tokens so far; [layers, r, length, heads, head_dim].
     cross_key, cross_value: of the encoder's output; [layers, b, inputs, heads, head_dim].
     inputs_mask: true on real inputs; [b, inputs].
-    index: how many tokens have been decoded; scalar.
+    position: how many tokens have been decoded; scalar.
   """
 
   self_key: Array
@@ -93,7 +95,7 @@ class DecodeCache(NamedTuple):
   cross_key: Array
   cross_value: Array
   inputs_mask: Array
-  index: Array
+  position: Array
 
 
 class EncoderLayer(nnx.Module):
@@ -155,7 +157,7 @@ class DecoderLayer(nnx.Module):
     # The beams of one input stand side by side as its queries, so its keys are stored once.
     h = self.cross_attention_norm(x).reshape(cross_kv[0].shape[0], -1, x.shape[-1])
     query = self.cross_attention.project_query(h)
-    y = layers.attend(query, *cross_kv, cross_mask, None)
+    y = layers.attend(query, cross_kv[0], cross_kv[1], cross_mask, None)
     x += self.cross_attention.project_out(y).reshape(x.shape)
     return x + self.mlp(self.mlp_norm(x), None, 0.0), (key, value)
 
@@ -267,9 +269,9 @@ class T5(nnx.Module):
     """
     past = jnp.arange(cache.self_key.shape[2])
     # The new token's own key stands behind the cache, at distance 0.
-    positions = jnp.append(past, cache.index)
-    bias = self.decoder_bias(cache.index[None], positions)
-    mask = jnp.append(past < cache.index, True)[None, None, None, :]
+    positions = jnp.append(past, cache.position)
+    bias = self.decoder_bias(cache.position[None], positions)
+    mask = jnp.append(past < cache.position, True)[None, None, None, :]
     cross_mask = cache.inputs_mask[:, None, None, :]
 
     def layer(x, inputs):
@@ -286,11 +288,11 @@ class T5(nnx.Module):
       ),
     )
     logits = self._logits(self.decoder_norm(x))[:, 0]
-    at = (0, 0, cache.index, 0, 0)
+    at = (0, 0, cache.position, 0, 0)
     return logits, cache._replace(
       self_key=jax.lax.dynamic_update_slice(cache.self_key, key, at),
       self_value=jax.lax.dynamic_update_slice(cache.self_value, value, at),
-      index=cache.index + 1,
+      position=cache.position + 1,
     )
 
   @jax.named_scope('embed')
@@ -311,6 +313,30 @@ class T5(nnx.Module):
       policy = REMAT_POLICIES[self.config.remat_policy]
       layer = jax.checkpoint(layer, prevent_cse=not self.config.scan_layers, policy=policy)
     return jax.lax.scan(layer, x, inputs, unroll=1 if self.config.scan_layers else True)
+
+
+def init(config: T5Config, key) -> Params:
+  """Fresh parameters as a nested dict of float32 arrays; jit it with out_shardings to shard."""
+  return nnx.to_pure_dict(nnx.state(T5(config, key), nnx.Param))
+
+
+def bind(config: T5Config, params: Params) -> T5:
+  """The network with these parameters; inside jit it costs nothing and gradients pass through."""
+  return nnx.merge(_abstract(config)[0], params)
+
+
+def abstract(config: T5Config) -> tuple[Params, Params]:
+  """Two nested dicts, without making an array: ShapeDtypeStructs, and tuples of logical axes."""
+  is_param = lambda leaf: isinstance(leaf, nnx.Param)  # noqa: E731
+  state = _abstract(config)[1]
+  shapes = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), state, is_leaf=is_param)
+  axes = jax.tree.map(lambda p: p.get_metadata('out_sharding'), state, is_leaf=is_param)
+  return nnx.to_pure_dict(shapes), nnx.to_pure_dict(axes)
+
+
+@functools.cache
+def _abstract(config: T5Config):
+  return nnx.split(nnx.eval_shape(lambda: T5(config, jax.random.key(0))))
 
 
 def _attention(key, config: T5Config) -> layers.Attention:

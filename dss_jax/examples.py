@@ -1,0 +1,255 @@
+"""Tokenised examples in memory: load a SeqIO task or mixture, and count and cut what is too long.
+
+Owns the ragged container `Examples`. SeqIO stays the authority on tasks, mixtures, rates and
+tokenisation; TensorFlow and SeqIO are imported inside the loading functions only, because they take
+seconds to start. Does not own order, packing or batches (packing.py, data.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+TEXTS = ('inputs_pretokenized', 'targets_pretokenized', 'label')
+READ_BATCH = 1024  # examples that cross from TensorFlow to numpy at once
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Examples:
+  """The n examples of one task, as flat arrays.
+
+  Sequence i of the inputs is `inputs[input_offsets[i]:input_offsets[i + 1]]`, likewise the targets.
+
+  Attributes:
+    inputs: int32 [input tokens], each sequence with its EOS.
+    input_offsets: int64 [n + 1].
+    targets: int32 [target tokens], each sequence with its EOS.
+    target_offsets: int64 [n + 1].
+    task_ids: int32 [n], which loss an example belongs to (0 label, 1 rationale).
+    example_ids: int64 [n], the row of the source example. Neighbours with equal ids (the two rows
+      of a paired task) form a group that is drawn and packed together.
+    texts: name -> n strings, for evaluation; empty unless asked for.
+  """
+
+  inputs: np.ndarray
+  input_offsets: np.ndarray
+  targets: np.ndarray
+  target_offsets: np.ndarray
+  task_ids: np.ndarray
+  example_ids: np.ndarray
+  texts: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+
+  def __len__(self) -> int:
+    return len(self.task_ids)
+
+  @property
+  def input_lengths(self) -> np.ndarray:
+    """int64 [n] in tokens."""
+    return np.diff(self.input_offsets)
+
+  @property
+  def target_lengths(self) -> np.ndarray:
+    """int64 [n] in tokens."""
+    return np.diff(self.target_offsets)
+
+  def group_offsets(self) -> np.ndarray:
+    """int64 [groups + 1]: group g is the examples from offset g up to offset g + 1."""
+    ids = self.example_ids
+    starts = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]])
+    return np.append(starts, len(ids)).astype(np.int64)
+
+  def truncated(self, lengths: Mapping[str, int]) -> Examples:
+    """Sequences cut to `lengths` tokens; a cut sequence keeps its last token (the EOS)."""
+    inputs, input_offsets = _cut(self.inputs, self.input_offsets, lengths['inputs'])
+    targets, target_offsets = _cut(self.targets, self.target_offsets, lengths['targets'])
+    return dataclasses.replace(
+      self,
+      inputs=inputs,
+      input_offsets=input_offsets,
+      targets=targets,
+      target_offsets=target_offsets,
+    )
+
+  @staticmethod
+  def concatenate(parts: Sequence[Examples]) -> Examples:
+    """All examples of all parts, in order, without their texts."""
+    fields = {
+      name: np.concatenate([getattr(part, name) for part in parts])
+      for name in ('inputs', 'targets', 'task_ids', 'example_ids')
+    }
+    return Examples(
+      input_offsets=_offsets(np.concatenate([part.input_lengths for part in parts])),
+      target_offsets=_offsets(np.concatenate([part.target_lengths for part in parts])),
+      **fields,
+    )
+
+
+class TaskExamples(NamedTuple):
+  """One task of a mixture: its SeqIO name, its mixing rate (not normalised), its examples."""
+
+  name: str
+  rate: float
+  examples: Examples
+
+
+class Truncation(NamedTuple):
+  """`count` of `total` sequences of a feature are longer than `limit` tokens."""
+
+  task: str
+  feature: str
+  count: int
+  total: int
+  limit: int
+  longest: int
+
+  def __str__(self) -> str:
+    return (
+      f'{self.task}: {self.count} of {self.total} {self.feature} are cut at {self.limit} tokens '
+      f"(longest {self.longest}); raise TASK_FEATURE_LENGTHS['{self.feature}'] to keep them"
+    )
+
+
+def truncations(mixture: Sequence[TaskExamples], lengths: Mapping[str, int]) -> list[Truncation]:
+  """What `lengths` would cut, per task and feature; empty if nothing. `str` gives a log line."""
+  found = []
+  for name, _, examples in mixture:
+    for feature, sizes in (
+      ('inputs', examples.input_lengths),
+      ('targets', examples.target_lengths),
+    ):
+      limit = lengths[feature]
+      count = int((sizes > limit).sum())
+      if count:
+        found.append(Truncation(name, feature, count, len(sizes), limit, int(sizes.max())))
+  return found
+
+
+def load_mixture(name: str, split: str, keep_text: bool = False) -> list[TaskExamples]:
+  """Reads a SeqIO task or mixture; the tasks of a mixture come in the order of their names.
+
+  Args:
+    name: a registered task or mixture; import the module that registers it first.
+    split: a split that all its tasks have.
+    keep_text: also keep the strings named in TEXTS, for evaluation.
+
+  Raises:
+    ValueError: unknown name or split (with the near names), or a task without examples.
+  """
+  import seqio
+
+  known = sorted({*seqio.MixtureRegistry.names(), *seqio.TaskRegistry.names()})
+  if name not in known:
+    raise ValueError(_unknown('MIXTURE_OR_TASK_NAME: task or mixture', name, known))
+  provider = seqio.get_mixture_or_task(name)
+  if isinstance(provider, seqio.Task):
+    return [TaskExamples(name, 1.0, load_examples(name, split, keep_text))]
+  return [
+    TaskExamples(task.name, provider.get_rate(task), load_examples(task.name, split, keep_text))
+    for task in provider.tasks
+  ]
+
+
+def load_examples(task_name: str, split: str, keep_text: bool = False) -> Examples:
+  """Reads one split of a SeqIO task, untruncated, unshuffled, once. See `load_mixture`.
+
+  A task without `task_id` gets 0, one without `example_id` the numbers 0..n-1.
+  """
+  import seqio
+  import tensorflow as tf
+
+  if task_name not in seqio.TaskRegistry.names():
+    raise ValueError(_unknown('task', task_name, sorted(seqio.TaskRegistry.names())))
+  task = seqio.TaskRegistry.get(task_name)
+  if split not in task.splits:
+    raise ValueError(_unknown(f'split of task {task_name!r}', split, sorted(task.splits)))
+  _keep_tensorflow_off_accelerators(tf)
+  dataset = task.get_dataset(None, split, shuffle=False, seed=0, num_epochs=1)
+  wanted = ('inputs', 'targets', 'task_id', 'example_id', *(TEXTS if keep_text else ()))
+  present = [key for key in wanted if key in dataset.element_spec]
+  dataset = dataset.map(lambda example: {key: example[key] for key in present})
+  dataset = dataset.ragged_batch(READ_BATCH).prefetch(2)
+  return _concatenate(list(dataset), task_name, split)
+
+
+def _concatenate(batches: list[Mapping[str, Any]], task_name: str, split: str) -> Examples:
+  """Joins batches of tensors (ragged where lengths differ) into one `Examples`."""
+  if not batches:
+    raise ValueError(
+      f'task {task_name!r} has no examples in split {split!r}: expected at least one; look at the '
+      "task's source and at the filter it was prepared with"
+    )
+  inputs, input_offsets = _join(batches, 'inputs')
+  targets, target_offsets = _join(batches, 'targets')
+  n = len(input_offsets) - 1
+  scalars = {
+    key: np.concatenate([batch[key].numpy() for batch in batches])
+    for key in ('task_id', 'example_id')
+    if key in batches[0]
+  }
+  return Examples(
+    inputs=inputs,
+    input_offsets=input_offsets,
+    targets=targets,
+    target_offsets=target_offsets,
+    task_ids=scalars.get('task_id', np.zeros(n)).astype(np.int32),
+    example_ids=scalars.get('example_id', np.arange(n)).astype(np.int64),
+    texts={
+      key: [text.decode('utf-8') for batch in batches for text in batch[key].numpy()]
+      for key in TEXTS
+      if key in batches[0]
+    },
+  )
+
+
+def _join(batches: list[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
+  """Flat int32 tokens and int64 offsets of one feature over all batches."""
+  flats, lengths = [], []
+  for batch in batches:
+    tensor = batch[key]
+    if hasattr(tensor, 'flat_values'):
+      flats.append(tensor.flat_values.numpy())
+      lengths.append(tensor.row_lengths().numpy())
+    else:  # a feature of one fixed length is batched densely
+      flats.append(tensor.numpy().reshape(-1))
+      lengths.append(np.full(tensor.shape[0], tensor.shape[1]))
+  return np.concatenate(flats).astype(np.int32), _offsets(np.concatenate(lengths))
+
+
+def _cut(tokens: np.ndarray, offsets: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:
+  """Flat tokens and offsets with each sequence at most `limit` long, its last token kept."""
+  lengths = np.diff(offsets)
+  if lengths.max(initial=0) <= limit:
+    return tokens, offsets
+  keep = np.minimum(lengths, limit)
+  kept_offsets = _offsets(keep)
+  kept = tokens[spans(offsets[:-1], keep)]
+  cut = np.flatnonzero(lengths > limit)
+  kept[kept_offsets[cut + 1] - 1] = tokens[offsets[cut + 1] - 1]
+  return kept, kept_offsets
+
+
+def spans(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+  """int64 [sum of lengths]: starts[0], starts[0] + 1, ... for every span, one after the other."""
+  ends = np.cumsum(lengths)
+  return np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)
+
+
+def _offsets(lengths: np.ndarray) -> np.ndarray:
+  return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def _unknown(what: str, given: str, known: Sequence[str]) -> str:
+  near = difflib.get_close_matches(given, known, n=5, cutoff=0.4) or known[:10]
+  return f'{what} {given!r} does not exist; near names: {", ".join(near) or "(none registered)"}'
+
+
+def _keep_tensorflow_off_accelerators(tf: Any) -> None:
+  """TensorFlow would otherwise reserve the memory of every GPU that JAX is about to use."""
+  try:
+    tf.config.set_visible_devices([], 'GPU')
+  except RuntimeError:  # devices were already initialised by the caller: too late to change
+    return
