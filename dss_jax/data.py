@@ -1,8 +1,8 @@
 """Batches: an endless, resumable stream for training, one pass for validation and for decoding.
 
 Batch t is a function of the data, the seed and t alone. SeqIO defines tasks, rates and tokens
-(examples.py); order, mixing and packing are ours (packing.py), so that the state of the stream is two
-integers, restoring it takes no time and it does not depend on the number of processes.
+(examples.py); order, mixing and packing are ours (packing.py), so that the state of the stream is
+two integers, restoring it takes no time and it does not depend on the number of processes.
 
 A batch's arrays (all numpy; S, T = task_feature_lengths of inputs, targets):
   encoder_input_tokens   int32 [rows, S]    0 = padding
@@ -16,12 +16,8 @@ A batch's arrays (all numpy; S, T = task_feature_lengths of inputs, targets):
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
-import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -34,6 +30,7 @@ from dss_jax.examples import (
   load_mixture,
   truncations,
 )
+from dss_jax.prefetch import Prefetch
 
 __all__ = [
   'Batch',
@@ -111,9 +108,9 @@ class TrainBatches(Iterator[Batch]):
   """The endless stream of training batches.
 
   Each task is a sequence of epochs, mixed in exact proportion and cut into windows of draws (see
-  `packing.draw_window`); each window is packed by itself and its rows are put in random order. Rows
-  that a batch does not use go into the next: nothing is dropped and no batch is short. Unpacked
-  rows stay in the order of the draws, so that an even batch of a paired task holds whole pairs.
+  `packing.draw_window`); each window is packed by itself. Rows that a batch does not use go into
+  the next: nothing is dropped and no batch is short. Unpacked rows are in the order of the draws,
+  so that an even batch of a paired task holds whole pairs.
 
   Args:
     mixture: from `load_mixture`.
@@ -172,7 +169,7 @@ class TrainBatches(Iterator[Batch]):
       mine = tasks == task
       starts[mine] = self._group_starts[task][items[mine]]
       ends[mine] = self._group_ends[task][items[mine]]
-    return _plan(self.examples, starts, ends, self.config, shuffle=(self.config.seed, window))
+    return _plan(self.examples, starts, ends, self.config)
 
 
 def epoch_batches(
@@ -189,7 +186,7 @@ def epoch_batches(
   examples, groups = _merge(mixture, config)
   starts = np.concatenate([offsets[:-1] for offsets in groups])
   ends = np.concatenate([offsets[1:] for offsets in groups])
-  rows = _plan(examples, starts, ends, config, shuffle=None)
+  rows = _plan(examples, starts, ends, config)
   for start in range(0, len(rows), config.batch_size):
     part = rows[start : start + config.batch_size].padded_to(config.batch_size)
     yield _batch(examples, part, local, config.task_feature_lengths, {})
@@ -243,48 +240,6 @@ def inference_batches(
     )
 
 
-class Prefetch(Iterator[Any]):
-  """Makes `put(batch)` ahead of the consumer in one background thread, in order.
-
-  Errors of `batches` and of `put` are raised where the consumer asks for that item. Use as a
-  context manager, or call `close`, to stop the thread early.
-
-  Attributes:
-    wait_seconds: how long the consumer has waited so far.
-  """
-
-  def __init__(self, batches: Iterable[Any], put: Callable[[Any], Any], depth: int = 2):
-    iterator = iter(batches)
-    self._make = lambda: put(next(iterator))
-    self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix='prefetch')
-    self._ahead = deque(self._thread.submit(self._make) for _ in range(depth))
-    self.wait_seconds = 0.0
-
-  def __next__(self) -> Any:
-    if not self._ahead:
-      raise StopIteration
-    start = time.perf_counter()
-    try:
-      item = self._ahead.popleft().result()
-    except BaseException:
-      self.close()
-      raise
-    self._ahead.append(self._thread.submit(self._make))
-    self.wait_seconds += time.perf_counter() - start
-    return item
-
-  def close(self) -> None:
-    """Stops the thread; what was made ahead is thrown away."""
-    self._ahead.clear()
-    self._thread.shutdown(wait=True, cancel_futures=True)
-
-  def __enter__(self) -> Prefetch:
-    return self
-
-  def __exit__(self, *error: object) -> None:
-    self.close()
-
-
 def _merge(
   mixture: Sequence[TaskExamples], config: DataConfig
 ) -> tuple[Examples, list[np.ndarray]]:
@@ -320,10 +275,9 @@ def _plan(
   starts: np.ndarray,
   ends: np.ndarray,
   config: DataConfig,
-  shuffle: tuple[int, int] | None,
 ) -> packing.Rows:
   if config.pack:
-    return packing.pack(examples, starts, ends, config.task_feature_lengths, shuffle)
+    return packing.pack(examples, starts, ends, config.task_feature_lengths)
   return packing.one_per_row(packing.spans(starts, ends - starts))
 
 

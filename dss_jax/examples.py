@@ -77,14 +77,13 @@ class Examples:
   @staticmethod
   def concatenate(parts: Sequence[Examples]) -> Examples:
     """All examples of all parts, in order, without their texts."""
-    fields = {
-      name: np.concatenate([getattr(part, name) for part in parts])
-      for name in ('inputs', 'targets', 'task_ids', 'example_ids')
-    }
     return Examples(
-      input_offsets=_offsets(np.concatenate([part.input_lengths for part in parts])),
-      target_offsets=_offsets(np.concatenate([part.target_lengths for part in parts])),
-      **fields,
+      inputs=np.concatenate([part.inputs for part in parts]),
+      input_offsets=offsets_of(np.concatenate([part.input_lengths for part in parts])),
+      targets=np.concatenate([part.targets for part in parts]),
+      target_offsets=offsets_of(np.concatenate([part.target_lengths for part in parts])),
+      task_ids=np.concatenate([part.task_ids for part in parts]),
+      example_ids=np.concatenate([part.example_ids for part in parts]),
     )
 
 
@@ -96,7 +95,8 @@ class TaskExamples(NamedTuple):
   examples: Examples
 
 
-class Truncation(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Truncation:
   """`count` of `total` sequences of a feature are longer than `limit` tokens."""
 
   task: str
@@ -216,7 +216,7 @@ def _join(batches: list[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.nd
     else:  # a feature of one fixed length is batched densely
       flats.append(tensor.numpy().reshape(-1))
       lengths.append(np.full(tensor.shape[0], tensor.shape[1]))
-  return np.concatenate(flats).astype(np.int32), _offsets(np.concatenate(lengths))
+  return np.concatenate(flats).astype(np.int32), offsets_of(np.concatenate(lengths))
 
 
 def _cut(tokens: np.ndarray, offsets: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:
@@ -225,7 +225,7 @@ def _cut(tokens: np.ndarray, offsets: np.ndarray, limit: int) -> tuple[np.ndarra
   if lengths.max(initial=0) <= limit:
     return tokens, offsets
   keep = np.minimum(lengths, limit)
-  kept_offsets = _offsets(keep)
+  kept_offsets = offsets_of(keep)
   kept = tokens[spans(offsets[:-1], keep)]
   cut = np.flatnonzero(lengths > limit)
   kept[kept_offsets[cut + 1] - 1] = tokens[offsets[cut + 1] - 1]
@@ -238,7 +238,8 @@ def spans(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
   return np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)
 
 
-def _offsets(lengths: np.ndarray) -> np.ndarray:
+def offsets_of(lengths: np.ndarray) -> np.ndarray:
+  """int64 [n + 1]: where each of n sequences of these lengths starts, and the end of the last."""
   return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
