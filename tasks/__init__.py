@@ -1,0 +1,22 @@
+"""SeqIO tasks: the data sets of the paper and the embedded one, each a module of this package.
+
+Importing the package registers them all; it reads no data and needs no vocabulary yet.
+Needs SeqIO and TensorFlow only, never JAX.
+"""
+
+from dss_jax.tasks import embedded
+from dss_jax.tasks.preprocessors import LABEL, RATIONALE, TASK_NAMES
+from dss_jax.tasks.registration import dataset_of, register_dataset
+from dss_jax.tasks.vocabulary import get_vocabulary, load_vocabulary, set_vocabulary
+
+__all__ = [
+  'LABEL',
+  'RATIONALE',
+  'TASK_NAMES',
+  'dataset_of',
+  'embedded',
+  'get_vocabulary',
+  'load_vocabulary',
+  'register_dataset',
+  'set_vocabulary',
+]

@@ -1,0 +1,184 @@
+"""The vocabulary of the process: one for all tasks, chosen at run time.
+
+Owns: reading a vocabulary from its specification, and the placeholder that lets tasks be
+registered before the vocabulary is known. Does not own: training one (dss_jax/vocab.py).
+Every vocabulary has padding id 0, end-of-sequence id 1 and unknown id 2.
+"""
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import seqio
+import tensorflow as tf
+
+EXTRA_IDS = 100
+MODEL_NAMES = ('spiece.model', 'sentencepiece.model')
+_SPECIAL_IDS = {'pad_id': 0, 'eos_id': 1, 'unk_id': 2}
+_HOW_TO_SET = (
+  "Set VOCABULARY to 'bytes', to a SentencePiece .model file, or to a folder that holds "
+  f'{" or ".join(MODEL_NAMES)} (local or gs://); `dss vocab` trains one.'
+)
+
+_current: seqio.Vocabulary | None = None
+
+
+def load_vocabulary(spec: str, extra_ids: int = EXTRA_IDS) -> seqio.Vocabulary:
+  """Reads a vocabulary.
+
+  Args:
+    spec: 'bytes', the path of a SentencePiece .model, or a folder that holds one (as T5
+      checkpoints do); paths may be local or gs://.
+    extra_ids: sentinel ids added after the pieces of a SentencePiece model (T5: 32,000 + 100).
+      Bytes get none.
+
+  Raises:
+    ValueError: nothing is found there, it is no SentencePiece model, or its special ids are not
+      pad 0, eos 1 and unk 2.
+  """
+  if not spec:
+    raise ValueError(f'No vocabulary is given. {_HOW_TO_SET}')
+  if spec == 'bytes':
+    return seqio.ByteVocabulary()
+  path = _model_path(spec)
+  vocabulary = seqio.SentencePieceVocabulary(path, extra_ids=extra_ids)
+  try:
+    ids = {
+      'pad_id': vocabulary.tokenizer.pad_id(),
+      'eos_id': vocabulary.eos_id,
+      'unk_id': vocabulary.unk_id,
+    }
+  except Exception as error:  # protobuf's and SentencePiece's own classes
+    raise ValueError(f'{path} is not a SentencePiece model: {error}. {_HOW_TO_SET}') from error
+  if ids != _SPECIAL_IDS:
+    raise ValueError(f'The vocabulary {path} must have {_SPECIAL_IDS} as T5 does; it has {ids}.')
+  return vocabulary
+
+
+def _model_path(spec: str) -> str:
+  """Returns the .model file that `spec` names, directly or as its folder."""
+  candidates = [spec]
+  if tf.io.gfile.isdir(spec):
+    candidates = [f'{spec.rstrip("/")}/{name}' for name in MODEL_NAMES]
+  for path in candidates:
+    if tf.io.gfile.exists(path):
+      return path
+  raise ValueError(f'No vocabulary at {spec!r}: looked for {", ".join(candidates)}. {_HOW_TO_SET}')
+
+
+def set_vocabulary(spec: str, extra_ids: int = EXTRA_IDS) -> seqio.Vocabulary:
+  """Loads the vocabulary that all tasks of this process use from now on, and returns it.
+
+  Raises:
+    ValueError: see `load_vocabulary`.
+  """
+  global _current
+  _current = load_vocabulary(spec, extra_ids)
+  return _current
+
+
+def get_vocabulary() -> seqio.Vocabulary:
+  """Returns the vocabulary that `set_vocabulary` loaded.
+
+  Raises:
+    ValueError: it was not called.
+  """
+  if _current is None:
+    raise ValueError(f'The vocabulary is not set. {_HOW_TO_SET}')
+  return _current
+
+
+@contextlib.contextmanager
+def temporary_vocabulary(spec: str) -> Iterator[seqio.Vocabulary]:
+  """Sets the vocabulary inside a `with` block and puts the former one back after it."""
+  global _current
+  former = _current
+  try:
+    yield set_vocabulary(spec)
+  finally:
+    _current = former
+
+
+def padded_vocab_size(vocabulary: seqio.Vocabulary) -> int:
+  """Returns the rows a model's embedding needs: the size rounded up to a multiple of 128.
+
+  T5's 32,100 ids become 32,128 rows, which divide evenly over devices.
+  """
+  return -(-vocabulary.vocab_size // 128) * 128
+
+
+class LazyVocabulary(seqio.Vocabulary):
+  """Stands for the process's vocabulary in the features of tasks, before and after it is set."""
+
+  def __init__(self) -> None:
+    """Holds no state: every property is read from `get_vocabulary()` when it is asked for."""
+
+  @property
+  def bos_id(self) -> int | None:
+    return get_vocabulary().bos_id
+
+  @property
+  def eos_id(self) -> int | None:
+    return get_vocabulary().eos_id
+
+  @property
+  def unk_id(self) -> int | None:
+    return get_vocabulary().unk_id
+
+  @property
+  def pad_id(self) -> int:
+    return get_vocabulary().pad_id
+
+  @property
+  def extra_ids(self) -> int:
+    return get_vocabulary().extra_ids
+
+  @property
+  def vocab_size(self) -> int:
+    return get_vocabulary().vocab_size
+
+  @property
+  def tokenizer(self) -> Any:
+    """The SentencePiece processor, where there is one."""
+    return get_vocabulary().tokenizer
+
+  @property
+  def tf_tokenizer(self) -> Any:
+    """The tf.text tokenizer, where there is one."""
+    return get_vocabulary().tf_tokenizer
+
+  @property
+  def _base_vocab_size(self) -> int:
+    return get_vocabulary()._base_vocab_size
+
+  def encode(self, s: Sequence[int] | str) -> Sequence[int]:
+    return get_vocabulary().encode(s)
+
+  def decode(self, ids: Iterable[int]) -> str:
+    return get_vocabulary().decode(ids)
+
+  def encode_tf(self, s: tf.Tensor) -> tf.Tensor:
+    return get_vocabulary().encode_tf(s)
+
+  def decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
+    return get_vocabulary().decode_tf(ids)
+
+  def _encode(self, s: str) -> Sequence[int]:
+    return get_vocabulary()._encode(s)
+
+  def _decode(self, ids: Sequence[int]) -> str:
+    return get_vocabulary()._decode(ids)
+
+  def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
+    return get_vocabulary()._encode_tf(s)
+
+  def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
+    return get_vocabulary()._decode_tf(ids)
+
+  def __eq__(self, other: object) -> bool:
+    if isinstance(other, LazyVocabulary):
+      return True
+    return _current is not None and _current == other
+
+  def __str__(self) -> str:
+    return f'LazyVocabulary({_current or "not set"})'
