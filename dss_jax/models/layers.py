@@ -19,7 +19,7 @@ NORM_EPSILON = 1e-6
 MASKED = -1e10  # added to logits of masked keys; finite, so that a fully masked row stays finite
 
 Initializer = Callable[[Key[Array, ''], Sequence[int], jnp.dtype], Array]
-RowKeys = Key[Array, 'batch'] | None
+RowKeys = Key[Array, 'b'] | None
 
 fan_in_normal = nnx.initializers.variance_scaling(1.0, 'fan_in', 'normal')
 fan_in_truncated = nnx.initializers.variance_scaling(1.0, 'fan_in', 'truncated_normal')

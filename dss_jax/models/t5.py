@@ -19,7 +19,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dss_jax.models import layers
 
-Tokens = Int[Array, 'b l']
+Inputs = Int[Array, 'b s']
+Targets = Int[Array, 'b t']
 Params = dict[str, Any]
 
 REMAT_POLICIES = {
@@ -187,9 +188,9 @@ class T5(nnx.Module):
     )
 
   def __call__(
-    self, inputs: Tokens, input_segments: Tokens, targets_in: Tokens, target_segments: Tokens,
+    self, inputs: Inputs, input_segments: Inputs, targets_in: Targets, target_segments: Targets,
     row_keys: layers.RowKeys = None,
-  ) -> Float[Array, 'b l vocab']:  # fmt: skip
+  ) -> Float[Array, 'b t vocab']:  # fmt: skip
     """Float32 logits of every target position, by teacher forcing.
 
     Args:
@@ -206,7 +207,9 @@ class T5(nnx.Module):
     return self.decode(encoded, input_segments, targets_in, target_segments, row_keys)
 
   @jax.named_scope('encode')
-  def encode(self, inputs: Tokens, segments: Tokens, row_keys=None) -> Float[Array, 'b s e']:
+  def encode(
+    self, inputs: Inputs, segments: Inputs, row_keys: layers.RowKeys = None
+  ) -> Float[Array, 'b s e']:
     """The encoder's output in the compute dtype; arguments as in `__call__`."""
     rate, row_keys = self.config.dropout_rate, layers.fold_in(row_keys, 0)
     positions = jnp.arange(inputs.shape[1])
@@ -222,7 +225,14 @@ class T5(nnx.Module):
     return layers.dropout(self.encoder_norm(x), row_keys, 6, rate)
 
   @jax.named_scope('decode')
-  def decode(self, encoded, input_segments, targets_in, target_segments, row_keys=None):
+  def decode(
+    self,
+    encoded: Float[Array, 'b s e'],
+    input_segments: Inputs,
+    targets_in: Targets,
+    target_segments: Targets,
+    row_keys: layers.RowKeys = None,
+  ) -> Float[Array, 'b t vocab']:
     """Float32 logits [b, t, vocab] given `encode`'s output; arguments as in `__call__`."""
     rate, row_keys = self.config.dropout_rate, layers.fold_in(row_keys, 1)
     positions = jnp.arange(targets_in.shape[1])
@@ -296,7 +306,7 @@ class T5(nnx.Module):
     )
 
   @jax.named_scope('embed')
-  def _embed(self, tokens: Tokens) -> Float[Array, 'b l e']:
+  def _embed(self, tokens: Int[Array, 'b l']) -> Float[Array, 'b l e']:
     return jnp.take(self.embedding[...], tokens, axis=0).astype(self.config.dtype)
 
   @jax.named_scope('logits')
@@ -357,7 +367,7 @@ def _relative_bias(key, config: T5Config, bidirectional: bool) -> layers.Relativ
   )
 
 
-def _same_segment(query: Tokens, key: Tokens) -> Bool[Array, 'b 1 q k']:
+def _same_segment(query: Int[Array, 'b q'], key: Int[Array, 'b k']) -> Bool[Array, 'b 1 q k']:
   return ((query[:, :, None] == key[:, None, :]) & (key[:, None, :] > 0))[:, None]
 
 
