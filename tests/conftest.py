@@ -1,0 +1,82 @@
+"""How every test runs: eight fake CPU devices, checked shapes, fixed seeds, strict warnings.
+
+Owns the process's settings and the fixtures that several test files share. Keeps its imports
+light: TensorFlow and torch are imported by the tests that need them.
+"""
+
+import os
+import pathlib
+import random
+
+os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')  # the same numbers on every CPU
+
+import importlib.util  # noqa: F401  gin-config 0.5.0 needs it before `import gin`
+
+import jax
+import jaxtyping
+import numpy as np
+import pytest
+
+# Not through XLA_FLAGS: a process that a test starts has one device, as a user's has.
+jax.config.update('jax_num_cpu_devices', 8)
+jaxtyping.install_import_hook(
+  ['dss_jax.models', 'dss_jax.losses', 'dss_jax.optimizers', 'dss_jax.decoding'],
+  'beartype.beartype',
+)
+
+from dss_jax.models import t5  # after the hook, which checks the shapes of what it imports
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+
+
+def pytest_configure(config):
+  """A warning that our own code causes is an error; other people's warnings are not ours to mend."""
+  config.addinivalue_line('filterwarnings', r'error:::dss_jax')
+
+
+@pytest.fixture(autouse=True)
+def _seeds():
+  """The same numbers in any order of the tests, also where code draws from a global generator."""
+  random.seed(0)
+  np.random.seed(0)
+
+
+@pytest.fixture(scope='session')
+def repository() -> pathlib.Path:
+  """The root of the checkout."""
+  return REPOSITORY
+
+
+@pytest.fixture(scope='session')
+def raw_dir() -> pathlib.Path:
+  """The folder of the real data sets in the release's layout; the test is skipped without it."""
+  default = REPOSITORY.parent / 'shared' / 'datasets'
+  folder = pathlib.Path(os.environ.get('DSS_RAW_DIR', default))
+  if not folder.is_dir():
+    pytest.skip(
+      'needs the real data sets: set DSS_RAW_DIR to a folder in the layout of datasets.zip'
+    )
+  return folder
+
+
+@pytest.fixture(scope='session')
+def tiny_config() -> t5.T5Config:
+  """A T5 1.1 in float32 of some ten thousand parameters, with dropout."""
+  return t5.T5Config(
+    vocab_size=64,
+    emb_dim=16,
+    num_heads=2,
+    head_dim=8,
+    mlp_dim=32,
+    num_encoder_layers=2,
+    num_decoder_layers=2,
+    dtype='float32',
+  )
+
+
+@pytest.fixture(scope='session')
+def tiny_params(tiny_config) -> t5.Params:
+  """Fresh parameters of `tiny_config`."""
+  return jax.jit(t5.init, static_argnums=0)(tiny_config, jax.random.key(0))
