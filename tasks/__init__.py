@@ -4,7 +4,7 @@ Importing the package registers them all; it reads no data and needs no vocabula
 Needs SeqIO and TensorFlow only, never JAX.
 """
 
-from dss_jax.tasks import embedded
+from dss_jax.tasks import anli1, asdiv, cqa, embedded, esnli, svamp
 from dss_jax.tasks.preprocessors import LABEL, RATIONALE, TASK_NAMES
 from dss_jax.tasks.registration import dataset_of, register_dataset
 from dss_jax.tasks.vocabulary import get_vocabulary, load_vocabulary, set_vocabulary
@@ -13,10 +13,15 @@ __all__ = [
   'LABEL',
   'RATIONALE',
   'TASK_NAMES',
+  'anli1',
+  'asdiv',
+  'cqa',
   'dataset_of',
   'embedded',
+  'esnli',
   'get_vocabulary',
   'load_vocabulary',
   'register_dataset',
   'set_vocabulary',
+  'svamp',
 ]
