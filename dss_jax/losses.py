@@ -1,0 +1,121 @@
+"""The objective: L = L_label + λ L_rationale over teacher-forced logits.
+
+Owns the token losses and how they are combined over tasks. Knows nothing of the model: it sees
+logits, targets, loss weights and task ids. Tasks are numbered as in `dss_jax.tasks`: 0 label,
+1 rationale.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+TASKS = ('label', 'rationale')
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+  """How the tasks' losses are made and weighed.
+
+  Attributes:
+    rationale_weight: λ of L_label + λ L_rationale (Eq. 3); ignored where `alpha` is given.
+    alpha: the released code's form, alpha L_label + (1 - alpha) L_rationale, with alpha in [0, 1].
+    z_loss: weight of log²Z added to every token's loss, which keeps logits small; T5X uses 1e-4.
+    label_smoothing: probability mass given to all other tokens together, in [0, 1).
+  """
+
+  rationale_weight: float = 1.0
+  alpha: float | None = None
+  z_loss: float = 0.0
+  label_smoothing: float = 0.0
+
+  def __post_init__(self):
+    if self.alpha is not None and not 0.0 <= self.alpha <= 1.0:
+      raise ValueError(f'LossConfig.alpha (ALPHA) is in [0, 1] or None, not {self.alpha}.')
+    if self.rationale_weight < 0.0:
+      raise ValueError(
+        f'LossConfig.rationale_weight (RATIONALE_WEIGHT) is at least 0, not {self.rationale_weight}.'
+      )
+    if not 0.0 <= self.label_smoothing < 1.0:
+      raise ValueError(
+        f'LossConfig.label_smoothing (LABEL_SMOOTHING) is in [0, 1), not {self.label_smoothing}.'
+      )
+
+  @property
+  def task_weights(self) -> tuple[float, float]:
+    """The weights of the label loss and of the rationale loss."""
+    if self.alpha is None:
+      return 1.0, self.rationale_weight
+    return self.alpha, 1.0 - self.alpha
+
+
+def token_losses(
+  logits: Float[Array, '*batch vocab'],
+  targets: Int[Array, '*batch'],
+  z_loss: float = 0.0,
+  label_smoothing: float = 0.0,
+) -> Float[Array, '*batch']:
+  """Cross-entropy of every token in nats, in float32.
+
+      -Σ_v q(v) log p(v) + Σ_v q(v) log q(v) + z_loss log²Z
+
+  where q puts 1 - label_smoothing on the target and the rest evenly on the other tokens. The second
+  term is a constant that makes a perfect prediction cost nothing.
+
+  Args:
+    logits: unnormalised log probabilities.
+    targets: token ids in [0, vocab).
+    z_loss: weight of log²Z.
+    label_smoothing: mass on all other tokens together, in [0, 1).
+
+  Returns:
+    One loss a token.
+
+  Source: T5X `losses.cross_entropy_with_logits`.
+  """
+  logits = logits.astype(jnp.float32)
+  log_z = jax.nn.logsumexp(logits, axis=-1)
+  loss = log_z - jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+  if label_smoothing > 0.0:
+    vocab = logits.shape[-1]
+    each = label_smoothing / (vocab - 1)
+    others = vocab * log_z - jnp.sum(logits, axis=-1) - loss
+    confidence = 1.0 - label_smoothing
+    entropy = -(confidence * jnp.log(confidence) + label_smoothing * jnp.log(each))
+    loss = confidence * loss + each * others - entropy
+  return loss + z_loss * jnp.square(log_z) if z_loss else loss
+
+
+def sum_by_task(values: Float[Array, 'b l'], task_ids: Int[Array, 'b l']) -> Float[Array, 'tasks']:
+  """Sums of `values` over the tokens of each task."""
+  return jnp.stack([jnp.sum(jnp.where(task_ids == t, values, 0.0)) for t in range(len(TASKS))])
+
+
+def mean_by_task(
+  sums: Float[Array, 'tasks'], loss_weights: Float[Array, 'tasks']
+) -> Float[Array, 'tasks']:
+  """sums / loss_weights, and 0 for a task that has no tokens."""
+  return sums / jnp.maximum(loss_weights, jnp.finfo(jnp.float32).tiny)
+
+
+def combine(
+  loss_sums: Float[Array, 'tasks'], loss_weights: Float[Array, 'tasks'], config: LossConfig
+) -> Float[Array, '']:
+  """Σ_task weight_task · Σ loss_task / N_task.
+
+  N is the *global* loss weight of each task: of the whole batch over all devices and microbatches.
+  Then a long rationale does not outweigh a short label, and the sum over microbatches of this
+  function with the same N is the loss of the whole batch.
+
+  Args:
+    loss_sums: sum of weighted token losses of each task, over any part of the batch.
+    loss_weights: N of each task over the whole batch.
+    config: the tasks' weights.
+
+  Returns:
+    The objective.
+
+  Source: Hsieh et al. 2023, Eq. 3; the alpha form is `compute_loss` of the released code.
+  """
+  return jnp.sum(jnp.asarray(config.task_weights) * mean_by_task(loss_sums, loss_weights))

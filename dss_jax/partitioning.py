@@ -1,0 +1,114 @@
+"""Where arrays live: the mesh of devices, and one table from logical axes to mesh axes.
+
+Owns meshes and shardings. Knows nothing of what the arrays mean.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+AXES = ('data', 'fsdp', 'tensor')
+
+# Every logical axis a weight can have, and the mesh axis that divides it (None: not divided).
+RULES: Mapping[str, str | None] = {
+  'vocab': 'tensor',
+  'heads': 'tensor',
+  'mlp': 'tensor',
+  'embed': 'fsdp',
+  'layers': None,
+  'buckets': None,
+}
+BATCH = PartitionSpec(('data', 'fsdp'))
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+  """How many devices share the batch, the weights' embed axis, and heads, mlp and vocabulary.
+
+  Attributes:
+    data: copies of the model, each with its part of the batch; -1 takes all devices that are left.
+    fsdp: parts of the batch that also share parameters and optimizer state.
+    tensor: devices that work on the same rows, each with its part of heads, mlp and vocabulary.
+  """
+
+  data: int = -1
+  fsdp: int = 1
+  tensor: int = 1
+
+
+def make_mesh(config: MeshConfig) -> Mesh:
+  """The mesh over all devices, in the order data, fsdp, tensor.
+
+  Raises:
+    ValueError: the sizes do not multiply to the number of devices.
+  """
+  count = jax.device_count()
+  data = config.data
+  if data == -1:
+    data = max(count // (config.fsdp * config.tensor), 1)
+  if data * config.fsdp * config.tensor != count:
+    raise ValueError(
+      f'MeshConfig (MESH_DATA, MESH_FSDP, MESH_TENSOR) must multiply to the {count} devices that '
+      f'are here, not {data} x {config.fsdp} x {config.tensor}; MESH_DATA = -1 takes what is left.'
+    )
+  shape = (data, config.fsdp, config.tensor)
+  return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def spec(axes: tuple[str | None, ...], rules: Mapping[str, str | None] = RULES) -> PartitionSpec:
+  """The mesh axes that divide a weight with these logical axes.
+
+  Raises:
+    ValueError: a logical axis has no rule, or two would be divided by one mesh axis.
+  """
+  unknown = [axis for axis in axes if axis is not None and axis not in rules]
+  if unknown:
+    raise ValueError(f'logical axis {unknown[0]!r} has no rule; there are {sorted(rules)}.')
+  mesh_axes = [None if axis is None else rules[axis] for axis in axes]
+  used = [axis for axis in mesh_axes if axis]
+  if len(used) != len(set(used)):
+    raise ValueError(f'two of the logical axes {axes} are divided by one mesh axis: {mesh_axes}.')
+  return PartitionSpec(*mesh_axes)
+
+
+def shardings(mesh: Mesh, shapes: Any, axes: Any) -> Any:
+  """A tree of NamedShardings for weights of these shapes and logical axes.
+
+  A dimension that its mesh axis does not divide evenly stays whole.
+  """
+
+  def sharding(shape, names):
+    divided = [
+      axis if axis and size % mesh.shape[axis] == 0 else None
+      for axis, size in zip(spec(names), shape.shape, strict=True)
+    ]
+    return NamedSharding(mesh, PartitionSpec(*divided))
+
+  return jax.tree.map(sharding, shapes, axes)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """The sharding of what every device holds whole."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """The sharding of arrays whose first axis is the row of a batch."""
+  return NamedSharding(mesh, BATCH)
+
+
+def check_batch(mesh: Mesh, rows: int, setting: str) -> None:
+  """Refuses a number of rows that the mesh's batch axes do not divide evenly."""
+  parts = mesh.shape['data'] * mesh.shape['fsdp']
+  if rows % parts:
+    raise ValueError(f'{setting} {rows} is not a multiple of data x fsdp = {parts} mesh devices.')
+
+
+def put_batch(mesh: Mesh, arrays: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+  """A host's rows as global arrays, divided over the batch axes of the mesh."""
+  sharding = batch_sharding(mesh)
+  return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in arrays.items()}
