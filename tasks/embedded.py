@@ -2,7 +2,7 @@
 
 Owns: the problems and their registration as `embedded`. It needs no file and no network, so that
 the smoke run and the tests have something real to learn. Its vocabulary, `embedded.model`, is what
-`dss vocab --task=embedded_dss --size=412` writes.
+`dss vocab --task=embedded_dss --size=540` writes.
 
     input      Mia has 27 apples. She buys 13 more. She loses 6. How many apples does Mia have now?
     label      ( ( 27 + 13 ) - 6 )
@@ -31,13 +31,8 @@ TEACHER_ERROR_RATE = 0.1
 DISTRACTOR_RATE = 0.05
 VOCABULARY_PATH = str(pathlib.Path(__file__).with_name('embedded.model'))
 
-_PEOPLE = {
-  'He': ('Adam', 'Ben', 'Carl', 'Dan', 'Leo', 'Tom'),
-  'She': ('Anna', 'Ella', 'Lisa', 'Mia', 'Nora', 'Zoe'),
-}
-_OBJECTS = (
-  'apples books cards coins cookies eggs flowers marbles pencils shells stamps stickers'.split()
-)
+_PEOPLE = {'He': ('Ben', 'Dan', 'Leo', 'Tom'), 'She': ('Anna', 'Lisa', 'Mia', 'Zoe')}
+_OBJECTS = ('apples', 'books', 'cards', 'coins', 'eggs', 'pencils', 'shells', 'stamps')
 _OPPOSITE = {'+': '-', '-': '+', '*': '+', '/': '-'}
 
 
@@ -67,7 +62,7 @@ _SHARE = _Step(
 _COMPARE = _Step(
   '-',
   '{other} has {n}. How many more {things} does {name} have than {other}?',
-  '{other} has {n}, which is {r} fewer.',
+  'Taking {n} leaves {r}.',
 )
 _QUESTION = 'How many {things} does {name} have now?'
 

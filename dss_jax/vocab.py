@@ -1,0 +1,186 @@
+"""`dss vocab`: trains a SentencePiece vocabulary on the text of SeqIO tasks.
+
+Owns: reading the texts, the trainer's settings, writing the .model file. Does not own: loading a
+vocabulary, nor T5's 100 extra ids, which are added at loading (tasks/vocabulary.py).
+
+Special ids are T5's: pad 0, end of sequence 1, unknown 2, no beginning. Unlike T5's, text is kept
+as it is instead of NFKC-normalised; digits are pieces of their own, so that the numbers of an
+equation can be copied and composed; what no piece covers is spelled in bytes, so that nothing is
+unknown; `[label]` and `[rationale]` are one piece each; and pieces are byte-pair merges, since the
+unigram trainer prunes a small corpus down to syllables.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import importlib
+import io
+import itertools
+import sys
+from collections.abc import Iterator, Sequence
+
+DEFAULT_SIZE = 8000
+MAX_TEXTS = 2_000_000
+"""At most so many texts of the tasks are read; they are held in memory."""
+_BYTE_PIECES = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedVocabulary:
+  """A SentencePiece model.
+
+  Attributes:
+    model: the serialised model, the content of a .model file.
+    size: its pieces, special ones included, without the 100 ids that are added at loading.
+    texts: how many texts it was trained on.
+  """
+
+  model: bytes
+  size: int
+  texts: int
+
+
+def task_texts(names: Sequence[str], split: str = 'train') -> Iterator[str]:
+  """Yields the inputs and targets of SeqIO tasks and mixtures as text, each task once.
+
+  The parts of an input on either side of `</s>` come separately. Needs no vocabulary to be set.
+
+  Raises:
+    ValueError: a name is not registered, or its task keeps no text.
+  """
+  import seqio
+
+  from dss_jax.tasks import preprocessors, vocabulary
+
+  tasks: dict[str, seqio.Task] = {}
+  for name in names:
+    for task in seqio.get_subtasks(seqio.get_mixture_or_task(name)):
+      tasks.setdefault(task.name, task)
+  keys = ('inputs_pretokenized', 'targets_pretokenized')
+  for task in tasks.values():
+    with vocabulary.temporary_vocabulary('bytes'):  # the tasks tokenise; the result is not used
+      dataset = task.get_dataset(sequence_length=None, split=split, shuffle=False)
+    missing = [key for key in keys if key not in dataset.element_spec]
+    if missing:
+      raise ValueError(
+        f'The task {task.name} does not keep its text ({", ".join(missing)}); tokenise it with '
+        'copy_pretokenized=True.'
+      )
+    for example in dataset.map(lambda row: {key: row[key] for key in keys}).as_numpy_iterator():
+      for key in keys:
+        for part in example[key].decode('utf-8').split(preprocessors.SEPARATOR):
+          if part.strip():
+            yield part.strip()
+
+
+def train_vocabulary(texts: Iterator[str], size: int) -> TrainedVocabulary:
+  """Trains a SentencePiece model; the same texts give the same model.
+
+  Args:
+    texts: at most MAX_TEXTS of them are read.
+    size: pieces wanted, special ones and 256 bytes included. Fewer come out if the texts do not
+      hold that many.
+
+  Raises:
+    ValueError: there are no texts, or the size is too small for the bytes and the characters.
+  """
+  import sentencepiece
+
+  from dss_jax.tasks import preprocessors
+
+  counted = list(itertools.islice(texts, MAX_TEXTS))
+  if not counted:
+    raise ValueError('The tasks have no text to train a vocabulary on.')
+  model = io.BytesIO()
+  try:
+    sentencepiece.SentencePieceTrainer.train(
+      sentence_iterator=iter(counted),
+      model_writer=model,
+      model_type='bpe',
+      vocab_size=size,
+      hard_vocab_limit=False,
+      pad_id=0,
+      eos_id=1,
+      unk_id=2,
+      bos_id=-1,
+      user_defined_symbols=[f'▁{prefix.strip()}' for prefix in preprocessors.PREFIXES],
+      byte_fallback=True,
+      split_digits=True,
+      normalization_rule_name='identity',
+      max_sentence_length=100_000,
+      num_threads=1,  # the sums over threads, and so the pieces, would depend on their number
+      minloglevel=2,
+    )
+  except RuntimeError as error:
+    raise ValueError(
+      f'No vocabulary of {size} pieces: {error}. At least {_BYTE_PIECES} bytes, the special pieces '
+      'and every character must fit; raise --size.'
+    ) from error
+  processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+  return TrainedVocabulary(model.getvalue(), processor.get_piece_size(), len(counted))
+
+
+def write_model(model: bytes, path: str) -> None:
+  """Writes a .model file, local or gs://, under a temporary name first."""
+  import tensorflow as tf
+
+  temporary = f'{path}.incomplete'
+  try:
+    with tf.io.gfile.GFile(temporary, 'wb') as file:
+      file.write(model)
+    tf.io.gfile.rename(temporary, path, overwrite=True)
+  except BaseException:
+    with contextlib.suppress(tf.errors.OpError):
+      tf.io.gfile.remove(temporary)
+    raise
+
+
+def main(argv: Sequence[str]) -> int:
+  """Runs `dss vocab`; returns the process's exit status."""
+  arguments = _parser().parse_args(argv)
+  importlib.import_module('dss_jax.tasks')
+  for module in arguments.module:
+    importlib.import_module(module)
+  try:
+    trained = train_vocabulary(task_texts(arguments.task.split(',')), arguments.size)
+    write_model(trained.model, arguments.output)
+  except (ValueError, OSError) as error:
+    print(f'dss vocab: {error}', file=sys.stderr)
+    return 1
+  if trained.size < arguments.size:
+    print(f'The texts hold only {trained.size} pieces; {arguments.size} were asked for.')
+  print(
+    f'Wrote {arguments.output}: {trained.size} pieces from {trained.texts} texts. '
+    f'Use it with --gin.VOCABULARY="\'{arguments.output}\'".'
+  )
+  return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog='dss vocab',
+    description='Train a SentencePiece vocabulary on the train split of SeqIO tasks: their inputs '
+    'and targets, with the special ids of T5. The 100 extra ids of T5 are added when it is loaded.',
+    epilog='example: dss vocab --task=svamp_dss,asdiv_dss --output=svamp.model --size=2000',
+  )
+  parser.add_argument(
+    '--task', required=True, metavar='NAME[,NAME...]', help='tasks or mixtures, such as cqa_dss'
+  )
+  parser.add_argument(
+    '--output', required=True, metavar='FILE.model', help='where to write it (local or gs://)'
+  )
+  parser.add_argument(
+    '--size',
+    type=int,
+    default=DEFAULT_SIZE,
+    metavar='N',
+    help='pieces, 3 special ones and 256 bytes included (default: %(default)s)',
+  )
+  parser.add_argument(
+    '--module',
+    action='append',
+    default=[],
+    metavar='MODULE',
+    help='import this module first: one of yours that registers tasks (repeatable)',
+  )
+  return parser
