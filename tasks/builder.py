@@ -8,8 +8,6 @@ killed preparation leaves the old version, or both, of which the newer is read.
 """
 
 import dataclasses
-import hashlib
-import pathlib
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -209,15 +207,9 @@ class Dss(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ign
 def _hashes(splits: Mapping[str, release.SplitFiles]) -> dict[str, dict[str, str]]:
   """SHA-256 of the raw files of each split, by file name."""
   return {
-    split: {path.name: file_sha256(path) for path in (files.rows, *files.completions)}
+    split: {path.name: release.file_sha256(path) for path in (files.rows, *files.completions)}
     for split, files in splits.items()
   }
-
-
-def file_sha256(path: pathlib.Path) -> str:
-  """SHA-256 of a file, hexadecimal."""
-  with path.open('rb') as file:
-    return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def _delete_leftovers(folder: epath.Path, current: tuple[int, ...]) -> None:

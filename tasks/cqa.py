@@ -18,7 +18,7 @@ def _fields(row: release.Row) -> tuple[str, str]:
 
 
 def _choices(row: release.Row) -> list[str]:
-  choices = row['choices']
+  choices = row.get('choices')
   if not isinstance(choices, list) or len(choices) != len(LETTERS):
     raise ValueError(f"expected {len(LETTERS)} texts in field 'choices', got {choices!r}")
   return [release.without_separator(str(text)) for text in choices]

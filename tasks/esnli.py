@@ -14,7 +14,7 @@ def nli_fields(row: release.Row) -> tuple[str, str]:
     ValueError: the label is not 0, 1 or 2, or a text is missing.
   """
   labels = teacher_outputs.NLI_LABELS
-  label = row['label']
+  label = row.get('label')
   if label not in range(len(labels)):
     raise ValueError(f'expected label 0, 1 or 2 ({", ".join(labels)}), got {label!r}')
   parts = (release.text(row, 'premise'), release.text(row, 'hypothesis'))

@@ -9,6 +9,7 @@ prepared form (builder.py).
 """
 
 import dataclasses
+import hashlib
 import itertools
 import json
 import pathlib
@@ -73,7 +74,7 @@ class Dataset:
   Attributes:
     name: folder and task name.
     metric: how its labels are compared, 'text' or 'equation'.
-    fields: gives a row's (input, gold label); may raise ValueError, KeyError, TypeError.
+    fields: gives a row's (input, gold label); raises ValueError for a row that has none.
     parse: gives a completion's rationale and label; sees the row too.
     splits: our split names to the release's. `validation` of `train` means the held-out 10 %.
     file_names: per split of the release, names of its file, best first; by default
@@ -101,6 +102,12 @@ class SplitFiles:
 
   rows: pathlib.Path
   completions: tuple[pathlib.Path, ...]
+
+
+def file_sha256(path: pathlib.Path) -> str:
+  """SHA-256 of a file, hexadecimal."""
+  with path.open('rb') as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def text(row: Row, key: str) -> str:
@@ -221,7 +228,7 @@ def _example(
     if completion is None:
       return Example(input_text, label)
     output = dataset.parse(without_separator(completion), row)
-  except (ValueError, KeyError, TypeError) as error:
+  except ValueError as error:
     raise ValueError(f'{path}, line {number}: {error}.') from error
   return Example(input_text, label, output.rationale, output.label)
 
