@@ -26,13 +26,13 @@ jaxtyping.install_import_hook(
   'beartype.beartype',
 )
 
-from dss_jax.models import t5  # after the hook, which checks the shapes of what it imports
+from dss_jax.models import t5  # noqa: E402  after the hook, which checks the shapes in it
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 
 
 def pytest_configure(config):
-  """A warning that our own code causes is an error; other people's warnings are not ours to mend."""
+  """A warning that our own code causes is an error; others' warnings are not ours to mend."""
   config.addinivalue_line('filterwarnings', r'error:::dss_jax')
 
 

@@ -125,5 +125,5 @@ def test_the_table_of_names_covers_every_parameter(version):
 
 
 def test_a_missing_tensor_is_named():
-  with pytest.raises(KeyError, match='shared.weight'):
+  with pytest.raises(KeyError, match=r'shared\.weight'):
     huggingface.params_from_state_dict({}, _config('1_1'))

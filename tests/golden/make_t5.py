@@ -34,7 +34,7 @@ def weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
 
 
 def batch() -> dict[str, np.ndarray]:
-  """A padded batch: inputs [3, 48] long enough for the far buckets, targets [3, 24]; 0 is padding."""
+  """A padded batch: inputs [3, 48], which reach the far buckets, and targets [3, 24]."""
   random = np.random.RandomState(0)
   inputs, targets = random.randint(2, 40, size=(3, 48)), random.randint(2, 40, size=(3, 24))
   for row, (input_length, target_length) in enumerate([(48, 24), (20, 5), (7, 11)]):

@@ -1,0 +1,101 @@
+"""The model files in gin/models: each parses alone, builds abstractly and has its known size."""
+
+import importlib.util  # noqa: F401  gin-config 0.5.0 needs it before `import gin`
+import math
+
+import gin
+import jax
+import jax.numpy as jnp
+import pytest
+
+from dss_jax.models import t5
+
+# Parameters of the released checkpoints; tiny is our own.
+PARAMETERS = {
+  't5_1_1/tiny': 6_612_352,
+  't5_1_1/small': 76_961_152,
+  't5_1_1/base': 247_577_856,
+  't5_1_1/large': 783_150_080,
+  't5_1_1/xl': 2_849_757_184,
+  't5_1_1/xxl': 11_135_332_352,
+  't5_1_0/small': 60_506_624,
+  't5_1_0/base': 222_903_552,
+  't5_1_0/large': 737_668_096,
+  't5_1_0/3b': 2_851_598_336,
+  't5_1_0/11b': 11_307_321_344,
+}
+
+
+@pytest.fixture(autouse=True)
+def _clean_gin(repository):
+  """Every test starts with an empty gin config and leaves none behind."""
+  prefixes = gin.config._LOCATION_PREFIXES
+  saved = list(prefixes)
+  gin.add_config_file_search_path(str(repository / 'gin'))
+  gin.clear_config()
+  yield
+  gin.clear_config()
+  prefixes[:] = saved
+
+
+def _model(name: str, *bindings: str) -> t5.T5Config:
+  """What MODEL is after reading gin/models/<name>.gin."""
+  gin.clear_config()
+  bindings = ('DROPOUT_RATE = 0.1', *bindings)
+  gin.parse_config_files_and_bindings([f'models/{name}.gin'], bindings)
+  return gin.query_parameter('%MODEL').scoped_configurable_fn()
+
+
+def test_every_model_file_is_tested(repository):
+  folder = repository / 'gin' / 'models'
+  names = {str(file.relative_to(folder).with_suffix('')) for file in folder.rglob('*.gin')}
+  assert names == set(PARAMETERS)
+
+
+@pytest.mark.parametrize('name', PARAMETERS)
+def test_number_of_parameters_without_making_an_array(name):
+  shapes, axes = t5.abstract(_model(name))
+  leaves = jax.tree.leaves(shapes)
+  assert all(type(leaf) is jax.ShapeDtypeStruct for leaf in leaves)
+  assert sum(math.prod(leaf.shape) for leaf in leaves) == PARAMETERS[name]
+  named = jax.tree.leaves(axes, is_leaf=lambda leaf: isinstance(leaf, tuple))
+  assert [len(leaf) for leaf in named] == [len(leaf.shape) for leaf in leaves]
+
+
+@pytest.mark.parametrize('name', PARAMETERS)
+def test_every_model_computes_logits_abstractly(name):
+  config = _model(name)
+  tokens = jax.ShapeDtypeStruct((2, 6), jnp.int32)
+  logits = jax.eval_shape(
+    lambda params, *batch: t5.bind(config, params)(*batch),
+    t5.abstract(config)[0],
+    tokens,
+    tokens,
+    tokens,
+    tokens,
+  )
+  assert logits.shape == (2, 6, 32128) and logits.dtype == jnp.float32
+
+
+def test_version_decides_the_feed_forward_and_the_logits():
+  new, old = _model('t5_1_1/large'), _model('t5_1_0/large')
+  assert (new.mlp_activations, new.logits_via_embedding) == (('gelu', 'linear'), False)
+  assert (old.mlp_activations, old.logits_via_embedding) == (('relu',), True)
+
+
+def test_macros_reach_the_network():
+  config = _model(
+    't5_1_1/xl',
+    'DROPOUT_RATE = 0.2',
+    'VOCAB_SIZE = 384',
+    "DTYPE = 'float32'",
+    "REMAT_POLICY = 'none'",
+    'SCAN_LAYERS = False',
+  )
+  assert config.dropout_rate == 0.2 and config.vocab_size == 384 and config.dtype == 'float32'
+  assert config.remat_policy == 'none' and config.scan_layers is False
+
+
+def test_a_model_file_alone_asks_for_the_dropout_rate():
+  with pytest.raises(ValueError, match=r'DROPOUT_RATE.*REQUIRED.*not subsequently overridden'):
+    gin.parse_config_files_and_bindings(['models/t5_1_1/small.gin'], [])
