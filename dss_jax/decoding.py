@@ -49,7 +49,8 @@ class Decoding:
         raise ValueError(f'Decoding.{name} is at least 1, not {getattr(self, name)}.')
     if not self.temperature > 0:
       raise ValueError(
-        f"Decoding.temperature is above 0, not {self.temperature}; method='greedy' is its limit at 0."
+        f'Decoding.temperature is above 0, not {self.temperature}; '
+        "method='greedy' is its limit at 0."
       )
 
 
