@@ -35,7 +35,8 @@ class LossConfig:
       raise ValueError(f'LossConfig.alpha (ALPHA) is in [0, 1] or None, not {self.alpha}.')
     if self.rationale_weight < 0.0:
       raise ValueError(
-        f'LossConfig.rationale_weight (RATIONALE_WEIGHT) is at least 0, not {self.rationale_weight}.'
+        'LossConfig.rationale_weight (RATIONALE_WEIGHT) is at least 0, '
+        f'not {self.rationale_weight}.'
       )
     if not 0.0 <= self.label_smoothing < 1.0:
       raise ValueError(

@@ -90,9 +90,9 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     )
   else:
     adafactor = optax.adafactor(schedule, decay_rate=config.decay_rate)
-    update = optax.partition(
-      {'stacked': per_layer(adafactor), 'single': adafactor}, _stacked_or_not
-    )
+    # One optimizer for each stack, since their numbers of layers differ, and one for the rest.
+    parts = {stack: per_layer(adafactor) for stack in STACKED} | {'single': adafactor}
+    update = optax.partition(parts, _part_of)
   clip = (
     optax.identity() if config.clip_norm is None else optax.clip_by_global_norm(config.clip_norm)
   )
@@ -108,8 +108,8 @@ def per_layer(transform: optax.GradientTransformation) -> optax.GradientTransfor
   return optax.GradientTransformation(jax.vmap(transform.init), update)
 
 
-def _stacked_or_not(params):
+def _part_of(params):
   return {
-    name: jax.tree.map(lambda _, name=name: 'stacked' if name in STACKED else 'single', tree)
+    name: jax.tree.map(lambda _, name=name: name if name in STACKED else 'single', tree)
     for name, tree in params.items()
   }
