@@ -121,7 +121,11 @@ def train_vocabulary(texts: Iterator[str], size: int) -> TrainedVocabulary:
 
 
 def write_model(model: bytes, path: str) -> None:
-  """Writes a .model file, local or gs://, under a temporary name first."""
+  """Writes a .model file, local or gs://, under a temporary name first.
+
+  Raises:
+    OSError: the folder does not exist or cannot be written.
+  """
   import tensorflow as tf
 
   temporary = f'{path}.incomplete'
@@ -129,22 +133,23 @@ def write_model(model: bytes, path: str) -> None:
     with tf.io.gfile.GFile(temporary, 'wb') as file:
       file.write(model)
     tf.io.gfile.rename(temporary, path, overwrite=True)
-  except BaseException:
+  except BaseException as error:
     with contextlib.suppress(tf.errors.OpError):
       tf.io.gfile.remove(temporary)
+    if isinstance(error, tf.errors.OpError):
+      raise OSError(f'Cannot write {path}: {error.message}. Set --output.') from error
     raise
 
 
 def main(argv: Sequence[str]) -> int:
   """Runs `dss vocab`; returns the process's exit status."""
   arguments = _parser().parse_args(argv)
-  importlib.import_module('dss_jax.tasks')
-  for module in arguments.module:
-    importlib.import_module(module)
   try:
+    for module in ('dss_jax.tasks', *arguments.module):
+      importlib.import_module(module)
     trained = train_vocabulary(task_texts(arguments.task.split(',')), arguments.size)
     write_model(trained.model, arguments.output)
-  except (ValueError, OSError) as error:
+  except (ValueError, OSError, ImportError) as error:
     print(f'dss vocab: {error}', file=sys.stderr)
     return 1
   if trained.size < arguments.size:

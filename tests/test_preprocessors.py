@@ -1,0 +1,94 @@
+"""Rows and tokens of the two tasks, from strings."""
+
+import numpy as np
+import pytest
+import seqio
+import tensorflow as tf
+
+from dss_jax.tasks import embedded, preprocessors, vocabulary
+from dss_jax.tasks.preprocessors import LABEL, RATIONALE
+
+PAIR = [(LABEL, 'label'), (RATIONALE, 'rationale')]
+
+
+def examples(*rows: tuple[str, str, str]) -> tf.data.Dataset:
+  """A dataset of (input, label, rationale); the teacher agrees."""
+  inputs, labels, rationales = zip(*rows, strict=True)
+  fields = {'input': inputs, 'label': labels, 'rationale': rationales, 'teacher_label': labels}
+  dataset = tf.data.Dataset.from_tensor_slices({k: list(v) for k, v in fields.items()})
+  return dataset.enumerate().map(lambda number, row: {**row, 'example_id': number})
+
+
+def rows_of(dataset: tf.data.Dataset) -> list[tuple]:
+  return [
+    (r['inputs'].decode(), r['targets'].decode(), int(r['task_id']), int(r['example_id']))
+    for r in dataset.as_numpy_iterator()
+  ]
+
+
+def test_one_example_gives_both_tasks_in_order():
+  dataset = examples(('q0', 'a0', 'r0'), ('q1', 'a1', 'r1'))
+  assert rows_of(preprocessors.make_rows(PAIR, prefixed=True)(dataset)) == [
+    ('[label] q0', 'a0', 0, 0),
+    ('[rationale] q0', 'r0', 1, 0),
+    ('[label] q1', 'a1', 0, 1),
+    ('[rationale] q1', 'r1', 1, 1),
+  ]
+
+
+def test_blank_targets_give_no_row_and_do_not_shift_the_numbers():
+  dataset = examples(('q0', 'a0', ''), ('q1', '', 'r1'), ('q2', '', ' \n'), ('q3', 'a3', 'r3'))
+  assert rows_of(preprocessors.make_rows(PAIR, prefixed=False)(dataset)) == [
+    ('q0', 'a0', 0, 0),
+    ('q1', 'r1', 1, 1),
+    ('q3', 'a3', 0, 3),
+    ('q3', 'r3', 1, 3),
+  ]
+
+
+@pytest.fixture(params=['bytes', embedded.VOCABULARY_PATH], ids=['bytes', 'sentencepiece'])
+def each_vocabulary(request) -> seqio.Vocabulary:
+  return vocabulary.load_vocabulary(request.param)
+
+
+@pytest.mark.parametrize(
+  ('text', 'parts'),
+  [
+    ('one part', ['one part']),
+    ('premise</s>hypothesis', ['premise', 'hypothesis']),
+    ('premise </s> hypothesis', ['premise', 'hypothesis']),
+    ('line\nbreak</s>b</s>c', ['line\nbreak', 'b', 'c']),
+    ('a</s>', ['a', '']),
+    ('</s>', ['', '']),
+    ('', ['']),
+    ('é </ s> <s>', ['é </ s> <s>']),
+  ],
+)
+def test_the_true_end_of_sequence_stands_between_the_parts(each_vocabulary, text, parts):
+  expected = [i for part in parts for i in [*each_vocabulary.encode(part), 1]][:-1]
+  dataset = tf.data.Dataset.from_tensors(text)
+  dataset = dataset.map(lambda t: preprocessors.encode_parts(t, each_vocabulary))
+  assert dataset.element_spec.dtype == tf.int32
+  assert dataset.element_spec.shape.as_list() == [None]
+  np.testing.assert_array_equal(next(dataset.as_numpy_iterator()), expected)
+
+
+def test_tokenize_keeps_the_texts_and_passes_the_rest_on(each_vocabulary):
+  dataset = preprocessors.make_rows(PAIR[:1], prefixed=True)(examples(('p</s>h', 'yes', 'why')))
+  feature = seqio.Feature(each_vocabulary)
+  features = {'inputs': feature, 'targets': feature}
+  row = next(preprocessors.tokenize(dataset, output_features=features).as_numpy_iterator())
+  assert row['inputs_pretokenized'] == b'[label] p</s>h'
+  assert row['targets_pretokenized'] == b'yes'
+  assert row['label'] == b'yes'
+  assert (row['task_id'], row['example_id']) == (0, 0)
+  assert row['task_id'].dtype == row['example_id'].dtype == np.int32
+  expected = [*each_vocabulary.encode('[label] p'), 1, *each_vocabulary.encode('h')]
+  np.testing.assert_array_equal(row['inputs'], expected)
+  np.testing.assert_array_equal(row['targets'], each_vocabulary.encode('yes'))
+
+
+def test_label_predictions_are_compared_with_the_gold_label():
+  example = {'label': b'gold', 'targets_pretokenized': b'teacher'}
+  assert preprocessors.gold_label('teacher', example=example, is_target=True) == 'gold'
+  assert preprocessors.gold_label('said', example=example, is_target=False) == 'said'
