@@ -111,7 +111,7 @@ def _available_splits(
 
 def _print_table(counts: Mapping[str, Mapping[str, object]]) -> None:
   """Prints a row per split."""
-  rows = [('split', *COLUMNS)]
+  rows: list[tuple[str, ...]] = [('split', *COLUMNS)]
   for split, entry in counts.items():
     values = ('-' if entry[column] is None else str(entry[column]) for column in COLUMNS)
     rows.append((split, *values))
