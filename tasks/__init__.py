@@ -1,7 +1,7 @@
 """SeqIO tasks: the data sets of the paper and the embedded one, each a module of this package.
 
 Importing the package registers them all; it reads no data and needs no vocabulary yet.
-Needs SeqIO and TensorFlow only, never JAX.
+Built on SeqIO and TensorFlow; no module of it uses JAX.
 """
 
 from dss_jax.tasks import anli1, asdiv, cqa, embedded, esnli, svamp

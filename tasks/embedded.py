@@ -78,7 +78,12 @@ def problems(split: str) -> tuple[dict[str, str], ...]:
 
   Returns:
     Dicts of `input`, `label`, `rationale` and `teacher_label`.
+
+  Raises:
+    ValueError: there is no such split.
   """
+  if split not in SIZES:
+    raise ValueError(f'The embedded data set has the splits {", ".join(SIZES)}; not {split!r}.')
   # Validation and test draw from the same numbers, so they are two parts of one list.
   train = split == 'train'
   rng = random.Random(SEED + train)
@@ -88,9 +93,9 @@ def problems(split: str) -> tuple[dict[str, str], ...]:
     problem = _problem(rng, held_out=not train)
     found.setdefault(problem['input'], problem)
   rows = tuple(found.values())
-  return {'train': rows, 'validation': rows[: SIZES['validation']]}.get(
-    split, rows[SIZES['validation'] :]
-  )
+  if train:
+    return rows
+  return rows[: SIZES['validation']] if split == 'validation' else rows[SIZES['validation'] :]
 
 
 def _problem(rng: random.Random, held_out: bool) -> dict[str, str]:

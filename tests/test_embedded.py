@@ -37,6 +37,11 @@ def test_generation_does_not_depend_on_when_it_is_called():
   assert first[0] == FIRST_TEST_PROBLEM
 
 
+def test_another_split_is_refused():
+  with pytest.raises(ValueError, match=r"train, validation, test; not 'dev'"):
+    embedded.problems('dev')
+
+
 @pytest.mark.parametrize('split', SPLITS)
 def test_the_rationale_ends_with_the_labels_value(split):
   for row in embedded.problems(split):

@@ -180,11 +180,6 @@ def test_a_source_without_the_fields_is_named():
     read('lacking_label')
 
 
-def test_a_split_that_does_not_exist_is_named():
-  with pytest.raises(ValueError, match=r"No split 'validation'.*train, test"):
-    read('toy_label', split='validation')
-
-
 def test_a_data_set_of_json_lines_takes_ten_lines(tmp_path, monkeypatch):
   """Runs the snippet of the docstring, word for word."""
   (tmp_path / 'my_data').mkdir()
