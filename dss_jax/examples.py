@@ -168,14 +168,15 @@ def load_examples(task_name: str, split: str, keep_text: bool = False) -> Exampl
     raise ValueError(_unknown(f'split of task {task_name!r}', split, sorted(task.splits)))
   _keep_tensorflow_off_accelerators(tf)
   dataset = task.get_dataset(None, split, shuffle=False, seed=0, num_epochs=1)
-  wanted = ('inputs', 'targets', 'task_id', 'example_id', *(TEXTS if keep_text else ()))
-  present = [key for key in wanted if key in dataset.element_spec]
-  dataset = dataset.map(lambda example: {key: example[key] for key in present})
-  dataset = dataset.ragged_batch(READ_BATCH).prefetch(2)
-  return _concatenate(list(dataset), task_name, split)
+  wanted = {'inputs', 'targets', 'task_id', 'example_id', *(TEXTS if keep_text else ())}
+  batches = [
+    {key: value for key, value in batch.items() if key in wanted}
+    for batch in dataset.ragged_batch(READ_BATCH).prefetch(2)
+  ]
+  return _concatenate(batches, task_name, split)
 
 
-def _concatenate(batches: list[Mapping[str, Any]], task_name: str, split: str) -> Examples:
+def _concatenate(batches: Sequence[Mapping[str, Any]], task_name: str, split: str) -> Examples:
   """Joins batches of tensors (ragged where lengths differ) into one `Examples`."""
   if not batches:
     raise ValueError(
@@ -205,7 +206,7 @@ def _concatenate(batches: list[Mapping[str, Any]], task_name: str, split: str) -
   )
 
 
-def _join(batches: list[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
+def _join(batches: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:
   """Flat int32 tokens and int64 offsets of one feature over all batches."""
   flats, lengths = [], []
   for batch in batches:
