@@ -49,6 +49,7 @@ setuptools.setup(
     'rouge-score>=0.1.2',
     'sentencepiece>=0.2',
     'seqio>=0.0.20',
+    'tensorboard>=2.20',
     'tensorflow>=2.20',
     'tensorflow-datasets>=4.9.9',
     'transformers>=5.0',

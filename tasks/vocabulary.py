@@ -6,6 +6,7 @@ Every vocabulary has padding id 0, end-of-sequence id 1 and unknown id 2.
 """
 
 import contextlib
+import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -27,8 +28,8 @@ def load_vocabulary(spec: str, extra_ids: int = EXTRA_IDS) -> seqio.Vocabulary:
   """Reads a vocabulary.
 
   Args:
-    spec: 'bytes', the path of a SentencePiece .model, or a folder that holds one (as T5
-      checkpoints do); paths may be local or gs://.
+    spec: 'bytes'; 'embedded', which ships with the embedded data set; the path of a SentencePiece
+      .model, or a folder that holds one (as T5 checkpoints do); paths may be local or gs://.
     extra_ids: sentinel ids added after the pieces of a SentencePiece model (T5: 32,000 + 100).
       Bytes get none.
 
@@ -40,6 +41,8 @@ def load_vocabulary(spec: str, extra_ids: int = EXTRA_IDS) -> seqio.Vocabulary:
     raise ValueError(f'No vocabulary is given. {_HOW_TO_SET}')
   if spec == 'bytes':
     return seqio.ByteVocabulary()
+  if spec == 'embedded':
+    spec = str(pathlib.Path(__file__).with_name('embedded.model'))
   path = _model_path(spec)
   vocabulary = seqio.SentencePieceVocabulary(path, extra_ids=extra_ids)
   try:

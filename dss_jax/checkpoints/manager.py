@@ -1,0 +1,138 @@
+"""The checkpoints of a run: saved in the background, the latest N and the best one kept.
+
+Owns what a checkpoint holds and which stay. Orbax writes each under a temporary name and renames
+it, so a killed process leaves whole checkpoints only.
+"""
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+from orbax.checkpoint import checkpoint_managers
+
+from dss_jax.train_state import TrainState
+
+FOLDER = 'checkpoints'
+
+
+class Checkpoints:
+  """The checkpoints below a run folder.
+
+  Args:
+    model_dir: the run folder, local or gs://.
+    keep: how many of the latest stay, besides the best.
+    best_metric: name of the validation metric whose largest value marks the best checkpoint.
+    read_only: for evaluation and prediction: nothing is made or cleaned up.
+  """
+
+  def __init__(
+    self, model_dir: str, keep: int = 1, best_metric: str = 'accuracy', read_only: bool = False
+  ):
+    self.folder = epath.Path(model_dir).absolute() / FOLDER
+    if read_only and not self.folder.exists():
+      raise ValueError(
+        f'{model_dir} holds no checkpoints; MODEL_DIR is the folder that `dss train` wrote.'
+      )
+    latest = checkpoint_managers.LatestN(n=keep)
+    best = checkpoint_managers.BestN(
+      get_metric_fn=lambda metrics: metrics[best_metric],
+      n=1,
+      keep_checkpoints_without_metrics=False,
+    )
+    self._manager = ocp.CheckpointManager(
+      self.folder,
+      item_names=('params', 'rest', 'data'),
+      options=ocp.CheckpointManagerOptions(
+        best_fn=lambda metrics: metrics[best_metric],
+        preservation_policy=checkpoint_managers.AnyPreservationPolicy([latest, best]),
+        read_only=read_only,
+        create=not read_only,
+        cleanup_tmp_directories=not read_only,
+      ),
+    )
+
+  def latest(self) -> int | None:
+    """The last saved step, or None."""
+    return self._manager.latest_step()
+
+  def best(self) -> int | None:
+    """The step that was best on validation, or None where none was evaluated."""
+    return self._manager.best_step()
+
+  def save(
+    self,
+    state: TrainState,
+    data_state: Mapping[str, Any],
+    metrics: Mapping[str, float] | None,
+  ) -> None:
+    """Saves in the background; arrays are copied before this returns.
+
+    Args:
+      state: of training.
+      data_state: JSON values that continue the data.
+      metrics: of validation at this step, or None where it was not evaluated.
+    """
+    rest = {'step': state.step, 'opt_state': state.opt_state}
+    items = ocp.args.Composite(
+      params=ocp.args.StandardSave(state.params),
+      rest=ocp.args.StandardSave(rest),
+      data=ocp.args.JsonSave(dict(data_state)),
+    )
+    step = int(state.step)
+    if step not in self._manager.all_steps():
+      self._manager.save(step, args=items, metrics=metrics and dict(metrics), force=True)
+
+  def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    """The state of a step, placed as `like` (ShapeDtypeStructs with shardings), and the data's."""
+    rest = {'step': like.step, 'opt_state': like.opt_state}
+    items = self._restore(
+      step,
+      params=ocp.args.StandardRestore(like.params),
+      rest=ocp.args.StandardRestore(rest),
+      data=ocp.args.JsonRestore(),
+    )
+    return TrainState(items.rest['step'], items.params, items.rest['opt_state']), items.data
+
+  def restore_params(self, step: int | str, like: Any) -> Any:
+    """The parameters alone of a step, of 'latest', or of 'best' (the latest if none is marked).
+
+    Raises:
+      ValueError: there is no such checkpoint.
+    """
+    return self._restore(self.resolve(step), params=ocp.args.StandardRestore(like)).params
+
+  def resolve(self, step: int | str) -> int:
+    """The number of a step that may be given as 'latest' or 'best'.
+
+    Raises:
+      ValueError: there is no such checkpoint.
+    """
+    steps = sorted(self._manager.all_steps())
+    if not steps:
+      raise ValueError(f'{self.folder} holds no finished checkpoint; train first.')
+    if step == 'latest':
+      return steps[-1]
+    if step == 'best':
+      best = self.best()
+      return steps[-1] if best is None else best
+    if step not in steps:
+      raise ValueError(f"CHECKPOINT_STEP is 'best', 'latest' or one of {steps}, not {step!r}.")
+    return int(step)
+
+  def wait(self) -> None:
+    """Returns when all that was saved is on disk."""
+    self._manager.wait_until_finished()
+
+  def close(self) -> None:
+    """Finishes saving and frees the threads."""
+    self._manager.close()
+
+  def _restore(self, step: int, **items: Any) -> Any:
+    with contextlib.ExitStack() as stack:
+      if not self._manager.all_steps():
+        raise ValueError(f'{self.folder} holds no finished checkpoint.')
+      stack.enter_context(jax.named_scope('restore'))
+      return self._manager.restore(step, args=ocp.args.Composite(**items))

@@ -1,0 +1,44 @@
+"""`dss VERB ...`: finds the verb's module and runs its `main`. Errors of users become one line."""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+VERBS = {
+  'prepare': 'build a data set from raw files and teacher outputs',
+  'vocab': 'train a SentencePiece vocabulary',
+  'train': 'train a student',
+  'evaluate': 'score a student on a split',
+  'predict': 'label and rationale for your own inputs',
+  'compare': 'train and evaluate several methods, side by side',
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """The program `dss`; returns its exit code."""
+  arguments = list(sys.argv[1:] if argv is None else argv)
+  if not arguments or arguments[0] in ('--help', '-h'):
+    print(_usage())
+    return 0
+  verb, rest = arguments[0], arguments[1:]
+  if verb not in VERBS:
+    print(f'dss: no verb {verb!r}.\n\n{_usage()}', file=sys.stderr)
+    return 2
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+  try:
+    return importlib.import_module(f'dss_jax.{verb}').main(rest)
+  except (ValueError, FileNotFoundError) as error:
+    if os.environ.get('DSS_TRACEBACK'):
+      raise
+    print(f'dss {verb}: {error}', file=sys.stderr)
+    return 2
+
+
+def _usage() -> str:
+  width = max(map(len, VERBS))
+  verbs = '\n'.join(f'  {name:{width}}  {text}' for name, text in VERBS.items())
+  return (
+    'usage: dss VERB [arguments]; `dss VERB --help` tells them.\n\n'
+    f'{verbs}\n\nDSS_TRACEBACK=1 in the environment shows the traceback of an error.'
+  )

@@ -1,0 +1,186 @@
+"""What a training run is: one frozen dataclass, kept in the run folder as config.json.
+
+Owns the settings of a run and the check that a folder is continued with the same ones. Doing the
+run is train.py's.
+"""
+
+import dataclasses
+import importlib
+import json
+import os
+from typing import Any
+
+from etils import epath
+
+from dss_jax import config, data, losses, optimizers, partitioning
+from dss_jax.models import t5
+
+FILE = 'config.json'
+
+# What may change when a run is continued: it decides what is saved and said, not what is learned.
+FREE = (
+  'checkpoints_to_keep',
+  'data_dir',
+  'eval.batch_size',
+  'initial_checkpoint_path',
+  'log_period',
+  'mesh.data',
+  'mesh.fsdp',
+  'mesh.tensor',
+  'model.remat_policy',
+  'model.scan_layers',
+  'model_dir',
+  'num_microbatches',
+  'save_period',
+  'train_steps',
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+  """Validation while training.
+
+  Attributes:
+    period: steps between validations; the last step is always validated. 0: never.
+    split: never the test split; the best checkpoint is chosen by it.
+    num_examples: how many examples are decoded; None for all.
+    batch_size: rows decoded at once.
+    max_decode_length: most tokens of a decoded label.
+    patience: stop after this many validations without a new best accuracy; None: never.
+  """
+
+  period: int = 1000
+  split: str = 'validation'
+  num_examples: int | None = None
+  batch_size: int = 64
+  max_decode_length: int = 64
+  patience: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+  """A training run.
+
+  Attributes:
+    model_dir: the run folder; a run found there is continued.
+    model: the network; a vocab_size of None becomes the vocabulary's, rounded up to 128.
+    data: what it is trained on.
+    vocabulary: 'bytes', a SentencePiece model, or a folder that holds one.
+    loss: the objective.
+    optimizer: the update.
+    mesh: how the devices share the work.
+    eval: validation.
+    train_steps: updates in all.
+    seed: of parameters, dropout and data order.
+    num_microbatches: parts that a batch is computed in; the result is the same, with less memory.
+    initial_checkpoint_path: a run folder whose best checkpoint's parameters are the start; None
+      starts from random ones.
+    log_period: steps between lines of training metrics.
+    save_period: steps between checkpoints; every validation and the last step save one too.
+    checkpoints_to_keep: how many of the latest stay, besides the best.
+    module: a module to import that registers more SeqIO tasks (MIXTURE_OR_TASK_MODULE).
+    data_dir: where prepared data sets are; None: TFDS_DATA_DIR or ~/tensorflow_datasets.
+  """
+
+  model_dir: str
+  model: t5.T5Config
+  data: data.DataConfig
+  vocabulary: str
+  train_steps: int
+  loss: losses.LossConfig = dataclasses.field(default_factory=losses.LossConfig)
+  optimizer: optimizers.OptimizerConfig = dataclasses.field(
+    default_factory=optimizers.OptimizerConfig
+  )
+  mesh: partitioning.MeshConfig = dataclasses.field(default_factory=partitioning.MeshConfig)
+  eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
+  seed: int = 0
+  num_microbatches: int = 1
+  initial_checkpoint_path: str | None = None
+  log_period: int = 50
+  save_period: int = 1000
+  checkpoints_to_keep: int = 1
+  module: str | None = None
+  data_dir: str | None = None
+
+  def __post_init__(self):
+    for name in (
+      'train_steps', 'num_microbatches', 'log_period', 'save_period', 'checkpoints_to_keep'
+    ):  # fmt: skip
+      if getattr(self, name) < 1:
+        raise ValueError(
+          f'RunConfig.{name} ({name.upper()}) is at least 1, not {getattr(self, name)}.'
+        )
+    if self.data.batch_size % self.num_microbatches:
+      raise ValueError(
+        f'NUM_MICROBATCHES {self.num_microbatches} does not divide BATCH_SIZE '
+        f'{self.data.batch_size}.'
+      )
+
+
+def task_name(dataset: str | None, method: str) -> str:
+  """The SeqIO task or mixture of a method on a data set: 'svamp' and 'dss' make 'svamp_dss'.
+
+  Raises:
+    ValueError: no data set was named.
+  """
+  if dataset is None:
+    raise ValueError(
+      'no data set is named; give --gin_file=datasets/NAME.gin, or --mixture_or_task_name=NAME.'
+    )
+  return f'{dataset}_{method}'
+
+
+def set_up_tasks(run: RunConfig) -> RunConfig:
+  """Registers tasks and sets the process's vocabulary; returns `run` with its vocab_size known.
+
+  Raises:
+    ValueError: the vocabulary is missing, or larger than the model's embedding.
+  """
+  if run.data_dir:
+    os.environ['TFDS_DATA_DIR'] = os.path.expanduser(run.data_dir)
+  tasks = importlib.import_module('dss_jax.tasks')
+  from dss_jax.tasks.vocabulary import padded_vocab_size
+
+  if run.module:
+    importlib.import_module(run.module)
+  vocabulary = tasks.set_vocabulary(run.vocabulary)
+  size = run.model.vocab_size
+  if size is None:
+    size = padded_vocab_size(vocabulary)
+  elif size < vocabulary.vocab_size:
+    raise ValueError(
+      f'VOCAB_SIZE {size} is smaller than the vocabulary {run.vocabulary} with its '
+      f'{vocabulary.vocab_size} ids; VOCAB_SIZE = None takes what is needed.'
+    )
+  return dataclasses.replace(run, model=dataclasses.replace(run.model, vocab_size=size))
+
+
+def save_run_config(run: RunConfig) -> None:
+  """Writes the run folder's config.json, or checks the one that is there.
+
+  Raises:
+    ValueError: the folder's run has other settings than `run`; the message lists them.
+  """
+  folder = epath.Path(run.model_dir)
+  if (folder / FILE).exists():
+    changed = config.differences(load_run_config(folder), run, ignore=FREE)
+    if changed:
+      raise ValueError(
+        f'{folder} holds a run with other settings; choose another MODEL_DIR, or set back '
+        f'(there -> now):\n  ' + '\n  '.join(changed)
+      )
+  folder.mkdir(parents=True, exist_ok=True)
+  config.write_text(folder / FILE, json.dumps(config.to_dict(run), indent=2) + '\n')
+
+
+def load_run_config(model_dir: epath.PathLike) -> RunConfig:
+  """The settings of the run in a folder.
+
+  Raises:
+    ValueError: there is no run.
+  """
+  path = epath.Path(model_dir) / FILE
+  if not path.exists():
+    raise ValueError(f'{model_dir} holds no run: no {FILE}; MODEL_DIR is what `dss train` wrote.')
+  values: dict[str, Any] = json.loads(path.read_text())
+  return dataclasses.replace(config.from_dict(RunConfig, values), model_dir=str(model_dir))

@@ -1,0 +1,378 @@
+"""`dss train`: trains a student, validates it, and keeps its checkpoints.
+
+Owns the order of a run, from the command line to the last checkpoint. The update is steps.py's,
+batches are data.py's, files are checkpoints/manager.py's and metric_writer.py's.
+"""
+
+import collections
+import dataclasses
+import functools
+import math
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh
+
+from dss_jax import (
+  config,
+  data,
+  decoding,
+  evaluator,
+  losses,
+  metric_writer,
+  optimizers,
+  partitioning,
+  steps,
+  train_state,
+)
+from dss_jax.checkpoints import manager
+from dss_jax.models import t5
+from dss_jax.run_config import (
+  RunConfig,
+  load_run_config,
+  save_run_config,
+  set_up_tasks,
+)
+
+BEST_METRIC = 'accuracy'
+
+
+class NonFiniteLossError(RuntimeError):
+  """The loss or its gradient is not a number any more."""
+
+
+class Result(NamedTuple):
+  """How a run ended.
+
+  Attributes:
+    step: updates made.
+    finished: false where a signal ended the run early.
+    best_step: the step that was best on validation, or None.
+    sequences: real sequences (label and rationale rows) trained on by this process's steps.
+    seconds: in this process's training steps, validation and compilation left out.
+  """
+
+  step: int
+  finished: bool
+  best_step: int | None
+  sequences: int
+  seconds: float
+
+
+def main(argv: Sequence[str]) -> int:
+  """Runs `dss train`; returns the exit code."""
+  config.parse(argv, 'runs/train.gin')
+  result = train(config.configured('run_config.RunConfig'))
+  word = 'finished' if result.finished else 'stopped; the same command continues it'
+  print(f'step {result.step}: {word}. best checkpoint on validation: {result.best_step}')
+  return 0
+
+
+def train(run: RunConfig) -> Result:
+  """Trains until `train_steps`, an early stop or a signal, continuing what the folder holds."""
+  # Set-up: tasks and vocabulary, run folder, data, mesh.
+  run = set_up_tasks(run)
+  mesh = partitioning.make_mesh(run.mesh)
+  partitioning.check_batch(
+    mesh, run.data.batch_size // run.num_microbatches, 'BATCH_SIZE / NUM_MICROBATCHES'
+  )
+  mixture = data.load_mixture(run.data.mixture_or_task_name, run.data.split)
+  validation = Validation.of(run, mesh)
+  save_run_config(run)
+  epath.Path(run.model_dir).joinpath('config.gin').write_text(_operative_config())
+  for truncation in data.truncations(mixture, run.data.task_feature_lengths):
+    print(f'warning: {truncation}', file=sys.stderr)
+
+  # State: the folder's latest checkpoint, else INITIAL_CHECKPOINT_PATH, else random.
+  optimizer = optimizers.make_optimizer(run.optimizer)
+  checkpoints = manager.Checkpoints(run.model_dir, run.checkpoints_to_keep, BEST_METRIC)
+  batches = data.TrainBatches(mixture, run.data, jax.process_index(), jax.process_count())
+  state, data_state = initial_state(run, optimizer, mesh, checkpoints)
+  batches.restore(data_state or batches.state)
+
+  # Training.
+  loop = _Loop(run, mesh, optimizer, checkpoints, validation, int(state.step))
+  try:
+    with jax.set_mesh(mesh):
+      return loop.run_until_done(state, batches)
+  finally:
+    loop.close()
+
+
+def initial_state(
+  run: RunConfig, optimizer, mesh: Mesh, checkpoints: manager.Checkpoints
+) -> tuple[train_state.TrainState, dict[str, Any] | None]:
+  """Where training starts, and the data's state there (None: from the beginning).
+
+  1. The latest checkpoint of the run folder: an interrupted run continues.
+  2. The parameters of INITIAL_CHECKPOINT_PATH, with a fresh optimizer.
+  3. Random parameters from the seed.
+  """
+  like = train_state.abstract(run.model, optimizer, mesh)
+  step = checkpoints.latest()
+  if step is not None:
+    print(f'continuing {run.model_dir} from step {step}', file=sys.stderr)
+    return checkpoints.restore(step, like)
+  if run.initial_checkpoint_path is None:
+    return train_state.create(run.model, optimizer, mesh, run.seed), None
+  source = load_run_config(run.initial_checkpoint_path)
+  changed = config.differences(source.model, run.model)
+  shape = [line for line in changed if not line.startswith(('dropout', 'dtype', 'remat', 'scan'))]
+  if shape:
+    raise ValueError(
+      f'INITIAL_CHECKPOINT_PATH {run.initial_checkpoint_path} holds another network than MODEL '
+      f'(there -> here): {"; ".join(shape)}.'
+    )
+  saved = manager.Checkpoints(run.initial_checkpoint_path, read_only=True)
+  params = saved.restore_params('best', like.params)
+  saved.close()
+  make = functools.partial(train_state.from_params, optimizer=optimizer)
+  place = jax.tree.map(lambda leaf: leaf.sharding, like)
+  return jax.jit(make, out_shardings=place)(params), None
+
+
+@dataclasses.dataclass(frozen=True)
+class Validation:
+  """Loss over the mixture and label accuracy on a split, as a function of the parameters."""
+
+  run: RunConfig
+  mesh: Mesh
+  task: str
+  mixture: Sequence[data.TaskExamples]
+  examples: data.Examples
+
+  @classmethod
+  def of(cls, run: RunConfig, mesh: Mesh) -> 'Validation | None':
+    """Loads what is validated on; None where the run does not validate."""
+    if not run.eval.period:
+      return None
+    from dss_jax.tasks import dataset_of
+
+    task = dataset_of(run.data.mixture_or_task_name).evaluation_task
+    mixture = data.load_mixture(run.data.mixture_or_task_name, run.eval.split)
+    examples = evaluator.load_examples(task, run.eval.split, run.eval.num_examples)
+    return cls(run, mesh, task, mixture, examples)
+
+  def __call__(self, params: t5.Params) -> dict[str, float]:
+    """All validation metrics."""
+    run = self.run
+    sums: Any = None
+    for batch in data.epoch_batches(
+      self.mixture, run.data, jax.process_index(), jax.process_count()
+    ):
+      part = self._step(params, partitioning.put_batch(self.mesh, batch.arrays))
+      sums = part if sums is None else jax.tree.map(np.add, sums, jax.device_get(part))
+    metrics = steps.metrics_of_sums(jax.device_get(sums), run.loss)
+    decoder = evaluator.Decoder(
+      config=run.model,
+      decoding=decoding.Decoding(max_length=run.eval.max_decode_length),
+      batch_size=run.eval.batch_size,
+      max_input_length=run.data.task_feature_lengths['inputs'],
+      mesh=self.mesh,
+    )
+    found = evaluator.evaluate(self.task, self.examples, decoder, params)
+    everything: dict[str, Any] = {**metrics, **found.metrics}
+    return {name: float(value) for name, value in everything.items()}
+
+  @functools.cached_property
+  def _step(self):
+    return jax.jit(steps.make_eval_step(self.run.model, self.run.loss))
+
+
+class _Loop:
+  """The steps of one process, and what is written between them."""
+
+  def __init__(self, run, mesh, optimizer, checkpoints, validation, start: int):
+    self.run, self.mesh, self.checkpoints, self.validation = run, mesh, checkpoints, validation
+    step = steps.make_train_step(run.model, run.loss, optimizer, run.seed, run.num_microbatches)
+    self.step = jax.jit(step, donate_argnums=0)
+    self.schedule = optimizers.make_schedule(run.optimizer)
+    self.writer = metric_writer.MetricWriter(run.model_dir, start)
+    self.progress = metric_writer.Progress(run.train_steps, start)
+    self.stop = _StopSignal()
+    # Metrics are looked at one step late, so that the device is never waited for.
+    self.unseen: collections.deque = collections.deque()
+    self.rate = _Rate()
+    self.sequences, self.seconds = 0, 0.0
+
+  def run_until_done(self, state: train_state.TrainState, batches: data.TrainBatches) -> Result:
+    """Steps until the run is done, stopped early, or told to stop."""
+    done = int(state.step)
+    validated = None
+    finished = done >= self.run.train_steps
+    data_state = batches.state
+
+    def put(batch: data.Batch):
+      return batch, partitioning.put_batch(self.mesh, batch.arrays)
+
+    with data.Prefetch(batches, put) as prefetched:
+      while not finished:
+        batch, arrays = next(prefetched)
+        state, metrics = self.step(state, arrays)
+        done, data_state = done + 1, batch.state
+        self.unseen.append((done, metrics, batch))
+        self._look(leave=1)
+        finished = done == self.run.train_steps
+        validated = self._validate(done, state) if self._due('eval', done) else None
+        finished = finished or self._no_progress()
+        if finished or self.stop.asked or validated or self._due('save', done):
+          self._look(leave=0)
+          self.checkpoints.save(state, data_state, validated)
+          self.rate.restart()
+        if self.stop.asked:
+          break
+        self.progress.advance(done)
+    self._look(leave=0)
+    self.checkpoints.wait()
+    return Result(done, finished, self.checkpoints.best(), self.sequences, self.seconds)
+
+  def close(self) -> None:
+    """Flushes and frees all, also after an error."""
+    self.stop.restore()
+    self.progress.close()
+    self.writer.close()
+    self.checkpoints.close()
+
+  def _due(self, what: str, step: int) -> bool:
+    if what == 'eval':
+      period = self.run.eval.period
+      return bool(period) and (step % period == 0 or step == self.run.train_steps)
+    return step % self.run.save_period == 0
+
+  def _look(self, leave: int) -> None:
+    """Checks and logs the metrics of all steps but the last `leave`."""
+    while len(self.unseen) > leave:
+      step, metrics, batch = self.unseen.popleft()
+      metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
+      if not all(math.isfinite(metrics[name]) for name in ('loss', 'grad_norm')):
+        raise _not_finite(step, metrics, batch, self.checkpoints)
+      self.sequences += batch.sequences
+      self.seconds += self.rate.add(batch)
+      if step % self.run.log_period == 0 or step == 1:
+        self._log(step, metrics)
+
+  def _log(self, step: int, metrics: Mapping[str, float]) -> None:
+    rate = self.rate.of(self.run.data)
+    learning_rate = float(self.schedule(step - 1))
+    self.writer.write(step, 'train', {**metrics, 'learning_rate': learning_rate, **rate})
+    parts = [f'loss {metrics["loss"]:.4f}']
+    for task in losses.TASKS:
+      if metrics[f'{task}/rows']:
+        parts.append(f'{task} {metrics[f"{task}/loss"]:.4f}')
+    if rate:
+      parts.append(f'{rate["examples_per_second"]:.0f} ex/s')
+      parts.append(f'{rate["tokens_per_second"]:.0f} tok/s')
+      parts.append(f'pad {rate["padding"]:.0%}')
+    self.progress.line(step, '  '.join(parts))
+
+  def _validate(self, step: int, state: train_state.TrainState) -> dict[str, float]:
+    assert self.validation is not None
+    self._look(leave=0)
+    began = time.perf_counter()
+    metrics = self.validation(state.params)
+    self.writer.write(step, 'validation', metrics)
+    seconds = time.perf_counter() - began
+    self.progress.say(
+      f'validation at step {step}: loss {metrics["loss"]:.4f}  '
+      f'accuracy {metrics["accuracy"]:.4f}  ({len(self.validation.examples)} examples, '
+      f'{seconds:.1f} s)'
+    )
+    return metrics
+
+  def _no_progress(self) -> bool:
+    """Whether the best accuracy is `patience` validations old, this run's earlier lives counted."""
+    patience = self.run.eval.patience
+    if patience is None:
+      return False
+    rows = metric_writer.read_metrics(self.run.model_dir)
+    history = [row[BEST_METRIC] for row in rows if row['kind'] == 'validation']
+    stale = len(history) - 1 - history.index(max(history)) if history else 0
+    return stale >= patience
+
+
+class _Rate:
+  """Examples, tokens and seconds since the last line; the time of saving and validation left out.
+
+  The first step after a start is not counted: it compiles.
+  """
+
+  def __init__(self):
+    self.since: float | None = None
+    self.sequences = self.tokens = self.rows = 0
+    self.seconds = 0.0
+
+  def restart(self) -> None:
+    """The next step starts a new interval: other work has come between."""
+    self.since = None
+
+  def add(self, batch: data.Batch) -> float:
+    """Counts a batch that was seen to be done; returns the seconds that it took."""
+    now = time.perf_counter()
+    taken = 0.0 if self.since is None else now - self.since
+    if self.since is not None:
+      self.sequences += batch.sequences
+      self.tokens += batch.tokens
+      self.rows += len(batch.arrays['decoder_target_tokens']) * jax.process_count()
+      self.seconds += taken
+    self.since = now
+    return taken
+
+  def of(self, shape: data.DataConfig) -> dict[str, float]:
+    """Rates since the last call, empty where nothing was counted."""
+    if not self.rows:
+      return {}
+    places = self.rows * sum(shape.task_feature_lengths.values())
+    rates = {
+      'examples_per_second': self.sequences / self.seconds,
+      'tokens_per_second': self.tokens / self.seconds,
+      'padding': 1.0 - self.tokens / places,
+    }
+    self.sequences = self.tokens = self.rows = 0
+    self.seconds = 0.0
+    return rates
+
+
+class _StopSignal:
+  """Set by SIGTERM or Ctrl-C: the loop saves and ends. A second Ctrl-C ends at once."""
+
+  def __init__(self):
+    self.asked = False
+    self._before: dict[int, Any] = {}
+    try:
+      for number in (signal.SIGTERM, signal.SIGINT):
+        self._before[number] = signal.signal(number, self._ask)
+    except ValueError:  # not the main thread: whoever runs us there handles signals
+      self._before = {}
+
+  def _ask(self, number, frame) -> None:
+    self.asked = True
+    print(f'{signal.Signals(number).name}: saving after this step', file=sys.stderr)
+    self.restore()
+
+  def restore(self) -> None:
+    """Puts the earlier handlers back."""
+    for number, handler in self._before.items():
+      signal.signal(number, handler)
+
+
+def _not_finite(step, metrics, batch, checkpoints: manager.Checkpoints) -> NonFiniteLossError:
+  checkpoints.wait()
+  ids = sorted(set(batch.example_ids[batch.example_ids >= 0].tolist()))
+  return NonFiniteLossError(
+    f'the loss is not finite at step {step} (loss {metrics["loss"]}, gradient norm '
+    f'{metrics["grad_norm"]}); the batch holds the examples {ids}. The last good checkpoint is '
+    f'step {checkpoints.latest()}. A smaller LEARNING_RATE, a CLIP_NORM or DTYPE = "float32" mends '
+    'it, if those examples are as they should be.'
+  )
+
+
+def _operative_config() -> str:
+  import gin
+
+  return gin.operative_config_str()
