@@ -92,6 +92,11 @@ def configured(selector: str) -> Any:
     raise ConfigError(first) from error
 
 
+def operative() -> str:
+  """The gin configuration that was used, as a gin file that repeats it."""
+  return gin.operative_config_str()
+
+
 def to_dict(config: Any) -> dict[str, Any]:
   """A dataclass as plain JSON values."""
   return json.loads(json.dumps(dataclasses.asdict(config), default=dict))

@@ -54,8 +54,9 @@ class Result(NamedTuple):
     step: updates made.
     finished: false where a signal ended the run early.
     best_step: the step that was best on validation, or None.
-    sequences: real sequences (label and rationale rows) trained on by this process's steps.
-    seconds: in this process's training steps, validation and compilation left out.
+    sequences: real sequences (label and rationale rows) that were timed, earlier lives of the run
+      included.
+    seconds: they took; compilation, validation and saving left out.
   """
 
   step: int
@@ -85,7 +86,7 @@ def train(run: RunConfig) -> Result:
   mixture = data.load_mixture(run.data.mixture_or_task_name, run.data.split)
   validation = Validation.of(run, mesh)
   save_run_config(run)
-  epath.Path(run.model_dir).joinpath('config.gin').write_text(_operative_config())
+  config.write_text(epath.Path(run.model_dir) / 'config.gin', config.operative())
   for truncation in data.truncations(mixture, run.data.task_feature_lengths):
     print(f'warning: {truncation}', file=sys.stderr)
 
@@ -97,7 +98,7 @@ def train(run: RunConfig) -> Result:
   batches.restore(data_state or batches.state)
 
   # Training.
-  loop = _Loop(run, mesh, optimizer, checkpoints, validation, int(state.step))
+  loop = _Loop(run, mesh, optimizer, checkpoints, validation, int(state.step), data_state or {})
   try:
     with jax.set_mesh(mesh):
       return loop.run_until_done(state, batches)
@@ -188,7 +189,7 @@ class Validation:
 class _Loop:
   """The steps of one process, and what is written between them."""
 
-  def __init__(self, run, mesh, optimizer, checkpoints, validation, start: int):
+  def __init__(self, run, mesh, optimizer, checkpoints, validation, start: int, past: Mapping):
     self.run, self.mesh, self.checkpoints, self.validation = run, mesh, checkpoints, validation
     step = steps.make_train_step(run.model, run.loss, optimizer, run.seed, run.num_microbatches)
     self.step = jax.jit(step, donate_argnums=0)
@@ -199,7 +200,7 @@ class _Loop:
     # Metrics are looked at one step late, so that the device is never waited for.
     self.unseen: collections.deque = collections.deque()
     self.rate = _Rate()
-    self.sequences, self.seconds = 0, 0.0
+    self.sequences, self.seconds = past.get('sequences', 0), past.get('seconds', 0.0)
 
   def run_until_done(self, state: train_state.TrainState, batches: data.TrainBatches) -> Result:
     """Steps until the run is done, stopped early, or told to stop."""
@@ -223,7 +224,8 @@ class _Loop:
         finished = finished or self._no_progress()
         if finished or self.stop.asked or validated or self._due('save', done):
           self._look(leave=0)
-          self.checkpoints.save(state, data_state, validated)
+          past = {'sequences': self.sequences, 'seconds': self.seconds}
+          self.checkpoints.save(state, {**data_state, **past}, validated)
           self.rate.restart()
         if self.stop.asked:
           break
@@ -252,8 +254,9 @@ class _Loop:
       metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
       if not all(math.isfinite(metrics[name]) for name in ('loss', 'grad_norm')):
         raise _not_finite(step, metrics, batch, self.checkpoints)
-      self.sequences += batch.sequences
-      self.seconds += self.rate.add(batch)
+      seconds = self.rate.add(batch)
+      self.sequences += batch.sequences if seconds else 0
+      self.seconds += seconds
       if step % self.run.log_period == 0 or step == 1:
         self._log(step, metrics)
 
@@ -370,9 +373,3 @@ def _not_finite(step, metrics, batch, checkpoints: manager.Checkpoints) -> NonFi
     f'step {checkpoints.latest()}. A smaller LEARNING_RATE, a CLIP_NORM or DTYPE = "float32" mends '
     'it, if those examples are as they should be.'
   )
-
-
-def _operative_config() -> str:
-  import gin
-
-  return gin.operative_config_str()

@@ -1,0 +1,38 @@
+# make smoke   sets up .venv and runs the main job on the embedded data: trains and compares two students
+# make test    sets up what is missing and runs the tests
+# make check   lint, format and types
+# make install, make install-test: the set-up alone
+
+PYTHON ?= python3
+VENV := .venv
+RUN ?= runs/smoke-$(shell date +%Y%m%d-%H%M%S)
+
+.PHONY: smoke test check install install-test clean
+.DELETE_ON_ERROR:
+
+smoke: install
+	launch/local.sh compare --gin_file=runs/smoke.gin --model_dir=$(RUN)
+
+test: install-test
+	$(VENV)/bin/python -m pytest
+
+check: install-test
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy dss_jax tasks
+
+install: $(VENV)/.installed
+install-test: $(VENV)/.installed-test
+
+$(VENV)/.installed: requirements.txt setup.py pyproject.toml
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed requirements-test.txt
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info
