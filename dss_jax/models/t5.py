@@ -218,11 +218,12 @@ class T5(nnx.Module):
 
     def layer(x, inputs):
       module, number = inputs
-      return module(x, mask, bias, layers.fold_in(row_keys, number + 1), rate), None
+      return module(x, mask, bias, layers.fold_in(row_keys, number + 2), rate), None
 
-    x = layers.dropout(self._embed(inputs), row_keys, 5, rate)
+    # A stack's own dropouts are sites 0 and 1, so its layers' keys start at 2.
+    x = layers.dropout(self._embed(inputs), row_keys, 0, rate)
     x, _ = self._scan(layer, x, (self.encoder_layers, jnp.arange(self.config.num_encoder_layers)))
-    return layers.dropout(self.encoder_norm(x), row_keys, 6, rate)
+    return layers.dropout(self.encoder_norm(x), row_keys, 1, rate)
 
   @jax.named_scope('decode')
   def decode(
@@ -243,12 +244,12 @@ class T5(nnx.Module):
 
     def layer(x, inputs):
       module, number = inputs
-      keys = layers.fold_in(row_keys, number + 1)
+      keys = layers.fold_in(row_keys, number + 2)
       return module(x, encoded, mask, cross_mask, bias, keys, rate), None
 
-    x = layers.dropout(self._embed(targets_in), row_keys, 5, rate)
+    x = layers.dropout(self._embed(targets_in), row_keys, 0, rate)
     x, _ = self._scan(layer, x, (self.decoder_layers, jnp.arange(self.config.num_decoder_layers)))
-    return self._logits(layers.dropout(self.decoder_norm(x), row_keys, 6, rate))
+    return self._logits(layers.dropout(self.decoder_norm(x), row_keys, 1, rate))
 
   @jax.named_scope('init_cache')
   def init_cache(
@@ -261,8 +262,8 @@ class T5(nnx.Module):
     """An empty cache for `length` tokens of `beams` hypotheses for every input."""
     project = jax.vmap(lambda layer: layer.cross_attention.project_key_value(encoded))
     cross_key, cross_value = project(self.decoder_layers)
-    heads, _, _, num_heads, head_dim = cross_key.shape
-    shape = (heads, encoded.shape[0] * beams, length, num_heads, head_dim)
+    num_layers, _, _, num_heads, head_dim = cross_key.shape
+    shape = (num_layers, encoded.shape[0] * beams, length, num_heads, head_dim)
     empty = jnp.zeros(shape, encoded.dtype)
     return DecodeCache(empty, empty, cross_key, cross_value, inputs_mask, jnp.zeros((), jnp.int32))
 
