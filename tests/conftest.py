@@ -21,6 +21,8 @@ import pytest
 
 # Not through XLA_FLAGS: a process that a test starts has one device, as a user's has.
 jax.config.update('jax_num_cpu_devices', 8)
+# Tests compile more than they compute: this halves their time.
+jax.config.update('jax_disable_most_optimizations', True)
 jaxtyping.install_import_hook(
   ['dss_jax.models', 'dss_jax.losses', 'dss_jax.optimizers', 'dss_jax.decoding'],
   'beartype.beartype',

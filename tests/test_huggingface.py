@@ -15,6 +15,14 @@ from dss_jax.models import t5
 GRADIENT = 'gradient/'
 
 
+@pytest.fixture(autouse=True)
+def _optimized():
+  """Compiled as a user's program is, unlike the other tests (see conftest.py)."""
+  jax.config.update('jax_disable_most_optimizations', False)
+  yield
+  jax.config.update('jax_disable_most_optimizations', True)
+
+
 def _config(version: str, **changes) -> t5.T5Config:
   sizes = make_t5.SIZES
   return t5.T5Config(
