@@ -1,0 +1,186 @@
+"""The shape of the code: which module may import which, and the house rules a program can check.
+
+A module imports from its own layer or from below it, and no modules import each other in a circle.
+"""
+
+import ast
+import functools
+import pathlib
+
+import pytest
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+LAYERS = {
+  0: ('partitioning', 'config', 'metric_writer'),
+  1: ('models', 'losses', 'optimizers', 'tasks'),
+  2: ('train_state', 'data', 'examples', 'packing', 'prefetch', 'decoding', 'checkpoints'),
+  3: ('steps', 'evaluator', 'run_config'),
+  4: ('train', 'evaluate', 'predict', 'compare', 'prepare', 'vocab'),
+  5: ('cli', '__main__'),
+}
+LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names}
+MAX_LINES = 400
+
+
+def _python_files(*folders: str) -> dict[str, pathlib.Path]:
+  """Every Python file below these folders of the repository, by its path there."""
+  files = (file for folder in folders for file in (REPOSITORY / folder).rglob('*.py'))
+  return {str(file.relative_to(REPOSITORY)): file for file in sorted(files)}
+
+
+OURS = _python_files('dss_jax', 'tasks', 'launch')
+EVERYTHING = {**OURS, **_python_files('tests', 'benchmarks')}
+
+
+@functools.cache
+def _tree(path: str) -> ast.Module:
+  return ast.parse(EVERYTHING[path].read_text(encoding='utf-8'), filename=path)
+
+
+def _module(path: str) -> str:
+  """The name a file is imported by: tasks/svamp.py is dss_jax.tasks.svamp."""
+  parts = pathlib.PurePath(path).with_suffix('').parts
+  parts = parts if parts[0] == 'dss_jax' else ('dss_jax', *parts)
+  return '.'.join(parts).removesuffix('.__init__')
+
+
+MODULES = {_module(path): path for path in OURS}
+
+
+def _imports(path: str) -> set[str]:
+  """Every module that a file imports, at the top or within a function, by its full name."""
+  found = set()
+  for node in ast.walk(_tree(path)):
+    if isinstance(node, ast.Import):
+      found |= {alias.name for alias in node.names}
+    elif isinstance(node, ast.ImportFrom):
+      package = _module(path).split('.')
+      package = package if path.endswith('__init__.py') else package[:-1]
+      start = package[: len(package) - node.level + 1] if node.level else []
+      base = '.'.join([*start, *([node.module] if node.module else [])])
+      for alias in node.names:
+        name = f'{base}.{alias.name}'
+        found.add(name if name in MODULES else base)
+  return found
+
+
+def _our_imports(path: str) -> set[str]:
+  """As `_imports`, of our own modules only, without the packages around them."""
+  return {name for name in _imports(path) if name in MODULES and name != 'dss_jax'}
+
+
+def _libraries(path: str) -> set[str]:
+  return {name.split('.')[0] for name in _imports(path)}
+
+
+def _part(module: str) -> str | None:
+  """The name that stands in the table of layers: `dss_jax.models.t5` is 'models'."""
+  parts = module.split('.')
+  return parts[1] if len(parts) > 1 else None
+
+
+def _in(folder: str) -> list[str]:
+  return [path for path in OURS if path.startswith(folder)]
+
+
+# ---------------------------------------------------------------- layers
+
+
+def test_every_module_has_a_layer():
+  parts = {_part(module) for module in MODULES} - {None, 'launch'}
+  assert parts <= set(LAYER_OF), f'add to LAYERS: {sorted(parts - set(LAYER_OF))}'
+
+
+@pytest.mark.parametrize('path', [path for path in OURS if _part(_module(path)) in LAYER_OF])
+def test_imports_do_not_point_upward(path):
+  layer = LAYER_OF[_part(_module(path))]
+  upward = {name for name in _our_imports(path) if LAYER_OF.get(_part(name), 9) > layer}
+  assert not upward, f'{path} (layer {layer}) imports {sorted(upward)}'
+
+
+def test_no_modules_import_each_other_in_a_circle():
+  waiting = {module: _our_imports(path) - {module} for module, path in MODULES.items()}
+  while free := {module for module, needed in waiting.items() if not needed & set(waiting)}:
+    waiting = {module: needed for module, needed in waiting.items() if module not in free}
+  assert not waiting, f'a circle among {sorted(waiting)}'
+
+
+@pytest.mark.parametrize('path', _in('dss_jax/models'))
+def test_the_network_knows_only_jax_and_flax(path):
+  allowed = {'jax', 'flax', 'jaxtyping', 'dss_jax', 'dataclasses', 'functools', 'math'}
+  assert _libraries(path) <= allowed | {'typing', 'collections'}
+  assert all(_part(name) == 'models' for name in _our_imports(path))
+
+
+@pytest.mark.parametrize('path', ['dss_jax/losses.py', 'dss_jax/optimizers.py'])
+def test_losses_and_optimizers_know_nothing_of_the_network_or_the_data(path):
+  assert not {_part(name) for name in _our_imports(path)} & {'models', 'tasks'}
+  assert not _libraries(path) & {'flax', 'gin', 'orbax', 'seqio', 'tensorflow'}
+
+
+@pytest.mark.parametrize('path', _in('tasks'))
+def test_tasks_need_neither_jax_nor_the_rest_of_the_package(path):
+  assert not _libraries(path) & {'jax', 'jaxlib', 'flax', 'optax', 'orbax', 'torch', 'gin'}
+  assert all(_part(name) == 'tasks' for name in _our_imports(path))
+
+
+def test_only_the_configuration_knows_gin():
+  users = {path for path in OURS if 'gin' in _libraries(path)}
+  assert users <= {'dss_jax/config.py'}
+
+
+def test_nothing_needs_torch():
+  assert not [path for path in OURS if _libraries(path) & {'torch', 't5x', 'flaxformer'}]
+
+
+# ---------------------------------------------------------------- house rules
+
+
+def test_gin_is_data_and_never_a_package():
+  """A gin/__init__.py would shadow the library `gin` for everything run from the repository."""
+  assert not list((REPOSITORY / 'gin').rglob('*.py'))
+  assert list((REPOSITORY / 'gin').rglob('*.gin'))
+
+
+@pytest.mark.parametrize('path', EVERYTHING)
+def test_files_are_short_and_say_what_they_own(path):
+  lines = EVERYTHING[path].read_text(encoding='utf-8').splitlines()
+  assert len(lines) <= MAX_LINES
+  assert not lines or ast.get_docstring(_tree(path)), 'no docstring at the top'
+
+
+@pytest.mark.parametrize('path', OURS)
+def test_functions_are_short(path):
+  for node in ast.walk(_tree(path)):
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+      lines = node.end_lineno - node.lineno + 1
+      assert lines <= 80, f'{node.name} has {lines} lines'
+
+
+@pytest.mark.parametrize('path', OURS)
+def test_no_text_is_executed(path):
+  called = {
+    node.func.id
+    for node in ast.walk(_tree(path))
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+  }
+  assert not called & {'eval', 'exec'}
+
+
+@pytest.mark.parametrize('path', OURS)
+def test_public_names_have_docstrings(path):
+  """Functions and classes of a module, and the methods of classes that inherit from nothing."""
+  definitions = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+  public = [node for node in _tree(path).body if isinstance(node, definitions)]
+  public = [node for node in public if not node.name.startswith('_')]
+  for node in [node for node in public if isinstance(node, ast.ClassDef) and not node.bases]:
+    methods = [method for method in node.body if isinstance(method, definitions)]
+    public += [method for method in methods if not method.name.startswith('_')]
+  missing = [node.name for node in public if not ast.get_docstring(node)]
+  assert not missing
+
+
+@pytest.mark.parametrize('path', OURS)
+def test_no_module_is_a_drawer(path):
+  """Names such as `utils` say nothing of what a module owns."""
+  assert not set(pathlib.PurePath(path).with_suffix('').parts) & {'utils', 'common', 'helpers'}
