@@ -172,9 +172,9 @@ def evaluate(
   """
   outputs = decoder(params, examples, progress)
   predictions = [to_text(row) for row in outputs.tokens]
-  is_rationale = int(examples.task_ids[0]) == RATIONALE
-  score = _score_rationales if is_rationale else _score_labels
-  targets = examples.texts['targets_pretokenized' if is_rationale else 'label']
+  rationale = is_rationale(examples)
+  score = _score_rationales if rationale else _score_labels
+  targets = examples.texts['targets_pretokenized' if rationale else 'label']
   found, own = score(dataset_of(task).metric, targets, predictions)
   found['unfinished'] = float(np.mean(~(outputs.tokens == decoding.EOS_ID).any(axis=1)))
   columns = {
@@ -187,6 +187,11 @@ def evaluate(
   }
   records = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
   return Evaluation(found, records, decoder.truncated(examples))
+
+
+def is_rationale(examples: data.Examples) -> bool:
+  """Whether the examples' targets are rationales, not labels."""
+  return int(examples.task_ids[0]) == RATIONALE
 
 
 def to_text(tokens: np.ndarray) -> str:
