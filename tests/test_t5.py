@@ -276,12 +276,16 @@ def test_cached_decoding_equals_teacher_forcing_at_every_step(tiny_config, beams
 
 
 def test_the_cache_counts_its_tokens_and_keeps_the_encoder_once(tiny_config, tiny_params):
-  network = t5.bind(tiny_config, tiny_params)
-  encoded = jnp.ones((2, 7, 16))
-  cache = network.init_cache(encoded, jnp.ones((2, 7), bool), length=5, beams=3)
+
+  @jax.jit
+  def empty_and_after_one_step(params):
+    network = t5.bind(tiny_config, params)
+    cache = network.init_cache(jnp.ones((2, 7, 16)), jnp.ones((2, 7), bool), length=5, beams=3)
+    return cache, *network.decode_step(jnp.zeros(6, jnp.int32), cache)
+
+  cache, logits, after = empty_and_after_one_step(tiny_params)
   assert cache.self_key.shape == cache.self_value.shape == (2, 6, 5, 2, 8)
   assert cache.cross_key.shape == cache.cross_value.shape == (2, 2, 7, 2, 8)
-  logits, after = network.decode_step(jnp.zeros(6, jnp.int32), cache)
   assert logits.shape == (6, VOCAB) and logits.dtype == jnp.float32
   assert cache.position == 0 and after.position == 1
   assert (after.self_key[:, :, 0] != 0).any() and (after.self_key[:, :, 1:] == 0).all()
@@ -301,13 +305,14 @@ def test_bfloat16_stays_near_float32_and_its_logits_are_float32(tiny_config, tin
   assert encode.dtype == jnp.bfloat16
 
 
-def test_bfloat16_gradients_are_float32_and_near(tiny_config, tiny_params, scanned):
+def test_bfloat16_gradients_are_float32_and_near(tiny_config, tiny_params):
   config = dataclasses.replace(tiny_config, dtype='bfloat16')
-  loss, gradients = _loss_and_gradients(config, tiny_params, _batch(), _row_keys(4))
+  loss, gradients = _loss_and_gradients(config, tiny_params, _batch())
+  _, exact = _loss_and_gradients(tiny_config, tiny_params, _batch())
   assert loss.dtype == jnp.float32
   assert all(gradient.dtype == jnp.float32 for gradient in jax.tree.leaves(gradients))
   norm = lambda tree: np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(tree)))  # noqa: E731
-  assert norm(jax.tree.map(jnp.subtract, gradients, scanned[1])) < 0.05 * norm(scanned[1])
+  assert 0 < norm(jax.tree.map(jnp.subtract, gradients, exact)) < 0.05 * norm(exact)
 
 
 def test_bfloat16_decoding_equals_its_own_teacher_forcing(tiny_config, tiny_params):
@@ -329,8 +334,7 @@ def _dropped(config, params, batch, row_keys):
 
 def test_without_keys_there_is_no_dropout(tiny_config, tiny_params):
   off = dataclasses.replace(tiny_config, dropout_rate=0.0)
-  one, other = _logits(tiny_config, tiny_params, *_batch()), _logits(off, tiny_params, *_batch())
-  np.testing.assert_array_equal(one, other)
+  one = _logits(tiny_config, tiny_params, *_batch())
   dropped = _dropped(tiny_config, tiny_params, _batch(), _row_keys(4))
   assert np.abs(dropped - one).max() > 1e-2
   np.testing.assert_array_equal(_dropped(off, tiny_params, _batch(), _row_keys(4)), one)
