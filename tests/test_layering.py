@@ -14,7 +14,7 @@ LAYERS = {
   0: ('partitioning', 'config', 'metric_writer'),
   1: ('models', 'losses', 'optimizers', 'tasks'),
   2: ('train_state', 'data', 'examples', 'packing', 'prefetch', 'decoding', 'checkpoints'),
-  3: ('steps', 'evaluator', 'run_config'),
+  3: ('steps', 'evaluator', 'run_config', 'student'),
   4: ('train', 'evaluate', 'predict', 'compare', 'prepare', 'vocab'),
   5: ('cli', '__main__'),
 }
