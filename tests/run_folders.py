@@ -1,0 +1,65 @@
+"""A small data set of text labels, and run folders of untrained students, to test drivers on."""
+
+import seqio
+import tensorflow as tf
+
+from dss_jax import data, optimizers, partitioning, run_config, train_state
+from dss_jax.checkpoints import manager
+from dss_jax.models import t5
+from dss_jax.tasks.registration import register_dataset
+
+NAME = 'run_folders'
+INPUTS = [
+  'Is rain wet?',
+  'A dog runs.</s>An animal moves.',
+  'x',
+  'Are twenty stones heavy in all?',
+  'No',
+]
+ROWS = {
+  'input': INPUTS,
+  'label': ['yes', 'entailment', 'no', 'yes', 'no'],
+  'rationale': ['Rain is water.', 'Dogs are animals.', 'x is short.', 'Stones weigh.', 'No is no.'],
+  'teacher_label': ['yes', 'neutral', 'no', 'no', 'no'],
+}
+MODEL = t5.T5Config(
+  vocab_size=384,
+  emb_dim=16,
+  num_heads=2,
+  head_dim=8,
+  mlp_dim=32,
+  num_encoder_layers=1,
+  num_decoder_layers=1,
+  dtype='float32',
+)
+
+
+def register() -> None:
+  """Registers the data set, once a process."""
+  if f'{NAME}_label' not in seqio.TaskRegistry.names():
+    read = lambda split, shuffle_files: tf.data.Dataset.from_tensor_slices(ROWS)  # noqa: E731
+    register_dataset(NAME, seqio.FunctionDataSource(read, ['train', 'validation', 'test']))
+
+
+def make_run(folder, method: str = 'dss', steps: tuple[int, ...] = (1, 2), best: int = 1) -> str:
+  """A run folder as `dss train` leaves it, with other random parameters at every step."""
+  register()
+  run = run_config.RunConfig(
+    model_dir=str(folder),
+    model=MODEL,
+    data=data.DataConfig(f'{NAME}_{method}', {'inputs': 48, 'targets': 12}, 8),
+    vocabulary='bytes',
+    train_steps=2,
+    eval=run_config.EvalConfig(max_decode_length=8),
+  )
+  run_config.save_run_config(run)
+  model = run_config.set_up_tasks(run).model
+  mesh = partitioning.make_mesh(partitioning.MeshConfig())
+  optimizer = optimizers.make_optimizer(optimizers.OptimizerConfig())
+  checkpoints = manager.Checkpoints(run.model_dir, keep=len(steps))
+  for step in steps:
+    state = train_state.create(model, optimizer, mesh, seed=step)
+    state = state._replace(step=state.step + step)
+    checkpoints.save(state, {}, {'accuracy': 1.0 if step == best else 0.0})
+  checkpoints.close()
+  return run.model_dir
