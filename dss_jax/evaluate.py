@@ -78,12 +78,12 @@ def evaluate(settings: EvaluateConfig) -> dict[str, Any]:
 
 
 def write_records(path: epath.Path, records: Sequence[Mapping[str, Any]]) -> None:
-  """Writes JSON lines, all or none.
+  """Writes JSON lines, all or none; ASCII, as some readers also split lines at U+2028 and others.
 
   Raises:
     ValueError: the folder does not exist or cannot be written.
   """
-  lines = [json.dumps(record, ensure_ascii=False) + '\n' for record in records]
+  lines = [json.dumps(record) + '\n' for record in records]
   try:
     config.write_text(path, ''.join(lines))
   except OSError as error:

@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
     evaluate.write_records(epath.Path(settings.output), answers)
   else:
     for answer in answers:
-      print(json.dumps(answer, ensure_ascii=False))
+      print(json.dumps(answer))
   return 0
 
 

@@ -22,6 +22,7 @@ ROWS = {
   'rationale': ['Rain is water.', 'Dogs are animals.', 'x is short.', 'Stones weigh.', 'No is no.'],
   'teacher_label': ['yes', 'neutral', 'no', 'no', 'no'],
 }
+LENGTHS = {'inputs': 48, 'targets': 12}
 MODEL = t5.T5Config(
   vocab_size=384,
   emb_dim=16,
@@ -47,15 +48,16 @@ def make_run(folder, method: str = 'dss', steps: tuple[int, ...] = (1, 2), best:
   run = run_config.RunConfig(
     model_dir=str(folder),
     model=MODEL,
-    data=data.DataConfig(f'{NAME}_{method}', {'inputs': 48, 'targets': 12}, 8),
+    data=data.DataConfig(f'{NAME}_{method}', LENGTHS, 8),
     vocabulary='bytes',
     train_steps=2,
+    optimizer=optimizers.OptimizerConfig(schedule='constant'),
     eval=run_config.EvalConfig(max_decode_length=8),
   )
   run_config.save_run_config(run)
   model = run_config.set_up_tasks(run).model
   mesh = partitioning.make_mesh(partitioning.MeshConfig())
-  optimizer = optimizers.make_optimizer(optimizers.OptimizerConfig())
+  optimizer = optimizers.make_optimizer(run.optimizer)
   checkpoints = manager.Checkpoints(run.model_dir, keep=len(steps))
   for step in steps:
     state = train_state.create(model, optimizer, mesh, seed=step)

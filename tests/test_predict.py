@@ -1,0 +1,121 @@
+"""`dss predict`: inputs of one's own become the tasks' tokens and get a label and a rationale."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import run_folders
+from run_folders import INPUTS, NAME
+
+from dss_jax import evaluate, evaluator, predict
+from dss_jax.tasks import LABEL, RATIONALE, vocabulary
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  return run_folders.make_run(tmp_path_factory.mktemp('predict') / 'run')
+
+
+def run_main(capsys, *arguments):
+  assert predict.main(list(arguments)) == 0
+  return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.mark.parametrize('spec', ['bytes', 'embedded'])
+@pytest.mark.parametrize(
+  ('task', 'task_id', 'prefixed'),
+  [('label', LABEL, True), ('rationale', RATIONALE, True), ('standard', LABEL, False)],
+)
+def test_tokens_are_those_of_the_task(spec, task, task_id, prefixed):
+  run_folders.register()
+  with vocabulary.temporary_vocabulary(spec):
+    expected = evaluator.load_examples(f'{NAME}_{task}', 'test')
+    found = predict.encode(INPUTS, task_id, prefixed)
+  np.testing.assert_array_equal(found.inputs, expected.inputs)
+  np.testing.assert_array_equal(found.input_offsets, expected.input_offsets)
+  assert found.task_ids.tolist() == [task_id] * len(INPUTS)
+  assert len(found.target_lengths) == len(INPUTS)
+
+
+def test_answers_are_those_of_evaluation(run):
+  answers = predict.predict(predict.PredictConfig(run), INPUTS)
+  assert [answer['input'] for answer in answers] == INPUTS
+  for task in ('label', 'rationale'):
+    output = f'{run}/{task}.jsonl'
+    evaluate.evaluate(evaluate.EvaluateConfig(run, task=f'{NAME}_{task}', output=output))
+    with open(output, encoding='utf-8') as lines:
+      expected = [json.loads(line)['prediction'] for line in lines]
+    assert [answer[task] for answer in answers] == expected
+    assert len(set(expected)) > 1
+
+
+def test_an_input_given_alone_gets_the_same_answer(run):
+  together = predict.predict(predict.PredictConfig(run), INPUTS)
+  assert predict.predict(predict.PredictConfig(run), INPUTS[1:2]) == together[1:2]
+
+
+def test_a_student_without_prefixes_has_no_rationale(tmp_path):
+  run = run_folders.make_run(tmp_path / 'run', 'standard')
+  (answer,) = predict.predict(predict.PredictConfig(run), ['Is rain wet?'])
+  assert answer['rationale'] is None
+  assert isinstance(answer['label'], str)
+
+
+def test_inputs_come_from_arguments_files_and_standard_input(run, tmp_path, capsys, monkeypatch):
+  for name in ('one.jsonl', 'two.txt'):
+    (tmp_path / name).write_text(f'{{"input": "{name} \\u2028 é", "label": "x"}}\n\n', 'utf-8')
+  monkeypatch.setattr('sys.stdin', io.StringIO('{"input": "read"}\n{"input": "twice"}\n'))
+  answers = run_main(
+    capsys, '--input=5 = 2 + 3', f'--model_dir={run}', '--input', 'apart',
+    f'--input={tmp_path}/one.jsonl', f'--input_file={tmp_path}/two.txt', '--input=-',
+  )  # fmt: skip
+  inputs = [answer['input'] for answer in answers]
+  files = ['one.jsonl \u2028 é', 'two.txt \u2028 é']
+  assert inputs == ['5 = 2 + 3', 'apart', *files, 'read', 'twice']
+  assert all(set(answer) == {'input', 'label', 'rationale'} for answer in answers)
+
+
+def test_answers_can_go_to_a_file(run, tmp_path, capsys):
+  output = tmp_path / 'answers.jsonl'
+  assert run_main(capsys, f'--model_dir={run}', '--input=x', f'--output={output}') == []
+  (line,) = output.read_text('utf-8').splitlines()
+  assert json.loads(line)['input'] == 'x'
+  assert [path.name for path in tmp_path.iterdir()] == ['answers.jsonl']
+
+
+def test_cut_inputs_are_reported_apart_from_the_answers(run, capsys):
+  assert predict.main([f'--model_dir={run}', f'--input={"long " * 20}', '--input=short']) == 0
+  captured = capsys.readouterr()
+  assert 'label: 1 of 2 inputs are cut at 48 tokens' in captured.err
+  assert 'rationale: 1 of 2 inputs are cut' in captured.err
+  assert len(captured.out.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    ([], 'no input; give --input'),
+    (['--input'], '--input needs a value'),
+    (['--input=x', '--input= '], 'input 2 of 2 is blank'),
+    (['--input=nowhere.jsonl'], 'nowhere.jsonl: no such file'),
+    (['--input_file=nowhere'], 'nowhere: no such file'),
+    (['--inptu=x'], 'INPTU'),
+  ],
+)
+def test_what_is_wrong_is_said(run, arguments, message):
+  with pytest.raises(ValueError, match=message):
+    predict.main([f'--model_dir={run}', *arguments])
+
+
+@pytest.mark.parametrize('line', ['plain text', '["input"]', '{"question": "x"}', '{"input": 3}'])
+def test_a_line_that_is_no_input_is_named(run, tmp_path, line):
+  path = tmp_path / 'in.jsonl'
+  path.write_text(f'{{"input": "fine"}}\n{line}\n', 'utf-8')
+  with pytest.raises(ValueError, match=r'in\.jsonl, line 2: expected'):
+    predict.main([f'--model_dir={run}', f'--input={path}'])
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+  with pytest.raises(ValueError, match='holds no run'):
+    predict.predict(predict.PredictConfig(str(tmp_path)), ['x'])
