@@ -62,8 +62,10 @@ def parse(argv: Sequence[str], run_file: str) -> None:
     sys.exit(0)
   files, search_paths, overrides = _split_arguments(argv)
   gin.clear_config()
-  for path in [str(gin_root()), '.', *search_paths]:
-    gin.add_config_file_search_path(path)
+  # Set, not added to: gin keeps them from call to call, and its reader of files inside Python
+  # packages takes a folder such as `runs/` for one and fails.
+  gin.config._LOCATION_PREFIXES[:] = ['', *search_paths, str(gin_root())]
+  gin.config._FILE_READERS[:] = [(_open, lambda path: epath.Path(path).is_file())]
   logging.disable(logging.ERROR)  # gin logs every folder in which it does not find a file
   try:
     for name in [run_file, *files]:
@@ -130,6 +132,10 @@ def write_text(path: epath.PathLike, text: str) -> None:
   temporary = path.with_name(f'.{path.name}.tmp')
   temporary.write_text(text)
   temporary.replace(path)
+
+
+def _open(path: str):
+  return epath.Path(path).open()
 
 
 def _split_arguments(argv: Sequence[str]):
