@@ -206,7 +206,7 @@ class _Loop:
     """Steps until the run is done, stopped early, or told to stop."""
     done = int(state.step)
     validated = None
-    finished = done >= self.run.train_steps
+    finished = done >= self.run.train_steps or self._no_progress()
     data_state = batches.state
 
     def put(batch: data.Batch):
@@ -221,7 +221,7 @@ class _Loop:
         self._look(leave=1)
         finished = done == self.run.train_steps
         validated = self._validate(done, state) if self._due('eval', done) else None
-        finished = finished or self._no_progress()
+        finished = finished or (validated is not None and self._no_progress())
         if finished or self.stop.asked or validated or self._due('save', done):
           self._look(leave=0)
           past = {'sequences': self.sequences, 'seconds': self.seconds}
