@@ -1,7 +1,7 @@
 """`dss predict`: label and rationale for inputs of your own.
 
-Owns reading the inputs and writing the answers. Inputs become tokens by the very preprocessors of
-the tasks (tasks/preprocessors.py); decoding is evaluator.py's, loading the student student.py's.
+Owns reading the inputs and writing the answers. Inputs become tokens by the preprocessors of the
+tasks that the student was trained on; decoding is evaluator.py's, loading the student student.py's.
 """
 
 import dataclasses
@@ -15,7 +15,9 @@ import tensorflow as tf
 from etils import epath
 
 from dss_jax import config, data, evaluate, evaluator, student
-from dss_jax.tasks import LABEL, RATIONALE, TASK_NAMES, preprocessors, vocabulary
+from dss_jax.tasks import dataset_of
+
+TARGETS = ('label', 'rationale', 'teacher_label')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,56 +63,48 @@ def predict(settings: student.StudentConfig, inputs: Sequence[str]) -> list[dict
   if blank:
     raise ValueError(f'input {blank[0]} of {len(inputs)} is blank; each needs some text.')
   pupil = student.load(settings)
-  prefixed = not pupil.task.endswith('_standard')
-  labels = _answers(pupil, inputs, LABEL, prefixed)
-  rationales = _answers(pupil, inputs, RATIONALE, prefixed) if prefixed else [None] * len(inputs)
+  labels = _answers(pupil, pupil.task, inputs)
+  rationales: Sequence[str | None] = [None] * len(inputs)
+  if not pupil.task.endswith('_standard'):
+    rationales = _answers(pupil, f'{dataset_of(pupil.task).name}_rationale', inputs)
   columns = zip(inputs, labels, rationales, strict=True)
   return [dict(zip(('input', 'label', 'rationale'), row, strict=True)) for row in columns]
 
 
-def encode(inputs: Sequence[str], task_id: int, prefixed: bool) -> data.Examples:
-  """Inputs as the task's examples, EOS included; their targets are placeholders."""
-  feature = seqio.Feature(vocabulary.get_vocabulary(), add_eos=True)
-  features = {'inputs': feature, 'targets': feature}
-  rows = tf.data.Dataset.from_tensor_slices(
-    {
-      'input': list(inputs),
-      'label': ['placeholder'] * len(inputs),  # rows with a blank target are left out
-      'example_id': np.arange(len(inputs)),
-    }
-  )
-  rows = preprocessors.make_rows([(task_id, 'label')], prefixed)(rows)
-  rows = preprocessors.tokenize(rows, features)
-  rows = seqio.preprocessors.append_eos_after_trim(
-    rows, sequence_length=None, output_features=features
-  )
-  tokens = [row['inputs'] for row in rows.as_numpy_iterator()]
-  offsets = np.cumsum([0, *map(len, tokens)])
+def encode(task_name: str, inputs: Sequence[str]) -> data.Examples:
+  """Inputs as a registered task's examples, through its own preprocessors; targets are dummies."""
+  task = seqio.TaskRegistry.get(task_name)
+  texts = {
+    'input': list(inputs),
+    'example_id': np.arange(len(inputs)),
+    **dict.fromkeys(TARGETS, ['dummy'] * len(inputs)),  # a task leaves out rows of blank targets
+  }
+  rows = task.preprocess_postcache(tf.data.Dataset.from_tensor_slices(texts), sequence_length=None)
+  columns = [(row['inputs'].numpy(), int(row['task_id'])) for row in rows]
+  tokens, task_ids = zip(*columns, strict=True)
   count = np.arange(len(inputs) + 1)
   return data.Examples(
     inputs=np.concatenate(tokens).astype(np.int32),
-    input_offsets=offsets,
+    input_offsets=np.cumsum([0, *map(len, tokens)]),
     targets=np.ones(len(inputs), np.int32),
     target_offsets=count,
-    task_ids=np.full(len(inputs), task_id, np.int32),
+    task_ids=np.array(task_ids, np.int32),
     example_ids=count[:-1],
   )
 
 
-def _answers(
-  pupil: student.Student, inputs: Sequence[str], task_id: int, prefixed: bool
-) -> list[str]:
-  """The outputs of one of the two tasks; says on standard error how many inputs were cut."""
-  examples = encode(inputs, task_id, prefixed)
-  decoder = pupil.decoder(is_rationale=task_id == RATIONALE)
+def _answers(pupil: student.Student, task_name: str, inputs: Sequence[str]) -> list[str]:
+  """The outputs of a task; says on standard error how many inputs were cut."""
+  examples = encode(task_name, inputs)
+  decoder = pupil.decoder(evaluator.is_rationale(examples))
   cut = decoder.truncated(examples)
   if cut:
     print(
-      f'warning: {TASK_NAMES[task_id]}: {cut} of {len(inputs)} inputs are cut at '
+      f'warning: {task_name}: {cut} of {len(inputs)} inputs are cut at '
       f"{decoder.max_input_length} tokens, the run's TASK_FEATURE_LENGTHS['inputs']",
       file=sys.stderr,
     )
-  with student.progress_bar(TASK_NAMES[task_id]) as progress:
+  with student.progress_bar(task_name) as progress:
     outputs = decoder(pupil.params, examples, progress)
   return [evaluator.to_text(row) for row in outputs.tokens]
 

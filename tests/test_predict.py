@@ -24,14 +24,13 @@ def run_main(capsys, *arguments):
 
 @pytest.mark.parametrize('spec', ['bytes', 'embedded'])
 @pytest.mark.parametrize(
-  ('task', 'task_id', 'prefixed'),
-  [('label', LABEL, True), ('rationale', RATIONALE, True), ('standard', LABEL, False)],
+  ('task', 'task_id'), [('label', LABEL), ('rationale', RATIONALE), ('standard', LABEL)]
 )
-def test_tokens_are_those_of_the_task(spec, task, task_id, prefixed):
+def test_tokens_are_those_of_the_task(spec, task, task_id):
   run_folders.register()
   with vocabulary.temporary_vocabulary(spec):
     expected = evaluator.load_examples(f'{NAME}_{task}', 'test')
-    found = predict.encode(INPUTS, task_id, prefixed)
+    found = predict.encode(f'{NAME}_{task}', INPUTS)
   np.testing.assert_array_equal(found.inputs, expected.inputs)
   np.testing.assert_array_equal(found.input_offsets, expected.input_offsets)
   assert found.task_ids.tolist() == [task_id] * len(INPUTS)
@@ -87,8 +86,8 @@ def test_answers_can_go_to_a_file(run, tmp_path, capsys):
 def test_cut_inputs_are_reported_apart_from_the_answers(run, capsys):
   assert predict.main([f'--model_dir={run}', f'--input={"long " * 20}', '--input=short']) == 0
   captured = capsys.readouterr()
-  assert 'label: 1 of 2 inputs are cut at 48 tokens' in captured.err
-  assert 'rationale: 1 of 2 inputs are cut' in captured.err
+  assert '_label: 1 of 2 inputs are cut at 48 tokens' in captured.err
+  assert '_rationale: 1 of 2 inputs are cut' in captured.err
   assert len(captured.out.splitlines()) == 2
 
 
