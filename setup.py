@@ -34,7 +34,11 @@ setuptools.setup(
     'dss_jax.launch': 'launch',
     'dss_jax.tasks': 'tasks',
   },
-  package_data={'dss_jax.gin': ['**/*.gin'], 'dss_jax.launch': ['*.sh'], 'dss_jax.tasks': ['*.model']},
+  package_data={
+    'dss_jax.gin': ['**/*.gin'],
+    'dss_jax.launch': ['*.sh'],
+    'dss_jax.tasks': ['*.model'],
+  },
   install_requires=[
     'clu>=0.0.12',
     'etils[epath]>=1.12',

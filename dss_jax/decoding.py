@@ -83,9 +83,10 @@ def decode(
   if decoding.method == 'temperature' and row_keys is None:
     raise ValueError("Decoding by method='temperature' needs row_keys, one random key a row.")
   beams = decoding.beams if decoding.method == 'beam' else 1
-  if 2 * beams > config.vocab_size:
-    raise ValueError(f'Decoding.beams is at most {config.vocab_size // 2} here, not {beams}.')
   network = t5.bind(config, params)
+  vocab_size = network.embedding.shape[0]
+  if 2 * beams > vocab_size:
+    raise ValueError(f'Decoding.beams is at most {vocab_size // 2} here, not {beams}.')
   mask = segments > 0
   cache = network.init_cache(network.encode(inputs, segments), mask, decoding.max_length, beams)
   is_real = mask.any(axis=1)

@@ -24,7 +24,7 @@ Targets = Int[Array, 'b t']
 Params = dict[str, Any]
 
 REMAT_POLICIES = {
-  'none': jax.checkpoint_policies.everything_saveable,
+  'none': None,
   'minimal': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
   'full': jax.checkpoint_policies.nothing_saveable,
 }
@@ -35,7 +35,7 @@ class T5Config:
   """What a T5 network is; field names as in T5X's `network.T5Config`.
 
   Attributes:
-    vocab_size: rows of the embedding; at least the vocabulary's size.
+    vocab_size: rows of the embedding, at least the vocabulary's size; None until that is known.
     dtype: of activations; parameters, norms, softmax and loss are float32 always.
     mlp_activations: ('gelu', 'linear') for T5 1.1, ('relu',) for T5 1.0.
     logits_via_embedding: T5 1.0 ties the logits to the embedding and scales them by emb_dim^-1/2.
@@ -45,7 +45,7 @@ class T5Config:
     scan_layers: false unrolls the loop over layers: the same numbers, a longer compilation.
   """
 
-  vocab_size: int
+  vocab_size: int | None
   emb_dim: int
   num_heads: int
   head_dim: int
@@ -171,6 +171,8 @@ class T5(nnx.Module):
       key, 6
     )
     vocab, embed = config.vocab_size, config.emb_dim
+    if vocab is None:
+      raise ValueError('T5Config.vocab_size (VOCAB_SIZE) is a number when the network is built.')
     self.config = config
     self.embedding = layers.weight(
       embed_key, (vocab, embed), layers.unit_normal, ('vocab', 'embed')
@@ -269,7 +271,7 @@ class T5(nnx.Module):
 
   @jax.named_scope('decode_step')
   def decode_step(self, tokens: Int[Array, 'r'], cache: DecodeCache):
-    """Feeds one token a row (the first is 0, the start token).
+    """Feeds one token a row (the first is 0, the start token); at most `length` times a cache.
 
     Args:
       tokens: the last token of every row, rows of one input side by side.
@@ -320,8 +322,8 @@ class T5(nnx.Module):
     return jnp.matmul(x, kernel.astype(x.dtype), preferred_element_type=jnp.float32)
 
   def _scan(self, layer, x, inputs):
-    if self.config.remat_policy != 'none':
-      policy = REMAT_POLICIES[self.config.remat_policy]
+    policy = REMAT_POLICIES[self.config.remat_policy]
+    if policy is not None:
       layer = jax.checkpoint(layer, prevent_cse=not self.config.scan_layers, policy=policy)
     return jax.lax.scan(layer, x, inputs, unroll=1 if self.config.scan_layers else True)
 
