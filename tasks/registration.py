@@ -191,9 +191,11 @@ def _add_task(
     source=source,
     output_features={'inputs': feature, 'targets': feature},
     preprocessors=[
+      preprocessors.batch,
       preprocessors.make_rows(rows, prefixed),
       preprocessors.tokenize,
       seqio.preprocessors.append_eos_after_trim,
+      preprocessors.unbatch,
     ],
     postprocess_fn=preprocessors.gold_label if len(rows) == 1 and rows[0][0] == LABEL else None,
     metric_fns=[metric] if metric else [],

@@ -40,7 +40,7 @@ def load_vocabulary(spec: str, extra_ids: int = EXTRA_IDS) -> seqio.Vocabulary:
   if not spec:
     raise ValueError(f'No vocabulary is given. {_HOW_TO_SET}')
   if spec == 'bytes':
-    return seqio.ByteVocabulary()
+    return _Bytes()
   if spec == 'embedded':
     spec = str(pathlib.Path(__file__).with_name('embedded.model'))
   path = _model_path(spec)
@@ -108,6 +108,17 @@ def padded_vocab_size(vocabulary: seqio.Vocabulary) -> int:
   T5's 32,100 ids become 32,128 rows, which divide evenly over devices.
   """
   return -(-vocabulary.vocab_size // 128) * 128
+
+
+class _Bytes(seqio.ByteVocabulary):
+  """SeqIO's bytes, whose encode_tf also takes a vector of texts, as SentencePiece's does."""
+
+  def _encode_tf(self, s: tf.Tensor) -> tf.Tensor | tf.RaggedTensor:
+    texts = tf.convert_to_tensor(s)
+    if texts.shape.rank == 0:
+      return super()._encode_tf(texts)
+    tokens = super()._encode_tf(tf.strings.reduce_join(texts))
+    return tf.RaggedTensor.from_row_lengths(tokens, tf.cast(tf.strings.length(texts), tf.int64))
 
 
 class LazyVocabulary(seqio.Vocabulary):

@@ -12,17 +12,17 @@ PAIR = [(LABEL, 'label'), (RATIONALE, 'rationale')]
 
 
 def examples(*rows: tuple[str, str, str]) -> tf.data.Dataset:
-  """A dataset of (input, label, rationale); the teacher agrees."""
+  """A dataset of batches of (input, label, rationale); the teacher agrees."""
   inputs, labels, rationales = zip(*rows, strict=True)
   fields = {'input': inputs, 'label': labels, 'rationale': rationales, 'teacher_label': labels}
   dataset = tf.data.Dataset.from_tensor_slices({k: list(v) for k, v in fields.items()})
-  return dataset.enumerate().map(lambda number, row: {**row, 'example_id': number})
+  return dataset.enumerate().map(lambda number, row: {**row, 'example_id': number}).batch(3)
 
 
 def rows_of(dataset: tf.data.Dataset) -> list[tuple]:
   return [
     (r['inputs'].decode(), r['targets'].decode(), int(r['task_id']), int(r['example_id']))
-    for r in dataset.as_numpy_iterator()
+    for r in dataset.unbatch().as_numpy_iterator()
   ]
 
 
@@ -51,33 +51,37 @@ def each_vocabulary(request) -> seqio.Vocabulary:
   return vocabulary.load_vocabulary(request.param)
 
 
+PARTS = {
+  'one part': ['one part'],
+  'premise</s>hypothesis': ['premise', 'hypothesis'],
+  'premise </s> hypothesis': ['premise', 'hypothesis'],
+  'line\nbreak</s>b</s>c': ['line\nbreak', 'b', 'c'],
+  'a</s>': ['a', ''],
+  '</s>': ['', ''],
+  '': [''],
+  'é </ s> <s>': ['é </ s> <s>'],
+}
+
+
 @pytest.mark.parametrize(
-  ('text', 'parts'),
-  [
-    ('one part', ['one part']),
-    ('premise</s>hypothesis', ['premise', 'hypothesis']),
-    ('premise </s> hypothesis', ['premise', 'hypothesis']),
-    ('line\nbreak</s>b</s>c', ['line\nbreak', 'b', 'c']),
-    ('a</s>', ['a', '']),
-    ('</s>', ['', '']),
-    ('', ['']),
-    ('é </ s> <s>', ['é </ s> <s>']),
-  ],
+  'texts', [*([text] for text in PARTS), list(PARTS), ['', '']], ids=lambda texts: '+'.join(texts)
 )
-def test_the_true_end_of_sequence_stands_between_the_parts(each_vocabulary, text, parts):
-  expected = [i for part in parts for i in [*each_vocabulary.encode(part), 1]][:-1]
-  dataset = tf.data.Dataset.from_tensors(text)
+def test_the_true_end_of_sequence_stands_between_the_parts(each_vocabulary, texts):
+  """However a text is batched with others."""
+  expected = [[i for p in PARTS[t] for i in [*each_vocabulary.encode(p), 1]][:-1] for t in texts]
+  dataset = tf.data.Dataset.from_tensors(texts)
   dataset = dataset.map(lambda t: preprocessors.encode_parts(t, each_vocabulary))
   assert dataset.element_spec.dtype == tf.int32
-  assert dataset.element_spec.shape.as_list() == [None]
-  np.testing.assert_array_equal(next(dataset.as_numpy_iterator()), expected)
+  assert dataset.element_spec.shape.as_list() == [None, None]
+  assert next(iter(dataset)).to_list() == expected
 
 
 def test_tokenize_keeps_the_texts_and_passes_the_rest_on(each_vocabulary):
   dataset = preprocessors.make_rows(PAIR[:1], prefixed=True)(examples(('p</s>h', 'yes', 'why')))
   feature = seqio.Feature(each_vocabulary)
   features = {'inputs': feature, 'targets': feature}
-  row = next(preprocessors.tokenize(dataset, output_features=features).as_numpy_iterator())
+  dataset = preprocessors.tokenize(dataset, output_features=features).unbatch()
+  row = next(dataset.as_numpy_iterator())
   assert row['inputs_pretokenized'] == b'[label] p</s>h'
   assert row['targets_pretokenized'] == b'yes'
   assert row['label'] == b'yes'
@@ -86,6 +90,14 @@ def test_tokenize_keeps_the_texts_and_passes_the_rest_on(each_vocabulary):
   expected = [*each_vocabulary.encode('[label] p'), 1, *each_vocabulary.encode('h')]
   np.testing.assert_array_equal(row['inputs'], expected)
   np.testing.assert_array_equal(row['targets'], each_vocabulary.encode('yes'))
+
+
+def test_a_batch_without_any_target_gives_no_row(each_vocabulary):
+  dataset = examples(('q0', ' ', ''), ('q1', '', ''), ('q2', '', ''), ('q3', 'a3', 'r3'))
+  feature = seqio.Feature(each_vocabulary)
+  dataset = preprocessors.make_rows(PAIR, prefixed=False)(dataset)
+  dataset = preprocessors.tokenize(dataset, {'inputs': feature, 'targets': feature}).unbatch()
+  assert [int(row['example_id']) for row in dataset.as_numpy_iterator()] == [3, 3]
 
 
 def test_label_predictions_are_compared_with_the_gold_label():

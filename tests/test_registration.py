@@ -8,7 +8,7 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from dss_jax.tasks import metrics, registration, vocabulary
+from dss_jax.tasks import metrics, preprocessors, registration, vocabulary
 from dss_jax.tasks.registration import FIELDS, dataset_of, register_dataset
 
 ROWS = [
@@ -79,6 +79,34 @@ def test_sequences_that_are_too_long_still_end_with_the_end_of_sequence():
   for row in read('toy_rationale', sequence_length={'inputs': 6, 'targets': 4}):
     assert (len(row['inputs']), len(row['targets'])) == (6, 4)
     assert row['inputs'][-1] == row['targets'][-1] == 1
+
+
+@pytest.mark.parametrize('name', ['toy_paired', 'toy_rationale', 'toy_teacher_paired'])
+def test_rows_do_not_depend_on_how_they_are_batched(name, monkeypatch):
+  monkeypatch.setattr(preprocessors, 'BATCH', 1)
+  alone = read(name, sequence_length={'inputs': 16, 'targets': 5}, num_epochs=2)
+  for size in (5, 1000):
+    monkeypatch.setattr(preprocessors, 'BATCH', size)
+    rows = read(name, sequence_length={'inputs': 16, 'targets': 5}, num_epochs=2)
+    assert [{k: v.tolist() for k, v in r.items() if k in ('inputs', 'targets')} for r in rows] == [
+      {k: v.tolist() for k, v in r.items() if k in ('inputs', 'targets')} for r in alone
+    ]
+    assert [r['inputs_pretokenized'] for r in rows] == [r['inputs_pretokenized'] for r in alone]
+
+
+def test_a_task_yields_ordinary_tensors_of_one_row():
+  """What T5X and SeqIO's converters expect, though rows are made in batches."""
+  dataset = seqio.get_mixture_or_task('toy_paired').get_dataset({'inputs': 8, 'targets': 8})
+  string, number = tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int32)
+  assert dataset.element_spec == {
+    'inputs': tf.TensorSpec([None], tf.int32),
+    'targets': tf.TensorSpec([None], tf.int32),
+    'inputs_pretokenized': string,
+    'targets_pretokenized': string,
+    'label': string,
+    'task_id': number,
+    'example_id': number,
+  }
 
 
 def test_a_pair_is_adjacent_and_incomplete_where_a_target_is_blank():

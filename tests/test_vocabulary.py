@@ -111,3 +111,13 @@ def test_lazy_vocabularies_are_equal_to_each_other_and_to_the_one_that_is_set():
 @pytest.mark.parametrize(('size', 'rows'), [(32_100, 32_128), (259, 384), (128, 128), (1, 128)])
 def test_the_models_rows_are_the_next_multiple_of_128(size, rows):
   assert vocabulary.padded_vocab_size(seqio.PassThroughVocabulary(size)) == rows
+
+
+@pytest.mark.parametrize('spec', ['bytes', 'embedded'])
+def test_vectors_of_texts_are_encoded_as_each_text_is(spec):
+  vocabulary_ = vocabulary.load_vocabulary(spec)
+  texts = ['( 17 + 2 )', '', 'é', 'a b']
+  assert vocabulary_.encode_tf(tf.constant(texts)).to_list() == [
+    vocabulary_.encode(text) for text in texts
+  ]
+  assert vocabulary_.encode_tf(tf.constant('é')).numpy().tolist() == vocabulary_.encode('é')
