@@ -39,7 +39,8 @@ def make_train_step(
     num_microbatches: how many parts of the batch are computed one after the other.
 
   Returns:
-    The step. Its metrics are those of `_metrics`, and `grad_norm` before clipping.
+    The step. Its metrics are those of `_metrics`, `grad_norm` before clipping, and `param_norm`
+    after the update: a parameter that is not finite shows before it is saved.
   """
 
   def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -60,7 +61,8 @@ def make_train_step(
     )
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    metrics = _metrics(sums, loss) | {'grad_norm': optax.global_norm(grads)}
+    norms = {'grad_norm': optax.tree.norm(grads), 'param_norm': optax.tree.norm(params)}
+    metrics = _metrics(sums, loss) | norms
     return TrainState(state.step + 1, params, opt_state), metrics
 
   return step
