@@ -1,9 +1,12 @@
 """`dss VERB ...`: finds the verb's module and runs its `main`. Errors of users become one line."""
 
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Sequence
+
+from dss_jax import config
 
 VERBS = {
   'prepare': 'build a data set from raw files and teacher outputs',
@@ -26,9 +29,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f'dss: no verb {verb!r}.\n\n{_usage()}', file=sys.stderr)
     return 2
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+  logging.getLogger('absl').setLevel(logging.ERROR)  # orbax says much that no user can act on
+  run_file = f'runs/{verb}.gin'
   try:
+    if {'--help', '-h'} & set(rest) and (config.gin_root() / run_file).exists():
+      config.parse(rest, run_file)  # prints and exits, without a driver's slow imports
     return importlib.import_module(f'dss_jax.{verb}').main(rest)
-  except (ValueError, FileNotFoundError) as error:
+  except (ValueError, ArithmeticError, FileNotFoundError) as error:
     if os.environ.get('DSS_TRACEBACK'):
       raise
     print(f'dss {verb}: {error}', file=sys.stderr)

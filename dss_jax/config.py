@@ -17,10 +17,10 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import gin
 from etils import epath
 
 import dss_jax
-import gin
 
 GIN_SUFFIX = '.gin'
 USAGE = """

@@ -43,7 +43,7 @@ from dss_jax.run_config import (
 BEST_METRIC = 'accuracy'
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(ArithmeticError):
   """The loss or its gradient is not a number any more."""
 
 
