@@ -193,7 +193,7 @@ def macros() -> dict[str, Any]:
 
 
 def _check_required(text: str) -> None:
-  missing = [name for name, value in macros().items() if value is gin.REQUIRED]
+  missing = [name for name, value in macros().items() if repr(value) == '%gin.REQUIRED']
   for name in missing:
     comment = re.search(rf'^{name} = %gin\.REQUIRED *# *(.*)$', text, re.MULTILINE)
     how = comment[1] if comment else f'--{name.lower()}=...'
