@@ -115,10 +115,4 @@ def _clock(seconds: float) -> str:
 
 def _lines(path: epath.Path) -> list[str]:
   """The lines of the file that end in a newline: a killed process may leave half a line."""
-  if not path.exists():
-    return []
-  return (
-    path.read_text().splitlines()
-    if path.read_text().endswith('\n')
-    else (path.read_text().split('\n')[:-1])
-  )
+  return path.read_text().split('\n')[:-1] if path.exists() else []

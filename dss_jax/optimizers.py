@@ -24,7 +24,8 @@ class OptimizerConfig:
     learning_rate: the peak, or the factor of 'rsqrt'.
     schedule: 'constant'; 'linear' to 0 at `decay_steps`; 'rsqrt': rate / sqrt(max(t, warmup)).
     warmup_steps: linear from 0 at step 0 ('constant', 'linear'), flat ('rsqrt', as in T5X).
-    decay_steps: where 'linear' reaches 0; the whole of training (TRAIN_STEPS).
+    decay_steps: where 'linear' reaches 0: the whole of training (TRAIN_STEPS); None otherwise, so
+      that a run with another schedule can be made longer.
     clip_norm: largest global gradient norm, or None.
     weight_decay: of AdamW.
     decay_rate: of Adafactor's second moment: 1 - t^-decay_rate.
@@ -43,6 +44,8 @@ class OptimizerConfig:
   decay_rate: float = 0.8
 
   def __post_init__(self):
+    if self.schedule != 'linear':
+      object.__setattr__(self, 'decay_steps', None)
     if self.name not in OPTIMIZERS:
       raise ValueError(
         f'OptimizerConfig.name (OPTIMIZER) is one of {OPTIMIZERS}, not {self.name!r}.'

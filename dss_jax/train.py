@@ -8,6 +8,7 @@ import collections
 import dataclasses
 import functools
 import math
+import os
 import signal
 import sys
 import time
@@ -44,7 +45,7 @@ BEST_METRIC = 'accuracy'
 
 
 class NonFiniteLossError(ArithmeticError):
-  """The loss or its gradient is not a number any more."""
+  """The loss, its gradient or a parameter is not a finite number any more."""
 
 
 class Result(NamedTuple):
@@ -252,7 +253,7 @@ class _Loop:
     while len(self.unseen) > leave:
       step, metrics, batch = self.unseen.popleft()
       metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
-      if not all(math.isfinite(metrics[name]) for name in ('loss', 'grad_norm')):
+      if not all(math.isfinite(metrics[name]) for name in ('loss', 'grad_norm', 'param_norm')):
         raise _not_finite(step, metrics, batch, self.checkpoints)
       seconds = self.rate.add(batch)
       self.sequences += batch.sequences if seconds else 0
@@ -355,7 +356,8 @@ class _StopSignal:
 
   def _ask(self, number, frame) -> None:
     self.asked = True
-    print(f'{signal.Signals(number).name}: saving after this step', file=sys.stderr)
+    # Not print: the signal may have come in the middle of one, which then raises.
+    os.write(2, f'{signal.Signals(number).name}: saving after this step\n'.encode())
     self.restore()
 
   def restore(self) -> None:
@@ -369,7 +371,8 @@ def _not_finite(step, metrics, batch, checkpoints: manager.Checkpoints) -> NonFi
   ids = sorted(set(batch.example_ids[batch.example_ids >= 0].tolist()))
   return NonFiniteLossError(
     f'the loss is not finite at step {step} (loss {metrics["loss"]}, gradient norm '
-    f'{metrics["grad_norm"]}); the batch holds the examples {ids}. The last good checkpoint is '
-    f'step {checkpoints.latest()}. A smaller LEARNING_RATE, a CLIP_NORM or DTYPE = "float32" mends '
-    'it, if those examples are as they should be.'
+    f'{metrics["grad_norm"]}, parameter norm after the update {metrics["param_norm"]}); the batch '
+    f'holds the examples {ids}. The last good checkpoint is step {checkpoints.latest()}. A smaller '
+    'LEARNING_RATE, a CLIP_NORM or DTYPE = "float32" mends it, if those examples are as they '
+    'should be.'
   )

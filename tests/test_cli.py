@@ -1,0 +1,86 @@
+"""The program's surface: verbs, exit codes, and errors as one line."""
+
+import importlib
+import subprocess
+import sys
+import types
+
+import pytest
+
+from dss_jax import cli
+
+
+@pytest.fixture
+def verb(monkeypatch):
+  """Gives `train` a stand-in for its module; returns the arguments that it was called with."""
+  calls = []
+
+  def install(result):
+    def main(argv):
+      calls.append(argv)
+      if isinstance(result, Exception):
+        raise result
+      return result
+
+    module = types.SimpleNamespace(main=main)
+    monkeypatch.setattr(importlib, 'import_module', {'dss_jax.train': module}.__getitem__)
+    return calls
+
+  monkeypatch.delenv('DSS_TRACEBACK', raising=False)
+  return install
+
+
+@pytest.mark.parametrize('argv', [[], ['--help'], ['-h']])
+def test_help_lists_every_verb(argv, capsys):
+  assert cli.main(argv) == 0
+  text = capsys.readouterr().out
+  assert all(f'\n  {name} ' in text for name in cli.VERBS)
+
+
+def test_every_verb_has_a_module_with_main():
+  for name in cli.VERBS:
+    assert callable(importlib.import_module(f'dss_jax.{name}').main), name
+
+
+def test_an_unknown_verb_is_refused_with_the_list(capsys):
+  assert cli.main(['trian']) == 2
+  error = capsys.readouterr().err
+  assert "no verb 'trian'" in error and 'train' in error
+
+
+def test_arguments_and_exit_code_pass_through(verb):
+  calls = verb(3)
+  assert cli.main(['train', '--model_dir=x']) == 3
+  assert calls == [['--model_dir=x']]
+
+
+@pytest.mark.parametrize('error', [ValueError('BATCH_SIZE 3 is odd.'), FileNotFoundError('no a')])
+def test_a_users_error_is_one_line(verb, capsys, error):
+  verb(error)
+  assert cli.main(['train']) == 2
+  assert capsys.readouterr().err == f'dss train: {error}\n'
+
+
+def test_a_users_error_has_a_traceback_on_request(verb, monkeypatch):
+  verb(ValueError('BATCH_SIZE 3 is odd.'))
+  monkeypatch.setenv('DSS_TRACEBACK', '1')
+  with pytest.raises(ValueError, match='BATCH_SIZE'):
+    cli.main(['train'])
+
+
+def test_our_own_mistakes_keep_their_traceback(verb):
+  verb(KeyError('x'))
+  with pytest.raises(KeyError):
+    cli.main(['train'])
+
+
+def test_python_m_and_the_program_are_the_same():
+  run = [sys.executable, '-m', 'dss_jax', '--help']
+  text = subprocess.run(run, check=True, capture_output=True, text=True).stdout
+  assert text == cli._usage() + '\n'
+
+
+def test_help_needs_neither_jax_nor_tensorflow():
+  code = 'import sys, dss_jax.cli as c; c.main([]); print({"jax", "tensorflow"} & set(sys.modules))'
+  run = [sys.executable, '-c', code]
+  assert subprocess.run(run, check=True, capture_output=True, text=True).stdout.endswith('set()\n')
