@@ -66,7 +66,8 @@ class Progress:
   """
 
   def __init__(self, total: int, start: int = 0):
-    self._total, self._began, self._start = total, time.monotonic(), start
+    self._total = total
+    self._first: tuple[int, float] | None = None
     self._bar = None
     if sys.stderr.isatty():
       self._bar = progress.Progress(
@@ -90,9 +91,11 @@ class Progress:
     if self._bar:
       self._bar.update(self._task, completed=step, note=text)
       return
-    done = step - self._start
-    left = (self._total - step) * (time.monotonic() - self._began) / done if done else 0.0
-    print(f'step {step}/{self._total}  {text}  eta {_clock(left)}', file=sys.stderr, flush=True)
+    if self._first is None:  # what came before is compilation, which says nothing of what is left
+      self._first = step, time.monotonic()
+    done, seconds = step - self._first[0], time.monotonic() - self._first[1]
+    eta = f'  eta {_clock((self._total - step) * seconds / done)}' if done else ''
+    print(f'step {step}/{self._total}  {text}{eta}', file=sys.stderr, flush=True)
 
   def say(self, text: str) -> None:
     """A line that stays."""
