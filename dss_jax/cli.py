@@ -4,6 +4,7 @@ import importlib
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 
 from dss_jax import config
@@ -34,12 +35,35 @@ def main(argv: Sequence[str] | None = None) -> int:
   try:
     if {'--help', '-h'} & set(rest) and (config.gin_root() / run_file).exists():
       config.parse(rest, run_file)  # prints and exits, without a driver's slow imports
+    if not {'--help', '-h'} & set(rest):
+      _import_tensorflow()
     return importlib.import_module(f'dss_jax.{verb}').main(rest)
   except (ValueError, ArithmeticError, FileNotFoundError) as error:
     if os.environ.get('DSS_TRACEBACK'):
       raise
     print(f'dss {verb}: {error}', file=sys.stderr)
     return 2
+
+
+def _import_tensorflow() -> None:
+  """Imports TensorFlow, which every verb needs, without the lines that no setting of it stops.
+
+  Its libraries report a missing GPU and the like while they are loaded, before they read
+  TF_CPP_MIN_LOG_LEVEL. If the import fails, what they wrote is shown.
+  """
+  sys.stderr.flush()
+  stderr = os.dup(2)
+  with tempfile.TemporaryFile() as written:
+    os.dup2(written.fileno(), 2)
+    try:
+      import tensorflow  # noqa: F401
+    except BaseException:
+      written.seek(0)
+      os.write(stderr, written.read())
+      raise
+    finally:
+      os.dup2(stderr, 2)
+      os.close(stderr)
 
 
 def _usage() -> str:

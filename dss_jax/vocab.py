@@ -17,12 +17,15 @@ import importlib
 import io
 import itertools
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 
 DEFAULT_SIZE = 8000
 MAX_TEXTS = 2_000_000
 """At most so many texts of the tasks are read; they are held in memory."""
 _BYTE_PIECES = 256
+_NORMALIZATION = '10FFFF\tFFFD\n'
+"""Of a code point that no text has: with no rule at all, tf.text logs that for every tokenizer."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,39 +88,47 @@ def train_vocabulary(texts: Iterator[str], size: int) -> TrainedVocabulary:
     ValueError: there are no texts, or the size is too small for the bytes and the characters.
   """
   import sentencepiece
+  from sentencepiece import sentencepiece_model_pb2
 
   from dss_jax.tasks import preprocessors
 
   counted = list(itertools.islice(texts, MAX_TEXTS))
   if not counted:
     raise ValueError('The tasks have no text to train a vocabulary on.')
-  model = io.BytesIO()
+  writer = io.BytesIO()
   try:
-    sentencepiece.SentencePieceTrainer.train(
-      sentence_iterator=iter(counted),
-      model_writer=model,
-      model_type='bpe',
-      vocab_size=size,
-      hard_vocab_limit=False,
-      pad_id=0,
-      eos_id=1,
-      unk_id=2,
-      bos_id=-1,
-      user_defined_symbols=[f'▁{prefix.strip()}' for prefix in preprocessors.PREFIXES],
-      byte_fallback=True,
-      split_digits=True,
-      normalization_rule_name='identity',
-      max_sentence_length=100_000,
-      num_threads=1,  # the sums over threads, and so the pieces, would depend on their number
-      minloglevel=2,
-    )
+    with tempfile.NamedTemporaryFile('w', suffix='.tsv') as rules:
+      rules.write(_NORMALIZATION)
+      rules.flush()
+      sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(counted),
+        model_writer=writer,
+        model_type='bpe',
+        vocab_size=size,
+        hard_vocab_limit=False,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        user_defined_symbols=[f'▁{prefix.strip()}' for prefix in preprocessors.PREFIXES],
+        byte_fallback=True,
+        split_digits=True,
+        normalization_rule_tsv=rules.name,
+        max_sentence_length=100_000,
+        num_threads=1,  # the sums over threads, and so the pieces, would depend on their number
+        minloglevel=2,
+      )
   except RuntimeError as error:
     raise ValueError(
       f'No vocabulary of {size} pieces: {error}. At least {_BYTE_PIECES} bytes, the special pieces '
       'and every character must fit; raise --size.'
     ) from error
-  processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
-  return TrainedVocabulary(model.getvalue(), processor.get_piece_size(), len(counted))
+  proto = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
+  proto.ParseFromString(writer.getvalue())
+  proto.normalizer_spec.ClearField('normalization_rule_tsv')  # the same texts give the same model
+  model = proto.SerializeToString(deterministic=True)
+  processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+  return TrainedVocabulary(model, processor.get_piece_size(), len(counted))
 
 
 def write_model(model: bytes, path: str) -> None:

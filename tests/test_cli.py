@@ -1,6 +1,7 @@
 """The program's surface: verbs, exit codes, and errors as one line."""
 
 import importlib
+import os
 import subprocess
 import sys
 import types
@@ -84,3 +85,31 @@ def test_help_needs_neither_jax_nor_tensorflow():
   code = 'import sys, dss_jax.cli as c; c.main([]); print({"jax", "tensorflow"} & set(sys.modules))'
   run = [sys.executable, '-c', code]
   assert subprocess.run(run, check=True, capture_output=True, text=True).stdout.endswith('set()\n')
+
+
+def run(*argv, path):
+  """Runs the program as a user does, with a folder of its own at the front of sys.path."""
+  environment = {**os.environ, 'PYTHONPATH': str(path)}
+  environment.pop('TF_CPP_MIN_LOG_LEVEL', None)
+  command = [sys.executable, '-m', 'dss_jax', *argv]
+  return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def test_the_terminal_shows_our_lines_only(tmp_path):
+  """No start-up lines of TensorFlow, and none for each tokenizer that tf.text makes."""
+  model = tmp_path / 'a.model'
+  done = run('vocab', '--task=embedded_label', f'--output={model}', '--size=500', path=tmp_path)
+  assert done.returncode == 0
+  assert done.stderr == ''
+  assert [line.split()[0] for line in done.stdout.splitlines()][-1] == 'Wrote'
+  failed = run('vocab', '--task=nothing', f'--output={model}', path=tmp_path)
+  assert failed.returncode != 0
+  assert len(failed.stderr.splitlines()) == 1, failed.stderr
+
+
+def test_what_a_failing_import_of_tensorflow_wrote_is_shown(tmp_path):
+  broken = "import os\nos.write(2, b'no such library')\nraise ImportError('broken')\n"
+  (tmp_path / 'tensorflow.py').write_text(broken)
+  failed = run('vocab', '--task=embedded_label', '--output=a.model', path=tmp_path)
+  assert failed.returncode != 0
+  assert 'no such library' in failed.stderr and 'ImportError: broken' in failed.stderr

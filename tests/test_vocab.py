@@ -134,3 +134,21 @@ def test_a_module_of_ones_own_is_imported_first(tmp_path, monkeypatch):
   arguments = ['--task=from_module_dss', f'--output={output}', '--size=300', '--module=my_tasks']
   assert vocab.main(arguments) == 0
   assert output.exists()
+
+
+@pytest.mark.parametrize(
+  'text', ['ﬁ ½ \uff21', 'é e\u0301', '漢字 \U0001f600', 'a\u200bb', '\ue000']
+)
+def test_text_is_not_normalised(text, tmp_path):
+  path = tmp_path / 'plain.model'
+  path.write_bytes(vocab.train_vocabulary(iter(['some text'] * 9), 300).model)
+  trained = seqio.SentencePieceVocabulary(str(path))
+  assert trained.decode(trained.encode(text)) == text
+
+
+def test_tensorflow_text_logs_nothing_of_a_trained_model(tmp_path, capfd):
+  path = tmp_path / 'quiet.model'
+  path.write_bytes(vocab.train_vocabulary(iter(['some text'] * 9), 300).model)
+  ids = seqio.SentencePieceVocabulary(str(path)).encode_tf(tf.constant(['some text', 'é']))
+  assert ids.nrows() == 2
+  assert 'normalizer' not in capfd.readouterr().err
