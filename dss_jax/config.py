@@ -107,12 +107,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 def from_dict(cls: Any, values: Mapping[str, Any]) -> Any:
   """The inverse of `to_dict`: nested dataclasses by their annotations."""
   hints = typing.get_type_hints(cls)
-  return cls(
-    **{
-      name: from_dict(kind, value) if (kind := _dataclass_of(hints[name])) and value else value
-      for name, value in values.items()
-    }
-  )
+  return cls(**{name: _value_of(hints[name], value) for name, value in values.items()})
 
 
 def differences(before: Any, now: Any, ignore: Sequence[str] = ()) -> list[str]:
@@ -203,6 +198,14 @@ def _check_required(text: str) -> None:
 def _help(run_file: str, text: str) -> str:
   body = '\n'.join(line for line in text.splitlines() if not line.startswith(('from', 'import')))
   return f'{USAGE}\nDefaults of this verb ({run_file}):\n\n{body.strip()}'
+
+
+def _value_of(hint: Any, value: Any) -> Any:
+  """A JSON value as its field's annotation has it: JSON knows neither dataclasses nor tuples."""
+  kind = _dataclass_of(hint)
+  if kind and value is not None:
+    return from_dict(kind, value)
+  return tuple(value) if typing.get_origin(hint) is tuple else value
 
 
 def _dataclass_of(hint: Any) -> Any:

@@ -3,11 +3,11 @@
 import importlib.util  # noqa: F401  gin-config 0.5.0 needs it before `import gin`
 import math
 
+import gin
 import jax
 import jax.numpy as jnp
 import pytest
 
-import gin
 from dss_jax.models import t5
 
 # Parameters of the released checkpoints; tiny is our own.

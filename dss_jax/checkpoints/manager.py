@@ -119,7 +119,7 @@ class Checkpoints:
       best = self.best()
       return steps[-1] if best is None else best
     if step not in steps:
-      raise ValueError(f"CHECKPOINT_STEP is 'best', 'latest' or one of {steps}, not {step!r}.")
+      raise ValueError(f"STEP is 'best', 'latest' or one of {steps}, not {step!r}.")
     return int(step)
 
   def wait(self) -> None:
