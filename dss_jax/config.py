@@ -12,6 +12,7 @@ import logging
 import pathlib
 import re
 import sys
+import tokenize
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -69,7 +70,7 @@ def parse(argv: Sequence[str], run_file: str) -> None:
   logging.disable(logging.ERROR)  # gin logs every folder in which it does not find a file
   try:
     for name in [run_file, *files]:
-      gin.parse_config_file(name)
+      _parse_file(name)
     for name, value in overrides:
       _override(name, value)
   except (OSError, ValueError, SyntaxError, ImportError, RuntimeError) as error:
@@ -90,8 +91,11 @@ def configured(selector: str) -> Any:
   try:
     return gin.get_configurable(selector)()
   except (ValueError, TypeError) as error:
-    first = str(error).strip().split('\n  In call to configurable')[0]
-    raise ConfigError(first) from error
+    text = str(error).strip()
+    macro = re.search(r"In call to configurable 'macro' .* in scope '(.+)'", text)
+    if macro:
+      text = f'no gin file defines the macro %{macro[1]}; there are {", ".join(macros())}.'
+    raise ConfigError(text.split('\n  In call to configurable')[0]) from error
 
 
 def operative() -> str:
@@ -129,6 +133,13 @@ def write_text(path: epath.PathLike, text: str) -> None:
   temporary.replace(path)
 
 
+def _parse_file(name: str) -> None:
+  try:
+    gin.parse_config_file(name)
+  except tokenize.TokenError as error:
+    raise ConfigError(f'gin: {name}: a bracket or string that is opened is not closed.') from error
+
+
 def _open(path: str):
   return epath.Path(path).open()
 
@@ -140,9 +151,10 @@ def _split_arguments(argv: Sequence[str]):
   overrides: list[tuple[str, str]] = []
   rest = list(argv)
   while rest:
-    name, equals, value = rest.pop(0).partition('=')
+    argument = rest.pop(0)
+    name, equals, value = argument.partition('=')
     if not name.startswith('--'):
-      raise ConfigError(f'expected --name=value, not {name!r}; see --help.')
+      raise ConfigError(f'expected --name=value, not {argument!r}; see --help.')
     if not equals:
       if not rest or rest[0].startswith('--'):
         raise ConfigError(f'{name} needs a value: {name}=VALUE; see --help.')
@@ -172,7 +184,7 @@ def _is_gin_value(value: str) -> bool:
     return True
   try:
     gin.config.parse_value(value)
-  except (ValueError, SyntaxError):
+  except (ValueError, SyntaxError, tokenize.TokenError):
     return False
   return True
 

@@ -52,13 +52,18 @@ def _mesh(*shape):
 
 
 @functools.cache
+def _params(model):
+  return jax.device_get(jax.jit(t5.init, static_argnums=0)(model, jax.random.key(0)))
+
+
+@functools.cache
 def _compiled(model, mesh_shape, microbatches, optimizer, loss):
   """(mesh, first state, compiled step): tests that train the same way compile once."""
   mesh = _mesh(*mesh_shape)
   transform = optimizers.make_optimizer(optimizer)
-  params = jax.jit(t5.init, static_argnums=0)(model, jax.random.key(0))
   places = jax.tree.map(lambda leaf: leaf.sharding, train_state.abstract(model, transform, mesh))
-  state = jax.device_put(train_state.from_params(params, transform), places)
+  make = jax.jit(lambda params: train_state.from_params(params, transform), out_shardings=places)
+  state = make(_params(dataclasses.replace(model, dropout_rate=0.0)))
   return mesh, state, jax.jit(steps.make_train_step(model, loss, transform, 7, microbatches))
 
 

@@ -1,0 +1,316 @@
+"""Command lines and gin files as a user writes them, right and wrong."""
+
+import dataclasses
+import itertools
+import json
+
+import gin
+import pytest
+
+from dss_jax import config, run_config
+from dss_jax.config import ConfigError
+
+RUN_FILE = 'runs/train.gin'
+TINY = '--gin_file=models/t5_1_1/tiny.gin'
+EMBEDDED = '--gin_file=datasets/embedded.gin'
+COMPLETE = (TINY, EMBEDDED, '--model_dir=runs/a')
+
+
+@pytest.fixture(autouse=True)
+def _clean_gin():
+  yield
+  gin.clear_config()
+  gin.config._LOCATION_PREFIXES[:] = ['']
+
+
+def _run(*argv, base=COMPLETE) -> run_config.RunConfig:
+  config.parse([*base, *argv], RUN_FILE)
+  return config.configured('run_config.RunConfig')
+
+
+def _write(folder, name, text):
+  file = folder / name
+  file.parent.mkdir(parents=True, exist_ok=True)
+  file.write_text(text)
+  return str(file)
+
+
+# What a command line may say
+
+
+@pytest.mark.parametrize('argument', ['--gin.BATCH_SIZE=32', '--batch_size=32', '--batch-size=32'])
+def test_a_macro_is_overridden_in_long_and_short_form(argument):
+  assert _run(argument).data.batch_size == 32
+
+
+def test_a_value_may_follow_as_its_own_argument():
+  assert _run('--train_steps', '7', '--learning_rate', '1e-3').train_steps == 7
+
+
+def test_a_binding_is_overridden_by_its_name():
+  assert _run('--gin.t5.T5Config.num_heads=7').model.num_heads == 7
+
+
+@pytest.mark.parametrize(
+  'given, value',
+  [
+    ('gs://bucket/spiece.model', 'gs://bucket/spiece.model'),
+    ('spiece.model', 'spiece.model'),
+    ("'quoted'", 'quoted'),
+    ('two words', 'two words'),
+    ("it's", "it's"),
+    ('C:\\dir', 'C:\\dir'),
+    ('a=b', 'a=b'),
+    ('', ''),
+  ],
+)
+def test_what_is_no_gin_value_is_a_string(given, value):
+  assert _run(f'--vocabulary={given}').vocabulary == value
+
+
+@pytest.mark.parametrize(
+  'given, value', [('0.25', 0.25), ('None', None), ('1e-3', 1e-3), ('%Z_LOSS', 0.0)]
+)
+def test_gin_values_keep_their_type(given, value):
+  assert _run(f'--alpha={given}').loss.alpha == value
+
+
+def test_dictionaries_are_values_too():
+  run = _run("--task_feature_lengths={'inputs': 33, 'targets': 9}")
+  assert run.data.task_feature_lengths == {'inputs': 33, 'targets': 9}
+
+
+def test_the_last_override_wins():
+  assert _run('--batch_size=2', '--gin.BATCH_SIZE=4').data.batch_size == 4
+
+
+def test_overrides_win_over_files_wherever_they_stand(tmp_path):
+  file = _write(tmp_path, 'mine.gin', 'BATCH_SIZE = 5')
+  assert _run('--batch_size=6', f'--gin_file={file}').data.batch_size == 6
+
+
+def test_later_files_win(tmp_path):
+  first = _write(tmp_path, 'first.gin', 'BATCH_SIZE = 5\nLEARNING_RATE = 0.5')
+  second = _write(tmp_path, 'second.gin', 'BATCH_SIZE = 7')
+  run = _run(f'--gin_file={first}', f'--gin_file={second}')
+  assert (run.data.batch_size, run.optimizer.learning_rate) == (7, 0.5)
+
+
+def test_search_paths_are_looked_in_before_the_files_shipped_here(tmp_path):
+  _write(tmp_path / 'b', 'mine.gin', 'BATCH_SIZE = 5')
+  _write(tmp_path / 'b', 'datasets/embedded.gin', "VOCABULARY = 'bytes'\nDATASET = 'other'\n"
+         "TASK_FEATURE_LENGTHS = {'inputs': 8, 'targets': 4}")  # fmt: skip
+  run = _run(f'--gin_search_paths={tmp_path}/a,{tmp_path}/b', '--gin_file=mine.gin')
+  assert (run.data.batch_size, run.data.mixture_or_task_name) == (5, 'other_dss')
+
+
+def test_a_file_of_ones_own_may_include_ours(tmp_path):
+  file = _write(
+    tmp_path,
+    'mine.gin',
+    'from __gin__ import dynamic_registration\n'
+    'from dss_jax.models import t5\n'
+    "include 'models/t5_1_1/tiny.gin'\n"
+    "include 'datasets/embedded.gin'\n"
+    't5.T5Config.num_heads = 3\nTRAIN_STEPS = 11\nMODEL_DIR = "runs/mine"\n',
+  )
+  run = _run(base=[f'--gin_file={file}'])
+  assert (run.model.num_heads, run.model.emb_dim, run.train_steps) == (3, 96, 11)
+  assert run.model_dir == 'runs/mine' and run.data.mixture_or_task_name == 'embedded_dss'
+
+
+def test_a_file_is_found_in_the_working_directory(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  _write(tmp_path, 'runs/mine.gin', 'BATCH_SIZE = 5')
+  assert _run('--gin_file=runs/mine.gin').data.batch_size == 5
+
+
+def test_a_process_may_parse_again_and_nothing_is_left_of_the_first(tmp_path):
+  _write(tmp_path, 'mine.gin', 'BATCH_SIZE = 5')
+  first = _run(f'--gin_search_paths={tmp_path}', '--gin_file=mine.gin', '--alpha=0.3')
+  second = _run()
+  assert (first.data.batch_size, first.loss.alpha) == (5, 0.3)
+  assert (second.data.batch_size, second.loss.alpha) == (16, None)
+  with pytest.raises(ConfigError, match=r'mine\.gin'):
+    _run('--gin_file=mine.gin')
+
+
+def test_the_operative_config_repeats_the_run(tmp_path):
+  run = _run('--batch_size=48', '--gin.t5.T5Config.num_heads=3', '--alpha=0.25')
+  file = _write(tmp_path, 'operative.gin', config.operative())
+  assert _run(base=[f'--gin_file={file}']) == run
+
+
+# What it may not
+
+
+@pytest.mark.parametrize(
+  'argument, message',
+  [
+    ('--batchsize=3', r'no gin file defines a macro BATCHSIZE: did you mean BATCH_SIZE'),
+    ('--gin.TRAIN_STEP=3', r'TRAIN_STEP: did you mean .*TRAIN_STEPS'),
+    ('--xyzzy=3', r'macro XYZZY: there are ALPHA, BATCH_SIZE, .*VOCABULARY'),
+    ('--gin.t5.T5Config.heads=3', r"gin: .*T5Config.*'heads'"),
+    ('--gin.t5.T6Config.num_heads=3', r'gin: .*T6Config'),
+    ('--gin_file=models/tiny.gin', r'gin: .*models/tiny\.gin'),
+    ('batch_size=3', r"expected --name=value, not 'batch_size=3'"),
+    ('--batch_size', r'--batch_size needs a value'),
+    ('--mixture_or_task_name=%NOWHERE', r'no gin file defines the macro %NOWHERE; there are ALPHA'),
+  ],
+)
+def test_mistakes_are_told_in_one_sentence(argument, message):
+  with pytest.raises(ConfigError, match=message) as caught:
+    _run(argument)
+  assert len(str(caught.value).splitlines()) <= 3
+
+
+@pytest.mark.parametrize(
+  'text',
+  ['BATCH_SIZE = (3', 'BATCH_SIZE 3', "include 'nowhere.gin'", 'import no_such_module_here'],
+)
+def test_a_malformed_file_is_told_with_its_name(tmp_path, text):
+  file = _write(tmp_path, 'broken.gin', f'from __gin__ import dynamic_registration\n{text}\n')
+  with pytest.raises(ConfigError, match=r'^gin: ') as caught:
+    _run(f'--gin_file={file}')
+  assert any(part in str(caught.value) for part in ('broken.gin', 'nowhere.gin', 'no_such_module'))
+
+
+@pytest.mark.parametrize(
+  'left_out, message',
+  [
+    (TINY, r'MODEL has no value; give --gin_file=models/t5_1_1/SIZE\.gin'),
+    (EMBEDDED, r'TASK_FEATURE_LENGTHS has no value; give --gin_file=datasets/NAME\.gin'),
+    ('--model_dir=runs/a', r'MODEL_DIR has no value; give --model_dir=FOLDER'),
+  ],
+)
+def test_a_required_macro_without_value_says_what_to_give(left_out, message):
+  with pytest.raises(ConfigError, match=message):
+    _run(base=[argument for argument in COMPLETE if argument != left_out])
+
+
+def test_an_override_may_not_take_a_required_value_away():
+  with pytest.raises(ConfigError, match='MODEL_DIR has no value'):
+    _run('--gin.MODEL_DIR=%gin.REQUIRED')
+
+
+@pytest.mark.parametrize(
+  'argument, message',
+  [
+    ('--optimizer=sgd', r"OPTIMIZER.*'sgd'"),
+    ('--alpha=3.5', r'ALPHA.*3\.5'),
+    ('--num_microbatches=3', r'NUM_MICROBATCHES 3 does not divide BATCH_SIZE 16'),
+    ('--train_steps=0', r'TRAIN_STEPS'),
+    ("--task_feature_lengths={'inputs': 3", r'TASK_FEATURE_LENGTHS'),
+    ('--dataset=None', r'--gin_file=datasets/NAME\.gin'),
+  ],
+)
+def test_what_a_dataclass_refuses_is_told_without_gins_trail(argument, message):
+  with pytest.raises(ConfigError, match=message) as caught:
+    _run(argument)
+  assert 'configurable' not in str(caught.value)
+
+
+def test_help_prints_the_run_file_and_exits(capsys):
+  with pytest.raises(SystemExit) as caught:
+    config.parse(['--help', '--nonsense'], RUN_FILE)
+  assert caught.value.code == 0
+  text = capsys.readouterr().out
+  assert '--gin_search_paths' in text and 'TRAIN_STEPS = 10000' in text
+  assert 'import' not in text
+
+
+# All files that are shipped
+
+
+def _names(kind):
+  folder = config.gin_root() / kind
+  return sorted(str(f.relative_to(folder).with_suffix('')) for f in folder.rglob('*.gin'))
+
+
+@pytest.mark.parametrize('model', _names('models'))
+def test_every_model_goes_with_every_data_set_and_method(model):
+  from dss_jax.tasks import dataset_of
+
+  combinations = list(itertools.product(_names('datasets'), _names('methods')))
+  assert combinations
+  for dataset, method in combinations:
+    run = _run(
+      f'--gin_file=models/{model}.gin',
+      f'--gin_file=datasets/{dataset}.gin',
+      f'--gin_file=methods/{method}.gin',
+      '--vocabulary=bytes',
+      '--model_dir=runs/a',
+      base=(),
+    )
+    assert run.data.mixture_or_task_name == f'{dataset}_{method}'
+    assert dataset_of(run.data.mixture_or_task_name).name == dataset
+    assert run.model.dropout_rate == 0.1 and run.optimizer.decay_steps == run.train_steps == 10_000
+
+
+def test_every_file_of_runs_parses_with_what_it_requires():
+  needed = {
+    'smoke': ('train', ['--gin_file=runs/smoke.gin', '--model_dir=a'], 'run_config.RunConfig'),
+    'train': ('train', COMPLETE, 'run_config.RunConfig'),
+    'compare': ('compare', COMPLETE, 'compare.CompareConfig'),
+    'evaluate': ('evaluate', ['--model_dir=a'], 'evaluate.EvaluateConfig'),
+    'predict': ('predict', ['--model_dir=a'], 'predict.PredictConfig'),
+  }
+  assert set(needed) == set(_names('runs'))
+  for verb, argv, selector in needed.values():
+    config.parse(argv, f'runs/{verb}.gin')
+    assert dataclasses.is_dataclass(config.configured(selector))
+
+
+def test_gin_is_a_folder_of_data(repository):
+  """An __init__.py would shadow the library of that name."""
+  assert not list((repository / 'gin').rglob('*.py'))
+
+
+def test_the_entry_point_holds_no_configurable(repository):
+  """`python -m` would register it twice, and ignore its bindings."""
+  text = (repository / 'dss_jax' / '__main__.py').read_text()
+  assert not any(line.startswith(('class ', 'def ', '@')) for line in text.splitlines())
+
+
+# Dataclasses as JSON
+
+
+@dataclasses.dataclass(frozen=True)
+class _Inner:
+  sizes: tuple[int, ...] = (1, 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Outer:
+  inner: _Inner
+  lengths: dict[str, int]
+  maybe: _Inner | None = None
+
+
+def test_a_dataclass_survives_json():
+  outer = _Outer(_Inner(), {'inputs': 3})
+  values = json.loads(json.dumps(config.to_dict(outer)))
+  assert values == {'inner': {'sizes': [1, 2]}, 'lengths': {'inputs': 3}, 'maybe': None}
+  again = config.from_dict(_Outer, values)
+  assert isinstance(again.inner, _Inner) and again.maybe is None
+  assert config.to_dict(again) == config.to_dict(outer)
+  both = config.from_dict(_Outer, config.to_dict(dataclasses.replace(outer, maybe=_Inner((5,)))))
+  assert isinstance(both.maybe, _Inner)
+
+
+def test_differences_name_nested_values():
+  a = _Outer(_Inner(), {'inputs': 3})
+  b = _Outer(_Inner((1, 3)), {'inputs': 4}, maybe=None)
+  assert config.differences(a, a) == []
+  assert config.differences(a, b) == [
+    'inner.sizes: [1, 2] -> [1, 3]',
+    'lengths.inputs: 3 -> 4',
+  ]
+  assert config.differences(a, b, ignore=['inner.sizes']) == ['lengths.inputs: 3 -> 4']
+
+
+def test_a_file_is_replaced_whole(tmp_path):
+  config.write_text(tmp_path / 'a', 'first')
+  config.write_text(tmp_path / 'a', 'second')
+  assert (tmp_path / 'a').read_text() == 'second'
+  assert [file.name for file in tmp_path.iterdir()] == ['a']
