@@ -184,7 +184,11 @@ def _is_gin_value(value: str) -> bool:
     return True
   try:
     gin.config.parse_value(value)
-  except (ValueError, SyntaxError, tokenize.TokenError):
+  except tokenize.TokenError as error:
+    if value.startswith(('(', '[', '{')):
+      raise ConfigError(f'the value {value} opens a bracket that it does not close.') from error
+    return False
+  except (ValueError, SyntaxError):
     return False
   return True
 

@@ -200,7 +200,7 @@ def test_an_override_may_not_take_a_required_value_away():
     ('--alpha=3.5', r'ALPHA.*3\.5'),
     ('--num_microbatches=3', r'NUM_MICROBATCHES 3 does not divide BATCH_SIZE 16'),
     ('--train_steps=0', r'TRAIN_STEPS'),
-    ("--task_feature_lengths={'inputs': 3", r'TASK_FEATURE_LENGTHS'),
+    ("--task_feature_lengths={'inputs': 3", r'opens a bracket that it does not close'),
     ('--dataset=None', r'--gin_file=datasets/NAME\.gin'),
   ],
 )
