@@ -81,7 +81,7 @@ def make_eval_step(
 
 def metrics_of_sums(sums: Metrics, loss: losses.LossConfig) -> Metrics:
   """The metrics of the sums that eval steps gave, added up over batches."""
-  return _metrics(sums, loss)
+  return _metrics(jax.tree.map(jnp.asarray, sums), loss)
 
 
 def _task_sums(model, loss, params, batch: Batch, row_keys) -> Metrics:
