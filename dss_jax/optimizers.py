@@ -50,6 +50,11 @@ class OptimizerConfig:
       raise ValueError(
         f'OptimizerConfig.name (OPTIMIZER) is one of {OPTIMIZERS}, not {self.name!r}.'
       )
+    if self.name == 'adafactor' and self.weight_decay:
+      raise ValueError(
+        "OptimizerConfig.weight_decay (WEIGHT_DECAY) is of 'adamw' alone; OPTIMIZER 'adafactor' "
+        f'takes 0, not {self.weight_decay}.'
+      )
     if self.schedule not in SCHEDULES:
       raise ValueError(
         f'OptimizerConfig.schedule (SCHEDULE) is one of {SCHEDULES}, not {self.schedule!r}.'

@@ -254,7 +254,7 @@ class _Loop:
       step, metrics, batch = self.unseen.popleft()
       metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
       if not all(math.isfinite(metrics[name]) for name in ('loss', 'grad_norm', 'param_norm')):
-        raise _not_finite(step, metrics, batch, self.checkpoints)
+        raise _not_finite(self.run.model_dir, step, metrics, batch, self.checkpoints)
       seconds = self.rate.add(batch)
       self.sequences += batch.sequences if seconds else 0
       self.seconds += seconds
@@ -366,13 +366,13 @@ class _StopSignal:
       signal.signal(number, handler)
 
 
-def _not_finite(step, metrics, batch, checkpoints: manager.Checkpoints) -> NonFiniteLossError:
+def _not_finite(model_dir, step, metrics, batch, checkpoints: manager.Checkpoints):
   checkpoints.wait()
   ids = sorted(set(batch.example_ids[batch.example_ids >= 0].tolist()))
   return NonFiniteLossError(
     f'the loss is not finite at step {step} (loss {metrics["loss"]}, gradient norm '
     f'{metrics["grad_norm"]}, parameter norm after the update {metrics["param_norm"]}); the batch '
-    f'holds the examples {ids}. The last good checkpoint is step {checkpoints.latest()}. A smaller '
-    'LEARNING_RATE, a CLIP_NORM or DTYPE = "float32" mends it, if those examples are as they '
-    'should be.'
+    f'holds the examples {ids}. The last good checkpoint is step {checkpoints.latest()}. If those '
+    'examples are as they should be, start a new MODEL_DIR from it with a smaller LEARNING_RATE, a '
+    f'CLIP_NORM or DTYPE = "float32", and INITIAL_CHECKPOINT_PATH={model_dir}.'
   )
