@@ -30,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f'dss: no verb {verb!r}.\n\n{_usage()}', file=sys.stderr)
     return 2
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+  sys.path.insert(0, os.getcwd())  # as `python -m` does: modules of users' tasks are there
   logging.getLogger('absl').setLevel(logging.ERROR)  # orbax says much that no user can act on
   run_file = f'runs/{verb}.gin'
   try:
@@ -38,7 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not {'--help', '-h'} & set(rest):
       _import_tensorflow()
     return importlib.import_module(f'dss_jax.{verb}').main(rest)
-  except (ValueError, ArithmeticError, FileNotFoundError) as error:
+  except KeyboardInterrupt:
+    return 130
+  except (ValueError, ArithmeticError, OSError, ImportError) as error:
     if os.environ.get('DSS_TRACEBACK'):
       raise
     print(f'dss {verb}: {error}', file=sys.stderr)

@@ -14,7 +14,7 @@ import rich.console
 import rich.table
 from etils import epath
 
-from dss_jax import config, evaluate, evaluator, predict, run_config, train
+from dss_jax import config, evaluate, evaluator, fields, predict, run_config, train
 from dss_jax.tasks import dataset_of, preprocessors
 
 FILE = 'comparison.json'
@@ -36,6 +36,11 @@ class CompareConfig:
   methods: Sequence[str] = ('standard', 'dss')
   split: str = 'test'
 
+  def __post_init__(self):
+    fields.check(self)
+    if not self.methods:
+      raise ValueError('CompareConfig.methods (METHODS) names at least one method; it is empty.')
+
 
 class Row(NamedTuple):
   """One line of the table: accuracy with its 95 % interval, and what training took."""
@@ -54,8 +59,6 @@ def main(argv: Sequence[str]) -> int:
   """Runs `dss compare`; returns the exit code."""
   config.parse(argv, 'runs/compare.gin')
   compared: CompareConfig = config.configured('compare.CompareConfig')
-  if not compared.methods:
-    raise ValueError("METHODS names no method; expected e.g. --methods=\"('standard', 'dss')\".")
   rows = []
   for method in compared.methods:
     config.parse([*argv, f'--gin_file=methods/{method}.gin'], 'runs/compare.gin')
@@ -83,7 +86,10 @@ def train_and_score(method: str, run: run_config.RunConfig, split: str) -> Row |
   result = train.train(run)
   if not result.finished:
     return None
-  found = evaluate.evaluate(evaluate.EvaluateConfig(model_dir=run.model_dir, split=split))
+  scored = evaluate.EvaluateConfig(
+    model_dir=run.model_dir, split=split, mesh=run.mesh, batch_size=run.eval.batch_size
+  )
+  found = evaluate.evaluate(scored)
   metrics = found['metrics']
   return Row(
     method,
@@ -128,7 +134,10 @@ def print_answers(run: run_config.RunConfig, split: str) -> None:
   examples = evaluator.load_examples(task, split, QUESTIONS)
   prefix = preprocessors.PREFIXES[preprocessors.LABEL]
   inputs = [text.removeprefix(prefix) for text in examples.texts['inputs_pretokenized']]
-  answers = predict.predict(predict.PredictConfig(model_dir=run.model_dir), inputs)
+  student = predict.PredictConfig(
+    model_dir=run.model_dir, mesh=run.mesh, batch_size=run.eval.batch_size
+  )
+  answers = predict.predict(student, inputs)
   for answer, gold in zip(answers, examples.texts['label'], strict=True):
     print(f'\nquestion   {answer["input"]}')
     print(f'label      {answer["label"]}   (gold: {gold})')

@@ -111,6 +111,9 @@ def to_dict(config: Any) -> dict[str, Any]:
 def from_dict(cls: Any, values: Mapping[str, Any]) -> Any:
   """The inverse of `to_dict`: nested dataclasses by their annotations."""
   hints = typing.get_type_hints(cls)
+  unknown = sorted(set(values) - set(hints))
+  if unknown:
+    raise ConfigError(f'{cls.__name__} has no field {unknown[0]!r}; another version wrote it.')
   return cls(**{name: _value_of(hints[name], value) for name, value in values.items()})
 
 
@@ -126,10 +129,15 @@ def differences(before: Any, now: Any, ignore: Sequence[str] = ()) -> list[str]:
 
 
 def write_text(path: epath.PathLike, text: str) -> None:
+  """Writes a UTF-8 file whole or not at all."""
+  write_bytes(path, text.encode())
+
+
+def write_bytes(path: epath.PathLike, content: bytes) -> None:
   """Writes a file whole or not at all: to a temporary name, then renamed."""
   path = epath.Path(path)
   temporary = path.with_name(f'.{path.name}.tmp')
-  temporary.write_text(text)
+  temporary.write_bytes(content)
   temporary.replace(path)
 
 
@@ -172,6 +180,7 @@ def _split_arguments(argv: Sequence[str]):
 
 
 def _override(name: str, value: str) -> None:
+  value = {'true': 'True', 'false': 'False', 'none': 'None'}.get(value.lower(), value)
   if '.' not in name and name not in macros():
     near = difflib.get_close_matches(name, macros(), n=3, cutoff=0.5)
     hint = f'did you mean {" or ".join(near)}?' if near else f'there are {", ".join(macros())}.'
@@ -212,6 +221,10 @@ def _check_required(text: str) -> None:
 
 
 def _help(run_file: str, text: str) -> str:
+  def included(match: re.Match) -> str:
+    return re.sub(r"^include '(.*)'$", included, (gin_root() / match[1]).read_text(), flags=re.M)
+
+  text = re.sub(r"^include '(.*)'$", included, text, flags=re.MULTILINE)
   body = '\n'.join(line for line in text.splitlines() if not line.startswith(('from', 'import')))
   return f'{USAGE}\nDefaults of this verb ({run_file}):\n\n{body.strip()}'
 

@@ -17,11 +17,12 @@ A batch's arrays (all numpy; S, T = task_feature_lengths of inputs, targets):
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from dss_jax import packing
+from dss_jax import fields, packing
 from dss_jax.examples import (
   Examples,
   TaskExamples,
@@ -42,6 +43,7 @@ __all__ = [
   'TrainBatches',
   'Truncation',
   'epoch_batches',
+  'fingerprint',
   'inference_batches',
   'load_examples',
   'load_mixture',
@@ -73,6 +75,7 @@ class DataConfig:
   seed: int = 0
 
   def __post_init__(self):
+    fields.check(self)
     lengths = dict(self.task_feature_lengths)
     if set(lengths) != {'inputs', 'targets'} or min(lengths.values()) < 1:
       raise ValueError(
@@ -170,6 +173,16 @@ class TrainBatches(Iterator[Batch]):
       starts[mine] = self._group_starts[task][items[mine]]
       ends[mine] = self._group_ends[task][items[mine]]
     return _plan(self.examples, starts, ends, self.config)
+
+
+def fingerprint(mixture: Sequence[TaskExamples]) -> int:
+  """A number that other tokens, another order or other tasks change: a CRC-32 of all of them."""
+  crc = 0
+  for name, rate, examples in mixture:
+    crc = zlib.crc32(f'{name} {rate}'.encode(), crc)
+    for array in (examples.inputs, examples.input_offsets, examples.targets, examples.task_ids):
+      crc = zlib.crc32(array.tobytes(), crc)
+  return crc
 
 
 def epoch_batches(

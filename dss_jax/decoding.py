@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from dss_jax import fields
 from dss_jax.models import t5
 
 START_ID = 0
@@ -42,6 +43,7 @@ class Decoding:
   temperature: float = 1.0
 
   def __post_init__(self):
+    fields.check(self)
     if self.method not in METHODS:
       raise ValueError(f'Decoding.method is one of {METHODS}, not {self.method!r}.')
     for name in ('max_length', 'beams'):

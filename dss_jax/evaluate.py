@@ -25,7 +25,8 @@ class EvaluateConfig(student.StudentConfig):
     task: a label, standard or rationale task; None: the one with gold labels of the student's data.
     split: of the task.
     num_examples: the first so many of the split; None for all.
-    output: JSON lines, one an example; None: <model_dir>/<task>_<split>_<step>.jsonl.
+    output: JSON lines, one an example; None: <model_dir>/<task>_<split>_<step>.jsonl, with the
+      method of decoding at the end where it is not greedy.
   """
 
   task: str | None = None
@@ -62,7 +63,9 @@ def evaluate(settings: EvaluateConfig) -> dict[str, Any]:
       f"{decoder.max_input_length} tokens, the run's TASK_FEATURE_LENGTHS['inputs']",
       file=sys.stderr,
     )
-  name = f'{task}_{settings.split}_{pupil.step}.jsonl'
+  method = settings.decoding.method
+  kind = '' if method == 'greedy' else f'_{method}'
+  name = f'{task}_{settings.split}_{pupil.step}{kind}.jsonl'
   output = epath.Path(settings.output or epath.Path(settings.model_dir) / name)
   if jax.process_index() == 0:
     write_records(output, found.records)

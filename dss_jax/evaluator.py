@@ -170,12 +170,13 @@ def evaluate(
     params: of the network; replicated or sharded.
     progress: told after each batch.
   """
+  metric = dataset_of(task).metric
   outputs = decoder(params, examples, progress)
   predictions = [to_text(row) for row in outputs.tokens]
   rationale = is_rationale(examples)
   score = _score_rationales if rationale else _score_labels
   targets = examples.texts['targets_pretokenized' if rationale else 'label']
-  found, own = score(dataset_of(task).metric, targets, predictions)
+  found, own = score(metric, targets, predictions)
   found['unfinished'] = float(np.mean(~(outputs.tokens == decoding.EOS_ID).any(axis=1)))
   columns = {
     'id': examples.example_ids.tolist(),

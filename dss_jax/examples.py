@@ -87,6 +87,10 @@ class Examples:
     )
 
 
+class EmptyTaskError(ValueError):
+  """A split of a task holds no example."""
+
+
 class TaskExamples(NamedTuple):
   """One task of a mixture: its SeqIO name, its mixing rate (not normalised), its examples."""
 
@@ -128,13 +132,17 @@ def truncations(mixture: Sequence[TaskExamples], lengths: Mapping[str, int]) -> 
   return found
 
 
-def load_mixture(name: str, split: str, keep_text: bool = False) -> list[TaskExamples]:
+def load_mixture(
+  name: str, split: str, keep_text: bool = False, skip_empty: bool = False
+) -> list[TaskExamples]:
   """Reads a SeqIO task or mixture; the tasks of a mixture come in the order of their names.
 
   Args:
     name: a registered task or mixture; import the module that registers it first.
     split: a split that all its tasks have.
     keep_text: also keep the strings named in TEXTS, for evaluation.
+    skip_empty: leave out tasks without examples, unless all are: a validation split need not have
+      rationales.
 
   Raises:
     ValueError: unknown name or split (with the near names), or a task without examples.
@@ -147,10 +155,19 @@ def load_mixture(name: str, split: str, keep_text: bool = False) -> list[TaskExa
   provider = seqio.get_mixture_or_task(name)
   if isinstance(provider, seqio.Task):
     return [TaskExamples(name, 1.0, load_examples(name, split, keep_text))]
-  return [
-    TaskExamples(task.name, provider.get_rate(task), load_examples(task.name, split, keep_text))
-    for task in provider.tasks
-  ]
+  loaded, empty = [], None
+  for task in provider.tasks:
+    try:
+      examples = load_examples(task.name, split, keep_text)
+    except EmptyTaskError as error:
+      if not skip_empty:
+        raise
+      empty = error
+    else:
+      loaded.append(TaskExamples(task.name, provider.get_rate(task), examples))
+  if not loaded and empty is not None:
+    raise empty
+  return loaded
 
 
 def load_examples(task_name: str, split: str, keep_text: bool = False) -> Examples:
@@ -165,7 +182,11 @@ def load_examples(task_name: str, split: str, keep_text: bool = False) -> Exampl
     raise ValueError(_unknown('task', task_name, sorted(seqio.TaskRegistry.names())))
   task = seqio.TaskRegistry.get(task_name)
   if split not in task.splits:
-    raise ValueError(_unknown(f'split of task {task_name!r}', split, sorted(task.splits)))
+    raise ValueError(
+      _unknown(
+        f'split (TRAIN_SPLIT, EVAL_SPLIT, SPLIT) of task {task_name!r}', split, sorted(task.splits)
+      )
+    )
   _keep_tensorflow_off_accelerators(tf)
   # Untruncated and read once: SeqIO's trimming and its cache would only cost time.
   rows = task.get_dataset(
@@ -192,7 +213,7 @@ def _batched(tf: Any, rows: Any) -> Any:
 def _concatenate(batches: Sequence[Mapping[str, Any]], task_name: str, split: str) -> Examples:
   """Joins batches of tensors (ragged where lengths differ) into one `Examples`."""
   if not batches:
-    raise ValueError(
+    raise EmptyTaskError(
       f'task {task_name!r} has no examples in split {split!r}: expected at least one; look at the '
       "task's source and at the filter it was prepared with"
     )

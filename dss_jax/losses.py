@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from dss_jax import fields
+
 TASKS = ('label', 'rationale')
 
 
@@ -31,6 +33,7 @@ class LossConfig:
   label_smoothing: float = 0.0
 
   def __post_init__(self):
+    fields.check(self)
     if self.alpha is not None and not 0.0 <= self.alpha <= 1.0:
       raise ValueError(f'LossConfig.alpha (ALPHA) is in [0, 1] or None, not {self.alpha}.')
     if self.rationale_weight < 0.0:

@@ -10,6 +10,8 @@ from typing import Any
 import jax
 import optax
 
+from dss_jax import fields
+
 STACKED = ('encoder_layers', 'decoder_layers')
 OPTIMIZERS = ('adamw', 'adafactor')
 SCHEDULES = ('constant', 'linear', 'rsqrt')
@@ -44,6 +46,7 @@ class OptimizerConfig:
   decay_rate: float = 0.8
 
   def __post_init__(self):
+    fields.check(self)
     if self.schedule != 'linear':
       object.__setattr__(self, 'decay_steps', None)
     if self.name not in OPTIMIZERS:

@@ -11,6 +11,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from dss_jax import fields
+
 AXES = ('data', 'fsdp', 'tensor')
 
 # Every logical axis a weight can have, and the mesh axis that divides it (None: not divided).
@@ -38,6 +40,14 @@ class MeshConfig:
   data: int = -1
   fsdp: int = 1
   tensor: int = 1
+
+  def __post_init__(self):
+    fields.check(self)
+    if (self.data != -1 and self.data < 1) or min(self.fsdp, self.tensor) < 1:
+      raise ValueError(
+        'MeshConfig (MESH_DATA, MESH_FSDP, MESH_TENSOR) is of sizes of at least 1, or -1 for '
+        f'MESH_DATA, not {self.data} x {self.fsdp} x {self.tensor}.'
+      )
 
 
 def make_mesh(config: MeshConfig) -> Mesh:

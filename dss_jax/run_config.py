@@ -12,15 +12,16 @@ from typing import Any
 
 from etils import epath
 
-from dss_jax import config, data, losses, optimizers, partitioning
+from dss_jax import config, data, fields, losses, optimizers, partitioning
 from dss_jax.models import t5
 
 FILE = 'config.json'
+VOCABULARY_FILE = 'spiece.model'
 
 # What may change when a run is continued: it decides what is saved and said, not what is learned.
 FREE = (
   'checkpoints_to_keep',
-  'data_dir',
+  'data_dir',  # the data's fingerprint is compared
   'eval.batch_size',
   'initial_checkpoint_path',
   'log_period',
@@ -33,6 +34,7 @@ FREE = (
   'num_microbatches',
   'save_period',
   'train_steps',
+  'vocabulary',  # its content is compared
 )
 
 
@@ -55,6 +57,15 @@ class EvalConfig:
   batch_size: int = 64
   max_decode_length: int = 64
   patience: int | None = None
+
+  def __post_init__(self):
+    fields.check(self)
+    least = {'period': 0, 'batch_size': 1, 'max_decode_length': 1, 'num_examples': 1, 'patience': 1}
+    for name, value in least.items():
+      if (given := getattr(self, name)) is not None and given < value:
+        raise ValueError(f'EvalConfig.{name} is at least {value}, not {given}.')
+    if self.patience is not None and not self.period:
+      raise ValueError('PATIENCE counts validations; set EVAL_PERIOD above 0, or PATIENCE = None.')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +114,7 @@ class RunConfig:
   data_dir: str | None = None
 
   def __post_init__(self):
+    fields.check(self)
     for name in (
       'train_steps', 'num_microbatches', 'log_period', 'save_period', 'checkpoints_to_keep'
     ):  # fmt: skip
@@ -137,7 +149,8 @@ def set_up_tasks(run: RunConfig) -> RunConfig:
     ValueError: the vocabulary is missing, or larger than the model's embedding.
   """
   if run.data_dir:
-    os.environ['TFDS_DATA_DIR'] = os.path.expanduser(run.data_dir)
+    run = dataclasses.replace(run, data_dir=str(epath.Path(run.data_dir).expanduser().absolute()))
+    os.environ['TFDS_DATA_DIR'] = str(run.data_dir)
   tasks = importlib.import_module('dss_jax.tasks')
   from dss_jax.tasks.vocabulary import padded_vocab_size
 
@@ -155,14 +168,18 @@ def set_up_tasks(run: RunConfig) -> RunConfig:
   return dataclasses.replace(run, model=dataclasses.replace(run.model, vocab_size=size))
 
 
-def save_run_config(run: RunConfig) -> None:
+def save_run_config(run: RunConfig, started: bool = True) -> None:
   """Writes the run folder's config.json, or checks the one that is there.
+
+  Args:
+    run: the settings.
+    started: whether the folder has a checkpoint; without one, its settings bind nobody.
 
   Raises:
     ValueError: the folder's run has other settings than `run`; the message lists them.
   """
   folder = epath.Path(run.model_dir)
-  if (folder / FILE).exists():
+  if started and (folder / FILE).exists():
     changed = config.differences(load_run_config(folder), run, ignore=FREE)
     if changed:
       raise ValueError(
@@ -171,6 +188,38 @@ def save_run_config(run: RunConfig) -> None:
       )
   folder.mkdir(parents=True, exist_ok=True)
   config.write_text(folder / FILE, json.dumps(config.to_dict(run), indent=2) + '\n')
+
+
+def keep_vocabulary(model_dir: epath.PathLike, started: bool) -> None:
+  """Keeps the process's SentencePiece model in the run folder, where all later use finds it.
+
+  Raises:
+    ValueError: the folder's run was started with another vocabulary.
+  """
+  if started:
+    check_vocabulary(model_dir)
+  model = _sentencepiece_model()
+  if model:
+    config.write_bytes(epath.Path(model_dir) / VOCABULARY_FILE, model)
+
+
+def check_vocabulary(model_dir: epath.PathLike) -> None:
+  """Raises ValueError if the run in a folder has another vocabulary than this process."""
+  path = epath.Path(model_dir) / VOCABULARY_FILE
+  if (path.read_bytes() if path.exists() else b'') != _sentencepiece_model():
+    raise ValueError(
+      f'VOCABULARY is another one than that of the run in {model_dir}, so its ids would mean '
+      f'something else; set VOCABULARY to {path if path.exists() else "bytes"}.'
+    )
+
+
+def _sentencepiece_model() -> bytes:
+  """The process's vocabulary as a .model file; empty for bytes."""
+  from dss_jax.tasks.vocabulary import get_vocabulary
+
+  # The file, not seqio's `sp_model`: that has the extra ids in it, which loading would add again.
+  path = getattr(get_vocabulary(), 'sentencepiece_model_file', None)
+  return epath.Path(path).read_bytes() if path else b''
 
 
 def load_run_config(model_dir: epath.PathLike) -> RunConfig:
@@ -183,4 +232,7 @@ def load_run_config(model_dir: epath.PathLike) -> RunConfig:
   if not path.exists():
     raise ValueError(f'{model_dir} holds no run: no {FILE}; MODEL_DIR is what `dss train` wrote.')
   values: dict[str, Any] = json.loads(path.read_text())
-  return dataclasses.replace(config.from_dict(RunConfig, values), model_dir=str(model_dir))
+  run = dataclasses.replace(config.from_dict(RunConfig, values), model_dir=str(model_dir))
+  if not path.with_name(VOCABULARY_FILE).exists():
+    return run
+  return dataclasses.replace(run, vocabulary=str(path.with_name(VOCABULARY_FILE)))

@@ -14,7 +14,7 @@ import rich.console
 import rich.progress
 from jax.sharding import Mesh
 
-from dss_jax import evaluator, partitioning, run_config
+from dss_jax import evaluator, fields, partitioning, run_config
 from dss_jax.checkpoints import manager
 from dss_jax.decoding import Decoding
 from dss_jax.models import t5
@@ -47,6 +47,9 @@ class StudentConfig:
   vocabulary: str | None = None
   module: str | None = None
   data_dir: str | None = None
+
+  def __post_init__(self):
+    fields.check(self)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

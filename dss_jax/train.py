@@ -5,7 +5,6 @@ batches are data.py's, files are checkpoints/manager.py's and metric_writer.py's
 """
 
 import collections
-import dataclasses
 import functools
 import math
 import os
@@ -16,15 +15,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
 from dss_jax import (
   config,
   data,
-  decoding,
-  evaluator,
   losses,
   metric_writer,
   optimizers,
@@ -33,13 +29,15 @@ from dss_jax import (
   train_state,
 )
 from dss_jax.checkpoints import manager
-from dss_jax.models import t5
 from dss_jax.run_config import (
   RunConfig,
+  check_vocabulary,
+  keep_vocabulary,
   load_run_config,
   save_run_config,
   set_up_tasks,
 )
+from dss_jax.validation import Validation
 
 BEST_METRIC = 'accuracy'
 
@@ -86,20 +84,29 @@ def train(run: RunConfig) -> Result:
   )
   mixture = data.load_mixture(run.data.mixture_or_task_name, run.data.split)
   validation = Validation.of(run, mesh)
-  save_run_config(run)
+  checkpoints = manager.Checkpoints(run.model_dir, run.checkpoints_to_keep, BEST_METRIC)
+  started = checkpoints.latest() is not None
+  save_run_config(run, started)
+  keep_vocabulary(run.model_dir, started)
   config.write_text(epath.Path(run.model_dir) / 'config.gin', config.operative())
-  for truncation in data.truncations(mixture, run.data.task_feature_lengths):
-    print(f'warning: {truncation}', file=sys.stderr)
+  for split, tasks in (('', mixture), (f' of {run.eval.split}', validation and validation.mixture)):
+    for truncation in data.truncations(tasks or [], run.data.task_feature_lengths):
+      print(f'warning{split}: {truncation}', file=sys.stderr)
 
   # State: the folder's latest checkpoint, else INITIAL_CHECKPOINT_PATH, else random.
   optimizer = optimizers.make_optimizer(run.optimizer)
-  checkpoints = manager.Checkpoints(run.model_dir, run.checkpoints_to_keep, BEST_METRIC)
   batches = data.TrainBatches(mixture, run.data, jax.process_index(), jax.process_count())
   state, data_state = initial_state(run, optimizer, mesh, checkpoints)
-  batches.restore(data_state or batches.state)
+  data_state = data_state or {**batches.state, 'fingerprint': data.fingerprint(mixture)}
+  if data_state['fingerprint'] != data.fingerprint(mixture):
+    raise ValueError(
+      f'the data of {run.data.mixture_or_task_name} is not what {run.model_dir} was trained '
+      'on until now: prepare it as it was (raw files, filter), or choose another MODEL_DIR.'
+    )
+  batches.restore(data_state)
 
   # Training.
-  loop = _Loop(run, mesh, optimizer, checkpoints, validation, int(state.step), data_state or {})
+  loop = _Loop(run, mesh, optimizer, checkpoints, validation, int(state.step), data_state)
   try:
     with jax.set_mesh(mesh):
       return loop.run_until_done(state, batches)
@@ -124,6 +131,7 @@ def initial_state(
   if run.initial_checkpoint_path is None:
     return train_state.create(run.model, optimizer, mesh, run.seed), None
   source = load_run_config(run.initial_checkpoint_path)
+  check_vocabulary(run.initial_checkpoint_path)
   changed = config.differences(source.model, run.model)
   shape = [line for line in changed if not line.startswith(('dropout', 'dtype', 'remat', 'scan'))]
   if shape:
@@ -137,54 +145,6 @@ def initial_state(
   make = functools.partial(train_state.from_params, optimizer=optimizer)
   place = jax.tree.map(lambda leaf: leaf.sharding, like)
   return jax.jit(make, out_shardings=place)(params), None
-
-
-@dataclasses.dataclass(frozen=True)
-class Validation:
-  """Loss over the mixture and label accuracy on a split, as a function of the parameters."""
-
-  run: RunConfig
-  mesh: Mesh
-  task: str
-  mixture: Sequence[data.TaskExamples]
-  examples: data.Examples
-
-  @classmethod
-  def of(cls, run: RunConfig, mesh: Mesh) -> 'Validation | None':
-    """Loads what is validated on; None where the run does not validate."""
-    if not run.eval.period:
-      return None
-    from dss_jax.tasks import dataset_of
-
-    task = dataset_of(run.data.mixture_or_task_name).evaluation_task
-    mixture = data.load_mixture(run.data.mixture_or_task_name, run.eval.split)
-    examples = evaluator.load_examples(task, run.eval.split, run.eval.num_examples)
-    return cls(run, mesh, task, mixture, examples)
-
-  def __call__(self, params: t5.Params) -> dict[str, float]:
-    """All validation metrics."""
-    run = self.run
-    sums: Any = None
-    for batch in data.epoch_batches(
-      self.mixture, run.data, jax.process_index(), jax.process_count()
-    ):
-      part = self._step(params, partitioning.put_batch(self.mesh, batch.arrays))
-      sums = part if sums is None else jax.tree.map(np.add, sums, jax.device_get(part))
-    metrics = steps.metrics_of_sums(jax.device_get(sums), run.loss)
-    decoder = evaluator.Decoder(
-      config=run.model,
-      decoding=decoding.Decoding(max_length=run.eval.max_decode_length),
-      batch_size=run.eval.batch_size,
-      max_input_length=run.data.task_feature_lengths['inputs'],
-      mesh=self.mesh,
-    )
-    found = evaluator.evaluate(self.task, self.examples, decoder, params)
-    everything: dict[str, Any] = {**metrics, **found.metrics}
-    return {name: float(value) for name, value in everything.items()}
-
-  @functools.cached_property
-  def _step(self):
-    return jax.jit(steps.make_eval_step(self.run.model, self.run.loss))
 
 
 class _Loop:
@@ -202,6 +162,7 @@ class _Loop:
     self.unseen: collections.deque = collections.deque()
     self.rate = _Rate()
     self.sequences, self.seconds = past.get('sequences', 0), past.get('seconds', 0.0)
+    self.fingerprint = past['fingerprint']
 
   def run_until_done(self, state: train_state.TrainState, batches: data.TrainBatches) -> Result:
     """Steps until the run is done, stopped early, or told to stop."""
@@ -223,17 +184,24 @@ class _Loop:
         finished = done == self.run.train_steps
         validated = self._validate(done, state) if self._due('eval', done) else None
         finished = finished or (validated is not None and self._no_progress())
-        if finished or self.stop.asked or validated or self._due('save', done):
+        stop = self.stop.asked  # once: it may be set between two looks
+        if finished or stop or validated or self._due('save', done):
           self._look(leave=0)
-          past = {'sequences': self.sequences, 'seconds': self.seconds}
-          self.checkpoints.save(state, {**data_state, **past}, validated)
+          self.checkpoints.save(state, {**data_state, **self._totals()}, validated)
           self.rate.restart()
-        if self.stop.asked:
+        if stop:
           break
         self.progress.advance(done)
     self._look(leave=0)
     self.checkpoints.wait()
     return Result(done, finished, self.checkpoints.best(), self.sequences, self.seconds)
+
+  def _totals(self) -> dict[str, Any]:
+    return {
+      'sequences': self.sequences,
+      'seconds': self.seconds,
+      'fingerprint': self.fingerprint,
+    }
 
   def close(self) -> None:
     """Flushes and frees all, also after an error."""
@@ -259,12 +227,16 @@ class _Loop:
       self.sequences += batch.sequences if seconds else 0
       self.seconds += seconds
       if step % self.run.log_period == 0 or step == 1:
-        self._log(step, metrics)
+        self._log(step, metrics, batch)
 
-  def _log(self, step: int, metrics: Mapping[str, float]) -> None:
-    rate = self.rate.of(self.run.data)
+  def _log(self, step: int, metrics: Mapping[str, float], batch: data.Batch) -> None:
+    rate = self.rate.take()
+    places = self.run.data.batch_size * sum(self.run.data.task_feature_lengths.values())
+    padding = 1.0 - batch.tokens / places
     learning_rate = float(self.schedule(step - 1))
-    self.writer.write(step, 'train', {**metrics, 'learning_rate': learning_rate, **rate})
+    self.writer.write(
+      step, 'train', {**metrics, 'learning_rate': learning_rate, 'padding': padding, **rate}
+    )
     parts = [f'loss {metrics["loss"]:.4f}']
     for task in losses.TASKS:
       if metrics[f'{task}/rows']:
@@ -272,7 +244,7 @@ class _Loop:
     if rate:
       parts.append(f'{rate["examples_per_second"]:.0f} ex/s')
       parts.append(f'{rate["tokens_per_second"]:.0f} tok/s')
-      parts.append(f'pad {rate["padding"]:.0%}')
+    parts.append(f'pad {padding:.0%}')
     self.progress.line(step, '  '.join(parts))
 
   def _validate(self, step: int, state: train_state.TrainState) -> dict[str, float]:
@@ -308,7 +280,7 @@ class _Rate:
 
   def __init__(self):
     self.since: float | None = None
-    self.sequences = self.tokens = self.rows = 0
+    self.sequences = self.tokens = 0
     self.seconds = 0.0
 
   def restart(self) -> None:
@@ -322,22 +294,19 @@ class _Rate:
     if self.since is not None:
       self.sequences += batch.sequences
       self.tokens += batch.tokens
-      self.rows += len(batch.arrays['decoder_target_tokens']) * jax.process_count()
       self.seconds += taken
     self.since = now
     return taken
 
-  def of(self, shape: data.DataConfig) -> dict[str, float]:
+  def take(self) -> dict[str, float]:
     """Rates since the last call, empty where nothing was counted."""
-    if not self.rows:
+    if not self.seconds:
       return {}
-    places = self.rows * sum(shape.task_feature_lengths.values())
     rates = {
       'examples_per_second': self.sequences / self.seconds,
       'tokens_per_second': self.tokens / self.seconds,
-      'padding': 1.0 - self.tokens / places,
     }
-    self.sequences = self.tokens = self.rows = 0
+    self.sequences = self.tokens = 0
     self.seconds = 0.0
     return rates
 
@@ -374,5 +343,6 @@ def _not_finite(model_dir, step, metrics, batch, checkpoints: manager.Checkpoint
     f'{metrics["grad_norm"]}, parameter norm after the update {metrics["param_norm"]}); the batch '
     f'holds the examples {ids}. The last good checkpoint is step {checkpoints.latest()}. If those '
     'examples are as they should be, start a new MODEL_DIR from it with a smaller LEARNING_RATE, a '
-    f'CLIP_NORM or DTYPE = "float32", and INITIAL_CHECKPOINT_PATH={model_dir}.'
+    f'CLIP_NORM or DTYPE = "float32", and INITIAL_CHECKPOINT_PATH={model_dir}, which takes '
+    'its best checkpoint.'
   )

@@ -16,6 +16,7 @@ import dataclasses
 import importlib
 import io
 import itertools
+import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -155,6 +156,8 @@ def write_model(model: bytes, path: str) -> None:
 def main(argv: Sequence[str]) -> int:
   """Runs `dss vocab`; returns the process's exit status."""
   arguments = _parser().parse_args(argv)
+  if arguments.data_dir:
+    os.environ['TFDS_DATA_DIR'] = os.path.expanduser(arguments.data_dir)
   try:
     for module in ('dss_jax.tasks', *arguments.module):
       importlib.import_module(module)
@@ -167,7 +170,7 @@ def main(argv: Sequence[str]) -> int:
     print(f'The texts hold only {trained.size} pieces; {arguments.size} were asked for.')
   print(
     f'Wrote {arguments.output}: {trained.size} pieces from {trained.texts} texts. '
-    f'Use it with --gin.VOCABULARY="\'{arguments.output}\'".'
+    f'Use it with --vocabulary={arguments.output}.'
   )
   return 0
 
@@ -191,6 +194,11 @@ def _parser() -> argparse.ArgumentParser:
     default=DEFAULT_SIZE,
     metavar='N',
     help='pieces, 3 special ones and 256 bytes included (default: %(default)s)',
+  )
+  parser.add_argument(
+    '--data_dir',
+    metavar='DIR',
+    help='of prepared data (default: TFDS_DATA_DIR, else ~/tensorflow_datasets)',
   )
   parser.add_argument(
     '--module',

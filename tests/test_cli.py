@@ -112,4 +112,4 @@ def test_what_a_failing_import_of_tensorflow_wrote_is_shown(tmp_path):
   (tmp_path / 'tensorflow.py').write_text(broken)
   failed = run('vocab', '--task=embedded_label', '--output=a.model', path=tmp_path)
   assert failed.returncode != 0
-  assert 'no such library' in failed.stderr and 'ImportError: broken' in failed.stderr
+  assert 'no such library' in failed.stderr and 'dss vocab: broken' in failed.stderr

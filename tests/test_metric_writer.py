@@ -69,14 +69,17 @@ def test_tensorboard_gets_a_point_a_metric(tmp_path):
 
 
 def test_lines_tell_step_text_and_time_left(monkeypatch, capsys):
-  now = iter([100.0, 110.0])
+  now = iter([100.0, 100.0, 109.0])
   monkeypatch.setattr(metric_writer.time, 'monotonic', lambda: next(now))
   progress = Progress(total=4000, start=1000)
+  progress.line(1001, 'loss 9.5')  # compiled until now
   progress.line(1010, 'loss 2.5')  # a second a step
   progress.say('validated')
   progress.advance(1011)
   progress.close()
-  assert capsys.readouterr().err == 'step 1010/4000  loss 2.5  eta 49:50\nvalidated\n'
+  assert capsys.readouterr().err == (
+    'step 1001/4000  loss 9.5\nstep 1010/4000  loss 2.5  eta 49:50\nvalidated\n'
+  )
 
 
 @pytest.mark.parametrize('seconds, text', [(0, '0:00'), (59.6, '1:00'), (3725, '1:02:05')])

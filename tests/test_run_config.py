@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import pathlib
 
 import pytest
 
 from dss_jax import data, losses, optimizers, partitioning, run_config
 from dss_jax.models import t5
 from dss_jax.run_config import EvalConfig, RunConfig
+from dss_jax.tasks import vocabulary
 
 
 @pytest.fixture
@@ -63,7 +65,6 @@ def test_a_folder_without_a_run_is_told(tmp_path):
     ('loss.alpha', 0.5, 'loss.alpha: None -> 0.5'),
     ('optimizer.learning_rate', 1.0, 'optimizer.learning_rate: 5e-05 -> 1.0'),
     ('optimizer.decay_steps', 20, 'optimizer.decay_steps: 10 -> 20'),
-    ('vocabulary', 'other', "vocabulary: 'bytes' -> 'other'"),
     ('seed', 5, 'seed: 0 -> 5'),
     ('eval.period', 7, 'eval.period: 1000 -> 7'),
     ('eval.patience', 2, 'eval.patience: None -> 2'),
@@ -185,3 +186,42 @@ def test_the_file_is_plain_json(run):
     values = json.load(file)
   assert values['data']['task_feature_lengths'] == {'inputs': 64, 'targets': 32}
   assert values['model']['mlp_activations'] == ['gelu', 'linear']
+
+
+def test_the_vocabulary_is_kept_and_compared_by_content(run, tmp_path):
+  model = tmp_path / 'moved.model'
+  with vocabulary.temporary_vocabulary('embedded'):
+    run_config.save_run_config(run)
+    run_config.keep_vocabulary(run.model_dir, started=False)
+    kept = run_config.load_run_config(run.model_dir).vocabulary
+    assert pathlib.Path(kept).parent == pathlib.Path(run.model_dir)
+    model.write_bytes(pathlib.Path(kept).read_bytes())
+  with vocabulary.temporary_vocabulary(str(model)) as moved:
+    run_config.keep_vocabulary(run.model_dir, started=True)
+    assert moved.vocab_size == vocabulary.load_vocabulary('embedded').vocab_size
+  with (
+    vocabulary.temporary_vocabulary('bytes'),
+    pytest.raises(ValueError, match=r'VOCABULARY is another one.*spiece\.model'),
+  ):
+    run_config.keep_vocabulary(run.model_dir, started=True)
+
+
+def test_settings_of_a_folder_without_a_checkpoint_bind_nobody(run):
+  run_config.save_run_config(run)
+  other = dataclasses.replace(run, seed=5)
+  run_config.save_run_config(other, started=False)
+  assert run_config.load_run_config(run.model_dir).seed == 5
+
+
+@pytest.mark.parametrize(
+  ('settings', 'message'),
+  [
+    ({'patience': 0}, 'patience is at least 1'),
+    ({'period': -5}, 'period is at least 0'),
+    ({'period': 0, 'patience': 2}, 'PATIENCE counts validations'),
+    ({'batch_size': 'abc'}, "EvalConfig.batch_size is of type int, not 'abc'"),
+  ],
+)
+def test_validation_settings_that_cannot_be_are_refused(settings, message):
+  with pytest.raises(ValueError, match=message):
+    run_config.EvalConfig(**settings)

@@ -4,11 +4,9 @@ Owns what a checkpoint holds and which stay. Orbax writes each under a temporary
 it, so a killed process leaves whole checkpoints only.
 """
 
-import contextlib
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
@@ -131,8 +129,4 @@ class Checkpoints:
     self._manager.close()
 
   def _restore(self, step: int, **items: Any) -> Any:
-    with contextlib.ExitStack() as stack:
-      if not self._manager.all_steps():
-        raise ValueError(f'{self.folder} holds no finished checkpoint.')
-      stack.enter_context(jax.named_scope('restore'))
-      return self._manager.restore(step, args=ocp.args.Composite(**items))
+    return self._manager.restore(step, args=ocp.args.Composite(**items))

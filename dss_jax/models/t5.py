@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from dss_jax import fields
 from dss_jax.models import layers
 
 Inputs = Int[Array, 'b s']
@@ -62,8 +63,9 @@ class T5Config:
   scan_layers: bool = True
 
   def __post_init__(self):
-    activations = tuple(self.mlp_activations)
+    activations = tuple(self.mlp_activations)  # gin gives a list where a file has one
     object.__setattr__(self, 'mlp_activations', activations)
+    fields.check(self)
     if activations not in (('gelu', 'linear'), ('relu',)):
       raise ValueError(
         f"T5Config.mlp_activations is ('gelu', 'linear') for T5 1.1 or ('relu',) for T5 1.0, "
