@@ -222,9 +222,9 @@ def _check_required(text: str) -> None:
 
 def _help(run_file: str, text: str) -> str:
   def included(match: re.Match) -> str:
-    return re.sub(r"^include '(.*)'$", included, (gin_root() / match[1]).read_text(), flags=re.M)
+    return re.sub(r"^include '(.*)'.*$", included, (gin_root() / match[1]).read_text(), flags=re.M)
 
-  text = re.sub(r"^include '(.*)'$", included, text, flags=re.MULTILINE)
+  text = re.sub(r"^include '(.*)'.*$", included, text, flags=re.MULTILINE)
   body = '\n'.join(line for line in text.splitlines() if not line.startswith(('from', 'import')))
   return f'{USAGE}\nDefaults of this verb ({run_file}):\n\n{body.strip()}'
 

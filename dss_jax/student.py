@@ -34,7 +34,7 @@ class StudentConfig:
     batch_size: rows decoded at once, over all devices.
     seed: of temperature sampling.
     mesh: how the devices share the work.
-    vocabulary, module, data_dir: where they are now; None: where the run had them.
+    module, data_dir: where they are now; None: where the run had them.
   """
 
   model_dir: str
@@ -44,7 +44,6 @@ class StudentConfig:
   batch_size: int = 64
   seed: int = 0
   mesh: partitioning.MeshConfig = dataclasses.field(default_factory=partitioning.MeshConfig)
-  vocabulary: str | None = None
   module: str | None = None
   data_dir: str | None = None
 
@@ -93,7 +92,7 @@ def load(config: StudentConfig) -> Student:
   Raises:
     ValueError: no run, checkpoint or vocabulary is where it should be; the message says which.
   """
-  now = {name: getattr(config, name) for name in ('vocabulary', 'module', 'data_dir')}
+  now = {name: getattr(config, name) for name in ('module', 'data_dir')}
   run = run_config.load_run_config(config.model_dir)
   run = dataclasses.replace(run, **{name: value for name, value in now.items() if value})
   run = run_config.set_up_tasks(run)

@@ -93,13 +93,13 @@ def _with_dropout(model, rate=0.3):
 @pytest.mark.parametrize(
   'dropout, mesh, microbatches',
   [
-    (0.3, (1, 1, 1), 2),
     (0.3, (1, 1, 1), 4),
     (0.3, (8, 1, 1), 1),
     (0.3, (1, 8, 1), 1),
-    (0.3, (1, 2, 4), 4),
-    (0.3, (2, 2, 2), 1),
-    (0.0, (2, 2, 2), 2),
+    (0.3, (1, 1, 8), 1),
+    (0.3, (2, 2, 2), 2),
+    (0.0, (1, 1, 1), 2),
+    (0.0, (2, 2, 2), 1),
   ],
 )
 def test_the_update_is_the_same_however_it_is_divided(tiny_config, dropout, mesh, microbatches):
@@ -196,8 +196,8 @@ def test_metrics_by_task_are_what_counting_by_hand_gives(tiny_config, tiny_param
 def test_a_batch_of_labels_alone_is_the_plain_label_loss(tiny_config):
   model = _with_dropout(tiny_config, 0.0)
   batches = _batches(2, mixture=MIXTURE[:1])
-  state, history = _trained(model, batches, loss=losses.LossConfig())
-  plain = _trained(model, batches, loss=losses.LossConfig(rationale_weight=0.0))
+  state, history = _trained(model, batches)
+  plain = _trained(model, batches, loss=dataclasses.replace(LOSS, rationale_weight=0.0))
   _assert_near((state, history), plain, tolerance=1e-7)
   for metrics in history:
     assert metrics['loss'] == metrics['label/loss'] > 0

@@ -178,11 +178,13 @@ def test_a_run_cut_at_any_step_and_continued_equals_a_whole_one(whole, tmp_path)
 
 def test_meshes_train_alike_and_may_change_in_between(whole, tmp_path):
   """`whole` ran with all devices as data; here the mesh changes after a checkpoint at step 6."""
-  _train_up_to(_config(tmp_path, mesh=partitioning.MeshConfig(1, 8, 1)), 7)
-  train.train(_config(tmp_path, mesh=partitioning.MeshConfig(2, 2, 2), num_microbatches=2))
+  run = _config(tmp_path, eval=EvalConfig(period=0))
+  _train_up_to(dataclasses.replace(run, mesh=partitioning.MeshConfig(1, 8, 1)), 7)
+  mesh = partitioning.MeshConfig(2, 2, 2)
+  train.train(dataclasses.replace(run, mesh=mesh, num_microbatches=2))
   _assert_same(_params(tmp_path), _params(whole[0]), rtol=0, atol=1e-5)
-  for row, expected in zip(_rows(tmp_path), _rows(whole[0]), strict=True):
-    assert row['loss'] == pytest.approx(expected['loss'], rel=1e-4)
+  expected = [row['loss'] for row in _rows(whole[0]) if row['kind'] == 'train']
+  assert [row['loss'] for row in _rows(tmp_path)] == pytest.approx(expected, rel=1e-5)
 
 
 # Stopping
@@ -231,7 +233,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch, broken):
   else:
     monkeypatch.setattr(train.steps, 'make_train_step', _poisoned(train.steps.make_train_step))
   constant = OptimizerConfig(learning_rate=1e-3, schedule='constant')
-  run = _config(tmp_path, optimizer=constant, save_period=1, eval=EvalConfig(period=0))
+  run = _config(
+    tmp_path, optimizer=constant, train_steps=6, save_period=2, eval=EvalConfig(period=0)
+  )
   with pytest.raises(train.NonFiniteLossError) as caught:
     train.train(run)
   text = str(caught.value)
