@@ -255,7 +255,7 @@ def test_every_file_of_runs_parses_with_what_it_requires():
     'evaluate': ('evaluate', ['--model_dir=a'], 'evaluate.EvaluateConfig'),
     'predict': ('predict', ['--model_dir=a'], 'predict.PredictConfig'),
   }
-  assert set(needed) == set(_names('runs'))
+  assert set(needed) == set(_names('runs')) - {'student'}  # which evaluate and predict include
   for verb, argv, selector in needed.values():
     config.parse(argv, f'runs/{verb}.gin')
     assert dataclasses.is_dataclass(config.configured(selector))
