@@ -4,6 +4,7 @@ Killing real processes is test_kill.py's.
 """
 
 import dataclasses
+import functools
 import json
 import os
 import signal
@@ -25,12 +26,15 @@ TIMES = ('examples_per_second', 'tokens_per_second')
 
 @pytest.fixture(scope='module', autouse=True)
 def _small_data():
-  """A part of the embedded data: it is generated anew for each run."""
+  """A part of the embedded data, which the runs of this file read once."""
   from dss_jax.tasks import embedded
 
   sizes = dict(embedded.SIZES)
   embedded.SIZES.update(train=600, validation=40, test=40)
-  yield
+  with pytest.MonkeyPatch.context() as patch:
+    for name in ('load_mixture', 'load_examples'):
+      patch.setattr(data, name, functools.cache(getattr(data, name)))
+    yield
   embedded.SIZES.update(sizes)
 
 
