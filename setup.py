@@ -61,7 +61,7 @@ setuptools.setup(
   extras_require={
     'gpu': ['jax[cuda13]>=0.10.2,<0.11'],
     'tpu': ['jax[tpu]>=0.10.2,<0.11'],
-    'test': ['beartype', 'mypy', 'pytest', 'ruff', 'scipy'],
+    'test': ['beartype', 'mypy', 'pytest', 'pytest-xdist', 'ruff', 'scipy'],
     'torch': ['torch'],
   },
   entry_points={'console_scripts': ['dss=dss_jax.cli:main']},

@@ -84,8 +84,7 @@ def train(run: RunConfig) -> Result:
   )
   mixture = data.load_mixture(run.data.mixture_or_task_name, run.data.split)
   validation = Validation.of(run, mesh)
-  checkpoints = manager.Checkpoints(run.model_dir, run.checkpoints_to_keep, BEST_METRIC)
-  started = checkpoints.latest() is not None
+  started = manager.has_checkpoint(run.model_dir)
   save_run_config(run, started)
   keep_vocabulary(run.model_dir, started)
   config.write_text(epath.Path(run.model_dir) / 'config.gin', config.operative())
@@ -95,6 +94,7 @@ def train(run: RunConfig) -> Result:
 
   # State: the folder's latest checkpoint, else INITIAL_CHECKPOINT_PATH, else random.
   optimizer = optimizers.make_optimizer(run.optimizer)
+  checkpoints = manager.Checkpoints(run.model_dir, run.checkpoints_to_keep, BEST_METRIC)
   batches = data.TrainBatches(mixture, run.data, jax.process_index(), jax.process_count())
   state, data_state = initial_state(run, optimizer, mesh, checkpoints)
   data_state = data_state or {**batches.state, 'fingerprint': data.fingerprint(mixture)}

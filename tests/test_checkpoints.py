@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dss_jax import optimizers, partitioning, train_state
-from dss_jax.checkpoints.manager import FOLDER, Checkpoints
+from dss_jax.checkpoints.manager import FOLDER, Checkpoints, has_checkpoint
 
 DATA = {'window': 3, 'row': 40}
 
@@ -169,3 +169,12 @@ def test_an_unknown_step_is_refused_with_the_ones_there_are(tmp_path, state):
     checkpoints.resolve(7)
   assert checkpoints.resolve(1) == 1
   checkpoints.close()
+
+
+def test_a_look_for_a_checkpoint_changes_nothing(tmp_path):
+  assert not has_checkpoint(str(tmp_path / 'none'))
+  folder = tmp_path / FOLDER
+  half_written = folder / '5.orbax-checkpoint-tmp'
+  half_written.mkdir(parents=True)
+  assert not has_checkpoint(str(tmp_path))
+  assert half_written.exists()

@@ -16,6 +16,17 @@ from dss_jax.train_state import TrainState
 FOLDER = 'checkpoints'
 
 
+def has_checkpoint(model_dir: str) -> bool:
+  """Whether a run folder holds a finished checkpoint; changes nothing in it, unlike opening it."""
+  if not (epath.Path(model_dir) / FOLDER).exists():
+    return False
+  checkpoints = Checkpoints(model_dir, read_only=True)
+  try:
+    return checkpoints.latest() is not None
+  finally:
+    checkpoints.close()
+
+
 class Checkpoints:
   """The checkpoints below a run folder.
 
