@@ -126,6 +126,7 @@ def test_a_run_without_linear_decay_can_be_made_longer(run):
   run_config.save_run_config(run)
   longer = optimizers.OptimizerConfig(schedule='constant', decay_steps=20)
   run_config.save_run_config(dataclasses.replace(run, optimizer=longer, train_steps=20))
+  assert run_config.load_run_config(run.model_dir).train_steps == 20
 
 
 @pytest.mark.parametrize('name', ['train_steps', 'num_microbatches', 'log_period', 'save_period'])
