@@ -137,6 +137,7 @@ def _importable(shared, monkeypatch):
   monkeypatch.syspath_prepend(str(shared))
   yield
   embedded.SIZES.update(sizes)
+  embedded.problems.cache_clear()
   sys.modules.pop('small_embedded_data', None)
 
 

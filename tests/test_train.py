@@ -31,11 +31,13 @@ def _small_data():
 
   sizes = dict(embedded.SIZES)
   embedded.SIZES.update(train=600, validation=40, test=40)
+  embedded.problems.cache_clear()  # another file's tests may have read the whole of it
   with pytest.MonkeyPatch.context() as patch:
     for name in ('load_mixture', 'load_examples'):
       patch.setattr(data, name, functools.cache(getattr(data, name)))
     yield
   embedded.SIZES.update(sizes)
+  embedded.problems.cache_clear()
 
 
 @pytest.fixture(scope='module', autouse=True)
