@@ -1,0 +1,262 @@
+"""Weights between our layout and another program's: what goes where, checked, in parts.
+
+Owns the form of a table of names (`Recipe`), the check that it accounts for every tensor, and the
+reading and writing of single slices through it, so that no more is in memory than what is asked
+for. Which names another program has is huggingface.py's and t5x.py's; files are theirs too.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from dss_jax.models import t5
+from dss_jax.models.t5 import T5Config
+
+Index = tuple[slice, ...]
+Path = tuple[str, ...]
+SHOWN = 5  # names in a message
+FAMILIES = {
+  ("('relu',)", True): 'T5 1.0',
+  ("('gelu', 'linear')", False): 'T5 1.1 (also LM-adapted, Flan-T5, mT5 and ByT5)',
+}
+
+
+class Tensor(NamedTuple):
+  """A tensor of another program's checkpoint, not read yet.
+
+  Attributes:
+    shape: of the whole.
+    dtype: as stored.
+    read: gives the part at an index of slices (one a dimension), in `dtype`.
+  """
+
+  shape: tuple[int, ...]
+  dtype: np.dtype
+  read: Callable[[Index], np.ndarray]
+
+
+class Leaf(NamedTuple):
+  """Where one of our arrays lies in another program's checkpoint.
+
+  Attributes:
+    names: of one tensor, or, where `per_layer`, of one tensor a layer.
+    axes: `ours = theirs.transpose(axes)`, of a layer's part where `per_layer`.
+    per_layer: our first axis counts layers and theirs are tensors of their own.
+  """
+
+  names: tuple[str, ...]
+  axes: tuple[int, ...]
+  per_layer: bool = False
+
+
+Recipe = Mapping[Path, Leaf]
+MakeRecipe = Callable[[T5Config], Recipe]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pretrained:
+  """Weights that another program wrote: opened and checked, not read.
+
+  Attributes:
+    origin: where they are, for people: 'Hugging Face google/t5-v1_1-base'.
+    config: the network; activations in bfloat16 and dropout as our own default has them.
+    recipe: where each parameter lies.
+    tensors: what the checkpoint holds.
+    vocabulary: what VOCABULARY takes, or None where the checkpoint has none.
+    moments: Adafactor's state, or None.
+    notes: lines that a person should read, such as what was left out.
+  """
+
+  origin: str
+  config: T5Config
+  recipe: Recipe
+  tensors: Mapping[str, Tensor]
+  vocabulary: str | None = None
+  moments: 'Moments | None' = None
+  notes: tuple[str, ...] = ()
+
+
+class Moments(NamedTuple):
+  """Adafactor's second moments in another program's checkpoint, of the same tensors' mapping.
+
+  A parameter is either factored (in `rows` and `columns`) or not (in `full`).
+
+  Attributes:
+    step: updates made so far.
+    rows, columns: where each factored parameter's means over its last and its first axis lie:
+      optax's v_row and v_col of our layout, stacked over layers.
+    full: where the second moment of each other parameter lies.
+  """
+
+  step: int
+  rows: Recipe
+  columns: Recipe
+  full: Recipe
+
+
+def flatten(tree: Any) -> dict[Path, Any]:
+  """The leaves of a nested dict by their path of keys."""
+  leaves = jax.tree.leaves_with_path(tree)
+  return {tuple(str(key.key) for key in path): leaf for path, leaf in leaves}
+
+
+def unflatten(leaves: Mapping[Path, Any]) -> dict[str, Any]:
+  """The nested dict of leaves by path."""
+  tree: dict[str, Any] = {}
+  for path, leaf in leaves.items():
+    node = tree
+    for key in path[:-1]:
+      node = node.setdefault(key, {})
+    node[path[-1]] = leaf
+  return tree
+
+
+def expected_shapes(recipe: Recipe, ours: Mapping[Path, tuple[int, ...]]) -> dict[str, tuple]:
+  """The shape of each of their tensors, from the shapes of our arrays."""
+  shapes = {}
+  for path, leaf in recipe.items():
+    shape = ours[path][1:] if leaf.per_layer else ours[path]
+    shapes.update(dict.fromkeys(leaf.names, tuple(shape[axis] for axis in np.argsort(leaf.axes))))
+  return shapes
+
+
+def check(
+  origin: str,
+  config: T5Config,
+  make_recipe: MakeRecipe,
+  shapes: Mapping[str, tuple[int, ...]],
+  allowed: tuple[str, ...] = (),
+) -> Recipe:
+  """The recipe of a network, which must use every tensor exactly once.
+
+  Args:
+    origin: what is read, for messages.
+    config: the network that the tensors should be of.
+    make_recipe: gives the names of a network.
+    shapes: of the tensors that are there.
+    allowed: names that may be there and are not used.
+
+  Raises:
+    ValueError: a tensor is missing, left over or of another shape; it says which, and which family
+      would have fitted.
+  """
+  recipe = make_recipe(config)
+  names = list(itertools.chain.from_iterable(leaf.names for leaf in recipe.values()))
+  assert len(names) == len(set(names)), 'a recipe names a tensor twice'
+  wanted = expected_shapes(recipe, _our_shapes(config))
+  there = {name: tuple(shape) for name, shape in shapes.items() if name not in allowed}
+  problems = [
+    *_listed('missing', [name for name in wanted if name not in there]),
+    *_listed('left over', [name for name in there if name not in wanted]),
+    *_listed(
+      'of another shape',
+      [
+        f'{name} {there[name]} for {shape}'
+        for name, shape in wanted.items()
+        if name in there and there[name] != shape
+      ],
+    ),
+  ]
+  if problems:
+    raise ValueError(
+      f'{origin} does not hold {_family(config)}: {"; ".join(problems)}.'
+      f'{_fitting(config, make_recipe, there)}'
+    )
+  return recipe
+
+
+def read(leaf: Leaf, tensors: Mapping[str, Tensor], index: Index, out: np.ndarray) -> None:
+  """Reads the part at `index` of one of our arrays into `out`, tensor by tensor."""
+  if not leaf.per_layer:
+    out[...] = _read_one(leaf.names[0], leaf.axes, tensors, index)
+    return
+  for row, name in zip(out, leaf.names[index[0]], strict=True):
+    row[...] = _read_one(name, leaf.axes, tensors, index[1:])
+
+
+def load(recipe: Recipe, tensors: Mapping[str, Tensor], like: Any) -> Any:
+  """Our arrays, read as each device needs them: nothing is whole on a host that holds a part.
+
+  Args:
+    recipe: where they lie.
+    tensors: what is there.
+    like: nested dict of ShapeDtypeStructs with shardings.
+
+  Returns:
+    The nested dict of jax arrays.
+
+  Raises:
+    ValueError: a part cannot be read.
+  """
+  return unflatten(
+    {path: _load(recipe[path], tensors, leaf) for path, leaf in flatten(like).items()}
+  )
+
+
+def written(recipe: Recipe, arrays: Mapping[Path, Any]) -> Iterator[tuple[str, np.ndarray]]:
+  """Their name and their array of every part of our arrays, one after the other."""
+  for path, leaf in recipe.items():
+    back = np.argsort(leaf.axes)
+    parts = arrays[path] if leaf.per_layer else [arrays[path]]
+    for name, part in zip(leaf.names, parts, strict=True):
+      yield name, np.ascontiguousarray(np.asarray(part).transpose(back))
+
+
+def _load(leaf: Leaf, tensors: Mapping[str, Tensor], like: jax.ShapeDtypeStruct) -> jax.Array:
+  def part(index: Index) -> np.ndarray:
+    shape = [len(range(*at.indices(size))) for at, size in zip(index, like.shape, strict=True)]
+    out = _aligned(shape, like.dtype)
+    read(leaf, tensors, index, out)
+    return out
+
+  return jax.make_array_from_callback(like.shape, like.sharding, part)
+
+
+def _aligned(shape, dtype) -> np.ndarray:
+  """An empty array whose memory a CPU device takes over instead of copying it."""
+  size, alignment = math.prod(shape) * np.dtype(dtype).itemsize, 64
+  raw = np.empty(size + alignment, np.uint8)
+  start = -raw.ctypes.data % alignment
+  return raw[start : start + size].view(dtype).reshape(shape)
+
+
+def _read_one(name: str, axes: tuple[int, ...], tensors: Mapping[str, Tensor], index: Index):
+  theirs = tuple(index[ours] for ours in np.argsort(axes))
+  try:
+    return tensors[name].read(theirs).transpose(axes)
+  except (OSError, EOFError, ValueError, RuntimeError) as error:
+    raise ValueError(f'{name} cannot be read: {error}.') from error
+
+
+def _our_shapes(config: T5Config) -> dict[Path, tuple[int, ...]]:
+  return {path: leaf.shape for path, leaf in flatten(t5.abstract(config)[0]).items()}
+
+
+def _listed(problem: str, names: list[str]) -> list[str]:
+  if not names:
+    return []
+  more = f' and {len(names) - SHOWN} more' if len(names) > SHOWN else ''
+  return [f'{problem}: {", ".join(names[:SHOWN])}{more}']
+
+
+def _family(config: T5Config) -> str:
+  key = (str(config.mlp_activations), config.logits_via_embedding)
+  return FAMILIES.get(key) or (
+    f'a T5 with mlp_activations {config.mlp_activations} and logits_via_embedding '
+    f'{config.logits_via_embedding}'
+  )
+
+
+def _fitting(config: T5Config, make_recipe: MakeRecipe, there: Mapping[str, tuple]) -> str:
+  """A sentence that names the family whose tensors these are, if there is one."""
+  for activations, tied in itertools.product((('gelu', 'linear'), ('relu',)), (False, True)):
+    other = dataclasses.replace(config, mlp_activations=activations, logits_via_embedding=tied)
+    if set(expected_shapes(make_recipe(other), _our_shapes(other))) == set(there):
+      return f' They are the tensors of {_family(other)}.'
+  return ''
+
