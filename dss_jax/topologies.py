@@ -1,0 +1,143 @@
+"""One table of the machines that a job can run on: TPU slices, a GPU, this CPU.
+
+Owns what the names mean to the Cloud TPU API, to GKE, to libtpu's compiler and to JAX. Sizes and
+rates are the nominal ones of Google's documentation; what a program may really allocate is a little
+less, and the compiler says how much. Imports nothing, so that a laptop can plan and launch.
+"""
+
+import dataclasses
+import difflib
+
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+  """One machine, or one slice of a TPU pod.
+
+  Attributes:
+    name: ours, e.g. 'v5e-16'. As Google's names do, v3, v4 and v5p count TensorCores (two a chip),
+      v5e and v6e count chips.
+    platform: JAX's: 'tpu', 'gpu' or 'cpu'.
+    chips: chips in the slice.
+    devices: what `jax.device_count()` is: two a chip for v3; the two cores of a v4 or v5p chip are
+      one device (megacore).
+    hosts: virtual machines, each of which runs one process.
+    accelerator_type: of the Cloud TPU API; None where there is nothing to rent.
+    runtime_version: of the Cloud TPU API.
+    libtpu_name: `topology_name` of `jax.experimental.topologies.get_topology_desc`.
+    libtpu_chip_config: its `chip_config_name`.
+    gke_machine_type: of a node pool; None where GKE has none.
+    gke_topology: of a node pool: the slice's shape in chips.
+    hbm_bytes: memory of one device; None where it depends on the machine.
+    peak_flops: bfloat16 FLOP/s of one device; None where it depends on the machine.
+    host_ram_bytes: memory of one host; None where it depends on the machine.
+  """
+
+  name: str
+  platform: str
+  chips: int = 1
+  devices: int = 1
+  hosts: int = 1
+  accelerator_type: str | None = None
+  runtime_version: str | None = None
+  libtpu_name: str | None = None
+  libtpu_chip_config: str = 'default'
+  gke_machine_type: str | None = None
+  gke_topology: str | None = None
+  hbm_bytes: int | None = None
+  peak_flops: float | None = None
+  host_ram_bytes: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Chip:
+  """A generation of TPUs. Memory in GiB and TFLOP/s are of one chip."""
+
+  accelerator: str
+  runtime_version: str
+  libtpu: str
+  hbm: int
+  peak: float
+  devices: int = 1
+  libtpu_chip_config: str = 'default'
+
+
+@dataclasses.dataclass(frozen=True)
+class _Host:
+  """A machine type of GKE, which is also what the Cloud TPU API gives. RAM in GB."""
+
+  machine_type: str | None
+  chips: int
+  ram: int
+
+
+_CHIPS = {
+  'v3': _Chip('v3', 'tpu-ubuntu2204-base', 'v3', hbm=32, peak=123, devices=2),
+  'v4': _Chip('v4', 'tpu-ubuntu2204-base', 'v4', 32, 275, libtpu_chip_config='megacore'),
+  'v5e': _Chip('v5litepod', 'v2-alpha-tpuv5-lite', 'v5e', 16, 197),
+  'v5p': _Chip('v5p', 'v2-alpha-tpuv5', 'v5', 95, 459, libtpu_chip_config='megacore'),
+  'v6e': _Chip('v6e', 'v2-alpha-tpuv6e', 'v6e', 32, 918),
+}
+_V3 = _Host(None, 4, 340)  # Cluster Toolkit knows no v3
+_V4 = _Host('ct4p-hightpu-4t', 4, 407)
+_V5E_4, _V5E_8 = _Host('ct5lp-hightpu-4t', 4, 192), _Host('ct5lp-hightpu-8t', 8, 384)
+_V5P = _Host('ct5p-hightpu-4t', 4, 448)
+_V6E_4, _V6E_8 = _Host('ct6e-standard-4t', 4, 720), _Host('ct6e-standard-8t', 8, 1440)
+_SLICES = {
+  'v3-8': ('2x2', _V3),
+  'v4-8': ('2x2x1', _V4),
+  'v4-64': ('2x4x4', _V4),
+  'v5e-8': ('2x4', _V5E_8),
+  'v5e-16': ('4x4', _V5E_4),
+  'v5e-64': ('8x8', _V5E_4),
+  'v5p-8': ('2x2x1', _V5P),
+  'v5p-64': ('2x4x4', _V5P),
+  'v6e-8': ('2x4', _V6E_8),
+  'v6e-64': ('8x8', _V6E_4),
+}
+
+
+def _slice(name: str, shape: str, host: _Host) -> Topology:
+  generation, size = name.split('-')
+  chip = _CHIPS[generation]
+  chips = 1
+  for side in shape.split('x'):
+    chips *= int(side)
+  return Topology(
+    name=name,
+    platform='tpu',
+    chips=chips,
+    devices=chips * chip.devices,
+    hosts=chips // host.chips,
+    accelerator_type=f'{chip.accelerator}-{size}',
+    runtime_version=chip.runtime_version,
+    libtpu_name=f'{chip.libtpu}:{shape}',
+    libtpu_chip_config=chip.libtpu_chip_config,
+    gke_machine_type=host.machine_type,
+    gke_topology=shape if host.machine_type else None,
+    hbm_bytes=chip.hbm * GIB // chip.devices,
+    peak_flops=chip.peak * 1e12 / chip.devices,
+    host_ram_bytes=host.ram * 10**9,
+  )
+
+
+TOPOLOGIES = {
+  'cpu': Topology('cpu', 'cpu'),
+  'gpu': Topology('gpu', 'gpu'),
+  **{name: _slice(name, shape, host) for name, (shape, host) in _SLICES.items()},
+}
+
+
+def topology(name: str) -> Topology:
+  """The topology of this name.
+
+  Raises:
+    ValueError: there is none; says which there are.
+  """
+  if name not in TOPOLOGIES:
+    googles = {one.accelerator_type: ours for ours, one in TOPOLOGIES.items()}
+    near = googles.get(name) or ''.join(difflib.get_close_matches(name, TOPOLOGIES, 1, 0.6))
+    hint = f'did you mean {near}? ' if near else ''
+    raise ValueError(f'no topology {name!r}: {hint}there are {", ".join(TOPOLOGIES)}.')
+  return TOPOLOGIES[name]
