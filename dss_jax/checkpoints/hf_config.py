@@ -1,0 +1,181 @@
+"""Hugging Face's config.json and our T5Config: what each setting means, and what is refused.
+
+Owns the settings alone, in the forms that transformers wrote from 2020 to its version 5; tensors
+and files are huggingface.py's and hf_files.py's.
+
+`tie_word_embeddings` decides two things in T5: whether the logits use the embedding, and whether
+the decoder's output is scaled before. transformers 5 writes it as true whatever it was, and keeps
+the second in `scale_decoder_outputs` (T5) or nowhere (mT5, which it never scales).
+"""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from dss_jax.models import layers
+from dss_jax.models.t5 import T5Config
+
+CONFIG, GENERATION = 'config.json', 'generation_config.json'
+TOKEN_IDS = {'decoder_start_token_id': 0, 'pad_token_id': 0, 'eos_token_id': 1}
+# Our activations by theirs: the setting, and the function that transformers computes for it.
+ACTIVATIONS = {
+  'gated-gelu': (('gelu', 'linear'), 'gelu_new'),
+  'relu': (('relu',), 'relu'),
+}
+_SIZES = {
+  'vocab_size': 'vocab_size',
+  'emb_dim': 'd_model',
+  'num_heads': 'num_heads',
+  'head_dim': 'd_kv',
+  'mlp_dim': 'd_ff',
+  'num_encoder_layers': 'num_layers',
+}
+_RELATIVE = {  # with the values of files that are older than the settings
+  'relative_attention_num_buckets': 32,
+  'relative_attention_max_distance': 128,
+}
+_DEFAULTS = {
+  't5': {'feed_forward_proj': 'relu', 'tie_word_embeddings': True},
+  'mt5': {'feed_forward_proj': 'gated-gelu', 'tie_word_embeddings': False},
+}
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+  """The object in a JSON file.
+
+  Raises:
+    ValueError: the file is not there or holds no JSON object.
+  """
+  try:
+    content = json.loads(path.read_bytes())
+  except FileNotFoundError as error:
+    raise ValueError(
+      f'{path.parent} has no {path.name}: a Hugging Face folder has one beside its weights.'
+    ) from error
+  except ValueError as error:
+    raise ValueError(f'{path} is not JSON: {error}.') from error
+  if not isinstance(content, dict):
+    raise ValueError(f'{path} holds {type(content).__name__} where an object was expected.')
+  return content
+
+
+def network_of(config: Mapping[str, Any], origin: str) -> T5Config:
+  """The network that a config.json describes, with our own dropout and activation dtype.
+
+  Args:
+    config: what the file holds.
+    origin: what it is of, for messages.
+
+  Raises:
+    ValueError: it describes something that our network does not compute.
+  """
+  settings = {**_DEFAULTS[_model_type(config, origin)], **_given(config)}
+  _check(settings, origin)
+  forward = settings['feed_forward_proj']
+  missing = [name for name in _SIZES.values() if name not in settings]
+  if missing:
+    raise ValueError(f'{CONFIG} of {origin} does not say {", ".join(missing)}.')
+  sizes = {ours: settings[theirs] for ours, theirs in _SIZES.items()}
+  decoder_layers = settings.get('num_decoder_layers', settings['num_layers'])
+  relative = {name: settings.get(name, default) for name, default in _RELATIVE.items()}
+  tied = settings['tie_word_embeddings'] and not ties_without_scaling(settings)
+  try:
+    return T5Config(
+      **sizes,
+      **relative,
+      num_decoder_layers=decoder_layers,
+      mlp_activations=ACTIVATIONS[forward][0],
+      logits_via_embedding=tied,
+    )
+  except ValueError as error:
+    raise ValueError(f'{CONFIG} of {origin} is not a T5: {error}') from error
+
+
+def ties_without_scaling(config: Mapping[str, Any]) -> bool:
+  """Whether this is transformers 5's writing of a T5 1.1: 'tied', but the output is not scaled.
+
+  Such a file holds logits of their own, or, where it does not, the embedding serves as them.
+  """
+  settings = _given(config)
+  if not settings.get('tie_word_embeddings', False):
+    return False
+  if settings.get('model_type') == 'mt5':
+    return int(str(settings.get('transformers_version', '0')).split('.')[0]) >= 5
+  return settings.get('scale_decoder_outputs') is False
+
+
+def config_json(config: T5Config) -> dict[str, Any]:
+  """What config.json says of our network, so that transformers 4 and 5 read it rightly."""
+  names = {activations: forward for forward, (activations, _) in ACTIVATIONS.items()}
+  forward = names[config.mlp_activations]
+  return {
+    'architectures': ['T5ForConditionalGeneration'],
+    'model_type': 't5',
+    **{theirs: getattr(config, ours) for ours, theirs in _SIZES.items()},
+    'num_decoder_layers': config.num_decoder_layers,
+    **{name: getattr(config, name) for name in _RELATIVE},
+    'feed_forward_proj': forward,
+    'dense_act_fn': ACTIVATIONS[forward][1],
+    'is_gated_act': len(config.mlp_activations) == 2,
+    'tie_word_embeddings': config.logits_via_embedding,
+    'layer_norm_epsilon': layers.NORM_EPSILON,
+    'dropout_rate': config.dropout_rate,
+    'initializer_factor': 1.0,
+    'is_encoder_decoder': True,
+    'use_cache': True,
+    'torch_dtype': 'float32',
+    **TOKEN_IDS,
+  }
+
+
+def generation_json() -> dict[str, Any]:
+  """What generation_config.json says: the tokens that decoding starts, ends and pads with."""
+  return dict(TOKEN_IDS)
+
+
+def _given(config: Mapping[str, Any]) -> dict[str, Any]:
+  """The settings that are set: None is transformers' word for the default."""
+  return {name: value for name, value in config.items() if value is not None}
+
+
+def _model_type(config: Mapping[str, Any], origin: str) -> str:
+  architectures = config.get('architectures') or ['']
+  model_type = config.get('model_type')
+  if model_type is None and str(architectures[0]).startswith(('T5', 'MT5')):  # before 2020
+    model_type = 'mt5' if str(architectures[0]).startswith('MT5') else 't5'
+  if model_type not in _DEFAULTS:
+    raise ValueError(
+      f'{origin} is a model of type {model_type!r} by its {CONFIG}; only t5 and mt5 can be read.'
+    )
+  return model_type
+
+
+def _check(settings: Mapping[str, Any], origin: str) -> None:
+  """Refuses, in one sentence, what our network does not compute."""
+  forward = settings['feed_forward_proj']
+  if forward not in ACTIVATIONS:
+    raise ValueError(
+      f'{origin} has feed_forward_proj {forward!r} in its {CONFIG}; our network computes '
+      f'{" and ".join(ACTIVATIONS)}.'
+    )
+  computed = {
+    'is_encoder_decoder': True,
+    'dense_act_fn': ACTIVATIONS[forward][1],
+    'is_gated_act': forward.startswith('gated'),
+    'layer_norm_epsilon': layers.NORM_EPSILON,
+    **TOKEN_IDS,
+    'scale_decoder_outputs': settings['tie_word_embeddings'],
+    'tie_encoder_decoder': False,
+    'pruned_heads': {},
+    'quantization_config': {},
+  }
+  if ties_without_scaling(settings):
+    computed['scale_decoder_outputs'] = False
+  for name, value in computed.items():
+    given = settings.get(name, value)
+    if given != value:
+      raise ValueError(
+        f'{origin} has {name} {given!r} in its {CONFIG}; our network computes T5 with {value!r} '
+        'only.'
+      )
