@@ -1,0 +1,103 @@
+"""Adafactor's state, taken out of optax's and put into it.
+
+Owns the one form in which it is kept and given to other programs: {'step': updates so far, 'rows',
+'columns', 'full': nested dicts of our parameters' paths}. A parameter is either in `rows` and
+`columns`, optax's v_row (as long as the shorter axis) and v_col, or in `full`. What T5X calls them
+is t5x.py's.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from optax import FactoredState
+
+from dss_jax.checkpoints import transfer
+
+KINDS = ('rows', 'columns', 'full')
+
+
+def moments_of(opt_state: Any) -> dict[str, Any] | None:
+  """The second moments in an optimizer's state, or None where it is not Adafactor's.
+
+  Args:
+    opt_state: of `optimizers.make_optimizer`; arrays, or ShapeDtypeStructs.
+  """
+  states = [leaf for leaf in _leaves(opt_state) if isinstance(leaf, FactoredState)]
+  if not states:
+    return None
+  found: dict[str, dict[transfer.Path, Any]] = {kind: {} for kind in KINDS}
+  for state in states:
+    rows, columns, full = (transfer.flatten(tree) for tree in (state.v_row, state.v_col, state.v))
+    for path in full:
+      if _is_used(rows[path]):
+        found['rows'][path], found['columns'][path] = rows[path], columns[path]
+      else:
+        found['full'][path] = full[path]
+  count = states[0].count
+  step = count if isinstance(count, jax.ShapeDtypeStruct) else jnp.ravel(count)[0]
+  return {'step': step, **{kind: transfer.unflatten(found[kind]) for kind in KINDS}}
+
+
+def with_moments(opt_state: Any, moments: Mapping[str, Any]) -> Any | None:
+  """An optimizer's state with these second moments, or None where it is not Adafactor's.
+
+  Adafactor's decay goes on from where it was; the schedule of the learning rate does not.
+
+  Args:
+    opt_state: of `optimizers.make_optimizer`, fresh.
+    moments: as `moments_of` gives them.
+
+  Raises:
+    ValueError: they are of other parameters, or of other shapes.
+  """
+  mine = moments_of(opt_state)
+  if mine is None:
+    return None
+  given = {kind: transfer.flatten(moments[kind]) for kind in KINDS}
+  for kind in KINDS:
+    wanted = {path: leaf.shape for path, leaf in transfer.flatten(mine[kind]).items()}
+    there = {path: jnp.shape(leaf) for path, leaf in given[kind].items()}
+    for path in sorted({*wanted, *there}):
+      if wanted.get(path) != there.get(path):
+        raise ValueError(
+          f"Adafactor's state has {kind} of {'/'.join(path)} with shape "
+          f'{there.get(path, "none")}; expected {wanted.get(path, "none")}.'
+        )
+
+  def put(state: Any) -> Any:
+    if not isinstance(state, FactoredState):
+      return state
+    trees = zip((state.v_row, state.v_col, state.v), KINDS, strict=True)
+    parts = [_replaced(tree, given[kind]) for tree, kind in trees]
+    count = jnp.broadcast_to(jnp.asarray(moments['step']), state.count.shape)
+    return FactoredState(_like(count, state.count), *parts)
+
+  return jax.tree.map(put, opt_state, is_leaf=lambda leaf: isinstance(leaf, FactoredState))
+
+
+def _leaves(opt_state: Any) -> list[Any]:
+  return jax.tree.leaves(opt_state, is_leaf=lambda leaf: isinstance(leaf, FactoredState))
+
+
+def _is_used(row: Any) -> bool:
+  """Whether optax keeps anything in it: where it does not, it has a single zero (a layer)."""
+  return row.shape[-1] > 1
+
+
+def _replaced(tree: Any, leaves: Mapping[transfer.Path, Any]) -> Any:
+  def replace(path, leaf):
+    value = leaves.get(tuple(str(key.key) for key in path))
+    return leaf if value is None else _like(value, leaf)
+
+  return jax.tree.map_with_path(replace, tree)
+
+
+def _like(value: Any, leaf: Any) -> Any:
+  """The value with the type of `leaf`, and where it is; within jit, XLA decides where."""
+  if not isinstance(value, jax.Array):
+    value = np.asarray(value)
+  value = value.astype(leaf.dtype)
+  return value if isinstance(leaf, jax.core.Tracer) else jax.device_put(value, leaf.sharding)

@@ -1,0 +1,211 @@
+"""T5X's checkpoints on disk: found, opened array by array, and written.
+
+Owns folders, T5X's msgpack index and what tensorstore is told. Two layouts are read: T5X's own (a
+file `checkpoint` that holds small arrays and says where the others are) and orbax's (a folder
+`state`, in which tensorstore keeps each array under its name). What names mean is t5x.py's.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import tensorstore as ts
+from etils import epath
+from flax import serialization, traverse_util
+from ml_dtypes import bfloat16
+
+from dss_jax.checkpoints.transfer import Tensor
+
+VERSION = 3  # what T5X writes since 2021
+INDEX, STATE = 'checkpoint', 'state'
+DRIVERS = {'.zarray': 'zarr', 'zarr.json': 'zarr3'}  # by the file that every array has
+CHUNK_BYTES = 64 * 2**20
+_STEP = re.compile(r'checkpoint_(\d+)')
+_SPEC_KEYS = {'driver', 'kvstore', 'metadata'}
+_PLACEHOLDER = 'PLACEHOLDER://'
+_TENSORFLOW = b'model_checkpoint_path'
+
+
+def find(path: str) -> epath.Path | None:
+  """The folder of the checkpoint at `path`, or of the latest below it; None where there is none.
+
+  Args:
+    path: a folder checkpoint_N, its parent (a model_dir), or the file `checkpoint` in it.
+  """
+  folder = epath.Path(path).expanduser()
+  if folder.name == INDEX and not folder.is_dir():
+    folder = folder.parent
+  if _is_checkpoint(folder):
+    return folder
+  if not folder.is_dir():
+    return None
+  steps = {child: _STEP.fullmatch(child.name) for child in folder.iterdir()}
+  numbers = {child: int(match[1]) for child, match in steps.items() if match}
+  for child in sorted(numbers, key=numbers.__getitem__, reverse=True):
+    if _is_checkpoint(child):
+      return child
+  return None
+
+
+def open_checkpoint(folder: epath.Path) -> dict[str, Tensor]:
+  """Opens every array of a checkpoint; reads only the small ones.
+
+  Args:
+    folder: what `find` found.
+
+  Returns:
+    The arrays by their path in T5X's state: 'target/token_embedder/embedding', 'state/step', ...
+
+  Raises:
+    ValueError: a file is missing or is not what it should be; it is named.
+  """
+  if not (folder / STATE).is_dir() and (folder / INDEX).exists():
+    leaves = _read_index(folder / INDEX)
+    inside = folder
+  else:
+    inside = folder / STATE if (folder / STATE).is_dir() else folder
+    leaves = _orbax_leaves(inside)
+  small = {name: leaf for name, leaf in leaves.items() if not isinstance(leaf, dict)}
+  opening = {
+    name: ts.open(_spec(inside, leaf), open=True, read=True)
+    for name, leaf in leaves.items()
+    if isinstance(leaf, dict)
+  }
+  tensors = {name: _inline(np.asarray(array)) for name, array in small.items()}
+  for name, future in opening.items():
+    try:
+      tensors[name] = _stored(future.result())
+    except ValueError as error:
+      raise ValueError(f'{name} in {inside} cannot be opened: {error}.') from error
+  return tensors
+
+
+def write(
+  folder: epath.Path, arrays: Iterable[tuple[str, np.ndarray]], small: Mapping[str, np.ndarray]
+) -> None:
+  """Writes a checkpoint in T5X's own layout, one array after the other.
+
+  Args:
+    folder: of the checkpoint; what it is renamed to must be checkpoint_N.
+    arrays: by name, each to files of its own.
+    small: by name, all in the index.
+  """
+  folder.mkdir(parents=True, exist_ok=True)
+  leaves: dict[str, Any] = dict(small)
+  for name, array in arrays:
+    row = max(1, array.nbytes // max(1, array.shape[0]))
+    chunks = [min(array.shape[0], max(1, CHUNK_BYTES // row)), *array.shape[1:]]
+    metadata = {'shape': list(array.shape), 'chunks': chunks, 'compressor': {'id': 'zstd'}}
+    place = {'driver': 'file', 'path': f'{name.replace("/", ".")}/'}
+    leaves[name] = {
+      'driver': 'zarr',
+      'dtype': array.dtype.name,
+      'kvstore': place,
+      'metadata': metadata,
+    }
+    spec = leaves[name] | {'kvstore': _kvstore(folder, place['path'])}
+    ts.open(spec, create=True, open=True).result().write(array).result()
+  tree = traverse_util.unflatten_dict(leaves, sep='/')
+  index = serialization.msgpack_serialize({'version': VERSION, 'optimizer': tree})
+  (folder / INDEX).write_bytes(index)
+
+
+def _is_checkpoint(folder: epath.Path) -> bool:
+  """Whether a folder is a finished checkpoint, by what every layout has."""
+  for inside in (folder / STATE, folder):
+    if any((inside / name).exists() for name in ('_METADATA', 'manifest.ocdbt')):
+      # Object stores have no rename: there orbax says by a file that it has finished.
+      return not str(folder).startswith('gs://') or (inside / 'commit_success.txt').exists()
+    if (inside / INDEX).exists():
+      return not (inside / INDEX).is_dir()
+  return False
+
+
+def _read_index(file: epath.Path) -> dict[str, Any]:
+  """The leaves of a msgpack index by path: arrays, and specs of arrays that are files."""
+  content = file.read_bytes()
+  if content.startswith(_TENSORFLOW):
+    raise ValueError(
+      f'{file} is of a TensorFlow checkpoint; convert it with T5X '
+      '(t5x/scripts/convert_tf_checkpoint.py) first.'
+    )
+  try:
+    tree = serialization.msgpack_restore(content)
+    # Before T5X had versions, the state was at the top.
+    tree = tree.get('optimizer', tree)
+    leaves = traverse_util.flatten_dict(tree, is_leaf=lambda _, v: set(v) >= _SPEC_KEYS, sep='/')
+  except (ValueError, TypeError, KeyError, AttributeError) as error:
+    raise ValueError(f'{file} is truncated or not an index of T5X: {error}.') from error
+  return {name: _leaf(value) for name, value in leaves.items() if value is not None}
+
+
+def _leaf(value: Any) -> Any:
+  """An array, or where one is: {'driver', 'path'}; drivers of file systems do not matter."""
+  if isinstance(value, dict):
+    # tensorstore before 0.1.14 had the path beside the file system's driver.
+    return {
+      'driver': value['driver'],
+      'path': value['kvstore'].get('path') or value.get('path'),
+    }
+  if isinstance(value, str) and value.startswith(_PLACEHOLDER):
+    return {'driver': 'zarr', 'path': value.removeprefix(_PLACEHOLDER)}
+  return value
+
+
+def _orbax_leaves(inside: epath.Path) -> dict[str, Any]:
+  """The leaves that orbax saved, by path."""
+  leaves: dict[str, Any] = {}
+  if (inside / 'manifest.ocdbt').exists():
+    store: Any = {'driver': 'ocdbt', 'base': _kvstore(inside, '')}
+    try:
+      keys = ts.KvStore.open(store).result().list().result()
+    except ValueError as error:
+      raise ValueError(f'{inside} cannot be opened: {error}.') from error
+    files = [str(key, 'utf-8') for key in keys]
+  else:
+    store = None
+    folders = [child for child in inside.iterdir() if child.is_dir()]
+    files = [
+      f'{folder.name}/{name}' for folder in folders for name in DRIVERS if (folder / name).exists()
+    ]
+  for name, _, file in (file.rpartition('/') for file in files):
+    if file in DRIVERS:
+      leaves[name.replace('.', '/')] = {'driver': DRIVERS[file], 'path': name, 'store': store}
+  if (inside / INDEX).exists():  # of early versions: small values, and names of the others
+    index = _read_index(inside / INDEX)
+    leaves |= {name: leaf for name, leaf in index.items() if name not in leaves}
+  return leaves
+
+
+def _spec(inside: epath.Path, leaf: Mapping[str, Any]) -> dict[str, Any]:
+  path = leaf['path'].rstrip('/') + '/'
+  store = leaf.get('store')
+  return {
+    'driver': leaf['driver'],
+    'kvstore': store | {'path': path} if store else _kvstore(inside, path),
+    # A file that got lost would otherwise be read as zeros.
+    'fill_missing_data_reads': False,
+  }
+
+
+def _kvstore(folder: epath.Path, path: str) -> dict[str, str]:
+  """What tensorstore takes for a path below a folder, local or gs://."""
+  whole = str(folder)
+  if whole.startswith('gs://'):
+    bucket, _, prefix = whole.removeprefix('gs://').partition('/')
+    return {'driver': 'gcs', 'bucket': bucket, 'path': f'{prefix.rstrip("/")}/{path}'}
+  return {'driver': 'file', 'path': f'{epath.Path(whole).absolute()}/{path}'}
+
+
+def _stored(store: Any) -> Tensor:
+  dtype = np.dtype(store.dtype.numpy_dtype)
+  if dtype != np.uint16:
+    return Tensor(tuple(store.shape), dtype, lambda index: store[index].read().result())
+  # Before version 3, T5X stored bfloat16 under the name of another type of 16 bits.
+  read = lambda index: store[index].read().result().view(bfloat16)  # noqa: E731
+  return Tensor(tuple(store.shape), np.dtype(bfloat16), read)
+
+
+def _inline(array: np.ndarray) -> Tensor:
+  return Tensor(array.shape, array.dtype, array.__getitem__)
