@@ -9,14 +9,17 @@ from collections.abc import Sequence
 
 from dss_jax import config
 
-VERBS = {
+VERBS = {  # a verb's module has its name, but for those in MODULES
   'prepare': 'build a data set from raw files and teacher outputs',
   'vocab': 'train a SentencePiece vocabulary',
   'train': 'train a student',
   'evaluate': 'score a student on a split',
   'predict': 'label and rationale for your own inputs',
   'compare': 'train and evaluate several methods, side by side',
+  'import': 'weights of Hugging Face or T5X, to start from',
+  'export': 'a student for Hugging Face or T5X',
 }
+MODULES = {'import': 'import_weights', 'export': 'export_weights'}  # no names for Python
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       config.parse(rest, run_file)  # prints and exits, without a driver's slow imports
     if not {'--help', '-h'} & set(rest):
       _import_tensorflow()
-    return importlib.import_module(f'dss_jax.{verb}').main(rest)
+    return importlib.import_module(module_of(verb)).main(rest)
   except KeyboardInterrupt:
     return 130
   except (ValueError, ArithmeticError, OSError, ImportError) as error:
@@ -46,6 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
       raise
     print(f'dss {verb}: {error}', file=sys.stderr)
     return 2
+
+
+def module_of(verb: str) -> str:
+  """The full name of a verb's module."""
+  return f'dss_jax.{MODULES.get(verb, verb)}'
 
 
 def _import_tensorflow() -> None:

@@ -32,16 +32,15 @@ def main(argv: list[str]) -> int:
     argv: arguments after the verb.
 
   Returns:
-    Exit status: 0, or 1 after a message on stderr. Wrong options exit with 2.
+    Exit status 0; wrong options exit with 2.
+
+  Raises:
+    ValueError, OSError: raw files are missing, malformed or cannot be written.
   """
   options = _parser().parse_args(argv)
   if not sys.stderr.isatty():
     tfds.disable_progress_bar()
-  try:
-    print(json.dumps(_prepare(options)))
-  except (ValueError, OSError) as error:
-    print(f'dss prepare: {error}', file=sys.stderr)
-    return 1
+  print(json.dumps(_prepare(options)))
   return 0
 
 

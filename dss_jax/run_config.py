@@ -84,7 +84,8 @@ class RunConfig:
     train_steps: updates in all.
     seed: of parameters, dropout and data order.
     num_microbatches: parts that a batch is computed in; the result is the same, with less memory.
-    initial_checkpoint_path: a run folder whose best checkpoint's parameters are the start; None
+    initial_checkpoint_path: what the first parameters are read from: a folder of `dss train` (its
+      best checkpoint) or `dss import`, a Hugging Face folder or id, or a T5X checkpoint; None
       starts from random ones.
     log_period: steps between lines of training metrics.
     save_period: steps between checkpoints; every validation and the last step save one too.
@@ -196,20 +197,23 @@ def keep_vocabulary(model_dir: epath.PathLike, started: bool) -> None:
   Raises:
     ValueError: the folder's run was started with another vocabulary.
   """
+  path = epath.Path(model_dir) / VOCABULARY_FILE
   if started:
-    check_vocabulary(model_dir)
+    check_vocabulary(str(path) if path.exists() else 'bytes', f'the run in {model_dir}')
   model = _sentencepiece_model()
   if model:
-    config.write_bytes(epath.Path(model_dir) / VOCABULARY_FILE, model)
+    config.write_bytes(path, model)
 
 
-def check_vocabulary(model_dir: epath.PathLike) -> None:
-  """Raises ValueError if the run in a folder has another vocabulary than this process."""
-  path = epath.Path(model_dir) / VOCABULARY_FILE
-  if (path.read_bytes() if path.exists() else b'') != _sentencepiece_model():
+def check_vocabulary(vocabulary: str, origin: str) -> None:
+  """Raises ValueError if the process's vocabulary is not `vocabulary`, that of `origin`."""
+  from dss_jax.tasks.vocabulary import model_path
+
+  path = None if vocabulary == 'bytes' else epath.Path(model_path(vocabulary))
+  if (path.read_bytes() if path else b'') != _sentencepiece_model():
     raise ValueError(
-      f'VOCABULARY is another one than that of the run in {model_dir}, so its ids would mean '
-      f'something else; set VOCABULARY to {path if path.exists() else "bytes"}.'
+      f'VOCABULARY is another one than that of {origin}, so its ids would mean something else; '
+      f'set VOCABULARY to {path or "bytes"}.'
     )
 
 

@@ -5,7 +5,6 @@ batches are data.py's, files are checkpoints/manager.py's and metric_writer.py's
 """
 
 import collections
-import functools
 import math
 import os
 import signal
@@ -25,15 +24,14 @@ from dss_jax import (
   metric_writer,
   optimizers,
   partitioning,
+  pretrained,
   steps,
   train_state,
 )
 from dss_jax.checkpoints import manager
 from dss_jax.run_config import (
   RunConfig,
-  check_vocabulary,
   keep_vocabulary,
-  load_run_config,
   save_run_config,
   set_up_tasks,
 )
@@ -120,7 +118,7 @@ def initial_state(
   """Where training starts, and the data's state there (None: from the beginning).
 
   1. The latest checkpoint of the run folder: an interrupted run continues.
-  2. The parameters of INITIAL_CHECKPOINT_PATH, with a fresh optimizer.
+  2. The parameters of INITIAL_CHECKPOINT_PATH.
   3. Random parameters from the seed.
   """
   like = train_state.abstract(run.model, optimizer, mesh)
@@ -130,21 +128,7 @@ def initial_state(
     return checkpoints.restore(step, like)
   if run.initial_checkpoint_path is None:
     return train_state.create(run.model, optimizer, mesh, run.seed), None
-  source = load_run_config(run.initial_checkpoint_path)
-  check_vocabulary(run.initial_checkpoint_path)
-  changed = config.differences(source.model, run.model)
-  shape = [line for line in changed if not line.startswith(('dropout', 'dtype', 'remat', 'scan'))]
-  if shape:
-    raise ValueError(
-      f'INITIAL_CHECKPOINT_PATH {run.initial_checkpoint_path} holds another network than MODEL '
-      f'(there -> here): {"; ".join(shape)}.'
-    )
-  saved = manager.Checkpoints(run.initial_checkpoint_path, read_only=True)
-  params = saved.restore_params('best', like.params)
-  saved.close()
-  make = functools.partial(train_state.from_params, optimizer=optimizer)
-  place = jax.tree.map(lambda leaf: leaf.sharding, like)
-  return jax.jit(make, out_shardings=place)(params), None
+  return pretrained.start(run.initial_checkpoint_path, run.model, optimizer, like), None
 
 
 class _Loop:

@@ -17,7 +17,6 @@ import importlib
 import io
 import itertools
 import os
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 
@@ -158,14 +157,10 @@ def main(argv: Sequence[str]) -> int:
   arguments = _parser().parse_args(argv)
   if arguments.data_dir:
     os.environ['TFDS_DATA_DIR'] = os.path.expanduser(arguments.data_dir)
-  try:
-    for module in ('dss_jax.tasks', *arguments.module):
-      importlib.import_module(module)
-    trained = train_vocabulary(task_texts(arguments.task.split(',')), arguments.size)
-    write_model(trained.model, arguments.output)
-  except (ValueError, OSError, ImportError) as error:
-    print(f'dss vocab: {error}', file=sys.stderr)
-    return 1
+  for module in ('dss_jax.tasks', *arguments.module):
+    importlib.import_module(module)
+  trained = train_vocabulary(task_texts(arguments.task.split(',')), arguments.size)
+  write_model(trained.model, arguments.output)
   if trained.size < arguments.size:
     print(f'The texts hold only {trained.size} pieces; {arguments.size} were asked for.')
   print(

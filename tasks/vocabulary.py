@@ -16,6 +16,8 @@ import tensorflow as tf
 EXTRA_IDS = 100
 MODEL_NAMES = ('spiece.model', 'sentencepiece.model')
 _SPECIAL_IDS = {'pad_id': 0, 'eos_id': 1, 'unk_id': 2}
+_UNKNOWN = 2
+_SENTINEL = '▁<extra_id_0>'
 _HOW_TO_SET = (
   "Set VOCABULARY to 'bytes', to a SentencePiece .model file, or to a folder that holds "
   f'{" or ".join(MODEL_NAMES)} (local or gs://); `dss vocab` trains one.'
@@ -31,7 +33,7 @@ def load_vocabulary(spec: str, extra_ids: int = EXTRA_IDS) -> seqio.Vocabulary:
     spec: 'bytes'; 'embedded', which ships with the embedded data set; the path of a SentencePiece
       .model, or a folder that holds one (as T5 checkpoints do); paths may be local or gs://.
     extra_ids: sentinel ids added after the pieces of a SentencePiece model (T5: 32,000 + 100).
-      Bytes get none.
+      Bytes get none, nor does a model that has them among its pieces, as mT5's does.
 
   Raises:
     ValueError: nothing is found there, it is no SentencePiece model, or its special ids are not
@@ -43,9 +45,11 @@ def load_vocabulary(spec: str, extra_ids: int = EXTRA_IDS) -> seqio.Vocabulary:
     return _Bytes()
   if spec == 'embedded':
     spec = str(pathlib.Path(__file__).with_name('embedded.model'))
-  path = _model_path(spec)
+  path = model_path(spec)
   vocabulary = seqio.SentencePieceVocabulary(path, extra_ids=extra_ids)
   try:
+    if seqio.SentencePieceVocabulary(path, 0).tokenizer.piece_to_id(_SENTINEL) != _UNKNOWN:
+      vocabulary = seqio.SentencePieceVocabulary(path, extra_ids=0)
     ids = {
       'pad_id': vocabulary.tokenizer.pad_id(),
       'eos_id': vocabulary.eos_id,
@@ -58,8 +62,12 @@ def load_vocabulary(spec: str, extra_ids: int = EXTRA_IDS) -> seqio.Vocabulary:
   return vocabulary
 
 
-def _model_path(spec: str) -> str:
-  """Returns the .model file that `spec` names, directly or as its folder."""
+def model_path(spec: str) -> str:
+  """Returns the .model file that `spec` names, directly or as its folder.
+
+  Raises:
+    ValueError: there is none.
+  """
   candidates = [spec]
   if tf.io.gfile.isdir(spec):
     candidates = [f'{spec.rstrip("/")}/{name}' for name in MODEL_NAMES]

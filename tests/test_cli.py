@@ -40,7 +40,7 @@ def test_help_lists_every_verb(argv, capsys):
 
 def test_every_verb_has_a_module_with_main():
   for name in cli.VERBS:
-    assert callable(importlib.import_module(f'dss_jax.{name}').main), name
+    assert callable(importlib.import_module(cli.module_of(name)).main), name
 
 
 def test_an_unknown_verb_is_refused_with_the_list(capsys):

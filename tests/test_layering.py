@@ -11,11 +11,11 @@ import pytest
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 LAYERS = {
-  0: ('fields', 'partitioning', 'config', 'metric_writer'),
+  0: ('fields', 'partitioning', 'config', 'metric_writer', 'topologies'),
   1: ('models', 'losses', 'optimizers', 'tasks'),
   2: ('train_state', 'data', 'examples', 'packing', 'prefetch', 'decoding', 'checkpoints'),
-  3: ('steps', 'evaluator', 'run_config', 'student', 'validation'),
-  4: ('train', 'evaluate', 'predict', 'compare', 'prepare', 'vocab'),
+  3: ('steps', 'evaluator', 'run_config', 'pretrained', 'student', 'validation'),
+  4: ('train', 'evaluate', 'predict', 'compare', 'prepare', 'vocab', 'import_weights'),
   5: ('cli', '__main__'),
 }
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names}

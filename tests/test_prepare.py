@@ -13,7 +13,7 @@ import zipfile
 import pytest
 import seqio
 
-from dss_jax import prepare, tasks
+from dss_jax import cli, prepare, tasks
 from dss_jax.tasks import builder, prepared, release
 from dss_jax.tasks.registration import NumberedSource
 
@@ -41,7 +41,7 @@ def raw(tmp_path):
 
 def run(capsys, *argv):
   """Runs the command; returns its status, output lines, and messages."""
-  status = prepare.main(list(argv))
+  status = cli.main(['prepare', *argv])
   output = capsys.readouterr()
   return status, output.out.splitlines(), output.err
 
@@ -245,7 +245,7 @@ def test_without_any_split_it_fails(raw, tmp_path, capsys):
   status, lines, errors = run(
     capsys, '--dataset=esnli', f'--raw_dir={raw}', f'--data_dir={tmp_path}'
   )
-  assert status == 1
+  assert status == 2
   assert 'No raw file of esnli' in errors
   assert len(lines) == 3
 
@@ -257,7 +257,7 @@ def test_malformed_raw_files_fail_and_leave_the_old_data(raw, tmp_path, capsys):
   status, _, errors = run(
     capsys, '--dataset=svamp', f'--raw_dir={raw}', f'--data_dir={tmp_path / "data"}'
   )
-  assert status == 1
+  assert status == 2
   assert 'svamp_test.json, line 4: not valid JSON' in errors
   assert rows(source_of(tmp_path), 'test')[2].label == '( 2.0 + 2.0 )'
 
@@ -271,7 +271,7 @@ def test_a_filter_without_teacher_outputs_fails(raw, tmp_path, capsys):
   status, _, errors = run(
     capsys, '--dataset=svamp', f'--raw_dir={raw}', f'--data_dir={tmp_path}', '--filter=clean'
   )
-  assert status == 1
+  assert status == 2
   assert '--filter=none' in errors
 
 
@@ -289,7 +289,7 @@ def test_a_zip_archive_serves_as_raw_dir_and_as_url(raw, tmp_path, capsys):
 
 def test_options_that_cannot_work_are_refused(raw, tmp_path, capsys):
   status, _, errors = run(capsys, '--dataset=svamp', f'--raw_dir={tmp_path / "nowhere"}')
-  assert status == 1
+  assert status == 2
   assert 'nowhere' in errors
   for argv in ([], ['--dataset=svamp'], ['--dataset=nothing', f'--raw_dir={raw}']):
     with pytest.raises(SystemExit, match='2'):

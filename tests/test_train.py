@@ -324,7 +324,7 @@ def test_weights_of_another_network_are_refused(whole, tmp_path, change, message
 
 
 def test_a_start_that_holds_no_run_is_refused(tmp_path):
-  with pytest.raises(ValueError, match='holds no run'):
+  with pytest.raises(ValueError, match='there is no folder'):
     train.train(_config(tmp_path / 'a', initial_checkpoint_path=str(tmp_path / 'nowhere')))
 
 

@@ -6,7 +6,7 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from dss_jax import vocab
+from dss_jax import cli, vocab
 from dss_jax.tasks import preprocessors, vocabulary
 from dss_jax.tasks.registration import register_dataset
 
@@ -112,10 +112,13 @@ def test_the_command_writes_the_model_and_says_what_it_holds(tmp_path, capsys):
 
 
 def test_errors_are_one_line_and_leave_no_file(tmp_path, capsys):
-  assert vocab.main(['--task=no_such_task', f'--output={tmp_path}/a.model']) == 1
   missing = tmp_path / 'missing' / 'a.model'
-  assert vocab.main(['--task=vocab_toy_dss', f'--output={missing}', '--size=300']) == 1
-  assert vocab.main(['--task=embedded_dss', '--module=no.such', f'--output={missing}']) == 1
+  for arguments in (
+    ['--task=no_such_task', f'--output={tmp_path}/a.model'],
+    ['--task=vocab_toy_dss', f'--output={missing}', '--size=300'],
+    ['--task=embedded_dss', '--module=no.such', f'--output={missing}'],
+  ):
+    assert cli.main(['vocab', *arguments]) == 2
   errors = capsys.readouterr().err.splitlines()
   assert len(errors) == 3
   assert all(line.startswith('dss vocab: ') for line in errors)

@@ -121,3 +121,18 @@ def test_vectors_of_texts_are_encoded_as_each_text_is(spec):
     vocabulary_.encode(text) for text in texts
   ]
   assert vocabulary_.encode_tf(tf.constant('é')).numpy().tolist() == vocabulary_.encode('é')
+
+
+def test_a_model_that_has_the_sentinels_gets_no_more(tmp_path):
+  """As mT5's, whose 250,100 pieces end with them."""
+  from sentencepiece import sentencepiece_model_pb2
+
+  model = sentencepiece_model_pb2.ModelProto()
+  with open(embedded.VOCABULARY_PATH, 'rb') as file:
+    model.ParseFromString(file.read())
+  for number in reversed(range(100)):
+    model.pieces.add(piece=f'▁<extra_id_{number}>', score=0.0, type=4)  # user defined
+  (tmp_path / 'spiece.model').write_bytes(model.SerializeToString())
+  mt5 = vocabulary.load_vocabulary(str(tmp_path))
+  assert mt5.vocab_size == vocabulary.load_vocabulary(embedded.VOCABULARY_PATH).vocab_size
+  assert mt5.tokenizer.piece_to_id('▁<extra_id_0>') == mt5.vocab_size - 1

@@ -7,6 +7,8 @@ it, so a killed process leaves whole checkpoints only.
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
@@ -14,6 +16,7 @@ from orbax.checkpoint import checkpoint_managers
 from dss_jax.train_state import TrainState
 
 FOLDER = 'checkpoints'
+MOMENTS = 'moments'
 
 
 def has_checkpoint(model_dir: str) -> bool:
@@ -25,6 +28,38 @@ def has_checkpoint(model_dir: str) -> bool:
     return checkpoints.latest() is not None
   finally:
     checkpoints.close()
+
+
+def save_weights(model_dir: str, params: Any, moments: Any | None) -> None:
+  """Writes weights that were trained elsewhere as the checkpoint of step 0; returns when done.
+
+  Args:
+    model_dir: gets a folder of checkpoints as a run has.
+    params: nested dict of arrays.
+    moments: Adafactor's state in the form of checkpoints/adafactor.py, or None.
+  """
+  items = {'params': params} | ({MOMENTS: moments} if moments else {})
+  with ocp.CheckpointManager(
+    epath.Path(model_dir).absolute() / FOLDER,
+    item_names=tuple(items),
+    options=ocp.CheckpointManagerOptions(enable_async_checkpointing=False),
+  ) as checkpoints:
+    args = {name: ocp.args.StandardSave(item) for name, item in items.items()}
+    checkpoints.save(0, args=ocp.args.Composite(**args))
+
+
+def has_moments(model_dir: str) -> bool:
+  """Whether `save_weights` wrote Adafactor's state too."""
+  return (epath.Path(model_dir) / FOLDER / '0' / MOMENTS).exists()
+
+
+def load_moments(model_dir: str) -> Any:
+  """Adafactor's state that `save_weights` wrote, as numpy arrays."""
+  path = epath.Path(model_dir).absolute() / FOLDER / '0' / MOMENTS
+  with ocp.PyTreeCheckpointer() as checkpointer:
+    shapes = checkpointer.metadata(path).item_metadata.tree
+    kind = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
+    return checkpointer.restore(path, restore_args=kind)
 
 
 class Checkpoints:

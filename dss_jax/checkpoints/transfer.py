@@ -198,6 +198,17 @@ def load(recipe: Recipe, tensors: Mapping[str, Tensor], like: Any) -> Any:
   )
 
 
+def read_all(recipe: Recipe, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+  """Our arrays whole, as float32 numpy arrays, in a nested dict."""
+  arrays = {}
+  for path, leaf in recipe.items():
+    shape = tuple(tensors[leaf.names[0]].shape[axis] for axis in leaf.axes)
+    shape = (len(leaf.names), *shape) if leaf.per_layer else shape
+    arrays[path] = np.empty(shape, np.float32)
+    read(leaf, tensors, (slice(None),) * len(shape), arrays[path])
+  return unflatten(arrays)
+
+
 def written(recipe: Recipe, arrays: Mapping[Path, Any]) -> Iterator[tuple[str, np.ndarray]]:
   """Their name and their array of every part of our arrays, one after the other."""
   for path, leaf in recipe.items():
@@ -208,7 +219,8 @@ def written(recipe: Recipe, arrays: Mapping[Path, Any]) -> Iterator[tuple[str, n
 
 
 def _load(leaf: Leaf, tensors: Mapping[str, Tensor], like: jax.ShapeDtypeStruct) -> jax.Array:
-  def part(index: Index) -> np.ndarray:
+  def part(index: Index | None) -> np.ndarray:
+    index = index or ()  # of a scalar
     shape = [len(range(*at.indices(size))) for at, size in zip(index, like.shape, strict=True)]
     out = _aligned(shape, like.dtype)
     read(leaf, tensors, index, out)
@@ -259,4 +271,3 @@ def _fitting(config: T5Config, make_recipe: MakeRecipe, there: Mapping[str, tupl
     if set(expected_shapes(make_recipe(other), _our_shapes(other))) == set(there):
       return f' They are the tensors of {_family(other)}.'
   return ''
-
