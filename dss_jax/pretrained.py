@@ -138,7 +138,8 @@ def start(
     run_config.check_vocabulary(weights.vocabulary, weights.origin)
   params = weights.load(like.params)
   make = functools.partial(train_state.from_params, optimizer=optimizer)
-  state = jax.jit(make, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, like))(params)
+  place = jax.tree.map(lambda leaf: leaf.sharding, like)
+  state = jax.jit(make, out_shardings=place, donate_argnums=0)(params)
   notes = [f'starting from {weights.origin}', *weights.notes]
   if weights.load_moments is not None:
     continued = adafactor.with_moments(state.opt_state, weights.load_moments())

@@ -1,0 +1,158 @@
+"""What INITIAL_CHECKPOINT_PATH takes: told apart, and started from."""
+
+import dataclasses
+import shutil
+
+import hf_checkpoints
+import jax
+import numpy as np
+import pytest
+import run_folders
+from golden import make_t5x
+
+from dss_jax import config, optimizers, partitioning, pretrained, run_config, tasks, train_state
+from dss_jax.checkpoints import adafactor, huggingface, manager, t5x, transfer
+from dss_jax.models import t5
+
+ADAFACTOR = optimizers.OptimizerConfig(name='adafactor', schedule='constant')
+ADAMW = optimizers.OptimizerConfig(schedule='constant')
+
+
+@pytest.fixture(scope='module')
+def folders(tmp_path_factory):
+  """One folder of each kind."""
+  folder = tmp_path_factory.mktemp('weights')
+  make_t5x.unpack(folder)
+  hf_checkpoints.make(folder / 'hf', 'ByT5')
+  run_folders.make_run(folder / 'run')
+  return folder
+
+
+def _start(path, model, optimizer=ADAMW, fsdp=1):
+  mesh = partitioning.make_mesh(partitioning.MeshConfig(fsdp=fsdp))
+  made = optimizers.make_optimizer(optimizer)
+  like = train_state.abstract(model, made, mesh)
+  return pretrained.start(str(path), model, made, like), like
+
+
+def _assert_equal(tree, other):
+  jax.tree.map(np.testing.assert_array_equal, tree, other)
+
+
+@pytest.mark.parametrize(
+  'name, reader', [('hf', huggingface), ('legacy', t5x), ('orbax', t5x), ('legacy_scanned', t5x)]
+)
+def test_training_starts_from_another_programs_weights(folders, name, reader):
+  opened = reader.open_pretrained(str(folders / name))
+  tasks.set_vocabulary('bytes')
+  state, like = _start(folders / name, opened.config, fsdp=2)
+  _assert_equal(state.params, transfer.read_all(opened.recipe, opened.tensors))
+  assert int(state.step) == 0
+  for array, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(like), strict=True):
+    assert array.sharding == wanted.sharding
+
+
+def test_training_starts_from_the_best_checkpoint_of_a_run(folders):
+  tasks.set_vocabulary('bytes')
+  state, like = _start(folders / 'run', run_folders.MODEL)
+  best = manager.Checkpoints(str(folders / 'run'), read_only=True)
+  _assert_equal(state.params, best.restore_params(1, like.params))
+  best.close()
+
+
+def test_adafactors_state_is_continued(folders, capsys):
+  opened = t5x.open_pretrained(str(folders / 'legacy'))
+  state, _ = _start(folders / 'legacy', opened.config, ADAFACTOR)
+  assert 'Adafactor state is continued' in capsys.readouterr().err
+  found = adafactor.moments_of(state.opt_state)
+  assert int(found['step']) == make_t5x.STEP
+  _assert_equal(found['rows'], transfer.read_all(opened.moments.rows, opened.tensors))
+  _assert_equal(found['columns'], transfer.read_all(opened.moments.columns, opened.tensors))
+
+
+def test_adafactors_state_is_left_out_of_adamw_and_said_so(folders, capsys):
+  model = t5x.open_pretrained(str(folders / 'legacy')).config
+  state, _ = _start(folders / 'legacy', model)
+  assert 'Adafactor state is left out: OPTIMIZER is another one' in capsys.readouterr().err
+  assert not any(np.any(leaf) for leaf in jax.tree.leaves(state.opt_state))
+
+
+def test_weights_of_another_network_are_refused_with_the_difference(folders):
+  model = dataclasses.replace(huggingface.open_pretrained(str(folders / 'hf')).config, mlp_dim=99)
+  with pytest.raises(ValueError, match=r'mlp_dim: 20 -> 99.*models/pretrained.gin'):
+    _start(folders / 'hf', model)
+
+
+def test_weights_of_another_vocabulary_are_refused(folders):
+  tasks.set_vocabulary('embedded')
+  with pytest.raises(ValueError, match=r'VOCABULARY is another one.*set VOCABULARY to bytes'):
+    _start(folders / 'hf', huggingface.open_pretrained(str(folders / 'hf')).config)
+
+
+def test_settings_that_are_not_of_the_weights_may_differ(folders):
+  tasks.set_vocabulary('bytes')
+  model = huggingface.open_pretrained(str(folders / 'hf')).config
+  chosen = {'dropout_rate': 0.3, 'dtype': 'float32', 'remat_policy': 'full', 'scan_layers': False}
+  assert set(chosen) == set(pretrained.CHOSEN)
+  _start(folders / 'hf', dataclasses.replace(model, **chosen))
+
+
+def test_gin_takes_network_and_vocabulary_from_the_weights(folders):
+  arguments = [
+    '--gin_file=models/pretrained.gin', '--gin_file=datasets/svamp.gin', '--model_dir=x',
+    f'--initial_checkpoint_path={folders / "hf"}', '--dropout_rate=0.2', '--dtype=float32',
+  ]  # fmt: skip
+  config.parse(arguments, 'runs/train.gin')
+  run = config.configured('run_config.RunConfig')
+  there = huggingface.open_pretrained(str(folders / 'hf')).config
+  assert run.model == dataclasses.replace(
+    there, dropout_rate=0.2, dtype='float32', remat_policy='minimal'
+  )
+  assert isinstance(run, run_config.RunConfig) and run.vocabulary == 'bytes'
+
+
+def test_gin_without_a_path_says_what_is_expected():
+  arguments = ['--gin_file=models/pretrained.gin', '--gin_file=datasets/svamp.gin']
+  config.parse([*arguments, '--model_dir=x'], 'runs/train.gin')
+  with pytest.raises(
+    ValueError, match='INITIAL_CHECKPOINT_PATH: give it a folder that `dss train`'
+  ):
+    config.configured('run_config.RunConfig')
+
+
+def test_weights_without_a_vocabulary_ask_for_one(folders):
+  with pytest.raises(ValueError, match='came without a vocabulary; give --vocabulary='):
+    pretrained.vocabulary(str(folders / 'legacy'))
+
+
+@pytest.mark.parametrize('name', ['no/such/folder', '/nowhere'])
+def test_nothing_there_is_an_error_that_says_what_is_taken(name):
+  with pytest.raises(ValueError, match=r'there is no folder.*T5X checkpoint'):
+    pretrained.open_weights(name)
+
+
+def test_a_folder_of_something_else_is_an_error(tmp_path):
+  (tmp_path / 'notes.txt').write_text('x')
+  with pytest.raises(ValueError, match='holds no weights that can be read'):
+    pretrained.open_weights(str(tmp_path))
+  (tmp_path / 'config.json').write_text('{')
+  with pytest.raises(ValueError, match=r'config.json is not JSON'):
+    pretrained.open_weights(str(tmp_path))
+
+
+def test_a_run_that_has_no_checkpoint_yet_is_an_error(folders, tmp_path):
+  shutil.copy(folders / 'run' / 'config.json', tmp_path)
+  tasks.set_vocabulary('bytes')
+  with pytest.raises(ValueError, match='holds no checkpoints'):
+    _start(tmp_path, run_folders.MODEL)
+
+
+def test_what_is_loaded_is_a_bound_network(folders):
+  """The dict has the form that the network takes, whoever wrote it."""
+  weights = pretrained.open_weights(str(folders / 'hf'))
+  here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  shapes, _ = t5.abstract(weights.config)
+  like = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here), shapes)
+  tokens = jax.numpy.ones((1, 4), int)
+  logits = t5.bind(weights.config, weights.load(like))(tokens, tokens, tokens, tokens)
+  assert logits.shape == (1, 4, 384) and np.isfinite(logits).all()
