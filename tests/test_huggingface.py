@@ -1,15 +1,18 @@
-"""The network computes what Hugging Face's T5 computes: live where torch is installed, and always
-against golden files (made by golden/make_t5.py)."""
+"""The network computes what Hugging Face's T5 computes, and whole checkpoints go both ways: live
+where torch is installed, and always against golden files (golden/make_t5.py, golden/make_hf.py)."""
 
+import dataclasses
 import functools
 
+import hf_checkpoints
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden import make_t5
+from golden import make_hf, make_t5
+from safetensors import numpy as safetensors
 
-from dss_jax.checkpoints import huggingface
+from dss_jax.checkpoints import huggingface, transfer
 from dss_jax.models import t5
 
 GRADIENT = 'gradient/'
@@ -128,3 +131,208 @@ def test_the_table_of_names_covers_every_parameter(version):
 def test_a_missing_tensor_is_named():
   with pytest.raises(ValueError, match=r'missing: shared\.weight'):
     huggingface.params_from_state_dict({}, _config('1_1'))
+
+
+# ---------------------------------------------------------------- whole checkpoints
+
+
+def _arrays(batch):
+  return {name: jnp.asarray(value) for name, value in batch.items()}
+
+
+def _logits(config, params, inputs, given):
+  """Logits of our network in float32; nothing is padding."""
+  return _computed_logits(
+    dataclasses.replace(config, dtype='float32'), transfer.unflatten(params), inputs, given
+  )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _computed_logits(config, params, inputs, given):
+  return t5.bind(config, params)(inputs, jnp.ones_like(inputs), given, jnp.ones_like(given))
+
+
+@pytest.mark.parametrize('form', make_hf.FORMS)
+def test_golden_checkpoints_compute_what_they_computed_where_they_were_made(form):
+  opened = huggingface.open_pretrained(str(make_hf.FOLDER / form))
+  computed = _logits(opened.config, hf_checkpoints.params_of(opened), **_arrays(make_hf.batch()))
+  _assert_near(computed, np.load(make_hf.FOLDER / form / 'logits.npy'), form)
+  assert opened.vocabulary is None and not opened.notes
+
+
+def test_a_bfloat16_checkpoint_is_cast_exactly():
+  opened = huggingface.open_pretrained(str(make_hf.FOLDER / 't5_1_1_bf16'))
+  rounded = {
+    name: np.asarray(jnp.asarray(tensor).astype(jnp.bfloat16).astype(jnp.float32))
+    for name, tensor in hf_checkpoints.state(opened.config).items()
+  }
+  expected = transfer.flatten(huggingface.params_from_state_dict(rounded, opened.config))
+  params = hf_checkpoints.params_of(opened)
+  assert {tensor.dtype for tensor in opened.tensors.values()} == {np.dtype(jnp.bfloat16)}
+  assert all(params[path].dtype == np.float32 for path in expected)
+  assert all(np.array_equal(params[path], expected[path]) for path in expected)
+
+
+@pytest.mark.parametrize('family', hf_checkpoints.FAMILIES)
+def test_every_family_comes_back_bit_for_bit(family, tmp_path):
+  source = hf_checkpoints.make(tmp_path / 'theirs', family)
+  opened = huggingface.open_pretrained(str(source))
+  written = tmp_path / 'ours'
+  written.mkdir()
+  huggingface.write(written, opened.config, hf_checkpoints.params_of(opened))
+  expected = safetensors.load_file(source / 'model.safetensors')
+  there = safetensors.load_file(written / 'model.safetensors')
+  assert set(there) == set(expected)
+  assert all(there[name].tobytes() == expected[name].tobytes() for name in expected)
+  assert huggingface.open_pretrained(str(written)).config == opened.config
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize('form', ['safetensors', 'shards', 'bin'])
+@pytest.mark.parametrize('family', ['T5 1.0', 'T5 1.1', 'Flan-T5', 'mT5', 'ByT5'])
+def test_what_transformers_saves_computes_the_same(family, form, tmp_path):
+  torch = pytest.importorskip('torch')
+  transformers = pytest.importorskip('transformers')
+  source = hf_checkpoints.make(tmp_path / 'source', family)
+  model = transformers.AutoModelForSeq2SeqLM.from_pretrained(source).eval()
+  model.save_pretrained(tmp_path, max_shard_size='9KB' if form == 'shards' else '5GB')
+  assert (tmp_path / 'model.safetensors').exists() == (form != 'shards')
+  if form == 'bin':
+    (tmp_path / 'model.safetensors').unlink()
+    torch.save(model.state_dict(), tmp_path / 'pytorch_model.bin')  # with copies of the embedding
+  given = {name: torch.tensor(value, dtype=torch.long) for name, value in make_hf.batch().items()}
+  with torch.no_grad():
+    output = model(input_ids=given['inputs'], decoder_input_ids=given['given'])
+  opened = huggingface.open_pretrained(str(tmp_path))
+  computed = _logits(opened.config, hf_checkpoints.params_of(opened), **_arrays(make_hf.batch()))
+  _assert_near(computed, output.logits.numpy(), family)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize('family', ['T5 1.0', 'T5 1.1', 'ByT5'])
+def test_transformers_loads_what_we_write(family, tmp_path):
+  torch = pytest.importorskip('torch')
+  transformers = pytest.importorskip('transformers')
+  config = huggingface.network_of(hf_checkpoints.FAMILIES[family], family)
+  tensors = hf_checkpoints.state(config)
+  params = transfer.flatten(huggingface.params_from_state_dict(tensors, config))
+  huggingface.write(tmp_path, config, params)
+  model, info = transformers.AutoModelForSeq2SeqLM.from_pretrained(
+    tmp_path, output_loading_info=True
+  )
+  assert not any(info.values()), info
+  state = {name: value.numpy() for name, value in model.state_dict().items()}
+  assert all(np.array_equal(state[name], tensors[name]) for name in tensors)
+  given = {name: torch.tensor(value, dtype=torch.long) for name, value in make_hf.batch().items()}
+  with torch.no_grad():
+    output = model.eval()(input_ids=given['inputs'], decoder_input_ids=given['given'])
+  _assert_near(_logits(config, params, **_arrays(make_hf.batch())), output.logits.numpy(), family)
+  generation = model.generation_config
+  assert (generation.decoder_start_token_id, generation.pad_token_id) == (0, 0)
+  assert generation.eos_token_id == 1
+
+
+def test_a_sharded_parameter_is_read_as_the_devices_hold_it(tmp_path):
+  opened = huggingface.open_pretrained(str(hf_checkpoints.make(tmp_path)))
+  mesh = jax.make_mesh((2,), ('model',), axis_types=(jax.sharding.AxisType.Auto,))
+  whole = hf_checkpoints.params_of(opened)
+  path = ('encoder_layers', 'attention', 'query')
+  for axes in [(None, None, 'model'), (None, 'model'), ('model',)]:
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
+    like = {path: jax.ShapeDtypeStruct(whole[path].shape, np.float32, sharding=sharding)}
+    part = transfer.flatten(transfer.load(opened.recipe, opened.tensors, transfer.unflatten(like)))
+    assert part[path].sharding == sharding
+    np.testing.assert_array_equal(part[path], whole[path])
+
+
+# ---------------------------------------------------------------- copies, leftovers, misfits
+
+
+def _opened_with(folder, family: str, change, settings=None):
+  config = huggingface.network_of(hf_checkpoints.FAMILIES[family], family)
+  tensors = hf_checkpoints.state(config)
+  change(tensors)
+  hf_checkpoints.write(folder, settings or hf_checkpoints.FAMILIES[family], tensors)
+  return huggingface.open_pretrained(str(folder))
+
+
+@pytest.mark.parametrize('without_shared', [False, True])
+def test_copies_of_the_embedding_are_one_tensor(without_shared, tmp_path):
+  def change(tensors):
+    for name in ('encoder.embed_tokens.weight', 'decoder.embed_tokens.weight', 'lm_head.weight'):
+      tensors[name] = tensors['shared.weight'].copy()
+    if without_shared:
+      del tensors['shared.weight']
+
+  opened = _opened_with(tmp_path, 'T5 1.0', change)
+  params = hf_checkpoints.params_of(opened)
+  expected = hf_checkpoints.state(opened.config)['shared.weight']
+  np.testing.assert_array_equal(params['embedding',], expected)
+  assert ('logits_kernel',) not in params
+
+
+@pytest.mark.parametrize('name', ['encoder.embed_tokens.weight', 'lm_head.weight'])
+def test_a_copy_that_is_none_is_refused(name, tmp_path):
+  def change(tensors):
+    tensors[name] = tensors['shared.weight'].copy()
+    tensors[name][-1, -1] += 1
+
+  with pytest.raises(ValueError, match=f'holds {name} and shared.weight, which should be copies'):
+    _opened_with(tmp_path, 'T5 1.0', change)
+
+
+def test_logits_that_transformers_5_tied_without_scaling_are_the_embedding(tmp_path):
+  settings = {
+    **hf_checkpoints.FAMILIES['T5 1.1'],
+    'tie_word_embeddings': True,
+    'scale_decoder_outputs': False,
+  }
+  opened = _opened_with(tmp_path, 'T5 1.1', lambda t: t.pop('lm_head.weight'), settings)
+  params = hf_checkpoints.params_of(opened)
+  np.testing.assert_array_equal(params['logits_kernel',], params['embedding',].T)
+  assert 'lm_head.weight is a copy' in opened.notes[0]
+
+
+def test_the_leftover_of_old_files_is_told(tmp_path):
+  name = 'decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight'
+  opened = _opened_with(tmp_path, 'T5 1.0', lambda t: t.update({name: np.ones((32, 3), 'f4')}))
+  assert len(opened.notes) == 1 and name in opened.notes[0]
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    (lambda t: t.pop('decoder.final_layer_norm.weight'), 'missing: decoder.final_layer_norm'),
+    (lambda t: t.update(extra=np.ones(3, 'f4')), 'left over: extra'),
+    (
+      lambda t: t.update({'shared.weight': np.ones((41, 16), 'f4')}),
+      r'of another shape: shared.weight \(41, 16\) for \(40, 16\)',
+    ),
+  ],
+)
+def test_what_does_not_fit_is_named(change, message, tmp_path):
+  with pytest.raises(ValueError, match=message):
+    _opened_with(tmp_path, 'T5 1.1', change)
+
+
+def test_the_family_that_would_have_fitted_is_named(tmp_path):
+  config = huggingface.network_of(hf_checkpoints.FAMILIES['T5 1.0'], '')
+  tensors = hf_checkpoints.state(config)
+  hf_checkpoints.write(tmp_path, hf_checkpoints.FAMILIES['T5 1.1'], tensors)
+  with pytest.raises(ValueError, match=r'They are the tensors of T5 1\.0\.'):
+    huggingface.open_pretrained(str(tmp_path))
+
+
+# ---------------------------------------------------------------- vocabulary
+
+
+def test_the_folder_is_the_vocabulary_where_it_holds_one(tmp_path):
+  folder = hf_checkpoints.make(tmp_path)
+  assert huggingface.open_pretrained(str(folder)).vocabulary is None
+  (folder / 'spiece.model').write_bytes(b'pieces')
+  assert huggingface.open_pretrained(str(folder)).vocabulary == str(folder)
+
+
+def test_byt5_reads_bytes(tmp_path):
+  folder = hf_checkpoints.make(tmp_path, 'ByT5')
+  assert huggingface.open_pretrained(str(folder)).vocabulary == 'bytes'

@@ -30,8 +30,11 @@ _SIZES = {
   'head_dim': 'd_kv',
   'mlp_dim': 'd_ff',
   'num_encoder_layers': 'num_layers',
+  'num_decoder_layers': 'num_decoder_layers',
+  'relative_attention_num_buckets': 'relative_attention_num_buckets',
+  'relative_attention_max_distance': 'relative_attention_max_distance',
 }
-_RELATIVE = {  # with the values of files that are older than the settings
+_RELATIVE = {  # in files that are older than these settings
   'relative_attention_num_buckets': 32,
   'relative_attention_max_distance': 128,
 }
@@ -72,24 +75,18 @@ def network_of(config: Mapping[str, Any], origin: str) -> T5Config:
   """
   settings = {**_DEFAULTS[_model_type(config, origin)], **_given(config)}
   _check(settings, origin)
-  forward = settings['feed_forward_proj']
-  missing = [name for name in _SIZES.values() if name not in settings]
-  if missing:
-    raise ValueError(f'{CONFIG} of {origin} does not say {", ".join(missing)}.')
-  sizes = {ours: settings[theirs] for ours, theirs in _SIZES.items()}
-  decoder_layers = settings.get('num_decoder_layers', settings['num_layers'])
-  relative = {name: settings.get(name, default) for name, default in _RELATIVE.items()}
-  tied = settings['tie_word_embeddings'] and not ties_without_scaling(settings)
-  try:
-    return T5Config(
-      **sizes,
-      **relative,
-      num_decoder_layers=decoder_layers,
-      mlp_activations=ACTIVATIONS[forward][0],
-      logits_via_embedding=tied,
-    )
-  except ValueError as error:
-    raise ValueError(f'{CONFIG} of {origin} is not a T5: {error}') from error
+  settings = {'num_decoder_layers': settings.get('num_layers'), **_RELATIVE, **settings}
+  for name in _SIZES.values():
+    if type(settings.get(name)) is not int or settings[name] < 1:
+      raise ValueError(
+        f'{origin} has {name} {settings.get(name)!r} in its {CONFIG}, where a positive number was '
+        'expected.'
+      )
+  return T5Config(
+    **{ours: settings[theirs] for ours, theirs in _SIZES.items()},
+    mlp_activations=ACTIVATIONS[settings['feed_forward_proj']][0],
+    logits_via_embedding=settings['tie_word_embeddings'] and not ties_without_scaling(settings),
+  )
 
 
 def ties_without_scaling(config: Mapping[str, Any]) -> bool:
@@ -97,10 +94,10 @@ def ties_without_scaling(config: Mapping[str, Any]) -> bool:
 
   Such a file holds logits of their own, or, where it does not, the embedding serves as them.
   """
-  settings = _given(config)
-  if not settings.get('tie_word_embeddings', False):
+  settings = {**_DEFAULTS['t5'], **_given(config)}
+  if not settings['tie_word_embeddings']:
     return False
-  if settings.get('model_type') == 'mt5':
+  if settings.get('model_type') == 'mt5':  # of version 4, it is tied and scaled as a T5 1.0 is
     return int(str(settings.get('transformers_version', '0')).split('.')[0]) >= 5
   return settings.get('scale_decoder_outputs') is False
 
@@ -113,8 +110,6 @@ def config_json(config: T5Config) -> dict[str, Any]:
     'architectures': ['T5ForConditionalGeneration'],
     'model_type': 't5',
     **{theirs: getattr(config, ours) for ours, theirs in _SIZES.items()},
-    'num_decoder_layers': config.num_decoder_layers,
-    **{name: getattr(config, name) for name in _RELATIVE},
     'feed_forward_proj': forward,
     'dense_act_fn': ACTIVATIONS[forward][1],
     'is_gated_act': len(config.mlp_activations) == 2,
