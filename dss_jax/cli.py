@@ -18,6 +18,7 @@ VERBS = {  # a verb's module has its name, but for those in MODULES
   'compare': 'train and evaluate several methods, side by side',
   'import': 'weights of Hugging Face or T5X, to start from',
   'export': 'a student for Hugging Face or T5X',
+  'launch': 'run any of these on this machine, Cloud TPU, SkyPilot or GKE',
 }
 MODULES = {'import': 'import_weights', 'export': 'export_weights'}  # no names for Python
 
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   try:
     if {'--help', '-h'} & set(rest) and (config.gin_root() / run_file).exists():
       config.parse(rest, run_file)  # prints and exits, without a driver's slow imports
-    if not {'--help', '-h'} & set(rest):
+    if verb != 'launch' and not {'--help', '-h'} & set(rest):
       _import_tensorflow()
     return importlib.import_module(module_of(verb)).main(rest)
   except KeyboardInterrupt:
@@ -57,7 +58,7 @@ def module_of(verb: str) -> str:
 
 
 def _import_tensorflow() -> None:
-  """Imports TensorFlow, which every verb needs, without the lines that no setting of it stops.
+  """Imports TensorFlow, which the verbs need, without the lines that no setting of it stops.
 
   Its libraries report a missing GPU and the like while they are loaded, before they read
   TF_CPP_MIN_LOG_LEVEL. If the import fails, what they wrote is shown.
