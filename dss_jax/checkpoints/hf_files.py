@@ -86,7 +86,7 @@ def write_weights(
     with open(folder / file, 'wb') as out:
       _write_header(out, {name: shapes[name] for name in names})
       for expected in names:
-        name, array = next(rest)
+        name, array = next(rest, ('nothing', np.empty(0)))
         if (name, array.shape) != (expected, tuple(shapes[expected])):
           raise ValueError(
             f'{name} {array.shape} came where {expected} {shapes[expected]} was to be written.'
@@ -145,13 +145,11 @@ def _open_bin(path: pathlib.Path) -> dict[str, Tensor]:
   if not has_torch():
     raise ValueError(f'{path} {INSTALL_TORCH}.')
   torch = importlib.import_module('torch')
+  with open(path, 'rb') as file:
+    zipped = file.read(2) == b'PK'  # files before torch 1.6 are not, and cannot be mapped
   try:
-    with open(path, 'rb') as file:
-      zipped = file.read(2) == b'PK'  # files before torch 1.6 are not, and cannot be mapped
     state = torch.load(path, map_location='cpu', weights_only=True, mmap=zipped)
-  except OSError:
-    raise
-  except Exception as error:  # pickle's, zip's and torch's own, of which none is a ValueError
+  except Exception as error:  # pickle's, zip's, torch's own, and OSError where bytes are missing
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     raise ValueError(
       f'{path} ({path.stat().st_size} bytes) is truncated, corrupt or holds more than weights: '
