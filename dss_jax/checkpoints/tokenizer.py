@@ -1,0 +1,245 @@
+"""Our vocabularies as tokenizer files of Hugging Face: the same ids for the same text.
+
+Owns the translation of a SentencePiece model, or of bytes, into tokenizer.json, and the check that
+both encode alike. transformers' own T5Tokenizer would not do: it takes every model for a unigram
+one without byte pieces, and knows nothing of pieces that are matched whole, such as `▁[label]`.
+Vocabularies are read by tasks/vocabulary.py.
+
+A text means what our tasks make of an input (tasks/preprocessors.py): `</s>` is the end of
+sequence, and the parts around it are stripped and encoded one by one. Three things that SeqIO does
+cannot be had: `<pad>` and `<extra_id_0>` are ids here wherever a text spells them; of letters that
+a model's table of characters changes, the `tokenizers` library drops combining marks (the tables
+of T5 and mT5 are such, that of `dss vocab` is not); and a text that is `▁[label]` alone, with
+U+2581, is the prefix.
+"""
+
+import json
+import os
+import pathlib
+import random
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import seqio
+import tensorflow as tf
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
+
+from dss_jax.tasks import preprocessors
+
+FILE = 'tokenizer.json'
+CONFIG = 'tokenizer_config.json'
+SENTENCEPIECE = 'spiece.model'
+FIRST = PAD, EOS, UNK = '<pad>', '</s>', '<unk>'
+SPACE = '▁'
+BYTES = 256
+BYTE_SENTINELS = 125
+"""ByT5's sentinels after the 259 ids of bytes, as many as the embedding has rows for."""
+IN_A_ROW = 12  # pieces that are compared as one text
+_STRIP = tokenizers.Regex(r'\A[ \t\n\x0b\f\r]+|[ \t\n\x0b\f\r]+\z')
+_UNIGRAM, _BPE = 1, 2  # TrainerSpec.ModelType of SentencePiece
+_NORMAL, _WHOLE = 1, 4  # ModelProto.SentencePiece.Type: USER_DEFINED pieces are matched whole
+
+
+class Agreement(NamedTuple):
+  """How many texts were encoded by both sides, how many differently, and the first of those."""
+
+  texts: int
+  different: int
+  example: str | None
+
+
+def write(
+  folder: str | os.PathLike, vocabulary: seqio.Vocabulary, rows: int, max_length: int | None = None
+) -> Agreement:
+  """Writes what `AutoTokenizer.from_pretrained(folder)` needs, and the SentencePiece model.
+
+  Args:
+    folder: exists.
+    vocabulary: of `load_vocabulary`.
+    rows: of the network's embedding.
+    max_length: of inputs, in tokens, where the network was trained with one.
+
+  Returns:
+    Whether the vocabulary's own pieces, alone and in random rows, are encoded alike.
+
+  Raises:
+    ValueError: a kind of SentencePiece model that tokenizer.json cannot express.
+  """
+  folder = pathlib.Path(folder)
+  made = make(vocabulary, rows)
+  made.save(str(folder / FILE))
+  settings: dict[str, Any] = {
+    'tokenizer_class': 'PreTrainedTokenizerFast',
+    'pad_token': PAD,
+    'eos_token': EOS,
+    # No unk_token: transformers would leave out where our outputs show that something was unknown.
+    'clean_up_tokenization_spaces': False,
+    'model_input_names': ['input_ids', 'attention_mask'],
+  }
+  if max_length is not None:
+    settings['model_max_length'] = max_length
+  (folder / CONFIG).write_text(json.dumps(settings, indent=2) + '\n', encoding='utf-8')
+  path = sentencepiece_path(vocabulary)
+  if path is not None:
+    (folder / SENTENCEPIECE).write_bytes(_read(path))
+  return compare(made, vocabulary, _probes(vocabulary))
+
+
+def sentencepiece_path(vocabulary: seqio.Vocabulary) -> str | None:
+  """The .model file of a vocabulary; None for bytes."""
+  return getattr(vocabulary, 'sentencepiece_model_file', None)
+
+
+def make(vocabulary: seqio.Vocabulary, rows: int) -> tokenizers.Tokenizer:
+  """The tokenizer of a vocabulary; arguments and errors as of `write`."""
+  path = sentencepiece_path(vocabulary)
+  made = _of_bytes() if path is None else _of_sentencepiece(path)
+  # T5 counts its sentinels down to the end of the vocabulary, Hugging Face's ByT5 up from 259.
+  numbers: Sequence[int] = range(min(BYTE_SENTINELS, rows - made.get_vocab_size()))
+  if path is not None:
+    numbers = range(vocabulary.extra_ids)[::-1]
+  sentinels = [f'<extra_id_{number}>' for number in numbers]
+  made.add_special_tokens([_token(text, special=True) for text in (PAD, EOS, *sentinels)])
+  made.post_processor = processors.TemplateProcessing(
+    single=f'$A {EOS}', pair=f'$A {EOS} $B {EOS}', special_tokens=[(EOS, FIRST.index(EOS))]
+  )
+  return made
+
+
+def compare(
+  made: tokenizers.Tokenizer, vocabulary: seqio.Vocabulary, texts: Sequence[str]
+) -> Agreement:
+  """Encodes texts as a tokenizer does and as our tasks encode inputs."""
+  ours = preprocessors.encode_parts(tf.constant(texts), vocabulary).to_list()
+  theirs = [encoding.ids for encoding in made.encode_batch(list(texts))]
+  pairs = zip(texts, ours, theirs, strict=True)
+  different = [text for text, one, other in pairs if [*one, vocabulary.eos_id] != other]
+  return Agreement(len(texts), len(different), different[0] if different else None)
+
+
+def _of_bytes() -> tokenizers.Tokenizer:
+  ids = {text: number for number, text in enumerate(FIRST)}
+  for letter in pre_tokenizers.ByteLevel.alphabet():  # GPT-2's names of the 256 bytes
+    ids[letter] = _byte_of(letter) + len(FIRST)
+  made = tokenizers.Tokenizer(models.BPE(vocab=ids, merges=[]))
+  made.normalizer = normalizers.Replace(_STRIP, '')
+  made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+  # SeqIO leaves out what is no byte and what is no UTF-8.
+  made.decoder = decoders.Sequence(
+    [decoders.Replace(UNK, ''), decoders.ByteLevel(), decoders.Replace('\ufffd', '')]
+  )
+  return made
+
+
+def _byte_of(letter: str) -> int:
+  """The byte that GPT-2 writes as a letter: its own where it is printable, else from 256 up."""
+  printable = {*range(33, 127), *range(161, 173), *range(174, BYTES)}
+  others = [byte for byte in range(BYTES) if byte not in printable]
+  return ord(letter) if ord(letter) < BYTES else others[ord(letter) - BYTES]
+
+
+def _of_sentencepiece(path: str) -> tokenizers.Tokenizer:
+  model = _proto(path)
+  trainer, normalizer = model.trainer_spec, model.normalizer_spec
+  odd = trainer.treat_whitespace_as_suffix or not normalizer.escape_whitespaces
+  if trainer.model_type not in (_UNIGRAM, _BPE) or odd:
+    raise ValueError(
+      f'{path} is a SentencePiece model of a kind that tokenizer.json cannot express; expected '
+      'pieces of unigram or bpe with whitespace in front of words, as T5 and `dss vocab` have. '
+      'Export with --to=t5x, which needs no tokenizer.json.'
+    )
+  whole = [piece.piece for piece in model.pieces if piece.type == _WHOLE]
+  made = tokenizers.Tokenizer(_unigram(model) if trainer.model_type == _UNIGRAM else _bpe(model))
+  made.normalizer = _normalizer(normalizer, whole)
+  made.decoder = decoders.Sequence(
+    [
+      decoders.Replace(UNK, trainer.unk_surface),
+      decoders.Replace(SPACE, ' '),
+      decoders.ByteFallback(),
+      decoders.Fuse(),
+      decoders.Strip(' ', int(normalizer.add_dummy_prefix), 0),
+    ]
+  )
+  made.add_tokens([_token(text, special=False) for text in whole])
+  return made
+
+
+def _token(text: str, special: bool) -> tokenizers.AddedToken:
+  """A piece that is matched whole: in the text as it is if special, else after normalising."""
+  return tokenizers.AddedToken(text, normalized=not special, special=special)
+
+
+def _unigram(model: Any) -> models.Unigram:
+  pieces = [(piece.piece, piece.score) for piece in model.pieces]
+  return models.Unigram(
+    pieces, unk_id=FIRST.index(UNK), byte_fallback=model.trainer_spec.byte_fallback
+  )
+
+
+def _bpe(model: Any) -> models.BPE:
+  """Merges in the order of the score of what they give, as SentencePiece ranks them."""
+  scores = {piece.piece: piece.score for piece in model.pieces if piece.type == _NORMAL}
+  merges = [
+    (text[:cut], text[cut:])
+    for text in sorted(scores, key=lambda text: -scores[text])
+    for cut in range(1, len(text))
+    if text[:cut] in scores and text[cut:] in scores
+  ]
+  byte_fallback = model.trainer_spec.byte_fallback
+  return models.BPE(
+    vocab={piece.piece: number for number, piece in enumerate(model.pieces)},
+    merges=merges,
+    unk_token=UNK,
+    fuse_unk=not byte_fallback,
+    byte_fallback=byte_fallback,
+  )
+
+
+def _normalizer(spec: Any, whole: Sequence[str]) -> normalizers.Normalizer:
+  """What SentencePiece does before it looks for pieces.
+
+  Args:
+    spec: of the model.
+    whole: the pieces that are matched whole; `tokenizers` normalises them too.
+  """
+  steps: list[normalizers.Normalizer] = [normalizers.Replace(_STRIP, '')]
+  if spec.precompiled_charsmap:
+    steps.append(normalizers.Precompiled(spec.precompiled_charsmap))
+  if spec.remove_extra_whitespaces:
+    steps += [
+      normalizers.Replace(tokenizers.Regex(rf'\A +|[ {SPACE}]+\z'), ''),
+      normalizers.Replace(tokenizers.Regex(' {2,}'), ' '),
+    ]
+  if spec.add_dummy_prefix:  # not by `Prepend`, since the whole pieces have theirs already
+    pieces = '|'.join(map(re.escape, whole)) or r'\A\z'
+    start = tokenizers.Regex(rf'\A(?!(?:{pieces})\z)(?=[\s\S])')
+    steps.append(normalizers.Replace(start, SPACE))
+  return normalizers.Sequence([*steps, normalizers.Replace(' ', SPACE)])
+
+
+def _proto(path: str) -> Any:
+  from sentencepiece import sentencepiece_model_pb2
+
+  model = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
+  model.ParseFromString(_read(path))
+  return model
+
+
+def _read(path: str) -> bytes:
+  with tf.io.gfile.GFile(path, 'rb') as file:
+    return file.read()
+
+
+def _probes(vocabulary: seqio.Vocabulary) -> list[str]:
+  """Texts of the vocabulary's own pieces: each alone, then all of them in random rows."""
+  path = sentencepiece_path(vocabulary)
+  if path is None:
+    pieces = [chr(code) for code in (*range(0x800), *range(0x4E00, 0x4E80), 0x1F600)]
+  else:
+    model = _proto(path)
+    pieces = [p.piece.replace(SPACE, ' ') for p in model.pieces if p.type == _NORMAL]
+  random.Random(0).shuffle(pieces)
+  rows = [''.join(pieces[at : at + IN_A_ROW]) for at in range(0, len(pieces), IN_A_ROW)]
+  return [*pieces, *rows]
