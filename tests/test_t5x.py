@@ -12,6 +12,7 @@ import pytest
 from etils import epath
 from golden import make_t5x
 
+from dss_jax import partitioning
 from dss_jax.checkpoints import t5x, t5x_files, transfer
 from dss_jax.models import t5
 
@@ -96,6 +97,23 @@ def test_parts_of_scanned_layers_are_parts_of_the_whole(golden, name):
     part = np.empty(whole[index].shape, np.float32)
     transfer.read(opened.recipe[path], opened.tensors, index, part)
     np.testing.assert_array_equal(part, whole[index], err_msg=str(path))
+
+
+@pytest.mark.parametrize('name', ['orbax', 'legacy_scanned'])
+def test_every_device_reads_its_own_part(golden, name):
+  opened = t5x.open_pretrained(str(golden[0] / name))
+  mesh = partitioning.make_mesh(partitioning.MeshConfig(fsdp=4, tensor=2))
+  shapes, axes = t5.abstract(opened.config)
+  like = jax.tree.map(
+    lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+    shapes,
+    partitioning.shardings(mesh, shapes, axes),
+  )
+  loaded = transfer.load(opened.recipe, opened.tensors, like)
+  jax.tree.map(np.testing.assert_array_equal, loaded, _params(opened))
+  assert jax.tree.map(lambda leaf: leaf.sharding, loaded) == jax.tree.map(
+    lambda leaf: leaf.sharding, like
+  )
 
 
 def test_scanned_kernels_are_those_of_the_layers(golden):
@@ -294,3 +312,10 @@ def test_a_state_of_another_optimizer_is_left_out_and_said_so(
   opened = t5x.open_pretrained(str(tmp_path))
   assert (opened.moments and opened.moments.step) == step
   assert re.search(message, opened.notes[0])
+
+
+def test_a_state_that_is_not_adafactors_is_left_out_and_said_so(golden, tmp_path):
+  arrays = _whole(golden[0] / 'legacy_1_0') | {'state/0/mu/x': np.zeros(3, np.float32)}
+  opened = t5x.open_pretrained(_rewrite(tmp_path / 'checkpoint_8', arrays))
+  assert opened.moments is None
+  assert "not Adafactor's, but has state/0/mu/x" in opened.notes[0]

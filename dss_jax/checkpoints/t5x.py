@@ -286,8 +286,11 @@ def _moments_there(
   config: T5Config, weights: Recipe, tensors: Mapping[str, Tensor], scanned: bool
 ) -> tuple[Moments | None, tuple[str, ...]]:
   """Where Adafactor's state is, or None, and what a person should know about it."""
-  if STEP not in tensors or not any(name.startswith(STATES) for name in tensors):
+  states = [name for name in tensors if name.startswith('state/') and name != STEP]
+  if not states:
     return None, ()
+  if STEP not in tensors or not any(name.startswith(STATES) for name in states):
+    return None, (f"its optimizer state is left out: it is not Adafactor's, but has {states[0]}",)
   if scanned:
     return None, (
       'its optimizer state is left out: scanned layers have one for a relative bias of each layer',

@@ -77,7 +77,8 @@ def open_checkpoint(folder: epath.Path) -> dict[str, Tensor]:
     try:
       tensors[name] = _stored(future.result())
     except ValueError as error:
-      raise ValueError(f'{name} in {inside} cannot be opened: {error}.') from error
+      why = str(error).partition(' [tensorstore_spec')[0]
+      raise ValueError(f'{name} in {inside} cannot be opened: {why}.') from error
   return tensors
 
 

@@ -88,8 +88,8 @@ class Moments(NamedTuple):
 
   Attributes:
     step: updates made so far.
-    rows, columns: where each factored parameter's means over its last and its first axis lie:
-      optax's v_row and v_col of our layout, stacked over layers.
+    rows, columns: where each factored parameter's means over its longer axis (of two as long, the
+      last) and over the other lie: optax's v_row and v_col, stacked over layers.
     full: where the second moment of each other parameter lies.
   """
 

@@ -180,6 +180,7 @@ def save(state: Any, folder: str, layout: str, dtype: str) -> None:
   from t5x import checkpoints, partitioning
 
   partitioner = partitioning.PjitPartitioner(num_partitions=1)
+  os.makedirs(folder, exist_ok=True)  # T5X's orbax manager takes the parent of what is not there
   if layout == 'legacy':
     checkpoints.Checkpointer(state, partitioner, folder, save_dtype=jnp.dtype(dtype)).save(state)
     return
@@ -201,7 +202,6 @@ def _make(folder: pathlib.Path) -> None:
   for name, case in CASES.items():
     network = module(case.scanned, config(case))
     state = with_values(fresh_state(network, case.with_state), value)
-    (folder / name).mkdir()
     save(state, str(folder / name), case.layout, case.dtype)
     stored = with_values(state, lambda n, s, d=case.dtype: rounded(value(n, s), d))
     results[f'{name}/logits'] = logits(network, stored, batch(config(case)['vocab_size']))

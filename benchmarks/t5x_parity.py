@@ -1,0 +1,282 @@
+"""What T5X writes and computes against what we read and compute; needs T5X beside us.
+
+  python benchmarks/t5x_parity.py --t5x=DIR[:DIR...]   (T5X, airio, jestimator, flaxformer)
+
+Owns the comparison: random weights of T5X's own network, written by T5X's own classes in each of
+its layouts, are opened, computed with, written back and restored by T5X. Prints a table; with
+--json=FILE also that. Exit status 1 if anything differs by more than it may. How T5X is driven is
+tests/golden/make_t5x.py's.
+"""
+
+import argparse
+import functools
+import json
+import pathlib
+import sys
+import tempfile
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY / 'tests' / 'golden'))
+
+import make_t5x  # noqa: E402
+
+from dss_jax import optimizers  # noqa: E402
+from dss_jax.checkpoints import adafactor, t5x, transfer  # noqa: E402
+from dss_jax.models import t5  # noqa: E402
+
+SIZES: dict[str, Any] = {
+  'vocab_size': 512,
+  'emb_dim': 256,
+  'num_heads': 4,
+  'head_dim': 64,
+  'mlp_dim': 384,
+  'num_encoder_layers': 2,
+  'num_decoder_layers': 3,
+  'dtype': 'float32',
+}
+FAMILIES: dict[str, dict[str, Any]] = {
+  '1.1': {'mlp_activations': ('gelu', 'linear'), 'logits_via_embedding': False},
+  '1.0': {'mlp_activations': ('relu',), 'logits_via_embedding': True},
+  'mT5': {
+    'vocab_size': 977,
+    'mlp_activations': ('gelu', 'linear'),
+    'logits_via_embedding': False,
+  },
+  'ByT5': {
+    'vocab_size': 384,
+    'num_encoder_layers': 6,
+    'num_decoder_layers': 2,
+    'mlp_activations': ('gelu', 'linear'),
+    'logits_via_embedding': False,
+  },
+}
+CASES = (
+  ('1.1', False, True),
+  ('1.1', False, False),
+  ('1.1', True, True),
+  ('1.1', True, False),
+  ('1.0', False, True),
+  ('1.0', True, False),
+  ('mT5', False, True),
+  ('ByT5', False, True),
+)
+TOLERANCE = 1e-5
+KINDS = ('rows', 'columns', 'full')
+
+
+@functools.cache
+def fresh_state(family: str, scanned: bool, with_state: bool) -> tuple[Any, Any]:
+  """T5X's network and its train state with its own random weights."""
+  network = make_t5x.module(scanned, SIZES | FAMILIES[family])
+  return network, make_t5x.fresh_state(network, with_state)
+
+
+@functools.cache
+def random_state(family: str, scanned: bool, with_state: bool) -> tuple[Any, Any]:
+  """As `fresh_state`, with some second moments, at step 1,000,000."""
+  network, state = fresh_state(family, scanned, with_state)
+  random, arrays = np.random.default_rng(1), make_t5x.flat(state)
+
+  def value(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    if name.startswith('target/'):
+      array = np.array(arrays[name])
+      if name.endswith('rel_embedding') and len(shape) == 3:
+        array[:] = array[:, :1]  # scanned: the same bias in all layers
+      if name.endswith('scale'):
+        array += 0.1 * random.standard_normal(shape)
+      return array
+    return make_t5x.STEP if name == 'state/step' else 1e-4 * np.exp(random.standard_normal(shape))
+
+  return network, make_t5x.with_values(state, value)
+
+
+def our_logits(config: t5.T5Config, params: t5.Params, tokens: tuple) -> np.ndarray:
+  """What our network computes, in float32."""
+
+  @jax.jit
+  def compute(params, inputs, targets_in, targets):
+    network = t5.bind(config, params)
+    segments = (inputs > 0).astype(jnp.int32)
+    encoded = network.encode(inputs, segments)
+    return network.decode(encoded, segments, targets_in, (targets > 0).astype(jnp.int32))
+
+  return np.asarray(compute(params, *tokens))
+
+
+def largest_difference(ours: np.ndarray, theirs: np.ndarray) -> float:
+  """As a part of the largest entry."""
+  return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+
+
+def read_moments(opened: transfer.Pretrained) -> dict[str, Any] | None:
+  """Adafactor's state in our form."""
+  where = opened.moments
+  if where is None:
+    return None
+  parts = {kind: transfer.read_all(getattr(where, kind), opened.tensors) for kind in KINDS}
+  return {'step': where.step, **parts}
+
+
+def compare(family: str, layout: str, scanned: bool, with_state: bool) -> dict[str, Any]:
+  """One checkpoint: in, computed with, out, restored by T5X."""
+  settings = SIZES | FAMILIES[family]
+  network, state = random_state(family, scanned, with_state)
+  with tempfile.TemporaryDirectory() as temporary:
+    folder = pathlib.Path(temporary)
+    make_t5x.save(state, str(folder / 'theirs'), layout, 'float32')
+    start = time.perf_counter()
+    opened = t5x.open_pretrained(str(folder / 'theirs'))
+    params, moments = transfer.read_all(opened.recipe, opened.tensors), read_moments(opened)
+    seconds = time.perf_counter() - start
+    config = t5.T5Config(**settings)
+    assert opened.config == t5.T5Config(**settings | {'dtype': 'bfloat16'}), opened.config
+
+    tokens = make_t5x.batch(config.vocab_size)
+    real = tokens[2] > 0
+    theirs = make_t5x.logits(network, state, tokens)
+    logits = largest_difference(our_logits(config, params, tokens)[real], theirs[real])
+
+    written = folder / 'ours' / f'checkpoint_{make_t5x.STEP}'
+    t5x.write(str(written), opened.config, transfer.flatten(params), make_t5x.STEP, moments)
+    exact = {
+      name: restored_is_exact(str(written), state, family, scanned, moments, manager)
+      for name, manager in (('Checkpointer', False), ('Orbax manager', True))
+    }
+  return {
+    'family': family,
+    'layout': layout,
+    'scanned': scanned,
+    'adafactor': with_state,
+    'adafactor read': moments is not None,
+    'logits': logits,
+    'round trip exact': all(exact.values()),
+    'seconds': round(seconds, 2),
+    'ok': logits <= TOLERANCE and all(exact.values()),
+  }
+
+
+def restored_is_exact(
+  written: str, before: Any, family: str, scanned: bool, moments: Any, manager: bool
+) -> bool:
+  """Whether T5X restores what we wrote to the arrays that it had, bit for bit."""
+  from t5x import checkpoints, partitioning
+
+  _, like = fresh_state(family, scanned=False, with_state=True)
+  partitioner, parent = (
+    partitioning.PjitPartitioner(num_partitions=1),
+    str(pathlib.Path(written).parent),
+  )
+  if manager:
+    reader = checkpoints.OrbaxCheckpointManagerInterface(parent, like, partitioner)
+  else:
+    reader = checkpoints.Checkpointer(like, partitioner, parent)
+  after = make_t5x.flat(reader.restore(path=written))
+  if manager:
+    reader.close()
+  expected = unscanned(make_t5x.flat(before)) if scanned else make_t5x.flat(before)
+  for name, array in after.items():
+    if name.startswith('target/') or name == 'state/step' or moments is not None:
+      if not np.array_equal(array, expected[name]):
+        return False
+    elif np.any(array):  # a fresh state is zero
+      return False
+  return True
+
+
+def unscanned(arrays: dict[str, Any]) -> dict[str, Any]:
+  """The weights of scanned layers under the names of T5X's minimal T5, by T5X's axes."""
+  found = {name: array for name, array in arrays.items() if name.startswith('target/')}
+  found['state/step'] = arrays['state/step']
+  for stack in ('encoder', 'decoder'):
+    prefix = f'target/{stack}/{stack}/'
+    for name in [name for name in found if name.startswith(prefix)]:
+      array, rest = np.asarray(found.pop(name)), name.removeprefix(prefix)
+      if rest == 'relpos_bias/rel_embedding':
+        found[f'target/{stack}/{rest}'] = array[:, 0]
+        continue
+      for layer in range(array.shape[1]):
+        part = array[:, layer]
+        if part.ndim == 3:
+          joined = (-1, part.shape[-1]) if rest.endswith('out/kernel') else (part.shape[0], -1)
+          part = part.reshape(joined)
+        found[f'target/{stack}/layers_{layer}/{rest}'] = part
+  return found
+
+
+def update_difference() -> dict[str, float]:
+  """Largest differences after one Adafactor update from T5X's state at step 1,000,000.
+
+  The learning rate is 1, so that the change of a parameter is of its own size and float32 hides
+  nothing of it.
+  """
+  _, state = random_state('1.1', scanned=False, with_state=True)
+  random = np.random.default_rng(2)
+  gradients = {
+    name: 1e-2 * random.standard_normal(array.shape).astype(np.float32)
+    for name, array in make_t5x.flat(state).items()
+    if name.startswith('target/')
+  }
+  nested = make_t5x.nested({n.removeprefix('target/'): g for n, g in gradients.items()})
+  theirs = make_t5x.flat(state.apply_gradient(nested, learning_rate=1.0))
+  with tempfile.TemporaryDirectory() as temporary:
+    make_t5x.save(state, temporary, 'legacy', 'float32')
+    opened = t5x.open_pretrained(temporary)
+    params, moments = transfer.read_all(opened.recipe, opened.tensors), read_moments(opened)
+  tensors = {n: transfer.Tensor(g.shape, g.dtype, g.__getitem__) for n, g in gradients.items()}
+  optimizer = optimizers.make_optimizer(
+    optimizers.OptimizerConfig(
+      name='adafactor', learning_rate=1.0, schedule='constant', clip_norm=None
+    )
+  )
+
+  @jax.jit
+  def update(params, gradients, moments):
+    opt_state = adafactor.with_moments(optimizer.init(params), moments)
+    changes, opt_state = optimizer.update(gradients, opt_state, params)
+    return optax.apply_updates(params, changes), adafactor.moments_of(opt_state)
+
+  after, moments = update(params, transfer.read_all(opened.recipe, tensors), moments)
+  ours = {'weights': dict(transfer.written(opened.recipe, transfer.flatten(after)))}
+  assert opened.moments is not None
+  for kind in KINDS:
+    recipe = getattr(opened.moments, kind)
+    ours[kind] = dict(transfer.written(recipe, transfer.flatten(moments[kind])))
+  found = {
+    kind: max(largest_difference(array, theirs[name]) for name, array in arrays.items())
+    for kind, arrays in ours.items()
+  }
+  factored = [name for name in ours['rows'] if np.size(theirs[name]) > 1]
+  return found | {'factored': len(factored), 'not factored': len(ours['full'])}
+
+
+def main() -> int:
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument('--t5x', required=True, help='folders of T5X and of what it imports')
+  parser.add_argument('--json', help='a file for the figures')
+  arguments = parser.parse_args()
+  make_t5x.import_t5x(arguments.t5x)
+  rows = []
+  for family, scanned, with_state in CASES:
+    for layout in ('legacy', 'orbax'):
+      rows.append(compare(family, layout, scanned, with_state))
+      print(' | '.join(f'{key} {value}' for key, value in rows[-1].items()), flush=True)
+  update = update_difference()
+  print('one update of Adafactor, largest difference / largest entry:', update)
+  ok = all(row['ok'] for row in rows)
+  ok &= all(update[kind] <= 1e-6 for kind in ('weights', *KINDS))
+  if arguments.json:
+    figures = {'checkpoints': rows, 'adafactor update': update, 'ok': ok}
+    pathlib.Path(arguments.json).write_text(json.dumps(figures, indent=2) + '\n')
+  print('all as it should be' if ok else 'SOMETHING DIFFERS')
+  return 0 if ok else 1
+
+
+if __name__ == '__main__':
+  sys.exit(main())

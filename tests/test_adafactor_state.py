@@ -1,0 +1,152 @@
+"""Adafactor goes on from T5X's state as T5X does, and its state goes in and out of optax's."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from golden import make_t5x
+from jax.sharding import NamedSharding, PartitionSpec
+
+from dss_jax import optimizers, partitioning, train_state
+from dss_jax.checkpoints import adafactor, t5x, transfer
+from dss_jax.models import t5
+
+KINDS = ('rows', 'columns', 'full')
+
+
+def _optimizer(**changes):
+  settings = {'learning_rate': make_t5x.LEARNING_RATE, 'schedule': 'constant', 'clip_norm': None}
+  return optimizers.make_optimizer(
+    optimizers.OptimizerConfig(**{'name': 'adafactor', **settings, **changes})
+  )
+
+
+@pytest.fixture(scope='module')
+def golden(tmp_path_factory):
+  """T5X's checkpoint with Adafactor's state, and its entries after one update."""
+  folder = tmp_path_factory.mktemp('t5x')
+  results = make_t5x.unpack(folder)
+  return t5x.open_pretrained(str(folder / 'legacy')), results['updated']
+
+
+def _moments(opened) -> dict:
+  parts = {k: transfer.read_all(getattr(opened.moments, k), opened.tensors) for k in KINDS}
+  return {'step': opened.moments.step, **parts}
+
+
+def _by_their_names(opened, params, moments) -> dict[str, np.ndarray]:
+  """Our parameters and second moments as T5X's state has them."""
+  found = dict(transfer.written(opened.recipe, transfer.flatten(params)))
+  for kind in KINDS:
+    recipe = getattr(opened.moments, kind)
+    found.update(transfer.written(recipe, transfer.flatten(moments[kind])))
+  return found | {'state/step': np.asarray(moments['step'])}
+
+
+def test_an_update_from_t5xs_state_is_t5xs_update(golden):
+  """At step 1,000,000, parameters that are factored and such that are not."""
+  opened, expected = golden
+  params, optimizer = transfer.read_all(opened.recipe, opened.tensors), _optimizer()
+  gradients = {
+    name: transfer.Tensor(t.shape, t.dtype, make_t5x.value(f'gradient/{name}', t.shape).__getitem__)
+    for name, t in opened.tensors.items()
+    if name.startswith('target/')
+  }
+  gradients = transfer.read_all(opened.recipe, gradients)
+
+  @jax.jit
+  def update(params, gradients, moments):
+    state = adafactor.with_moments(optimizer.init(params), moments)
+    changes, state = optimizer.update(gradients, state, params)
+    return changes, adafactor.moments_of(state)
+
+  changes, moments = update(params, gradients, _moments(opened))
+  after = optax.apply_updates(params, changes)
+  ours = _by_their_names(opened, after, moments)
+  before = make_t5x.samples(_by_their_names(opened, params, _moments(opened)))
+  computed = make_t5x.samples(ours)
+  assert ours['state/step'] == make_t5x.STEP + 1
+  assert computed.shape == expected.shape
+  # What changed, to the precision that float32 leaves a parameter's change.
+  assert np.abs(expected - before).max() > 1e-4
+  np.testing.assert_allclose(computed, expected, rtol=3e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize('clip_norm', [None, 1.0])
+def test_moments_go_in_and_out(golden, clip_norm):
+  opened, _ = golden
+  moments = _moments(opened)
+  state = _optimizer(clip_norm=clip_norm).init(transfer.read_all(opened.recipe, opened.tensors))
+  fresh = adafactor.moments_of(state)
+  assert fresh['step'] == 0
+  taken = adafactor.moments_of(adafactor.with_moments(state, moments))
+  jax.tree.map(np.testing.assert_array_equal, taken, moments)
+  assert {kind for kind in KINDS if jax.tree.leaves(moments[kind])} == set(KINDS)
+
+
+def test_only_the_decay_goes_on_and_not_the_schedule(golden):
+  opened, _ = golden
+  params = transfer.read_all(opened.recipe, opened.tensors)
+  optimizer = _optimizer(schedule='linear', decay_steps=10)
+  state = adafactor.with_moments(optimizer.init(params), _moments(opened))
+  counts = {
+    jax.tree_util.keystr(path): np.unique(leaf).tolist()
+    for path, leaf in jax.tree.leaves_with_path(state)
+    if jnp.issubdtype(leaf.dtype, jnp.integer)
+  }
+  decays, schedules = list(counts.values())[0::2], list(counts.values())[1::2]
+  assert decays == [[make_t5x.STEP]] * 3, counts
+  assert schedules == [[0]] * 3, counts
+
+
+def test_another_optimizer_has_no_such_moments(golden):
+  opened, _ = golden
+  params = transfer.read_all(opened.recipe, opened.tensors)
+  state = _optimizer(name='adamw').init(params)
+  assert adafactor.moments_of(state) is None
+  assert adafactor.with_moments(state, _moments(opened)) is None
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_moments_of_other_parameters_are_refused(golden, kind):
+  opened, _ = golden
+  state = _optimizer().init(transfer.read_all(opened.recipe, opened.tensors))
+  moments = _moments(opened)
+  path, leaf = next(iter(transfer.flatten(moments[kind]).items()))
+  flat = transfer.flatten(moments[kind])
+  for changed in (
+    {p: v for p, v in flat.items() if p != path},
+    flat | {path: leaf[..., :-1]},
+    flat | {('other',): leaf},
+  ):
+    with pytest.raises(ValueError, match=f'state has {kind} of {"/".join(path)}|{kind} of other'):
+      adafactor.with_moments(state, moments | {kind: transfer.unflatten(changed)})
+
+
+def test_moments_are_placed_as_the_state_is(golden):
+  """Also where it is sharded, and where the moments come from another placement."""
+  opened, _ = golden
+  optimizer, mesh = _optimizer(), partitioning.make_mesh(partitioning.MeshConfig(fsdp=4, tensor=2))
+  like = train_state.abstract(opened.config, optimizer, mesh)
+  shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
+  make = functools.partial(train_state.create, opened.config, optimizer, mesh, 0)
+  state = make().opt_state
+  spread = NamedSharding(mesh, PartitionSpec())
+  for moments in (_moments(opened), jax.device_put(_moments(opened), spread)):
+    placed = adafactor.with_moments(state, moments)
+    assert jax.tree.map(lambda leaf: leaf.sharding, placed) == shardings.opt_state
+    jax.tree.map(np.testing.assert_array_equal, adafactor.moments_of(placed), _moments(opened))
+  assert any(not s.is_fully_replicated for s in jax.tree.leaves(shardings.opt_state))
+
+
+def test_the_form_of_moments_is_known_without_making_any(tiny_config):
+  optimizer = _optimizer()
+  like = jax.eval_shape(lambda: optimizer.init(t5.init(tiny_config, jax.random.key(0))))
+  moments = adafactor.moments_of(like)
+  assert moments['rows'] == moments['columns'] == {}  # too small to be factored
+  assert (
+    transfer.flatten(moments['full']).keys() == transfer.flatten(t5.abstract(tiny_config)[0]).keys()
+  )
