@@ -39,12 +39,16 @@ def save_weights(model_dir: str, params: Any, moments: Any | None) -> None:
     moments: Adafactor's state in the form of checkpoints/adafactor.py, or None.
   """
   items = {'params': params} | ({MOMENTS: moments} if moments else {})
+  # A copy of one array at a time, where orbax by default makes one of everything at once. Its limit
+  # must be more than the largest array.
+  largest = max(leaf.nbytes for leaf in jax.tree.leaves(params)) / 1e9 + 1e-3
+  limits = {'save_concurrent_gb': largest, 'save_device_host_concurrent_gb': largest}
   with ocp.CheckpointManager(
     epath.Path(model_dir).absolute() / FOLDER,
-    item_names=tuple(items),
+    item_handlers={name: ocp.PyTreeCheckpointHandler(**limits) for name in items},
     options=ocp.CheckpointManagerOptions(enable_async_checkpointing=False),
   ) as checkpoints:
-    args = {name: ocp.args.StandardSave(item) for name, item in items.items()}
+    args = {name: ocp.args.PyTreeSave(item) for name, item in items.items()}
     checkpoints.save(0, args=ocp.args.Composite(**args))
 
 
