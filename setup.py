@@ -59,6 +59,7 @@ setuptools.setup(
     'transformers>=5.0',
   ],
   extras_require={
+    'launch': ['google-cloud-tpu>=1.23'],
     'gpu': ['jax[cuda13]>=0.10.2,<0.11'],
     'tpu': ['jax[tpu]>=0.10.2,<0.11'],
     'test': ['beartype', 'mypy', 'pytest', 'pytest-xdist', 'ruff', 'scipy'],

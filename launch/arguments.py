@@ -1,0 +1,266 @@
+"""The command line of `dss launch`, and what each target and action does with it.
+
+Owns the flags. Everything after `--` is a command of dss and is passed on unread.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+
+from dss_jax import config, topologies
+from dss_jax.launch import gke, local, package, skypilot, tpu_vm
+from dss_jax.launch import job as jobs
+from dss_jax.launch import watch as watching
+from dss_jax.launch.folder import JobFolder
+
+USAGE = """dss launch TARGET [flags] -- VERB [arguments of dss VERB]
+       dss launch ACTION BUCKET/NAME
+
+Targets, which only print what they would do unless --submit is given:
+  local      this machine, one process or several
+  tpu-vm     a Cloud TPU queued resource, made anew when it is lost, deleted at the end
+  skypilot   a SkyPilot task with spot recovery
+  gke        a `gcluster job submit` of Cluster Toolkit
+
+Actions on a submitted tpu-vm job:
+  status     the resource, the hosts, the result
+  logs       what the hosts wrote
+  watch      follow it, and make the resource anew when it is lost
+  stop       let it save, end and delete its resource; the same launch continues it
+  delete     delete its resource now
+
+  dss launch tpu-vm --name=cqa --bucket=gs://b/jobs --zone=us-west4-a --topology=v5e-8 --spot \\
+    --submit -- train --gin_file=models/t5_1_1/base.gin --gin_file=datasets/cqa.gin \\
+    --vocabulary=gs://b/spiece.model --data_dir=gs://b/data --model_dir=gs://b/cqa
+"""
+DELETED = 130  # the exit code of a job that someone deleted, as of one that was interrupted
+
+
+def run(argv: Sequence[str]) -> int:
+  """Reads the command line and does what it says; returns the exit code."""
+  arguments = list(argv)
+  at = arguments.index('--') if '--' in arguments else len(arguments)
+  options = _parser().parse_args(arguments[:at])
+  return options.act(options, tuple(arguments[at + 1 :]))
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(prog='dss launch', usage=USAGE)
+  commands = parser.add_subparsers(required=True, metavar='TARGET or ACTION')
+  here = commands.add_parser('local')
+  here.set_defaults(act=_local)
+  here.add_argument('--submit', action='store_true', help='run it')
+  here.add_argument('--processes', type=int, default=1, help='that stand for the hosts of a slice')
+  here.add_argument('--devices', type=int, help='fake CPU devices of each process')
+  for name, act in (('tpu-vm', _tpu_vm), ('skypilot', _skypilot), ('gke', _gke)):
+    target = commands.add_parser(name)
+    target.set_defaults(act=act)
+    _add_remote_flags(target)
+    if name == 'tpu-vm':
+      target.add_argument('--detach', action='store_true', help='do not wait for the end')
+      target.add_argument('--service_account', help="e-mail; default: the project's")
+    if name == 'skypilot':
+      target.add_argument('--output', help='write the task file there')
+    if name == 'gke':
+      target.add_argument('--image', required=True, help='container image with dss_jax[tpu]')
+      target.add_argument('--cluster', required=True)
+  for name, act in (
+    ('status', _status),
+    ('logs', _logs),
+    ('watch', _watch),
+    ('stop', _stop),
+    ('delete', _delete),
+  ):
+    action = commands.add_parser(name)
+    action.set_defaults(act=act)
+    action.add_argument('folder', metavar='BUCKET/NAME')
+  return parser
+
+
+def _add_remote_flags(parser: argparse.ArgumentParser) -> None:
+  slices = [name for name, one in topologies.TOPOLOGIES.items() if one.platform == 'tpu']
+  add = parser.add_argument
+  add('--submit', action='store_true', help='do it; without this flag it is only printed')
+  add('--name', required=True, help='of the job and of what is rented')
+  add('--topology', required=True, help=', '.join(slices))
+  add('--bucket', default='', help='gs://BUCKET/FOLDER; the job has a folder NAME in it')
+  add('--project', default=os.environ.get('GOOGLE_CLOUD_PROJECT', ''))
+  add('--zone', default='', help='e.g. us-west4-a')
+  add('--spot', action='store_true', help='cheaper; may be taken away, and is then asked for anew')
+  add('--env', action='append', default=[], metavar='NAME', help='variable to pass; repeat')
+  add('--file', action='append', default=[], metavar='PATH', help='file or folder to take along')
+  add('--restarts', type=int, default=2, help='tries of a failed command on its hosts')
+  add('--retries', type=int, default=20, help='resources asked for anew, in all')
+
+
+def _job(options: argparse.Namespace, command: tuple[str, ...], *needed: str) -> jobs.Job:
+  for name in needed:
+    if not getattr(options, name):
+      raise ValueError(f'this target needs --{name}=... .')
+  for name in options.env:
+    if not re.fullmatch(r'[A-Za-z_][A-Za-z0-9_]*', name):
+      raise ValueError(f'--env is the name of a variable, whose value is taken here; not {name!r}.')
+  return jobs.Job(
+    name=options.name,
+    command=command,
+    topology=options.topology,
+    bucket=options.bucket,
+    project=options.project,
+    zone=options.zone,
+    spot=options.spot,
+    environment=tuple(options.env),
+    service_account=getattr(options, 'service_account', None),
+    restarts=options.restarts,
+    retries=options.retries,
+  )
+
+
+def _local(options: argparse.Namespace, command: tuple[str, ...]) -> int:
+  if not command:
+    raise ValueError('after `--` comes a command of dss, e.g. `-- train --gin_file=...`.')
+  if options.submit:
+    return local.run(command, options.processes, options.devices)
+  print(local.describe(command, options.processes, options.devices))
+  return 0
+
+
+def _tpu_vm(options: argparse.Namespace, command: tuple[str, ...]) -> int:
+  job = _job(options, command, 'bucket', 'project', 'zone')
+  jobs.check_remote(job)
+  if job.machine.accelerator_type is None:
+    raise ValueError(f'--topology={job.topology}: the tpu-vm target is for TPUs, e.g. v5e-8.')
+  values = jobs.values_of(job.environment, os.environ)
+  files = jobs.files_to_ship(command, options.file)
+  if not options.submit:
+    print(_describe_tpu_vm(job, files))
+    return 0
+  watch = watching.Watch(job, JobFolder(job.folder), tpu_vm.CloudTpu(job.project, job.zone))
+  watch.check_free()  # before the folder of a running job is written to
+  _write_folder(job, files, values)
+  return watch.submit(options.detach)
+
+
+def _write_folder(job: jobs.Job, files: Sequence[str], values: dict[str, str]) -> None:
+  with tempfile.TemporaryDirectory() as built:
+    wheel = package.build(pathlib.Path(built))
+    JobFolder(job.folder).submit(job, wheel, files, values)
+
+
+def _describe_tpu_vm(job: jobs.Job, files: Sequence[str]) -> str:
+  request = tpu_vm.request(job)
+  node = request['queued_resource']['tpu']['node_spec'][0]['node']
+  script = node['metadata'].pop('startup-script')
+  command = json.dumps(list(job.command), indent=2, ensure_ascii=False)
+  return '\n'.join(
+    [
+      _describe_folder(job, files, job.environment),
+      f'The command, in job.json: dss {command}',
+      f'Cloud TPU API v2, CreateQueuedResource: {json.dumps(request, indent=2)}',
+      f'with metadata startup-script:\n{script}',
+      f'Then it is followed: made anew when its node is not READY ({job.retries} times at most), '
+      f'its log is shown, and it is deleted at the end, on Ctrl-C and on any error.',
+      'Nothing was done; --submit does it.',
+    ]
+  )
+
+
+def _describe_folder(job: jobs.Job, files: Sequence[str], environment: Sequence[str]) -> str:
+  names = ['job.json', 'package/', *(f'files/{name}' for name in files)]
+  if environment:
+    names.append(f'env.json (values of {", ".join(environment)}; removed at the end)')
+  return f'Written to {job.folder}: {", ".join(names)}'
+
+
+def _skypilot(options: argparse.Namespace, command: tuple[str, ...]) -> int:
+  job = _job(options, command, 'bucket')
+  jobs.check_remote(job)
+  files = jobs.files_to_ship(command, options.file)
+  text = skypilot.text_of(job, bool(files))
+  path = options.output or f'{job.name}.yaml'
+  line = skypilot.launch_command(job, path)
+  if options.output or options.submit:
+    config.write_text(path, text)
+  if options.submit:
+    jobs.values_of(job.environment, os.environ)
+    _write_folder(job, files, {})
+    return _call(line)
+  print(text if not options.output else f'Wrote {path}')
+  print(f'# {_describe_folder(job, files, ())}')
+  print(f'# --submit does that, then: {shlex.join(line)}')
+  return 0
+
+
+def _gke(options: argparse.Namespace, command: tuple[str, ...]) -> int:
+  job = _job(options, command, 'project', 'zone')
+  files = jobs.files_to_ship(command, options.file)
+  if files:
+    raise ValueError(f'gke runs what is in --image: put {files[0]} there, or into the bucket.')
+  if not options.submit:
+    print(gke.describe(job, options.image, options.cluster))
+    return 0
+  values = jobs.values_of(job.environment, os.environ)
+  return _call(gke.words(job, options.image, options.cluster, values))
+
+
+def _call(line: Sequence[str]) -> int:
+  try:
+    return subprocess.run(line).returncode
+  except FileNotFoundError as error:
+    raise ValueError(f'{line[0]} is not installed; without --submit the job is printed.') from error
+
+
+def _status(options: argparse.Namespace, command: tuple[str, ...]) -> int:
+  folder, cloud, job = _submitted(options.folder)
+  print(f'{job.name} on {job.topology} in {job.zone}: {cloud.look(job.name)}')
+  for host, report in folder.reports().items():
+    code = report.get('exit_code')
+    ended = '' if code is None else f', exit code {code}'
+    print(f'host {host}: {report.get("state")}{ended}, at {report.get("time")}')
+  result = folder.result()
+  if result:
+    message = f': {result["message"]}' if result['message'] else ''
+    print(f'over: {result["state"]}, exit code {result["exit_code"]}{message}')
+  return 0
+
+
+def _logs(options: argparse.Namespace, command: tuple[str, ...]) -> int:
+  folder = JobFolder(options.folder)
+  folder.job()  # says so where there is none
+  for text in folder.logs():
+    sys.stdout.write(text)
+  return 0
+
+
+def _watch(options: argparse.Namespace, command: tuple[str, ...]) -> int:
+  folder, cloud, job = _submitted(options.folder)
+  return watching.Watch(job, folder, cloud).attach()
+
+
+def _stop(options: argparse.Namespace, command: tuple[str, ...]) -> int:
+  folder, cloud, job = _submitted(options.folder)
+  if not cloud.look(job.name).ready:
+    raise ValueError(f'{job.name} does not run; `dss launch delete {options.folder}` ends it.')
+  folder.ask_to_stop()
+  print(f'{job.name} is asked to save and end; `dss launch watch {options.folder}` follows it.')
+  return 0
+
+
+def _delete(options: argparse.Namespace, command: tuple[str, ...]) -> int:
+  folder, cloud, job = _submitted(options.folder)
+  folder.finish('deleted', DELETED)  # first: a watcher would make the resource anew
+  cloud.delete(job.name)
+  print(f'{job.name} is deleted; what it saved stays.')
+  return 0
+
+
+def _submitted(path: str) -> tuple[JobFolder, tpu_vm.CloudTpu, jobs.Job]:
+  folder = JobFolder(path)
+  job = folder.job()
+  return folder, tpu_vm.CloudTpu(job.project, job.zone), job

@@ -1,0 +1,169 @@
+"""A job's folder in the bucket: all that its hosts and whoever watches it tell each other.
+
+    job.json         the job, without values of environment variables
+    env.json         those values, until the job is over
+    package/         the wheel of dss_jax and the versions of what it needs
+    files/           files of the submitter's working directory
+    hosts/N.json     how host N is (running, done, stopped, failed), written every half minute
+    logs/*.log       what the hosts wrote, in parts, in order of their names
+    stop             someone asks the job to save and end
+    result.json      the job is over: {"state": .., "exit_code": .., "message": ..}
+
+Owns these names. Works on gs:// and on plain folders alike.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from dss_jax import config
+from dss_jax.launch.job import Job
+
+
+class JobFolder:
+  """The folder of one job."""
+
+  def __init__(self, path: epath.PathLike):
+    self.path = epath.Path(path)
+
+  # ---------------------------------------------------------------- the submitter's
+
+  def submit(
+    self, job: Job, package: Sequence[pathlib.Path], files: Sequence[str], values: Mapping[str, str]
+  ) -> None:
+    """Writes what a job's hosts need, and clears what an earlier life of the job left.
+
+    Args:
+      job: the job.
+      package: files to install, the wheel among them.
+      files: relative paths in the working directory.
+      values: of the environment variables.
+    """
+    for name in ('result.json', 'stop'):
+      (self.path / name).unlink(missing_ok=True)
+    for old in ('package', 'files', 'hosts'):
+      if (self.path / old).exists():
+        (self.path / old).rmtree()
+    for local in package:
+      self._copy_in(local, 'package/' + local.name)
+    for name in files:
+      self._copy_in(pathlib.Path(name), 'files/' + name)
+    self._write('job.json', dataclasses.asdict(job))
+    if values:
+      self._write_secret('env.json', dict(values))
+
+  def ask_to_stop(self) -> None:
+    """Asks the hosts to save and end."""
+    (self.path / 'stop').write_text('')
+
+  # ---------------------------------------------------------------- the hosts'
+
+  def job(self) -> Job:
+    """The job.
+
+    Raises:
+      ValueError: the folder has none.
+    """
+    values = self._read('job.json')
+    if values is None:
+      raise ValueError(f'{self.path} has no job.json: give BUCKET/NAME of a submitted job.')
+    return config.from_dict(Job, values)
+
+  def environment(self) -> dict[str, str]:
+    """The values of the environment variables."""
+    return self._read('env.json') or {}
+
+  def lay_out_files(self, folder: pathlib.Path) -> None:
+    """Copies the submitter's files below `folder`."""
+    top = self.path / 'files'
+    for source in _files_below(top) if top.exists() else []:
+      target = folder / os.path.relpath(source, top)
+      target.parent.mkdir(parents=True, exist_ok=True)
+      target.write_bytes(source.read_bytes())
+
+  def stop_asked(self) -> bool:
+    """Whether someone asks the job to save and end."""
+    return (self.path / 'stop').exists()
+
+  def report(self, host: int, **values: Any) -> None:
+    """Writes how a host is."""
+    self._write(f'hosts/{host}.json', values)
+
+  def write_log(self, name: str, content: bytes) -> None:
+    """Writes a part of the log whole."""
+    self._write_bytes(f'logs/{name}.log', content)
+
+  # ---------------------------------------------------------------- everyone's
+
+  def reports(self) -> dict[int, dict[str, Any]]:
+    """How each host that has reported is."""
+    folder = self.path / 'hosts'
+    names = [path.name for path in folder.iterdir()] if folder.exists() else []
+    found = {int(n[:-5]): self._read(f'hosts/{n}') for n in names if n[:-5].isdigit()}
+    return {host: found[host] or {} for host in sorted(found)}
+
+  def finish(self, state: str, exit_code: int, message: str = '') -> None:
+    """Writes that the job is over, if nobody has yet, and removes the environment's values."""
+    if self.result() is None:
+      self._write('result.json', {'state': state, 'exit_code': exit_code, 'message': message})
+    self.forget_environment()
+
+  def forget_environment(self) -> None:
+    """Removes the environment's values."""
+    (self.path / 'env.json').unlink(missing_ok=True)
+
+  def result(self) -> dict[str, Any] | None:
+    """How the job ended, or None."""
+    return self._read('result.json')
+
+  def logs(self, seen: dict[str, int] | None = None) -> list[str]:
+    """What the hosts wrote since the last call with the same `seen`, part by part."""
+    seen = {} if seen is None else seen
+    folder = self.path / 'logs'
+    texts = []
+    for path in sorted(folder.iterdir(), key=lambda p: p.name) if folder.exists() else []:
+      if path.suffix != '.log' or path.stat().length == seen.get(path.name):
+        continue
+      content = path.read_bytes()
+      texts.append(content[seen.get(path.name, 0) :].decode(errors='replace'))
+      seen[path.name] = len(content)
+    return [text for text in texts if text]
+
+  # ----------------------------------------------------------------
+
+  def _copy_in(self, source: pathlib.Path, name: str) -> None:
+    self._write_bytes(name, source.read_bytes())
+
+  def _write(self, name: str, values: Mapping[str, Any]) -> None:
+    self._write_bytes(name, (json.dumps(values, indent=1) + '\n').encode())
+
+  def _write_bytes(self, name: str, content: bytes) -> None:
+    path = self.path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    config.write_bytes(path, content)
+
+  def _write_secret(self, name: str, values: Mapping[str, str]) -> None:
+    if str(self.path).startswith('gs://'):
+      self._write(name, values)  # who may read it is the bucket's to say
+      return
+    descriptor = os.open(self.path / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with open(descriptor, 'w', encoding='utf-8') as file:
+      json.dump(values, file)
+
+  def _read(self, name: str) -> dict[str, Any] | None:
+    try:
+      return json.loads((self.path / name).read_text())
+    except FileNotFoundError:
+      return None
+
+
+def _files_below(folder: epath.Path) -> list[epath.Path]:
+  found: list[epath.Path] = []
+  for path in folder.iterdir():
+    found += _files_below(path) if path.is_dir() else [path]
+  return found

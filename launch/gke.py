@@ -1,0 +1,44 @@
+"""GKE: the command line of Cluster Toolkit's `gcluster job submit`.
+
+Owns that line. The image has dss_jax in it; Kueue starts the job on every host of the slice, and a
+JobSet starts it again when a node is lost.
+"""
+
+import shlex
+from collections.abc import Mapping
+
+from dss_jax.launch.job import Job
+
+GRACE = '60s'  # for saving, after a host is told to go down
+
+
+def words(job: Job, image: str, cluster: str, values: Mapping[str, str]) -> list[str]:
+  """The command line as a list of words.
+
+  Args:
+    job: the job.
+    image: a container image with dss_jax[tpu].
+    cluster: the GKE cluster.
+    values: of the environment variables.
+
+  Raises:
+    ValueError: a topology that Cluster Toolkit has not.
+  """
+  machine = job.machine
+  if machine.gke_machine_type is None or machine.gke_topology is None:
+    raise ValueError(f'--topology={job.topology}: GKE has no such slice; take e.g. v5e-8.')
+  line = ['gcluster', 'job', 'submit', f'--name={job.name}', f'--project={job.project}']
+  line += [f'--cluster={cluster}', f'--location={job.zone}']
+  line += [f'--compute-type={machine.gke_machine_type}', f'--topology={machine.gke_topology}']
+  if job.spot:
+    line.append('--gke-nap-provisioning=spot')
+  line += [f'--restarts={job.retries}', f'--grace-period={GRACE}', f'--image={image}']
+  line += [f'--env={name}={value}' for name, value in values.items()]
+  return [*line, f'--command={shlex.join(["dss", *job.command])}']
+
+
+def describe(job: Job, image: str, cluster: str) -> str:
+  """The line for a shell, which puts the environment variables' values in itself."""
+  line = words(job, image, cluster, {})
+  variables = [f'--env={name}="${name}"' for name in job.environment]
+  return ' \\\n  '.join([shlex.join(line[:3]), *map(shlex.quote, line[3:]), *variables])
