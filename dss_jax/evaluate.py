@@ -26,7 +26,8 @@ class EvaluateConfig(student.StudentConfig):
     split: of the task.
     num_examples: the first so many of the split; None for all.
     output: JSON lines, one an example; None: <model_dir>/<task>_<split>_<step>.jsonl, with the
-      method of decoding at the end where it is not greedy.
+      method of decoding at the end where it is not greedy, and a summary beside it, .json, which
+      `dss export` puts into the model card.
   """
 
   task: str | None = None
@@ -67,17 +68,22 @@ def evaluate(settings: EvaluateConfig) -> dict[str, Any]:
   kind = '' if method == 'greedy' else f'_{method}'
   name = f'{task}_{settings.split}_{pupil.step}{kind}.jsonl'
   output = epath.Path(settings.output or epath.Path(settings.model_dir) / name)
-  if jax.process_index() == 0:
-    write_records(output, found.records)
-  print(f'{task} {settings.split}: step {pupil.step}, {len(examples)} examples')
-  print('\n'.join(_lines(found)))
-  print(f'  records: {output}')
-  return {
+  summary = {
     'task': task,
     'split': settings.split,
     'examples': len(examples),
     'metrics': found.metrics,
   }
+  if jax.process_index() == 0:
+    write_records(output, found.records)
+    if settings.output is None:
+      decoding = dataclasses.asdict(decoder.decoding)
+      content = {**summary, 'step': pupil.step, 'decoding': decoding}
+      config.write_text(output.with_suffix('.json'), json.dumps(content, indent=2) + '\n')
+  print(f'{task} {settings.split}: step {pupil.step}, {len(examples)} examples')
+  print('\n'.join(_lines(found)))
+  print(f'  records: {output}')
+  return summary
 
 
 def write_records(path: epath.Path, records: Sequence[Mapping[str, Any]]) -> None:

@@ -25,6 +25,8 @@ Row = Mapping[str, Any]
 
 SOURCE = 'datasets.zip of the repository google-research/distilling-step-by-step'
 """Where the raw files come from, for messages."""
+TEACHER = 'PaLM 540B'
+"""Whose completions are in the release, for model cards."""
 VALIDATION_FRACTION = 0.1
 VALIDATION_SEED = 0
 INPUT_SEPARATOR = '</s>'

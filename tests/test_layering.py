@@ -14,8 +14,10 @@ LAYERS = {
   0: ('fields', 'partitioning', 'config', 'metric_writer', 'topologies'),
   1: ('models', 'losses', 'optimizers', 'tasks'),
   2: ('train_state', 'data', 'examples', 'packing', 'prefetch', 'decoding', 'checkpoints'),
-  3: ('steps', 'evaluator', 'run_config', 'pretrained', 'student', 'validation'),
-  4: ('train', 'evaluate', 'predict', 'compare', 'prepare', 'vocab', 'import_weights'),
+  3: ('steps', 'evaluator', 'run_config', 'pretrained', 'student', 'validation')
+  + ('card_facts', 'model_card'),
+  4: ('train', 'evaluate', 'predict', 'compare', 'prepare', 'vocab')
+  + ('import_weights', 'export_weights'),
   5: ('cli', '__main__'),
 }
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names}

@@ -144,6 +144,10 @@ class Checkpoints:
     )
     return TrainState(items.rest['step'], items.params, items.rest['opt_state']), items.data
 
+  def data_state(self, step: int) -> dict[str, Any]:
+    """What `save` was given of the data at a step."""
+    return self._restore(step, data=ocp.args.JsonRestore()).data
+
   def restore_params(self, step: int | str, like: Any) -> Any:
     """The parameters alone of a step, of 'latest', or of 'best' (the latest if none is marked).
 

@@ -1,0 +1,120 @@
+"""Counts on how many inputs of a split transformers' `generate` says what our decoder says.
+
+    python benchmarks/generate_parity.py RUN [--split=test] [--limit=N] [--batch_size=20]
+
+RUN is a folder of `dss train`. It is exported as `dss export --to=hf` does, loaded with
+AutoModelForSeq2SeqLM and AutoTokenizer (torch, on a CPU, in float32), and both decode the labels
+and the rationales of the split greedily and by beam search. The last line is JSON: for each task
+and method the number of inputs, of identical token sequences and of identical texts, and the
+first difference. Exit status 1 if there is any.
+
+Activations are float32 on both sides, whatever DTYPE the run had; inputs are texts to transformers.
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import sys
+import tempfile
+import time
+
+import numpy as np
+import torch
+import transformers
+
+from dss_jax import evaluator, export_weights, student
+from dss_jax.decoding import EOS_ID, Decoding
+from dss_jax.tasks import dataset_of
+
+METHODS = {
+  'greedy': (Decoding('greedy'), {'num_beams': 1}),
+  'beam4': (Decoding('beam', beams=4, length_penalty=1.0), {'num_beams': 4}),
+}
+
+
+def main() -> int:
+  """Runs the comparison; returns the exit code."""
+  options = _parser().parse_args()
+  with tempfile.TemporaryDirectory() as folder:
+    output = pathlib.Path(folder) / 'exported'
+    arguments = [f'--checkpoint={options.run}', f'--output={output}', f'--step={options.step}']
+    export_weights.main(['--to=hf', *arguments])
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(output).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(output)
+  found = {}
+  for name, (decoding, settings) in METHODS.items():
+    step = int(options.step) if options.step.isdigit() else options.step
+    pupil = student.load(student.StudentConfig(options.run, step, decoding, batch_size=64))
+    pupil = in_float32(pupil)
+    for task in tasks_of(pupil):
+      started = time.monotonic()
+      result = compare(pupil, task, options, model, tokenizer, settings)
+      found[f'{task} {name}'] = result
+      print(f'{task} {name}: {result} ({time.monotonic() - started:.0f} s)', file=sys.stderr)
+  print(json.dumps(found))
+  return int(any(result['ids'] < result['inputs'] for result in found.values()))
+
+
+def in_float32(pupil: student.Student) -> student.Student:
+  """The same student with float32 activations."""
+  model = dataclasses.replace(pupil.run.model, dtype='float32')
+  return dataclasses.replace(pupil, run=dataclasses.replace(pupil.run, model=model))
+
+
+def tasks_of(pupil: student.Student) -> list[str]:
+  """The task of labels, and of rationales where the student has the prefixes."""
+  if pupil.task.endswith('_standard'):
+    return [pupil.task]
+  return [pupil.task, f'{dataset_of(pupil.task).name}_rationale']
+
+
+def compare(pupil, task: str, options, model, tokenizer, settings) -> dict:
+  """How many outputs of a task are identical."""
+  examples = evaluator.load_examples(task, options.split, options.limit)
+  decoder = pupil.decoder(evaluator.is_rationale(examples))
+  ours = decoder(pupil.params, examples).tokens
+  our_texts = [evaluator.to_text(row) for row in ours]
+  inputs = list(examples.texts['inputs_pretokenized'])
+  length = decoder.decoding.max_length
+  theirs, their_texts = generate(model, tokenizer, inputs, length, options.batch_size, settings)
+  same_ids = (ours == theirs).all(axis=1)
+  same_texts = [one == other for one, other in zip(our_texts, their_texts, strict=True)]
+  first = int(np.argmin(same_ids)) if not same_ids.all() else None
+  return {
+    'inputs': len(inputs),
+    'ids': int(same_ids.sum()),
+    'texts': sum(same_texts),
+    'first_difference': first
+    if first is None
+    else {'input': inputs[first], 'ours': our_texts[first], 'theirs': their_texts[first]},
+  }
+
+
+def generate(model, tokenizer, inputs, length: int, batch_size: int, settings):
+  """transformers' outputs: tokens [n, length] with 0 after the EOS, and texts."""
+  rows, texts = np.zeros((len(inputs), length), np.int32), []
+  for start in range(0, len(inputs), batch_size):
+    part = inputs[start : start + batch_size]
+    batch = tokenizer(part, return_tensors='pt', padding=True, truncation=True)
+    with torch.no_grad():
+      output = model.generate(**batch, max_new_tokens=length, do_sample=False, **settings)
+    tokens = output.numpy()[:, 1:]  # without the start token
+    ended = np.cumsum(tokens == EOS_ID, axis=1) > (tokens == EOS_ID)
+    rows[start : start + len(part), : tokens.shape[1]] = np.where(ended, 0, tokens)
+    texts += tokenizer.batch_decode(output, skip_special_tokens=True)
+  return rows, texts
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(description=__doc__.split('\n\n')[0])
+  parser.add_argument('run', metavar='RUN', help='a folder of `dss train`')
+  parser.add_argument('--step', default='best')
+  parser.add_argument('--split', default='test')
+  parser.add_argument('--limit', type=int, help='the first so many inputs')
+  parser.add_argument('--batch_size', type=int, default=20)
+  return parser
+
+
+if __name__ == '__main__':
+  sys.exit(main())
