@@ -4,7 +4,7 @@ Owns meshes and shardings. Knows nothing of what the arrays mean.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -50,13 +50,13 @@ class MeshConfig:
       )
 
 
-def make_mesh(config: MeshConfig) -> Mesh:
-  """The mesh over all devices, in the order data, fsdp, tensor.
+def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
+  """The mesh over all devices, or those given, in the order data, fsdp, tensor.
 
   Raises:
     ValueError: the sizes do not multiply to the number of devices.
   """
-  count = jax.device_count()
+  count = jax.device_count() if devices is None else len(devices)
   data = config.data
   if data == -1:
     data = max(count // (config.fsdp * config.tensor), 1)
@@ -66,7 +66,7 @@ def make_mesh(config: MeshConfig) -> Mesh:
       f'are here, not {data} x {config.fsdp} x {config.tensor}; MESH_DATA = -1 takes what is left.'
     )
   shape = (data, config.fsdp, config.tensor)
-  return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+  return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
 def spec(axes: tuple[str | None, ...], rules: Mapping[str, str | None] = RULES) -> PartitionSpec:
@@ -109,6 +109,15 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
   """The sharding of arrays whose first axis is the row of a batch."""
   return NamedSharding(mesh, BATCH)
+
+
+def place_rows(x: jax.Array) -> jax.Array:
+  """`x` [rows, ...] within jit, its rows divided as a batch's by the mesh of `jax.set_mesh`."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
+    return x
+  free = (PartitionSpec.UNCONSTRAINED,) * (x.ndim - 1)
+  return jax.lax.with_sharding_constraint(x, PartitionSpec(*BATCH, *free))
 
 
 def check_batch(mesh: Mesh, rows: int, setting: str) -> None:

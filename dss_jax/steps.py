@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from dss_jax import losses
+from dss_jax import losses, partitioning
 from dss_jax.models import t5
 from dss_jax.train_state import TrainState
 
@@ -86,7 +86,7 @@ def metrics_of_sums(sums: Metrics, loss: losses.LossConfig) -> Metrics:
 
 def _task_sums(model, loss, params, batch: Batch, row_keys) -> Metrics:
   """Sums over the batch of each task's token losses, correct tokens, loss weights and rows."""
-  logits = t5.bind(model, params)(
+  logits = t5.bind(model, params, partitioning.place_rows)(
     batch['encoder_input_tokens'],
     batch['encoder_segment_ids'],
     batch['decoder_input_tokens'],

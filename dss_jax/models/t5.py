@@ -10,6 +10,7 @@ feed-forward of T5 1.1.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -176,6 +177,7 @@ class T5(nnx.Module):
     if vocab is None:
       raise ValueError('T5Config.vocab_size (VOCAB_SIZE) is a number when the network is built.')
     self.config = config
+    self.place_rows: Callable[[Array], Array] = lambda x: x
     self.embedding = layers.weight(
       embed_key, (vocab, embed), layers.unit_normal, ('vocab', 'embed')
     )
@@ -312,7 +314,9 @@ class T5(nnx.Module):
 
   @jax.named_scope('embed')
   def _embed(self, tokens: Int[Array, 'b l']) -> Float[Array, 'b l e']:
-    return jnp.take(self.embedding[...], tokens, axis=0).astype(self.config.dtype)
+    # Said once, of the embedding's output, and all that is computed from it follows. Unsaid, a
+    # compiler may divide activations as the weights are, and move them in every layer.
+    return self.place_rows(jnp.take(self.embedding[...], tokens, axis=0).astype(self.config.dtype))
 
   @jax.named_scope('logits')
   def _logits(self, x: Float[Array, 'b l e']) -> Float[Array, 'b l vocab']:
@@ -335,9 +339,20 @@ def init(config: T5Config, key) -> Params:
   return nnx.to_pure_dict(nnx.state(T5(config, key), nnx.Param))
 
 
-def bind(config: T5Config, params: Params) -> T5:
-  """The network with these parameters; inside jit it costs nothing and gradients pass through."""
-  return nnx.merge(_abstract(config)[0], params)
+def bind(
+  config: T5Config, params: Params, place_rows: Callable[[Array], Array] = lambda x: x
+) -> T5:
+  """The network with these parameters; inside jit it costs nothing and gradients pass through.
+
+  Args:
+    config: the network.
+    params: its parameters.
+    place_rows: returns activations [b, ...] as they are, laid on the devices that hold their rows;
+      `partitioning.place_rows`. The default leaves that to the compiler.
+  """
+  network = nnx.merge(_abstract(config)[0], params)
+  network.place_rows = place_rows
+  return network
 
 
 def abstract(config: T5Config) -> tuple[Params, Params]:
