@@ -109,7 +109,7 @@ def _open_safetensors(path: pathlib.Path) -> dict[str, Tensor]:
     try:
       header = json.loads(file.read(length))
       entries = {name: _entry(name, entry) for name, entry in header.items() if name != _METADATA}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
       raise ValueError(f'{path} has a corrupt header: {error!r}.') from error
   first = _HEADER_SIZE.size + length
   end = 0

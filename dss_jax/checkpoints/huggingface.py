@@ -177,8 +177,10 @@ def _one_of_each(
 
 
 def _equal(one: transfer.Tensor, other: transfer.Tensor) -> bool:
-  if one.shape != other.shape or one.dtype != other.dtype:
+  if (one.shape, one.dtype) != (other.shape, other.dtype):
     return False
+  if not one.shape:
+    return True  # no embedding at all, which transfer.check says
   starts = range(0, one.shape[0], COMPARED_ROWS)
   rest = tuple(slice(None) for _ in one.shape[1:])
   parts = ((slice(start, start + COMPARED_ROWS), *rest) for start in starts)
