@@ -1,7 +1,8 @@
 """GKE: the command line of Cluster Toolkit's `gcluster job submit`.
 
-Owns that line. The image has dss_jax in it; Kueue starts the job on every host of the slice, and a
-JobSet starts it again when a node is lost.
+Owns that line, which goes through a shell here, Kubernetes, and a shell in the container. The image
+has dss_jax in it; Kueue starts the job on every host of the slice, and a JobSet starts it again
+when a node is lost.
 """
 
 import shlex
@@ -34,7 +35,8 @@ def words(job: Job, image: str, cluster: str, values: Mapping[str, str]) -> list
     line.append('--gke-nap-provisioning=spot')
   line += [f'--restarts={job.retries}', f'--grace-period={GRACE}', f'--image={image}']
   line += [f'--env={name}={value}' for name, value in values.items()]
-  return [*line, f'--command={shlex.join(["dss", *job.command])}']
+  command = shlex.join(['dss', *job.command]).replace('$', '$$')  # Kubernetes makes $ of $$
+  return [*line, f'--command={command}']
 
 
 def describe(job: Job, image: str, cluster: str) -> str:

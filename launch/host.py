@@ -25,6 +25,7 @@ OVER, GOING_DOWN = 0, 75
 USERS_ERROR = 2  # an exit code that another try would only repeat
 UPLOAD_S = 10.0
 REPORT_S = 30.0
+GRACE_S = 60.0  # for a command to end in, when the job is over without it
 OTHERS_S = 600.0  # how long a host waits for the others' ends
 PART_BYTES = 256 * 2**10  # a part of the log is written again until it has so many
 
@@ -53,7 +54,7 @@ class Host:
     started = datetime.datetime.now(datetime.UTC).strftime('%Y%m%dT%H%M%S')
     self.log = _Log(folder, work.parent / f'{started}.log', f'{started}-host-{host}')
     self.state: dict[str, Any] = {}
-    self._reported = self._looked = 0.0
+    self.ended_at = self._reported = self._looked = 0.0
 
   def run(self) -> int:
     """Runs the command until the job is over or this host goes down."""
@@ -96,7 +97,8 @@ class Host:
       while self.process.poll() is None:
         time.sleep(0.2)
         self._now_and_then()
-    return self.process.returncode
+    code = self.process.returncode
+    return 128 - code if code < 0 else code  # a signal's number, as shells have it
 
   def _now_and_then(self) -> None:
     """Uploads the log, reports, and sees whether someone asks to stop; faults are passing."""
@@ -108,7 +110,11 @@ class Host:
       self.log.upload()
       if now - self._reported > REPORT_S:
         self._tell(**self.state)
-      if not self.stop_asked and self.folder.stop_asked() and self.process:
+      assert self.process is not None
+      if self.folder.result() is not None:  # of another host: this one may wait for it in vain
+        self.ended_at = self.ended_at or now
+        self.process.terminate() if now - self.ended_at < GRACE_S else self.process.kill()
+      elif not self.stop_asked and self.folder.stop_asked():
         self.stop_asked = True
         self.log.write('dss launch: asked to stop; saving\n')
         self.process.terminate()

@@ -83,7 +83,8 @@ def check_remote(job: Job) -> None:
   if not job.bucket.startswith('gs://'):
     return  # a folder that all machines share, as in a test
   for name, value in settings(job.command):
-    if name in ('model_dir', 'gin.MODEL_DIR') and not value.startswith('gs://'):
+    named = name in ('model_dir', 'gin.MODEL_DIR')
+    if named and not value.strip('\'"').startswith('gs://'):
       raise ValueError(
         f'MODEL_DIR {value} lies on a machine that goes away: give --model_dir=gs://... .'
       )

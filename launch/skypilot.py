@@ -20,6 +20,7 @@ if [ ! -e installed ]; then
   touch installed
 fi
 """
+RUN = 'mkdir -p ~/dss/work && cd ~/dss/work\nexec ~/dss/venv/bin/dss'
 
 
 def task(job: Job, files: bool) -> dict[str, Any]:
@@ -52,7 +53,7 @@ def task(job: Job, files: bool) -> dict[str, Any]:
     },
     'file_mounts': mounts,
     'setup': SETUP,
-    'run': f'mkdir -p ~/dss/work && cd ~/dss/work\nexec {run_command(job, "~/dss/venv/bin/dss")}\n',
+    'run': f'{RUN} {shlex.join(job.command)}\n',
   }
   if job.environment:
     text['secrets'] = dict.fromkeys(job.environment)
@@ -72,11 +73,6 @@ def text_of(job: Job, files: bool) -> str:
 
   Dumper.add_representer(str, lines)
   return yaml.dump(task(job, files), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100)
-
-
-def run_command(job: Job, program: str) -> str:
-  """The job's command for bash, whatever characters its arguments have."""
-  return f'{program} {shlex.join(job.command)}'
 
 
 def launch_command(job: Job, path: str) -> list[str]:
