@@ -4,6 +4,7 @@ Owns what a checkpoint holds and which stay. Orbax writes each under a temporary
 it, so a killed process leaves whole checkpoints only.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
+from dss_jax import config, distributed
 from dss_jax.train_state import TrainState
 
 FOLDER = 'checkpoints'
@@ -50,6 +52,21 @@ def save_weights(model_dir: str, params: Any, moments: Any | None) -> None:
   ) as checkpoints:
     args = {name: ocp.args.PyTreeSave(item) for name, item in items.items()}
     checkpoints.save(0, args=ocp.args.Composite(**args))
+
+
+def load_weights(model_dir: str, like: Any) -> Any:
+  """Some of the parameters that `save_weights` wrote.
+
+  Args:
+    model_dir: what it was given.
+    like: a part of the nested dict, of ShapeDtypeStructs with shardings.
+  """
+  path = epath.Path(model_dir).absolute() / FOLDER / '0' / 'params'
+  with ocp.PyTreeCheckpointer() as checkpointer:
+    arguments = ocp.args.PyTreeRestore(
+      like, restore_args=ocp.checkpoint_utils.construct_restore_args(like), partial_restore=True
+    )
+    return checkpointer.restore(path, arguments)
 
 
 def has_moments(model_dir: str) -> bool:
@@ -132,6 +149,16 @@ class Checkpoints:
     step = int(state.step)
     if step not in self._manager.all_steps():
       self._manager.save(step, args=items, metrics=metrics and dict(metrics), force=True)
+
+  def add_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+    """Adds the metrics of a validation to the checkpoint of its step, saved without them."""
+    # As orbax writes them: a file `metrics` in the item `metrics`.
+    path = self.folder / str(step) / 'metrics' / 'metrics'
+    if distributed.is_main():
+      path.parent.mkdir(exist_ok=True)
+      config.write_text(path, json.dumps(dict(metrics)))
+    distributed.meet()
+    self._manager.reload()
 
   def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
     """The state of a step, placed as `like` (ShapeDtypeStructs with shardings), and the data's."""
