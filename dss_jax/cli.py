@@ -20,6 +20,7 @@ VERBS = {  # a verb's module has its name, but for those in MODULES
   'export': 'a student for Hugging Face or T5X',
   'launch': 'run any of these on this machine, Cloud TPU, SkyPilot or GKE',
 }
+SHARED = ('train', 'evaluate', 'predict', 'compare')  # several processes may do it together
 MODULES = {'import': 'import_weights', 'export': 'export_weights'}  # no names for Python
 
 
@@ -42,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       config.parse(rest, run_file)  # prints and exits, without a driver's slow imports
     if verb != 'launch' and not {'--help', '-h'} & set(rest):
       _import_tensorflow()
+    if verb in SHARED and not {'--help', '-h'} & set(rest):
+      return _run_shared(verb, rest)
     return importlib.import_module(module_of(verb)).main(rest)
   except KeyboardInterrupt:
     return 130
@@ -50,6 +53,19 @@ def main(argv: Sequence[str] | None = None) -> int:
       raise
     print(f'dss {verb}: {error}', file=sys.stderr)
     return 2
+
+
+def _run_shared(verb: str, rest: Sequence[str]) -> int:
+  """Runs a verb that several processes may do together."""
+  from dss_jax import distributed
+
+  distributed.initialize(verb, stops_softly=verb in ('train', 'compare'))
+  try:
+    return importlib.import_module(module_of(verb)).main(rest)
+  except BaseException as error:
+    if distributed.several():
+      distributed.leave(verb, error)
+    raise
 
 
 def module_of(verb: str) -> str:

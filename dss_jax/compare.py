@@ -5,7 +5,6 @@ Owns the order of the runs and the table. A run is train.py's, its score evaluat
 
 import dataclasses
 import json
-import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,7 +13,7 @@ import rich.console
 import rich.table
 from etils import epath
 
-from dss_jax import config, evaluate, evaluator, fields, predict, run_config, train
+from dss_jax import config, distributed, evaluate, evaluator, fields, predict, run_config, train
 from dss_jax.tasks import dataset_of, preprocessors
 
 FILE = 'comparison.json'
@@ -66,12 +65,13 @@ def main(argv: Sequence[str]) -> int:
     run = dataclasses.replace(run, model_dir=str(epath.Path(compared.model_dir) / method))
     row = train_and_score(method, run, compared.split)
     if row is None:
-      print(f'stopped in {run.model_dir}; the same command continues it', file=sys.stderr)
+      distributed.say(f'stopped in {run.model_dir}; the same command continues it')
       return 0
     rows.append(row)
-  lines = json.dumps([row._asdict() for row in rows], indent=2) + '\n'
-  config.write_text(epath.Path(compared.model_dir) / FILE, lines)
-  print_table(rows, compared.split)
+  if distributed.is_main():
+    lines = json.dumps([row._asdict() for row in rows], indent=2) + '\n'
+    config.write_text(epath.Path(compared.model_dir) / FILE, lines)
+    print_table(rows, compared.split)
   print_answers(run, compared.split)
   return 0
 
@@ -82,7 +82,7 @@ def train_and_score(method: str, run: run_config.RunConfig, split: str) -> Row |
   Returns:
     None where a signal ended training early.
   """
-  print(f'{method}: training on {run.data.mixture_or_task_name}', file=sys.stderr)
+  distributed.say(f'{method}: training on {run.data.mixture_or_task_name}')
   result = train.train(run)
   if not result.finished:
     return None
@@ -138,6 +138,8 @@ def print_answers(run: run_config.RunConfig, split: str) -> None:
     model_dir=run.model_dir, mesh=run.mesh, batch_size=run.eval.batch_size
   )
   answers = predict.predict(student, inputs)
+  if not distributed.is_main():
+    return
   for answer, gold in zip(answers, examples.texts['label'], strict=True):
     print(f'\nquestion   {answer["input"]}')
     print(f'label      {answer["label"]}   (gold: {gold})')

@@ -90,11 +90,11 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Batch:
-  """One process's rows of a global batch.
+  """A global batch: the arrays of the rows that are made here, and what is known of all.
 
   Attributes:
     arrays: the table at the top of this file; `rows` = this process's share of the batch.
-    example_ids: int64 [rows, most segments of a row], -1 where there is none.
+    example_ids: int64 [rows of the global batch, most segments of a row], -1 where there is none.
     sequences: real sequences in the global batch.
     tokens: non-padding tokens in the global batch, encoder plus decoder.
     state: continues the stream right after this batch (`TrainBatches.restore`).
@@ -118,16 +118,16 @@ class TrainBatches(Iterator[Batch]):
   Args:
     mixture: from `load_mixture`.
     config: shape, packing and seed.
-    process_index: which contiguous slice of the rows this process makes.
-    process_count: of how many; it has to divide the batch size.
+    parts: which equal parts of a batch's rows are made here.
+    count: how many parts there are; it has to divide the batch size.
   """
 
   def __init__(
     self,
     mixture: Sequence[TaskExamples],
     config: DataConfig,
-    process_index: int = 0,
-    process_count: int = 1,
+    parts: Sequence[int] = (0,),
+    count: int = 1,
   ):
     self.config = config
     self.examples, groups = _merge(mixture, config)
@@ -135,7 +135,7 @@ class TrainBatches(Iterator[Batch]):
     self._group_ends = [offsets[1:] for offsets in groups]
     self._group_counts = [len(starts) for starts in self._group_starts]
     self._shares = _draw_shares(mixture, self._group_counts)
-    self._local = _local_rows(config.batch_size, process_index, process_count)
+    self._local = _local_rows(config.batch_size, parts, count)
     self._window, self._row = 0, 0
     self._plan: packing.Rows | None = None
 
@@ -188,14 +188,14 @@ def fingerprint(mixture: Sequence[TaskExamples]) -> int:
 def epoch_batches(
   mixture: Sequence[TaskExamples],
   config: DataConfig,
-  process_index: int = 0,
-  process_count: int = 1,
+  parts: Sequence[int] = (0,),
+  count: int = 1,
 ) -> Iterator[Batch]:
   """Every example exactly once, in order, packed as configured: for validation loss.
 
   The last batch is filled up with empty rows (all zeros, weights too). Mixing rates play no part.
   """
-  local = _local_rows(config.batch_size, process_index, process_count)
+  local = _local_rows(config.batch_size, parts, count)
   examples, groups = _merge(mixture, config)
   starts = np.concatenate([offsets[:-1] for offsets in groups])
   ends = np.concatenate([offsets[1:] for offsets in groups])
@@ -223,8 +223,8 @@ def inference_batches(
   batch_size: int,
   max_input_length: int,
   widths: Sequence[int] | None = None,
-  process_index: int = 0,
-  process_count: int = 1,
+  parts: Sequence[int] = (0,),
+  count: int = 1,
 ) -> Iterator[InferenceBatch]:
   """Every input once, longest first, in batches of few widths, so that few shapes are compiled.
 
@@ -233,10 +233,10 @@ def inference_batches(
     batch_size: rows of the global batch; the last one is filled up.
     max_input_length: the largest width.
     widths: allowed widths; default the powers of two from 32 up, and `max_input_length`.
-    process_index: which contiguous slice of the rows this process gets.
-    process_count: of how many.
+    parts: which equal parts of a batch's rows are made here.
+    count: how many parts there are.
   """
-  local = _local_rows(batch_size, process_index, process_count)
+  local = _local_rows(batch_size, parts, count)
   powers = (2**power for power in range(5, 31))
   allowed = sorted({max_input_length, *(w for w in widths or powers if w < max_input_length)})
   limits = {'inputs': max_input_length, 'targets': max(1, int(examples.target_lengths.max()))}
@@ -245,7 +245,7 @@ def inference_batches(
   for start in range(0, len(order), batch_size):
     indices = order[start : start + batch_size]
     width = next(w for w in allowed if w >= examples.input_lengths[indices[0]])
-    rows = packing.one_per_row(indices).padded_to(batch_size)[local]
+    rows = packing.one_per_row(indices).padded_to(batch_size).take(local)
     arrays = packing.fill(examples, rows, {**limits, 'inputs': width})
     yield InferenceBatch(
       arrays={key: arrays[key] for key in ('encoder_input_tokens', 'encoder_segment_ids')},
@@ -273,14 +273,14 @@ def _draw_shares(mixture: Sequence[TaskExamples], group_counts: Sequence[int]) -
   return (weights / weights.sum()).tolist()
 
 
-def _local_rows(batch_size: int, process_index: int, process_count: int) -> slice:
-  if batch_size % process_count:
+def _local_rows(batch_size: int, parts: Sequence[int], count: int) -> np.ndarray:
+  """int64: the rows of the global batch that are made here."""
+  if batch_size % count:
     raise ValueError(
-      f'BATCH_SIZE: expected a multiple of the number of processes ({process_count}), '
+      f'BATCH_SIZE: expected a multiple of the {count} parts that the devices divide it into, '
       f'got {batch_size}'
     )
-  rows = batch_size // process_count
-  return slice(process_index * rows, (process_index + 1) * rows)
+  return np.arange(batch_size).reshape(count, -1)[list(parts)].ravel()
 
 
 def _plan(
@@ -297,18 +297,17 @@ def _plan(
 def _batch(
   examples: Examples,
   rows: packing.Rows,
-  local: slice,
+  local: np.ndarray,
   lengths: Mapping[str, int],
   state: dict[str, int],
 ) -> Batch:
-  """Fills this process's rows; the counts are those of all rows."""
-  mine = rows[local]
-  segments = np.diff(mine.offsets)
-  ids = np.full((len(mine), max(1, segments.max())), -1, np.int64)
-  ids[np.arange(ids.shape[1]) < segments[:, None]] = examples.example_ids[mine.members]
+  """Fills this process's rows; ids and counts are those of all rows."""
+  segments = np.diff(rows.offsets)
+  ids = np.full((len(rows), max(1, segments.max())), -1, np.int64)
+  ids[np.arange(ids.shape[1]) < segments[:, None]] = examples.example_ids[rows.members]
   tokens = examples.input_lengths[rows.members] + examples.target_lengths[rows.members]
   return Batch(
-    arrays=packing.fill(examples, mine, lengths),
+    arrays=packing.fill(examples, rows.take(local), lengths),
     example_ids=ids,
     sequences=len(rows.members),
     tokens=int(tokens.sum()),

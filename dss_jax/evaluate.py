@@ -6,14 +6,12 @@ evaluator.py's, loading the student is student.py's.
 
 import dataclasses
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 from etils import epath
 
-from dss_jax import config, evaluator, student
+from dss_jax import config, distributed, evaluator, student
 from dss_jax.evaluator import Evaluation
 
 
@@ -39,7 +37,9 @@ class EvaluateConfig(student.StudentConfig):
 def main(argv: Sequence[str]) -> int:
   """Runs `dss evaluate`; returns the exit code."""
   config.parse(argv, 'runs/evaluate.gin')
-  print(json.dumps(evaluate(config.configured('evaluate.EvaluateConfig'))))
+  found = evaluate(config.configured('evaluate.EvaluateConfig'))
+  if distributed.is_main():
+    print(json.dumps(found))
   return 0
 
 
@@ -59,10 +59,9 @@ def evaluate(settings: EvaluateConfig) -> dict[str, Any]:
   with student.progress_bar(task) as progress:
     found = evaluator.evaluate(task, examples, decoder, pupil.params, progress)
   if found.truncated:
-    print(
+    distributed.say(
       f'warning: {task}: {found.truncated} of {len(examples)} inputs are cut at '
-      f"{decoder.max_input_length} tokens, the run's TASK_FEATURE_LENGTHS['inputs']",
-      file=sys.stderr,
+      f"{decoder.max_input_length} tokens, the run's TASK_FEATURE_LENGTHS['inputs']"
     )
   method = settings.decoding.method
   kind = '' if method == 'greedy' else f'_{method}'
@@ -74,15 +73,15 @@ def evaluate(settings: EvaluateConfig) -> dict[str, Any]:
     'examples': len(examples),
     'metrics': found.metrics,
   }
-  if jax.process_index() == 0:
+  if distributed.is_main():
     write_records(output, found.records)
     if settings.output is None:
       decoding = dataclasses.asdict(decoder.decoding)
       content = {**summary, 'step': pupil.step, 'decoding': decoding}
       config.write_text(output.with_suffix('.json'), json.dumps(content, indent=2) + '\n')
-  print(f'{task} {settings.split}: step {pupil.step}, {len(examples)} examples')
-  print('\n'.join(_lines(found)))
-  print(f'  records: {output}')
+    print(f'{task} {settings.split}: step {pupil.step}, {len(examples)} examples')
+    print('\n'.join(_lines(found)))
+    print(f'  records: {output}')
   return summary
 
 

@@ -99,12 +99,13 @@ class Decoder:
 
   def _batches(self, params: t5.Params, examples: data.Examples) -> Iterator[tuple]:
     """Index of each row's example (-1: filler), tokens and scores, over all processes."""
+    parts, count = ((0,), 1) if self.mesh is None else partitioning.local_parts(self.mesh)
     batches = data.inference_batches(
       examples,
       min(self.batch_size, self._fewest_rows(len(examples))),
       self.max_input_length,
-      process_index=jax.process_index(),
-      process_count=jax.process_count(),
+      parts=parts,
+      count=count,
     )
     for batch in batches:
       arrays: Any = {**batch.arrays, 'rows': batch.rows.astype(np.int32)}

@@ -1,6 +1,7 @@
 """Where a run's numbers go: metrics.jsonl, TensorBoard, and lines or a bar for people.
 
-Owns the files and the screen. Knows nothing of what the numbers mean.
+Owns the files and the screen, which of several processes the main one has. Knows nothing of what
+the numbers mean.
 """
 
 import json
@@ -10,6 +11,8 @@ from collections.abc import Mapping
 
 from etils import epath
 from rich import console, progress
+
+from dss_jax import distributed
 
 FILE = 'metrics.jsonl'
 
@@ -24,6 +27,9 @@ class MetricWriter:
   """
 
   def __init__(self, folder: str, step: int = 0):
+    self._events = None
+    if not distributed.is_main():
+      return
     from clu import metric_writers  # TensorFlow: slow to import, needed by training alone
 
     self._path = epath.Path(folder) / FILE
@@ -41,6 +47,8 @@ class MetricWriter:
       kind: 'train' or 'validation'.
       metrics: numbers by name.
     """
+    if self._events is None:
+      return
     row = {'step': step, 'kind': kind, **metrics}
     with self._path.open('a') as file:
       file.write(json.dumps(row) + '\n')
@@ -48,8 +56,9 @@ class MetricWriter:
 
   def close(self) -> None:
     """Flushes what is buffered."""
-    self._events.flush()
-    self._events.close()
+    if self._events is not None:
+      self._events.flush()
+      self._events.close()
 
 
 def read_metrics(folder: str) -> list[dict]:
@@ -69,7 +78,8 @@ class Progress:
     self._total = total
     self._first: tuple[int, float] | None = None
     self._bar = None
-    if sys.stderr.isatty():
+    self._silent = not distributed.is_main()
+    if sys.stderr.isatty() and not self._silent:
       self._bar = progress.Progress(
         progress.TextColumn('{task.description}'),
         progress.BarColumn(),
@@ -91,6 +101,8 @@ class Progress:
     if self._bar:
       self._bar.update(self._task, completed=step, note=text)
       return
+    if self._silent:
+      return
     if self._first is None:  # what came before is compilation, which says nothing of what is left
       self._first = step, time.monotonic()
     done, seconds = step - self._first[0], time.monotonic() - self._first[1]
@@ -102,7 +114,7 @@ class Progress:
     if self._bar:
       self._bar.console.print(text, highlight=False, markup=False)
     else:
-      print(text, file=sys.stderr, flush=True)
+      distributed.say(text)
 
   def close(self) -> None:
     """Takes the bar away."""

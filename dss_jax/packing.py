@@ -39,6 +39,11 @@ class Rows:
     offsets = self.offsets[start : max(start, stop) + 1]
     return Rows(self.members[offsets[0] : offsets[-1]], offsets - offsets[0])
 
+  def take(self, rows: np.ndarray) -> Rows:
+    """These rows, int64 [n], in the order given."""
+    sizes = np.diff(self.offsets)[rows]
+    return Rows(self.members[spans(self.offsets[rows], sizes)], offsets_of(sizes))
+
   @staticmethod
   def concatenate(parts: Sequence[Rows]) -> Rows:
     """The rows of all parts, in order."""

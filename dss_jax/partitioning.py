@@ -127,7 +127,33 @@ def check_batch(mesh: Mesh, rows: int, setting: str) -> None:
     raise ValueError(f'{setting} {rows} is not a multiple of data x fsdp = {parts} mesh devices.')
 
 
+def local_parts(mesh: Mesh) -> tuple[tuple[int, ...], int]:
+  """Which of the batch's equal parts this process's devices hold, ascending, and of how many.
+
+  A process may hold several, and several processes the same ones, where `tensor` spans them.
+  """
+  count = mesh.shape['data'] * mesh.shape['fsdp']
+  places = batch_sharding(mesh).addressable_devices_indices_map((count,)).values()
+  return tuple(sorted({(index or (slice(None),))[0].start or 0 for index in places})), count
+
+
 def put_batch(mesh: Mesh, arrays: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-  """A host's rows as global arrays, divided over the batch axes of the mesh."""
+  """Global arrays, divided over the batch axes of the mesh.
+
+  Args:
+    mesh: where they go.
+    arrays: the rows of this process's `local_parts`, one part after the other.
+  """
   sharding = batch_sharding(mesh)
-  return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in arrays.items()}
+  parts, count = local_parts(mesh)
+
+  def put(local: np.ndarray) -> jax.Array:
+    rows = len(local) // len(parts)
+
+    def part(index: tuple[slice, ...]) -> np.ndarray:
+      place = parts.index((index[0].start or 0) // rows)
+      return local[place * rows : (place + 1) * rows]
+
+    return jax.make_array_from_callback((rows * count, *local.shape[1:]), sharding, part)
+
+  return {name: put(array) for name, array in arrays.items()}

@@ -14,7 +14,7 @@ import seqio
 import tensorflow as tf
 from etils import epath
 
-from dss_jax import config, data, evaluate, evaluator, student
+from dss_jax import config, data, distributed, evaluate, evaluator, student
 from dss_jax.tasks import dataset_of
 
 TARGETS = ('label', 'rationale', 'teacher_label')
@@ -37,6 +37,8 @@ def main(argv: Sequence[str]) -> int:
   config.parse(rest, 'runs/predict.gin')
   settings: PredictConfig = config.configured('predict.PredictConfig')
   answers = predict(settings, [text for source in sources for text in _read(*source)])
+  if not distributed.is_main():
+    return 0
   if settings.output is not None:
     evaluate.write_records(epath.Path(settings.output), answers)
   else:
@@ -99,10 +101,9 @@ def _answers(pupil: student.Student, task_name: str, inputs: Sequence[str]) -> l
   decoder = pupil.decoder(evaluator.is_rationale(examples))
   cut = decoder.truncated(examples)
   if cut:
-    print(
+    distributed.say(
       f'warning: {task_name}: {cut} of {len(inputs)} inputs are cut at '
-      f"{decoder.max_input_length} tokens, the run's TASK_FEATURE_LENGTHS['inputs']",
-      file=sys.stderr,
+      f"{decoder.max_input_length} tokens, the run's TASK_FEATURE_LENGTHS['inputs']"
     )
   with student.progress_bar(task_name) as progress:
     outputs = decoder(pupil.params, examples, progress)
@@ -129,6 +130,10 @@ def _split_inputs(argv: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]
 def _read(kind: str, value: str) -> Iterable[str]:
   """The inputs that one argument stands for."""
   if value == '-':
+    if distributed.several():
+      raise ValueError(
+        '--input=- is read once, and this is one of several processes: give --input=FILE.jsonl.'
+      )
     return _parse(sys.stdin, 'standard input')
   if kind == 'input' and not value.endswith('.jsonl'):
     return [value]

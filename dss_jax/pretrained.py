@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import json
 import re
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,7 +15,7 @@ import jax
 import optax
 from etils import epath
 
-from dss_jax import config, run_config, train_state
+from dss_jax import config, distributed, run_config, train_state
 from dss_jax.checkpoints import adafactor, huggingface, manager, t5x, transfer
 from dss_jax.models.t5 import Params, T5Config
 from dss_jax.train_state import TrainState
@@ -149,7 +148,7 @@ def start(
       else 'its Adafactor state is continued'
     )
     state = state if continued is None else state._replace(opt_state=continued)
-  print('\n'.join(notes), file=sys.stderr)
+  distributed.say('\n'.join(notes))
   return state
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from etils import epath
 
-from dss_jax import config, data, fields, losses, optimizers, partitioning
+from dss_jax import config, data, distributed, fields, losses, optimizers, partitioning
 from dss_jax.models import t5
 
 FILE = 'config.json'
@@ -187,8 +187,9 @@ def save_run_config(run: RunConfig, started: bool = True) -> None:
         f'{folder} holds a run with other settings; choose another MODEL_DIR, or set back '
         f'(there -> now):\n  ' + '\n  '.join(changed)
       )
-  folder.mkdir(parents=True, exist_ok=True)
-  config.write_text(folder / FILE, json.dumps(config.to_dict(run), indent=2) + '\n')
+  if distributed.is_main():
+    folder.mkdir(parents=True, exist_ok=True)
+    config.write_text(folder / FILE, json.dumps(config.to_dict(run), indent=2) + '\n')
 
 
 def keep_vocabulary(model_dir: epath.PathLike, started: bool) -> None:
@@ -201,7 +202,7 @@ def keep_vocabulary(model_dir: epath.PathLike, started: bool) -> None:
   if started:
     check_vocabulary(str(path) if path.exists() else 'bytes', f'the run in {model_dir}')
   model = _sentencepiece_model()
-  if model:
+  if model and distributed.is_main():
     config.write_bytes(path, model)
 
 

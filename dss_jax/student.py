@@ -14,7 +14,7 @@ import rich.console
 import rich.progress
 from jax.sharding import Mesh
 
-from dss_jax import evaluator, fields, partitioning, run_config
+from dss_jax import distributed, evaluator, fields, partitioning, run_config
 from dss_jax.checkpoints import manager
 from dss_jax.decoding import Decoding
 from dss_jax.models import t5
@@ -115,14 +115,14 @@ def load(config: StudentConfig) -> Student:
 
 @contextlib.contextmanager
 def progress_bar(name: str) -> Iterator[evaluator.Progress]:
-  """A bar on standard error while decoding, on a terminal only."""
+  """A bar on standard error while decoding, on a terminal and of the main process only."""
   console = rich.console.Console(stderr=True)
   with rich.progress.Progress(
     *rich.progress.Progress.get_default_columns(),
     rich.progress.MofNCompleteColumn(),
     console=console,
     transient=True,
-    disable=not console.is_terminal,
+    disable=not (console.is_terminal and distributed.is_main()),
   ) as bar:
     task = bar.add_task(name, total=None)
     yield lambda done, total: bar.update(task, completed=done, total=total)

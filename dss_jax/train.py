@@ -5,10 +5,8 @@ batches are data.py's, files are checkpoints/manager.py's and metric_writer.py's
 """
 
 import collections
+import dataclasses
 import math
-import os
-import signal
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -20,6 +18,7 @@ from jax.sharding import Mesh
 from dss_jax import (
   config,
   data,
+  distributed,
   losses,
   metric_writer,
   optimizers,
@@ -38,6 +37,10 @@ from dss_jax.run_config import (
 from dss_jax.validation import Validation
 
 BEST_METRIC = 'accuracy'
+
+
+class _Interrupted(Exception):
+  """A validation was given up because the run is told to stop."""
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -68,7 +71,8 @@ def main(argv: Sequence[str]) -> int:
   config.parse(argv, 'runs/train.gin')
   result = train(config.configured('run_config.RunConfig'))
   word = 'finished' if result.finished else 'stopped; the same command continues it'
-  print(f'step {result.step}: {word}. best checkpoint on validation: {result.best_step}')
+  if distributed.is_main():
+    print(f'step {result.step}: {word}. best checkpoint on validation: {result.best_step}')
   return 0
 
 
@@ -83,20 +87,27 @@ def train(run: RunConfig) -> Result:
   mixture = data.load_mixture(run.data.mixture_or_task_name, run.data.split)
   validation = Validation.of(run, mesh)
   started = manager.has_checkpoint(run.model_dir)
+  fingerprint = data.fingerprint(mixture)
+  distributed.check_same(
+    settings=config.to_dict(dataclasses.replace(run, data_dir=None)),
+    data=(fingerprint, validation and data.fingerprint(validation.mixture)),
+    MODEL_DIR=started,
+  )
   save_run_config(run, started)
   keep_vocabulary(run.model_dir, started)
-  config.write_text(epath.Path(run.model_dir) / 'config.gin', config.operative())
+  if distributed.is_main():
+    config.write_text(epath.Path(run.model_dir) / 'config.gin', config.operative())
   for split, tasks in (('', mixture), (f' of {run.eval.split}', validation and validation.mixture)):
     for truncation in data.truncations(tasks or [], run.data.task_feature_lengths):
-      print(f'warning{split}: {truncation}', file=sys.stderr)
+      distributed.say(f'warning{split}: {truncation}')
 
   # State: the folder's latest checkpoint, else INITIAL_CHECKPOINT_PATH, else random.
   optimizer = optimizers.make_optimizer(run.optimizer)
   checkpoints = manager.Checkpoints(run.model_dir, run.checkpoints_to_keep, BEST_METRIC)
-  batches = data.TrainBatches(mixture, run.data, jax.process_index(), jax.process_count())
+  batches = data.TrainBatches(mixture, run.data, *partitioning.local_parts(mesh))
   state, data_state = initial_state(run, optimizer, mesh, checkpoints)
-  data_state = data_state or {**batches.state, 'fingerprint': data.fingerprint(mixture)}
-  if data_state['fingerprint'] != data.fingerprint(mixture):
+  data_state = data_state or {**batches.state, 'fingerprint': fingerprint}
+  if data_state['fingerprint'] != fingerprint:
     raise ValueError(
       f'the data of {run.data.mixture_or_task_name} is not what {run.model_dir} was trained '
       'on until now: prepare it as it was (raw files, filter), or choose another MODEL_DIR.'
@@ -124,7 +135,7 @@ def initial_state(
   like = train_state.abstract(run.model, optimizer, mesh)
   step = checkpoints.latest()
   if step is not None:
-    print(f'continuing {run.model_dir} from step {step}', file=sys.stderr)
+    distributed.say(f'continuing {run.model_dir} from step {step}')
     return checkpoints.restore(step, like)
   if run.initial_checkpoint_path is None:
     return train_state.create(run.model, optimizer, mesh, run.seed), None
@@ -141,40 +152,43 @@ class _Loop:
     self.schedule = optimizers.make_schedule(run.optimizer)
     self.writer = metric_writer.MetricWriter(run.model_dir, start)
     self.progress = metric_writer.Progress(run.train_steps, start)
-    self.stop = _StopSignal()
+    self.stop = distributed.StopSignal()
     # Metrics are looked at one step late, so that the device is never waited for.
     self.unseen: collections.deque = collections.deque()
     self.rate = _Rate()
     self.sequences, self.seconds = past.get('sequences', 0), past.get('seconds', 0.0)
+    rows = metric_writer.read_metrics(run.model_dir)
+    self.accuracies = {
+      row['step']: row[BEST_METRIC]
+      for row in rows
+      if row['kind'] == 'validation' and row['step'] <= start
+    }
     self.fingerprint = past['fingerprint']
 
   def run_until_done(self, state: train_state.TrainState, batches: data.TrainBatches) -> Result:
     """Steps until the run is done, stopped early, or told to stop."""
     done = int(state.step)
-    validated = None
-    finished = done >= self.run.train_steps or self._no_progress()
-    data_state = batches.state
+    # An earlier life may have been told to stop during this step's validation.
+    stop = self._due('eval', done) and self._validate(done, state, saved=True) is None
+    finished, data_state = self._finished(done), batches.state
 
     def put(batch: data.Batch):
       return batch, partitioning.put_batch(self.mesh, batch.arrays)
 
     with data.Prefetch(batches, put) as prefetched:
-      while not finished:
+      while not (finished or stop):
         batch, arrays = next(prefetched)
         state, metrics = self.step(state, arrays)
         done, data_state = done + 1, batch.state
         self.unseen.append((done, metrics, batch))
         self._look(leave=1)
-        finished = done == self.run.train_steps
         validated = self._validate(done, state) if self._due('eval', done) else None
-        finished = finished or (validated is not None and self._no_progress())
-        stop = self.stop.asked  # once: it may be set between two looks
+        finished = self._finished(done)
+        stop = self.stop.asked()  # once: it may be set between two looks
         if finished or stop or validated or self._due('save', done):
           self._look(leave=0)
           self.checkpoints.save(state, {**data_state, **self._totals()}, validated)
           self.rate.restart()
-        if stop:
-          break
         self.progress.advance(done)
     self._look(leave=0)
     self.checkpoints.wait()
@@ -197,7 +211,8 @@ class _Loop:
   def _due(self, what: str, step: int) -> bool:
     if what == 'eval':
       period = self.run.eval.period
-      return bool(period) and (step % period == 0 or step == self.run.train_steps)
+      here = period and (step % period == 0 or step == self.run.train_steps)
+      return bool(here) and step > 0 and step not in self.accuracies
     return step % self.run.save_period == 0
 
   def _look(self, leave: int) -> None:
@@ -231,11 +246,26 @@ class _Loop:
     parts.append(f'pad {padding:.0%}')
     self.progress.line(step, '  '.join(parts))
 
-  def _validate(self, step: int, state: train_state.TrainState) -> dict[str, float]:
+  def _validate(
+    self, step: int, state: train_state.TrainState, saved: bool = False
+  ) -> dict[str, float] | None:
+    """The metrics; None where a signal came: then the step's validation is still due.
+
+    Args:
+      step: updates made.
+      state: then.
+      saved: there is a checkpoint of this step, which lacks the metrics.
+    """
     assert self.validation is not None
     self._look(leave=0)
     began = time.perf_counter()
-    metrics = self.validation(state.params)
+    try:
+      metrics = self.validation(state.params, self._give_up_if_asked)
+    except _Interrupted:
+      return None
+    if saved:
+      self.checkpoints.add_metrics(step, metrics)
+    self.accuracies[step] = metrics[BEST_METRIC]
     self.writer.write(step, 'validation', metrics)
     seconds = time.perf_counter() - began
     self.progress.say(
@@ -245,15 +275,21 @@ class _Loop:
     )
     return metrics
 
-  def _no_progress(self) -> bool:
-    """Whether the best accuracy is `patience` validations old, this run's earlier lives counted."""
-    patience = self.run.eval.patience
-    if patience is None:
+  def _give_up_if_asked(self) -> None:
+    if self.stop.asked():
+      raise _Interrupted
+
+  def _finished(self, step: int) -> bool:
+    """Whether all steps are done and validated, or the best accuracy is `patience` validations old.
+
+    Earlier lives of the run count.
+    """
+    if self._due('eval', step):
       return False
-    rows = metric_writer.read_metrics(self.run.model_dir)
-    history = [row[BEST_METRIC] for row in rows if row['kind'] == 'validation']
+    history = list(self.accuracies.values())
     stale = len(history) - 1 - history.index(max(history)) if history else 0
-    return stale >= patience
+    patience = self.run.eval.patience
+    return step >= self.run.train_steps or (patience is not None and stale >= patience)
 
 
 class _Rate:
@@ -293,30 +329,6 @@ class _Rate:
     self.sequences = self.tokens = 0
     self.seconds = 0.0
     return rates
-
-
-class _StopSignal:
-  """Set by SIGTERM or Ctrl-C: the loop saves and ends. A second Ctrl-C ends at once."""
-
-  def __init__(self):
-    self.asked = False
-    self._before: dict[int, Any] = {}
-    try:
-      for number in (signal.SIGTERM, signal.SIGINT):
-        self._before[number] = signal.signal(number, self._ask)
-    except ValueError:  # not the main thread: whoever runs us there handles signals
-      self._before = {}
-
-  def _ask(self, number, frame) -> None:
-    self.asked = True
-    # Not print: the signal may have come in the middle of one, which then raises.
-    os.write(2, f'{signal.Signals(number).name}: saving after this step\n'.encode())
-    self.restore()
-
-  def restore(self) -> None:
-    """Puts the earlier handlers back."""
-    for number, handler in self._before.items():
-      signal.signal(number, handler)
 
 
 def _not_finite(model_dir, step, metrics, batch, checkpoints: manager.Checkpoints):

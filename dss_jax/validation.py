@@ -5,7 +5,7 @@ Owns what is validated on, loaded once. The numbers are steps.py's and evaluator
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -64,16 +64,23 @@ class Validation:
       raise ValueError(f'validation: {error}. EVAL_PERIOD = 0 trains without one.') from error
     return cls(run, mesh, task, mixture, examples, decoder)
 
-  def __call__(self, params: t5.Params) -> dict[str, float]:
-    """The metrics of `steps.metrics_of_sums` and of `evaluator.evaluate`."""
+  def __call__(self, params: t5.Params, between: Callable[[], None]) -> dict[str, float]:
+    """The metrics of `steps.metrics_of_sums` and of `evaluator.evaluate`.
+
+    Args:
+      params: of the network.
+      between: called after every batch; what it raises ends the validation.
+    """
     sums: Any = None
-    for batch in data.epoch_batches(
-      self.mixture, self.run.data, jax.process_index(), jax.process_count()
-    ):
+    parts = partitioning.local_parts(self.mesh)
+    for batch in data.epoch_batches(self.mixture, self.run.data, *parts):
       part = jax.device_get(self._step(params, partitioning.put_batch(self.mesh, batch.arrays)))
       sums = part if sums is None else jax.tree.map(np.add, sums, part)
+      between()
     metrics: dict[str, Any] = dict(steps.metrics_of_sums(sums, self.run.loss))
-    metrics |= evaluator.evaluate(self.task, self.examples, self.decoder, params).metrics
+    metrics |= evaluator.evaluate(
+      self.task, self.examples, self.decoder, params, lambda done, total: between()
+    ).metrics
     return {name: float(value) for name, value in metrics.items()}
 
   @functools.cached_property

@@ -183,7 +183,7 @@ def test_seeds_give_different_orders():
 @pytest.mark.parametrize('make', [data.TrainBatches, data.epoch_batches])
 def test_processes_make_the_slices_of_one_batch(make):
   whole = make(two_tasks(), config(8))
-  parts = [make(two_tasks(), config(8), index, 4) for index in range(4)]
+  parts = [make(two_tasks(), config(8), [index], 4) for index in range(4)]
   for _ in range(3):
     batch, slices = next(whole), [next(part) for part in parts]
     for key, array in batch.arrays.items():
@@ -203,7 +203,7 @@ def test_long_sequences_are_cut_and_keep_their_eos():
 @pytest.mark.parametrize(
   ('make', 'message'),
   [
-    (lambda: data.TrainBatches(two_tasks(), config(6), 0, 4), 'multiple of the number of proc'),
+    (lambda: data.TrainBatches(two_tasks(), config(6), [0], 4), 'multiple of the 4 parts'),
     (lambda: data.DataConfig('t', {'inputs': 4}, 2), 'TASK_FEATURE_LENGTHS'),
     (lambda: data.DataConfig('t', {'inputs': 4, 'targets': 0}, 2), 'TASK_FEATURE_LENGTHS'),
     (lambda: config(0), 'BATCH_SIZE'),
@@ -255,7 +255,7 @@ def test_decoding_widths_and_slices_can_be_chosen():
   examples = random_examples(40, longest=(50, 4))
   whole = list(data.inference_batches(examples, 8, 64, widths=[16, 48]))
   assert {batch.arrays['encoder_input_tokens'].shape[1] for batch in whole} <= {16, 48, 64}
-  halves = [list(data.inference_batches(examples, 8, 64, [16, 48], i, 2)) for i in range(2)]
+  halves = [list(data.inference_batches(examples, 8, 64, [16, 48], [i], 2)) for i in range(2)]
   for batch, *parts in zip(whole, *halves, strict=True):
     np.testing.assert_array_equal(batch.rows, np.concatenate([part.rows for part in parts]))
 

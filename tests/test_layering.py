@@ -11,7 +11,7 @@ import pytest
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 LAYERS = {
-  0: ('fields', 'partitioning', 'config', 'metric_writer', 'topologies'),
+  0: ('fields', 'partitioning', 'config', 'metric_writer', 'topologies', 'distributed'),
   1: ('models', 'losses', 'optimizers', 'tasks'),
   2: ('train_state', 'data', 'examples', 'packing', 'prefetch', 'decoding', 'checkpoints'),
   3: ('steps', 'evaluator', 'run_config', 'pretrained', 'student', 'validation')

@@ -274,7 +274,7 @@ def _poisoned(make_train_step):
 def test_a_run_without_progress_stops_and_stays_stopped(tmp_path, monkeypatch):
   accuracies = {2: 0.1, 4: 0.5, 6: 0.3, 8: 0.5, 10: 0.9}
 
-  def validate(self, params):
+  def validate(self, params, between):
     step = len([r for r in _rows(tmp_path) if r['kind'] == 'validation']) * 2 + 2
     return {'loss': 1.0, 'accuracy': accuracies[step]}
 
