@@ -100,12 +100,14 @@ def of_run(
 
 
 def _origin(path: str) -> str:
-  """What weights are at bottom: the source of an imported folder, else the path itself."""
-  settings = epath.Path(path) / run_config.FILE
+  """What weights are at bottom: the source of a local imported folder, else the path itself."""
+  if '://' in path:
+    return path
   try:
-    return json.loads(settings.read_text()).get('source') or path
+    settings = json.loads((epath.Path(path) / run_config.FILE).read_text())
   except (OSError, ValueError):
     return path
+  return settings.get('source') or path
 
 
 def _data_of(run: run_config.RunConfig, fingerprint: int | None) -> Data | str:

@@ -42,7 +42,13 @@ def register() -> None:
     register_dataset(NAME, seqio.FunctionDataSource(read, ['train', 'validation', 'test']))
 
 
-def make_run(folder, method: str = 'dss', steps: tuple[int, ...] = (1, 2), best: int = 1) -> str:
+def make_run(
+  folder,
+  method: str = 'dss',
+  steps: tuple[int, ...] = (1, 2),
+  best: int = 1,
+  optimizer: str = 'adamw',
+) -> str:
   """A run folder as `dss train` leaves it, with other random parameters at every step."""
   register()
   run = run_config.RunConfig(
@@ -51,17 +57,19 @@ def make_run(folder, method: str = 'dss', steps: tuple[int, ...] = (1, 2), best:
     data=data.DataConfig(f'{NAME}_{method}', LENGTHS, 8),
     vocabulary='bytes',
     train_steps=2,
-    optimizer=optimizers.OptimizerConfig(schedule='constant'),
+    optimizer=optimizers.OptimizerConfig(optimizer, schedule='constant'),
     eval=run_config.EvalConfig(max_decode_length=8),
   )
   run_config.save_run_config(run)
   model = run_config.set_up_tasks(run).model
   mesh = partitioning.make_mesh(partitioning.MeshConfig())
-  optimizer = optimizers.make_optimizer(run.optimizer)
+  mixture = data.load_mixture(run.data.mixture_or_task_name, run.data.split)
+  data_state = {'window': 0, 'row': 0, 'fingerprint': data.fingerprint(mixture)}
+  transformation = optimizers.make_optimizer(run.optimizer)
   checkpoints = manager.Checkpoints(run.model_dir, keep=len(steps))
   for step in steps:
-    state = train_state.create(model, optimizer, mesh, seed=step)
+    state = train_state.create(model, transformation, mesh, seed=step)
     state = state._replace(step=state.step + step)
-    checkpoints.save(state, {}, {'accuracy': 1.0 if step == best else 0.0})
+    checkpoints.save(state, data_state, {'accuracy': 1.0 if step == best else 0.0})
   checkpoints.close()
   return run.model_dir

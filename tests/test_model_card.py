@@ -1,0 +1,200 @@
+"""The model card: every fact is there, comes from where it says, and the hub can read it."""
+
+import dataclasses
+import json
+import pathlib
+import re
+
+import huggingface_hub
+import pytest
+import run_folders
+from run_folders import INPUTS, NAME
+
+from dss_jax import card_facts, data, evaluate, losses, model_card, optimizers, run_config
+from dss_jax.checkpoints import tokenizer
+from dss_jax.tasks import builder, release, vocabulary
+
+AGREEMENT = tokenizer.Agreement(10, 0, None)
+VALIDATION = {
+  'step': 1, 'kind': 'validation', 'loss': 2.5, 'label/rows': 5.0, 'accuracy': 0.4,
+  'accuracy_low': 0.1176, 'accuracy_high': 0.7693, 'unfinished': 0.2,
+}  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  """A run with a validation, an evaluation of labels and of rationales, and a gin file."""
+  folder = pathlib.Path(run_folders.make_run(tmp_path_factory.mktemp('card') / 'run'))
+  rows = [VALIDATION, {**VALIDATION, 'step': 2, 'accuracy': 0.9}, {'step': 1, 'kind': 'train'}]
+  (folder / 'metrics.jsonl').write_text(''.join(f'{json.dumps(row)}\n' for row in rows))
+  (folder / 'config.gin').write_text('TRAIN_STEPS = 2\n')
+  for more in ([], [f'--task={NAME}_rationale', '--decoding=beam', '--beams=2']):
+    assert evaluate.main([f'--model_dir={folder}', '--batch_size=8', *more]) == 0
+  return folder
+
+
+def facts_of(folder, fingerprint=None) -> card_facts.Facts:
+  run = run_config.set_up_tasks(run_config.load_run_config(folder))
+  if fingerprint is None:
+    mixture = data.load_mixture(run.data.mixture_or_task_name, run.data.split)
+    fingerprint = data.fingerprint(mixture)
+  return card_facts.of_run('student', run, vocabulary.get_vocabulary(), 1, fingerprint)
+
+
+@pytest.fixture(scope='module')
+def facts(folder) -> card_facts.Facts:
+  """Of step 1, the best."""
+  return facts_of(folder)
+
+
+def changed(facts: card_facts.Facts, **settings) -> card_facts.Facts:
+  """The facts of a run with other settings."""
+  return dataclasses.replace(facts, run=dataclasses.replace(facts.run, **settings))
+
+
+def text_of(facts: card_facts.Facts) -> str:
+  return model_card.card(facts, 1234, AGREEMENT)
+
+
+def row(text: str, name: str) -> str:
+  """The value of a line of the card's two-column tables."""
+  return re.search(rf'^\| {re.escape(name)} \| (.*) \|$', text, re.MULTILINE)[1]
+
+
+def test_the_hub_reads_metrics_with_their_intervals(folder, facts):
+  card = huggingface_hub.ModelCard(text_of(facts))
+  assert card.data.library_name == 'transformers'
+  assert card.data.pipeline_tag == 'text2text-generation'
+  summary = json.loads((folder / f'{NAME}_label_test_1.json').read_text())['metrics']
+  found = {
+    (result.dataset_name, result.dataset_split, result.metric_type): result
+    for result in card.data.eval_results
+  }
+  validation = found[f'{NAME}_label', 'validation', 'accuracy']
+  assert validation.metric_value == 0.4
+  assert validation.metric_args == {'low_95': 0.1176, 'high_95': 0.7693}
+  test = found[f'{NAME}_label', 'test', 'accuracy']
+  assert test.metric_value == summary['accuracy']
+  assert test.metric_args['high_95'] == pytest.approx(summary['accuracy_high'], abs=1e-6)
+  rationale = found[f'{NAME}_rationale', 'test', 'rouge_l']
+  assert rationale.metric_name == 'rouge_l (beam 2)'
+  assert rationale.metric_args['low_95'] <= rationale.metric_value
+
+
+def test_the_table_has_only_this_step(folder, facts):
+  text = text_of(facts)
+  assert (
+    f'| {NAME}_label | validation | all | greedy | accuracy | 0.4000 | 0.1176 to 0.7693 |' in text
+  )
+  assert f'| {NAME}_label | test | 5 | greedy | accuracy |' in text
+  assert '0.9000' not in text
+  second = [*card_facts._validation(facts.run, 2), *card_facts._evaluations(folder, 2)]
+  assert [(score.split, score.metrics['accuracy']) for score in second] == [('validation', 0.9)]
+  assert 'neither validated nor' in text_of(dataclasses.replace(facts, scores=[]))
+
+
+def test_the_interval_of_a_mean_is_that_of_its_standard_error():
+  low, high = card_facts._interval([0.0, 1.0, 1.0, 1.0])
+  assert (low, high) == pytest.approx((0.75 - 1.959964 * 0.25, 0.75 + 1.959964 * 0.25))
+  assert card_facts._interval([0.5]) == (0.5, 0.5)
+
+
+def test_method_objective_and_settings_are_those_of_the_run(facts):
+  text = text_of(changed(facts, loss=losses.LossConfig(rationale_weight=0.5)))
+  assert row(text, 'method').startswith('distilling step by step')
+  assert row(text, 'objective') == 'L_label + λ L_rationale, λ = 0.5'
+  assert row(text, 'step') == '1 of 2'
+  assert row(text, 'optimizer').startswith('adamw, learning rate')
+  assert row(text, 'parameters') == '1,234'
+  assert '```\nTRAIN_STEPS = 2\n```' in text
+  text = text_of(changed(facts, loss=losses.LossConfig(alpha=0.25)))
+  assert row(text, 'objective') == '0.25 L_label + 0.75 L_rationale'
+
+
+def test_the_prefixes_are_those_of_the_tasks(facts):
+  text = text_of(facts)
+  assert "in {'[label] ': 8, '[rationale] ': 12}.items()" in text
+  assert repr(INPUTS[0]) in text
+  names = dataclasses.replace(facts.run.data, mixture_or_task_name=f'{NAME}_standard')
+  standard = text_of(changed(facts, data=names))
+  assert "in {'': 8}.items()" in standard and 'no prefix' in standard
+  assert row(standard, 'objective') == 'token cross-entropy'
+  assert row(standard, 'teacher') == 'none: gold labels alone'
+
+
+def test_a_teacher_that_nobody_noted_is_not_recorded(facts):
+  assert row(text_of(facts), 'teacher') == 'not recorded'
+
+
+def test_other_data_than_that_of_training_is_not_described(folder):
+  text = text_of(facts_of(folder, fingerprint=1))
+  assert 'is not the data of training' in text
+  assert 'Trained on' not in text
+  assert model_card.PLACEHOLDER in text
+
+
+@pytest.mark.parametrize(
+  ('path', 'base'),
+  [
+    ('google/t5-v1_1-base', 'google/t5-v1_1-base'),
+    ('imported', 'google/flan-t5-small'),
+    ('gs://bucket/checkpoint_1000', None),
+    (None, None),
+  ],
+)
+def test_the_base_model_is_named_where_it_is_one_of_the_hub(
+  facts, tmp_path, monkeypatch, path, base
+):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'imported').mkdir()
+  source = json.dumps({'model': {}, 'source': 'Hugging Face google/flan-t5-small'})
+  (tmp_path / 'imported' / run_config.FILE).write_text(source)
+  text = text_of(dataclasses.replace(facts, source=path and card_facts._origin(path)))
+  assert huggingface_hub.ModelCard(text).data.get('base_model') == base
+  assert (base or path or 'random parameters, seed 0') in row(text, 'start')
+
+
+def test_imported_weights_say_where_they_are_from():
+  facts = card_facts.Facts(
+    'w', run_folders.MODEL, vocabulary.load_vocabulary('bytes'), 0, 'Hugging Face google/byt5-small'
+  )
+  text = text_of(facts)
+  assert huggingface_hub.ModelCard(text).data.base_model == 'google/byt5-small'
+  assert 'It was not trained here.' in text and 'Hugging Face google/byt5-small' in text
+
+
+def test_counts_hashes_and_teacher_of_prepared_data(tmp_path, monkeypatch):
+  monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path / 'data'))
+  raw = tmp_path / 'raw' / 'svamp'
+  (raw / 'llm').mkdir(parents=True)
+  lines = [json.dumps({'input': f'2 and {n}.', 'label': f'( 2 + {n} )'}) for n in range(20)]
+  (raw / 'svamp_train.json').write_text('\n'.join(lines))
+  said = [f'Two and {n}. The answer is (2 + {n + (n == 3)}).' for n in range(20)]
+  (raw / 'llm' / 'train_CoT_0.json').write_text(json.dumps(said))
+  dataset = builder.DATASETS['svamp']
+  splits = {s: release.split_files(dataset, raw.parent, s) for s in ('train', 'validation')}
+  builder.prepare(dataset, splits, row_filter='agree')
+
+  folder = tmp_path / 'run'
+  run = run_config.RunConfig(
+    model_dir=str(folder),
+    model=run_folders.MODEL,
+    data=data.DataConfig('svamp_dss', run_folders.LENGTHS, 8),
+    vocabulary='bytes',
+    train_steps=2,
+    optimizer=optimizers.OptimizerConfig(schedule='constant'),
+  )
+  run_config.save_run_config(run)
+  facts = facts_of(folder)
+  text = text_of(facts)
+  counts = {
+    split: notes['examples'] for split, notes in facts.data.prepared['svamp']['counts'].items()
+  }
+  assert counts['train'] + counts['validation'] in (19, 20) and counts['validation'] == 2
+  assert f'| train | {counts["train"]} |' in text
+  assert f'Trained on {counts["train"]} rows of `svamp_label`' in text
+  assert 'filter `agree`' in text
+  assert release.file_sha256(raw / 'svamp_train.json') in text
+  assert f'{facts.fingerprint:08x}' in text
+  assert row(text, 'teacher').startswith(release.TEACHER)
+  assert huggingface_hub.ModelCard(text).data.datasets == ['svamp']
