@@ -224,19 +224,18 @@ def _write_t5x(source: _Checkpoint, folder: pathlib.Path, output: pathlib.Path) 
   t5x.write(str(folder / place), source.model, source.params, source.step, source.moments)
   compared = _compare(t5x.open_pretrained(str(folder / place)), source)
   vocabulary = _set_up(source)
-  model = vocabulary and tokenizer.sentencepiece_path(vocabulary)
-  if model:
+  model = None if vocabulary is None else tokenizer.sentencepiece_path(vocabulary)
+  if model is not None:
     copied = folder / run_config.VOCABULARY_FILE
     copied.write_bytes(epath.Path(model).read_bytes())
-  where = str(output / run_config.VOCABULARY_FILE) if model else source.values.get('vocabulary')
-  gin = _t5x_gin(source.model, where)
+  gin = _t5x_gin(source.model, vocabulary, output / run_config.VOCABULARY_FILE)
   (folder / T5X_GIN).write_text(gin, encoding='utf-8')
   (folder / README).write_text(_t5x_readme(source, output, place), encoding='utf-8')
   return {**compared, 'adafactor': source.moments is not None}
 
 
-def _t5x_gin(model: T5Config, vocabulary: str | None) -> str:
-  """The network and its vocabulary as a gin file for T5X."""
+def _t5x_gin(model: T5Config, vocabulary: seqio.Vocabulary | None, path: pathlib.Path) -> str:
+  """The network, and its vocabulary that lies at `path`, as a gin file for T5X."""
   family = 't5_1_1' if len(model.mlp_activations) == 2 else 't5_1_0'
   names = (
     'vocab_size', 'emb_dim', 'num_heads', 'head_dim', 'mlp_dim', 'num_encoder_layers',
@@ -251,12 +250,14 @@ def _t5x_gin(model: T5Config, vocabulary: str | None) -> str:
     'network.T5Config:',
     *(f'  {name} = {getattr(model, name)!r}' for name in names),
   ]
-  if vocabulary == 'bytes':
+  if isinstance(vocabulary, seqio.ByteVocabulary):
     lines.append('VOCABULARY = @seqio.ByteVocabulary()')
-  elif vocabulary:
+  elif vocabulary is not None:
     lines += [
       'VOCABULARY = @seqio.SentencePieceVocabulary()',
-      f'seqio.SentencePieceVocabulary.sentencepiece_model_file = {vocabulary!r}',
+      'seqio.SentencePieceVocabulary:',
+      f'  sentencepiece_model_file = {str(path)!r}',
+      f'  extra_ids = {vocabulary.extra_ids}',
     ]
   return '\n'.join(lines) + '\n'
 

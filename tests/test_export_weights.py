@@ -17,6 +17,7 @@ from dss_jax import cli, config, evaluator, export_weights, predict, run_config,
 from dss_jax.checkpoints import adafactor, huggingface, manager, t5x, transfer
 from dss_jax.decoding import EOS_ID, Decoding
 from dss_jax.models.t5 import T5Config
+from dss_jax.tasks import vocabulary
 
 
 @pytest.fixture(scope='module')
@@ -84,12 +85,12 @@ def test_a_step_is_chosen(run, tmp_path):
 )
 def test_imported_weights_go_out_as_they_came_in(tmp_path, program, family):
   source = hf_checkpoints.make(tmp_path / 'source', family)
-  vocabulary = '--vocabulary=bytes'
+  bytes_ = '--vocabulary=bytes'
   if family != 'ByT5':  # whose rows are enough for bytes
     settings = {**hf_checkpoints.FAMILIES[family], 'vocab_size': 384}
     network = huggingface.network_of(settings, family)
     hf_checkpoints.write(source, settings, hf_checkpoints.state(network))
-  arguments = ['--from=hf', f'--path={source}', f'--output={tmp_path / "ours"}', vocabulary]
+  arguments = ['--from=hf', f'--path={source}', f'--output={tmp_path / "ours"}', bytes_]
   assert cli.main(['import', *arguments]) == 0
   assert export(tmp_path / 'ours', tmp_path / 'out', program) == 0
   first = huggingface.open_pretrained(str(source))
@@ -118,6 +119,12 @@ def test_t5x_gets_the_state_of_adafactor_the_network_and_the_vocabulary(tmp_path
   assert '  emb_dim = 16\n' in gin and 'seqio.ByteVocabulary()' in gin
   readme = (tmp_path / 'out' / 'README.md').read_text()
   assert f'INITIAL_CHECKPOINT_PATH="\'{tmp_path}/out/checkpoint_2\'"' in readme
+
+
+def test_t5x_is_told_where_the_vocabulary_is_and_of_its_sentinels(tmp_path):
+  loaded = vocabulary.load_vocabulary('embedded')
+  gin = export_weights._t5x_gin(run_folders.MODEL, loaded, tmp_path / 'spiece.model')
+  assert f"  sentencepiece_model_file = '{tmp_path}/spiece.model'\n  extra_ids = 100\n" in gin
 
 
 # ---------------------------------------------------------------- what is refused
