@@ -152,6 +152,8 @@ class Host:
     return OVER
 
   def _go_down(self, number, frame) -> None:
+    if self.going_down:
+      return  # a second signal would end the command at once
     self.going_down = True
     if self.process and self.process.poll() is None:
       self.process.terminate()

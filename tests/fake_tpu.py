@@ -82,8 +82,8 @@ class FakeTpu:
     with self.lock:
       if number != signal.SIGKILL:
         for host in self.hosts.get(name, []):
-          os.killpg(host.pid, number)
-          host.wait(timeout=60)
+          host.send_signal(number)  # to the script alone, as systemd does to start-up scripts
+          host.wait(timeout=120)
       self._kill(name)
       if name in self.resources:
         self.resources[name] = [f'ACTIVE/{state}']
@@ -202,7 +202,7 @@ class Machines:
   def _start(self, script: str, endpoint: str, number: int) -> subprocess.Popen:
     self.made += 1
     home = self.folder / f'host-{self.made}'
-    home.mkdir()
+    home.mkdir(exist_ok=True)
     (home / 'startup-script').write_text(script)
     environment = {
       'PATH': f'{self.programs}:/usr/bin:/bin',

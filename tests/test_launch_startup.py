@@ -25,7 +25,7 @@ from dss_jax.launch.folder import JobFolder
 from dss_jax.launch.job import Job
 
 READY = ['WAITING_FOR_RESOURCES', 'PROVISIONING', 'ACTIVE/READY']
-STEPS = 24
+STEPS = 60
 SMALL_DATA = """
 import os, pathlib
 from dss_jax.tasks import embedded
@@ -44,7 +44,7 @@ def _command(model_dir) -> list[str]:
     'task_feature_lengths': "{'inputs': 96, 'targets': 64}",
     'learning_rate': 0.01,
     'dropout_rate': 0.1,
-    'eval_period': 8,
+    'eval_period': 20,
     'evaluator_num_examples': 8,
     'max_decode_length': 4,
     'save_period': 4,
@@ -79,26 +79,21 @@ def machines(tmp_path):
     one.close()
 
 
-def _preempter(server, model_dir, done):
-  """Takes the host away at step 6 without a word, and at step 14 with a signal."""
+def _preempter(server, machines, done):
+  """Kills the first host after six steps, tells the second to go down after two."""
 
-  def steps():
-    path = model_dir / 'metrics.jsonl'
-    rows = path.read_text().splitlines() if path.exists() else []
-    return len([row for row in rows if '"train"' in row])
+  def steps(number):
+    logs = (machines.folder / f'host-{number}/dss').glob('2*.log')
+    return sum(path.read_text().count('\nstep ') for path in logs)
 
   def run():
-    for count, number in ((6, signal.SIGKILL), (14, signal.SIGTERM)):
-      while steps() < count:
-        time.sleep(0.02)
+    for host, count, number in ((1, 6, signal.SIGKILL), (2, 2, signal.SIGTERM)):
+      while steps(host) < count:
+        time.sleep(0.01)
       server.preempt('one', number=number)
       done.append(number)
-      while server.resources.get('one', [''])[0].startswith('ACTIVE/PREEMPTED'):
-        time.sleep(0.02)
 
-  thread = threading.Thread(target=run, daemon=True)
-  thread.start()
-  return thread
+  threading.Thread(target=run, daemon=True).start()
 
 
 def test_a_preempted_and_relaunched_job_ends_as_an_undisturbed_one(
@@ -126,9 +121,10 @@ def test_a_preempted_and_relaunched_job_ends_as_an_undisturbed_one(
     monkeypatch.setenv(name, value)
 
   done = []
-  with fake_tpu.FakeTpu([READY], machines()) as server:
+  hosts = machines()
+  with fake_tpu.FakeTpu([READY], hosts) as server:
     monkeypatch.setenv(tpu_vm.ENDPOINT, server.endpoint)
-    _preempter(server, disturbed, done)
+    _preempter(server, hosts, done)
     where = [f'--bucket={tmp_path}/bucket', '--name=one', '--project=p', '--zone=z', '--spot']
     variables = [f'--env={name}' for name in passed]
     code = launch.main(
@@ -143,12 +139,43 @@ def test_a_preempted_and_relaunched_job_ends_as_an_undisturbed_one(
   assert 'continuing' in said.out and f'step {STEPS}: finished' in said.out
   assert 'stopped; the same command continues it' in said.out
   assert _rows(disturbed) == _rows(whole)
-  assert [row['step'] for row in _rows(whole) if row['kind'] == 'validation'] == [8, 16, 24]
+  assert [row['step'] for row in _rows(whole) if row['kind'] == 'validation'] == [20, 40, 60]
   assert (tmp_path / 'seen').read_text() == 'hunter2'
   assert not (tmp_path / 'bucket/one/env.json').exists()
   assert JobFolder(tmp_path / 'bucket/one').result()['state'] == 'done'
-  # The last host deleted the resource itself, so that a job without a watcher ends too.
-  assert 'queued-resources delete one --project=p' in (tmp_path / 'machines/gcloud.log').read_text()
+
+
+# ---------------------------------------------------------------- the end, without a watcher
+
+
+@pytest.mark.parametrize(
+  ('hosts', 'code', 'deletions'), [(1, 0, 1), (3, 0, 1), (3, 75, 0), (1, 1, 1), (1, 137, 1)]
+)
+def test_one_host_deletes_the_resource_when_the_job_is_over(
+  tmp_path, machines, hosts, code, deletions
+):
+  """Hosts on which all is installed, as after starting anew; `host.py` ends with a code."""
+  made = machines(hosts=hosts)
+  job = Job('one', ('train',), 'v5e-8', str(tmp_path / 'folder'), 'p', 'z')
+  JobFolder(job.folder).submit(job, [], [], {})
+  for number in range(hosts):
+    work = tmp_path / f'machines/host-{number + 1}/dss'
+    (work / 'venv/bin').mkdir(parents=True)
+    (work / 'installed').touch()
+    (work / 'venv/bin/python').write_text(f'#!/bin/sh\necho "$@" > arguments\nexit {code}\n')
+    (work / 'venv/bin/python').chmod(0o755)
+  node = fake_tpu.tpu_v2.Node(metadata={'startup-script': tpu_vm.startup_script(job)})
+  with fake_tpu.FakeTpu([['ACTIVE/READY']]) as server:
+    server.resources['one'] = ['ACTIVE/READY']
+    processes = made.start(node, server.endpoint)
+    assert [process.wait(timeout=60) for process in processes] == [code] * hosts
+    assert ('one' in server.resources) == (deletions == 0)
+  calls = tmp_path / 'machines/gcloud.log'
+  assert (calls.read_text().count('delete one') if calls.exists() else 0) == deletions
+  assert bool(JobFolder(job.folder).result()) == (code not in (0, 75))
+  given = [(path / 'dss/arguments').read_text() for path in sorted(made.folder.glob('host-*'))]
+  start = f'-m dss_jax.launch.host {job.folder}'
+  assert [line.startswith(f'{start} {n} ') for n, line in enumerate(given)] == [True] * hosts
 
 
 # ---------------------------------------------------------------- set-up that fails
