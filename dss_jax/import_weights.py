@@ -130,7 +130,7 @@ def _sum(array: jax.Array) -> int:
 def _compare(folder: epath.Path, like: Any, sums: dict[transfer.Path, int]) -> None:
   """Raises ValueError if what was written does not read as what was to be written."""
   wrong = []
-  for name, part in like.items():  # part by part, so that this needs no more memory than reading did
+  for name, part in like.items():  # part by part: no more memory than reading needed
     restored = transfer.flatten({name: manager.load_weights(str(folder), {name: part})[name]})
     wrong += ['/'.join(path) for path, array in restored.items() if _sum(array) != sums[path]]
     del restored
