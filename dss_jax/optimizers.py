@@ -120,7 +120,14 @@ def per_layer(transform: optax.GradientTransformation) -> optax.GradientTransfor
 
 
 def _part_of(params):
+  """For each weight, the stack that its leading axis counts the layers of, or 'single'."""
+
+  def part(name: str, weight) -> str:
+    stack = name.replace('_bias', '_layers')  # which is stacked where every layer has its own
+    stacked = name in STACKED or (stack in STACKED and weight.ndim == 3)
+    return stack if stacked else 'single'
+
   return {
-    name: jax.tree.map(lambda _, name=name: name if name in STACKED else 'single', tree)
+    name: jax.tree.map(lambda weight, name=name: part(name, weight), tree)
     for name, tree in params.items()
   }

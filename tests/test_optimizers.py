@@ -1,5 +1,7 @@
 """Updates and learning rates against formulas in numpy, optax on one layer, and transformers."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -241,9 +243,30 @@ def test_every_weight_of_the_network_is_in_one_part(tiny_config, tiny_params):
     assert np.abs(leaf).min() > 0, jax.tree_util.keystr(path)
 
 
-def test_stacks_have_a_layer_axis_in_the_network(tiny_config):
-  _, axes = t5.abstract(tiny_config)
+@pytest.mark.parametrize('own_biases', [False, True])
+def test_stacks_have_a_layer_axis_in_the_network(tiny_config, own_biases):
+  config = dataclasses.replace(tiny_config, relative_bias_per_layer=own_biases)
+  _, axes = t5.abstract(config)
   is_axes = lambda leaf: isinstance(leaf, tuple)  # noqa: E731
+  stacks = {*optimizers.STACKED, *(('encoder_bias', 'decoder_bias') if own_biases else ())}
   for name, tree in axes.items():
     stacked = ['layers' in leaf for leaf in jax.tree.leaves(tree, is_leaf=is_axes)]
-    assert stacked == [name in optimizers.STACKED] * len(stacked), name
+    assert stacked == [name in stacks] * len(stacked), name
+
+
+def test_adafactor_of_a_bias_of_every_layer_is_that_of_each_layer_alone(tiny_config):
+  config = dataclasses.replace(tiny_config, num_decoder_layers=3, relative_bias_per_layer=True)
+  draw = lambda seed: t5.init(config, jax.random.key(seed))  # noqa: E731
+  params, gradients = draw(0), [draw(1), draw(2)]
+  uneven = jnp.array([1e-2, 1.0, 30.0])[:, None, None]
+  params['decoder_bias']['embedding'] *= uneven  # together, layers would be of another size
+  found = _trained(optimizers.make_optimizer(_adafactor()), params, gradients)
+  for stack in ('encoder_bias', 'decoder_bias'):
+    start, after = params[stack]['embedding'], found[stack]['embedding']
+    for layer in range(len(start)):
+      expected = _adafactor_in_numpy(
+        start[layer], [g[stack]['embedding'][layer] for g in gradients], lambda t: 0.05
+      )
+      moved = np.abs(expected - start[layer]).max()
+      assert moved > 0
+      np.testing.assert_allclose(after[layer], expected, rtol=0, atol=2e-5 * moved + 1e-7)

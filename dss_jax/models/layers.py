@@ -110,7 +110,7 @@ class Norm(nnx.Module):
 
 
 class RelativeBias(nnx.Module):
-  """A learned bias for each head and bucket of relative position, shared by a stack's layers."""
+  """A learned bias for each head and bucket of relative position."""
 
   def __init__(self, key, num_heads: int, num_buckets: int, max_distance: int, bidirectional: bool):
     self.embedding = weight(key, (num_heads, num_buckets), fan_avg_uniform, ('heads', 'buckets'))
@@ -183,6 +183,11 @@ def attend(
   weights = jax.nn.softmax(jnp.where(mask, logits, MASKED), axis=-1).astype(value.dtype)
   weights = dropout(weights, row_keys, site=0, rate=rate, broadcast=2)
   return jnp.einsum('bhqk,bkhd->bqhd', weights, value)
+
+
+def same_segment(query: Int[Array, 'b q'], key: Int[Array, 'b k']) -> Bool[Array, 'b 1 q k']:
+  """The mask of attention within packed sequences, told apart by their numbers; 0 is padding."""
+  return ((query[:, :, None] == key[:, None, :]) & (key[:, None, :] > 0))[:, None]
 
 
 class FeedForward(nnx.Module):

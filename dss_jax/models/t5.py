@@ -45,6 +45,8 @@ class T5Config:
     remat_policy: what the backward pass keeps: 'none' recomputes nothing, 'minimal' keeps matrix
       products with weights, 'full' keeps only each layer's input.
     scan_layers: false unrolls the loop over layers: the same numbers, a longer compilation.
+    relative_bias_per_layer: every layer has a relative position bias of its own, as in umT5 and
+      T5X's scalable_t5; otherwise a stack's layers share one.
   """
 
   vocab_size: int | None
@@ -62,6 +64,7 @@ class T5Config:
   relative_attention_max_distance: int = 128
   remat_policy: str = 'none'
   scan_layers: bool = True
+  relative_bias_per_layer: bool = False
 
   def __post_init__(self):
     activations = tuple(self.mlp_activations)  # gin gives a list where a file has one
@@ -181,10 +184,10 @@ class T5(nnx.Module):
     self.embedding = layers.weight(
       embed_key, (vocab, embed), layers.unit_normal, ('vocab', 'embed')
     )
-    self.encoder_bias = _relative_bias(enc_bias_key, config, bidirectional=True)
+    self.encoder_bias = _relative_bias(enc_bias_key, config, config.num_encoder_layers, True)
     self.encoder_layers = _stack(EncoderLayer, encoder_key, config, config.num_encoder_layers)
     self.encoder_norm = layers.Norm(embed)
-    self.decoder_bias = _relative_bias(dec_bias_key, config, bidirectional=False)
+    self.decoder_bias = _relative_bias(dec_bias_key, config, config.num_decoder_layers, False)
     self.decoder_layers = _stack(DecoderLayer, decoder_key, config, config.num_decoder_layers)
     self.decoder_norm = layers.Norm(embed)
     self.logits_kernel = (
@@ -219,42 +222,41 @@ class T5(nnx.Module):
     """The encoder's output in the compute dtype; arguments as in `__call__`."""
     rate, row_keys = self.config.dropout_rate, layers.fold_in(row_keys, 0)
     positions = jnp.arange(inputs.shape[1])
-    mask = _same_segment(segments, segments)
-    bias = self.encoder_bias(positions, positions)
+    mask = layers.same_segment(segments, segments)
+    stacked_bias, bias_of = self._bias(self.encoder_bias, positions, positions)
 
     def layer(x, inputs):
-      module, number = inputs
-      return module(x, mask, bias, layers.fold_in(row_keys, number + 2), rate), None
+      module, own_bias, number = inputs
+      keys = layers.fold_in(row_keys, number + 2)
+      return module(x, mask, bias_of(own_bias), keys, rate), None
 
     # A stack's own dropouts are sites 0 and 1, so its layers' keys start at 2.
     x = layers.dropout(self._embed(inputs), row_keys, 0, rate)
-    x, _ = self._scan(layer, x, (self.encoder_layers, jnp.arange(self.config.num_encoder_layers)))
+    numbers = jnp.arange(self.config.num_encoder_layers)
+    x, _ = self._scan(layer, x, (self.encoder_layers, stacked_bias, numbers))
     return layers.dropout(self.encoder_norm(x), row_keys, 1, rate)
 
   @jax.named_scope('decode')
   def decode(
-    self,
-    encoded: Float[Array, 'b s e'],
-    input_segments: Inputs,
-    targets_in: Targets,
-    target_segments: Targets,
-    row_keys: layers.RowKeys = None,
-  ) -> Float[Array, 'b t vocab']:
+    self, encoded: Float[Array, 'b s e'], input_segments: Inputs, targets_in: Targets,
+    target_segments: Targets, row_keys: layers.RowKeys = None,
+  ) -> Float[Array, 'b t vocab']:  # fmt: skip
     """Float32 logits [b, t, vocab] given `encode`'s output; arguments as in `__call__`."""
     rate, row_keys = self.config.dropout_rate, layers.fold_in(row_keys, 1)
     positions = jnp.arange(targets_in.shape[1])
     causal = positions[None, :] <= positions[:, None]
-    mask = _same_segment(target_segments, target_segments) & causal
-    cross_mask = _same_segment(target_segments, input_segments)
-    bias = self.decoder_bias(positions, positions)
+    mask = layers.same_segment(target_segments, target_segments) & causal
+    cross_mask = layers.same_segment(target_segments, input_segments)
+    stacked_bias, bias_of = self._bias(self.decoder_bias, positions, positions)
 
     def layer(x, inputs):
-      module, number = inputs
+      module, own_bias, number = inputs
       keys = layers.fold_in(row_keys, number + 2)
-      return module(x, encoded, mask, cross_mask, bias, keys, rate), None
+      return module(x, encoded, mask, cross_mask, bias_of(own_bias), keys, rate), None
 
     x = layers.dropout(self._embed(targets_in), row_keys, 0, rate)
-    x, _ = self._scan(layer, x, (self.decoder_layers, jnp.arange(self.config.num_decoder_layers)))
+    numbers = jnp.arange(self.config.num_decoder_layers)
+    x, _ = self._scan(layer, x, (self.decoder_layers, stacked_bias, numbers))
     return self._logits(layers.dropout(self.decoder_norm(x), row_keys, 1, rate))
 
   @jax.named_scope('init_cache')
@@ -287,23 +289,17 @@ class T5(nnx.Module):
     past = jnp.arange(cache.self_key.shape[2])
     # The new token's own key stands behind the cache, at distance 0.
     positions = jnp.append(past, cache.position)
-    bias = self.decoder_bias(cache.position[None], positions)
+    stacked_bias, bias_of = self._bias(self.decoder_bias, cache.position[None], positions)
     mask = jnp.append(past < cache.position, True)[None, None, None, :]
     cross_mask = cache.inputs_mask[:, None, None, :]
 
     def layer(x, inputs):
-      module, self_kv, cross_kv = inputs
-      return module.step(x, self_kv, cross_kv, mask, cross_mask, bias)
+      module, own_bias, self_kv, cross_kv = inputs
+      return module.step(x, self_kv, cross_kv, mask, cross_mask, bias_of(own_bias))
 
-    x, (key, value) = jax.lax.scan(
-      layer,
-      self._embed(tokens[:, None]),
-      (
-        self.decoder_layers,
-        (cache.self_key, cache.self_value),
-        (cache.cross_key, cache.cross_value),
-      ),
-    )
+    caches = (cache.self_key, cache.self_value), (cache.cross_key, cache.cross_value)
+    inputs = (self.decoder_layers, stacked_bias, *caches)
+    x, (key, value) = jax.lax.scan(layer, self._embed(tokens[:, None]), inputs)
     logits = self._logits(self.decoder_norm(x))[:, 0]
     at = (0, 0, cache.position, 0, 0)
     return logits, cache._replace(
@@ -311,6 +307,13 @@ class T5(nnx.Module):
       self_value=jax.lax.dynamic_update_slice(cache.self_value, value, at),
       position=cache.position + 1,
     )
+
+  def _bias(self, module: layers.RelativeBias, queries: Int[Array, 'q'], keys: Int[Array, 'k']):
+    """What a scan over layers takes (None where they share a bias), and a layer's bias from it."""
+    if self.config.relative_bias_per_layer:
+      return module, lambda own: own(queries, keys)
+    shared = module(queries, keys)
+    return None, lambda own: shared
 
   @jax.named_scope('embed')
   def _embed(self, tokens: Int[Array, 'b l']) -> Float[Array, 'b l e']:
@@ -377,21 +380,20 @@ def _feed_forward(key, config: T5Config) -> layers.FeedForward:
   return layers.FeedForward(key, config.emb_dim, config.mlp_dim, len(config.mlp_activations) == 2)
 
 
-def _relative_bias(key, config: T5Config, bidirectional: bool) -> layers.RelativeBias:
-  return layers.RelativeBias(
-    key,
-    config.num_heads,
-    config.relative_attention_num_buckets,
-    config.relative_attention_max_distance,
-    bidirectional,
-  )
+def _relative_bias(key, config: T5Config, count: int, bidirectional: bool) -> layers.RelativeBias:
+  def make(key, config: T5Config) -> layers.RelativeBias:
+    return layers.RelativeBias(
+      key,
+      config.num_heads,
+      config.relative_attention_num_buckets,
+      config.relative_attention_max_distance,
+      bidirectional,
+    )
+
+  return _stack(make, key, config, count) if config.relative_bias_per_layer else make(key, config)
 
 
-def _same_segment(query: Int[Array, 'b q'], key: Int[Array, 'b k']) -> Bool[Array, 'b 1 q k']:
-  return ((query[:, :, None] == key[:, None, :]) & (key[:, None, :] > 0))[:, None]
-
-
-def _stack(layer: Any, key, config: T5Config, count: int):
-  """`count` layers as one module whose weights have a leading `layers` axis."""
-  make = nnx.transform_metadata(lambda k: layer(k, config), partition='layers')
-  return jax.vmap(make)(jax.random.split(key, count))
+def _stack(make: Any, key, config: T5Config, count: int):
+  """`count` modules of one form as one module whose weights have a leading `layers` axis."""
+  stacked = nnx.transform_metadata(lambda k: make(k, config), partition='layers')
+  return jax.vmap(stacked)(jax.random.split(key, count))
