@@ -198,12 +198,16 @@ def _is_tpu_host() -> bool:
   """
   if os.environ.get('DSS_NUM_PROCESSES') == '1':
     return False
-  if not (jax.config.jax_platforms or '').startswith('tpu'):
+  if not _platforms().startswith('tpu'):
     return False
   hosts = os.environ.get('TPU_PROCESS_ADDRESSES') or os.environ.get('TPU_WORKER_HOSTNAMES')
   if hosts is not None:  # GKE, and machines that are one host by themselves
     return ',' in hosts
   return 'TPU_SKIP_MDS_QUERY' not in os.environ
+
+
+def _platforms() -> str:
+  return jax.config.jax_platforms or ''  # type: ignore[attr-defined]
 
 
 def _heartbeat() -> int:

@@ -150,7 +150,8 @@ def put_batch(mesh: Mesh, arrays: Mapping[str, np.ndarray]) -> dict[str, jax.Arr
   def put(local: np.ndarray) -> jax.Array:
     rows = len(local) // len(parts)
 
-    def part(index: tuple[slice, ...]) -> np.ndarray:
+    def part(index: tuple[slice, ...] | None) -> np.ndarray:
+      assert index is not None
       place = parts.index((index[0].start or 0) // rows)
       return local[place * rows : (place + 1) * rows]
 

@@ -1,0 +1,250 @@
+"""Several processes are one run: the same numbers, one stop for all, no waiting for the dead.
+
+Real processes on this machine, which meet over loopback.
+"""
+
+import json
+import shutil
+import signal
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from train_processes import MODULE, Processes, params_of, rows_of, share, train_arguments
+
+from dss_jax import distributed
+
+STEPS = 10
+HEARTBEAT_S = 10
+TWO = {'count': 2, 'devices': 4}
+
+
+def _arguments(folder, **settings) -> list[str]:
+  """Validations after steps 5 and 10, and a checkpoint after no other step than those."""
+  settings = {'train_steps': STEPS, 'eval_period': 5, 'save_period': 100, 'mesh_fsdp': 8} | settings
+  return ['train', *train_arguments(folder, **settings)]
+
+
+@pytest.fixture(scope='module')
+def shared(tmp_path_factory):
+  """A folder with the module that makes the data small, and compiled programs."""
+  from dss_jax.tasks import embedded
+
+  folder = share(tmp_path_factory.mktemp('shared'))
+  sizes = dict(embedded.SIZES)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(str(folder))
+    yield folder
+  embedded.SIZES.update(sizes)
+  embedded.problems.cache_clear()
+  sys.modules.pop(MODULE, None)
+
+
+@pytest.fixture(scope='module')
+def one(tmp_path_factory, shared):
+  """The folder of a run of one process with eight devices."""
+  folder = tmp_path_factory.mktemp('one')
+  job = Processes(folder, shared, _arguments(folder), devices=8)
+  assert job.finish() == [0], job.log
+  return folder
+
+
+@pytest.fixture(scope='module')
+def stopped(tmp_path_factory, shared):
+  """The folder of a run of two processes with four devices each, one of which got a SIGTERM."""
+  folder = tmp_path_factory.mktemp('two')
+  job = Processes(folder, shared, _arguments(folder), **TWO)
+  job.when((folder / 'config.gin').exists)  # the two have met; then they compile
+  assert job.send(signal.SIGTERM, to=1) == [0, 0], job.all_logs
+  return folder, job
+
+
+@pytest.fixture(scope='module')
+def two(tmp_path_factory, shared, stopped):
+  """The folder of `stopped` continued to its end by two processes, and their logs."""
+  folder = tmp_path_factory.mktemp('two') / 'run'
+  shutil.copytree(stopped[0], folder)
+  job = Processes(folder, shared, _arguments(folder), **TWO)
+  assert job.finish() == [0, 0], job.all_logs
+  return folder, job
+
+
+def _assert_same_run(folder, expected):
+  """Sums over devices are taken in another order: equal to rounding, which training carries on."""
+  (params, kept), (wanted, wanted_kept) = params_of(folder), params_of(expected)
+  assert kept == wanted_kept
+  for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(wanted), strict=True):
+    np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+  for row, wanted_row in zip(rows_of(folder), rows_of(expected), strict=True):
+    assert row.pop('kind') == wanted_row.pop('kind')
+    assert row == pytest.approx(wanted_row, rel=1e-5)
+
+
+def test_a_signal_to_one_process_saves_the_same_step_on_all(stopped):
+  folder, job = stopped
+  _, (step, best) = params_of(folder)
+  assert 0 < step < 5 and best is None
+  assert f'step {step}: stopped; the same command continues it' in job.log
+  assert [row['step'] for row in rows_of(folder)] == list(range(1, step + 1))
+  written = {path.name for path in (folder / 'checkpoints' / str(step) / 'params').iterdir()}
+  assert {'ocdbt.process_0', 'ocdbt.process_1'} <= written  # each wrote its own
+
+
+def test_two_processes_train_and_validate_and_continue_as_one_does(two, one):
+  _assert_same_run(two[0], one)
+
+
+def test_one_device_continues_what_two_processes_saved(stopped, one, shared, tmp_path):
+  folder = tmp_path / 'run'
+  shutil.copytree(stopped[0], folder)
+  job = Processes(folder, shared, _arguments(folder, mesh_fsdp=1))
+  assert job.finish() == [0], job.log
+  assert f'continuing {folder} from step' in job.log
+  _assert_same_run(folder, one)
+
+
+def test_one_process_writes_and_speaks(two):
+  folder, job = two
+  ours = [line for line in job.log_of(1).splitlines() if not line.startswith('[Gloo]')]
+  assert not [line for line in ours if 'step' in line], job.log_of(1)
+  assert f'step {STEPS}: finished' in job.log
+  # Events of the first life and of the second.
+  assert len([path for path in folder.iterdir() if path.name.startswith('events.')]) == 2
+  assert not [path for path in folder.iterdir() if path.name.endswith('.tmp')]
+
+
+def test_an_evaluation_by_two_processes_is_that_by_one(two, shared, tmp_path):
+  """Sampled, so that random keys follow their rows too; the last batch is not full."""
+  arguments = [
+    'evaluate', f'--model_dir={two[0]}', '--decoding=temperature', '--batch_size=16',
+    '--num_examples=37', f'--mixture_or_task_module={MODULE}',
+  ]  # fmt: skip
+  found = []
+  for name, mesh, settings in (('one', 1, {}), ('two', 4, TWO)):
+    output = tmp_path / f'{name}.jsonl'
+    extra = [f'--output={output}', f'--mesh_fsdp={mesh}']
+    job = Processes(tmp_path / name, shared, arguments + extra, **settings)
+    assert set(job.finish()) == {0}, job.all_logs
+    records = [json.loads(line) for line in output.read_text().splitlines()]
+    found.append((json.loads(job.log.splitlines()[-1]), records))
+  (summary, records), (wanted, wanted_records) = found
+  assert summary == wanted and summary['examples'] == len(records) == 37
+  assert len({record['prediction'] for record in records}) > 30
+  for record, wanted_record in zip(records, wanted_records, strict=True):
+    assert record['score'] == pytest.approx(wanted_record.pop('score'), abs=1e-4)
+    assert record.items() >= wanted_record.items()
+
+
+@pytest.mark.parametrize('killed', [0, 1])
+def test_the_others_of_a_killed_process_end_with_an_error(shared, tmp_path, killed):
+  """Process 0 is the one that all are connected to; the loss of another is noticed by silence."""
+  arguments = _arguments(tmp_path, train_steps=100_000, eval_period=0, learning_rate=1e-3)
+  environment = {'DSS_HEARTBEAT_S': str(HEARTBEAT_S)}
+  job = Processes(tmp_path, shared, arguments, **TWO, environment=environment)
+  job.when(lambda: job.steps() >= 1)
+  began = time.monotonic()
+  codes = job.send(signal.SIGKILL, to=killed)
+  assert time.monotonic() - began < 3 * HEARTBEAT_S
+  assert codes[killed] == -signal.SIGKILL and codes[1 - killed] not in (0, 2)
+  time.sleep(0.5)  # the line is said by another process, which sees this one's end
+  last = job.log_of(1 - killed).splitlines()[-1]
+  assert last.startswith(f'dss train: process {1 - killed} of 2 '), job.all_logs
+  assert last.endswith('The same command continues from the last checkpoint.')
+
+
+def test_processes_with_other_settings_than_each_other_are_refused(shared, tmp_path):
+  folder = tmp_path / 'run'
+  job = Processes(tmp_path, shared, _arguments(folder), **TWO, of_last=['--learning_rate=0.02'])
+  codes = job.finish()
+  assert codes[0] == 2 and codes[1] != 0, job.all_logs
+  assert 'of this run do not have the same settings; start all with' in job.log
+  assert not folder.exists()
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+  'given',
+  [
+    {'DSS_COORDINATOR': 'a:1'},
+    {'DSS_NUM_PROCESSES': '2', 'DSS_PROCESS_ID': '0'},
+    {'DSS_COORDINATOR': 'a:1', 'DSS_NUM_PROCESSES': '2'},
+    {'DSS_COORDINATOR': 'a', 'DSS_NUM_PROCESSES': '2', 'DSS_PROCESS_ID': '0'},
+    {'DSS_COORDINATOR': 'a:1', 'DSS_NUM_PROCESSES': '2', 'DSS_PROCESS_ID': '2'},
+    {'DSS_COORDINATOR': 'a:1', 'DSS_NUM_PROCESSES': 'two', 'DSS_PROCESS_ID': '0'},
+  ],
+  ids=str,
+)
+def test_settings_that_contradict_each_other_are_refused(monkeypatch, given):
+  for name, value in given.items():
+    monkeypatch.setenv(name, value)
+  with pytest.raises(ValueError, match=r'DSS_COORDINATOR=host:port.* from 0 to n - 1, not DSS_'):
+    distributed.initialize('train', stops_softly=True)
+
+
+@pytest.fixture
+def joined(monkeypatch):
+  """Stands in for `jax.distributed.initialize`; returns the arguments of its calls."""
+  calls: list[dict] = []
+  monkeypatch.setattr(jax.distributed, 'initialize', lambda **arguments: calls.append(arguments))
+  monkeypatch.delenv('TPU_SKIP_MDS_QUERY', raising=False)  # JAX sets it where there is no TPU
+  before = jax.config.jax_enable_preemption_service
+  yield calls
+  jax.config.update('jax_enable_preemption_service', before)
+
+
+def _on_tpu(monkeypatch, **environment):
+  for name, value in environment.items():
+    monkeypatch.setenv(name, value)
+  monkeypatch.setattr(distributed, '_platforms', lambda: 'tpu,cpu')
+
+
+@pytest.mark.parametrize(
+  'environment, expected',
+  [
+    ({}, True),  # Compute Engine, whose metadata tell
+    ({'TPU_WORKER_HOSTNAMES': 'a,b'}, True),
+    ({'TPU_WORKER_HOSTNAMES': 'localhost'}, False),
+    ({'TPU_SKIP_MDS_QUERY': '1'}, False),
+    ({'DSS_NUM_PROCESSES': '1'}, False),
+  ],
+  ids=str,
+)
+def test_hosts_of_a_tpu_meet_by_themselves(joined, monkeypatch, environment, expected):
+  _on_tpu(monkeypatch, **environment)
+  distributed.initialize('train', stops_softly=True)
+  assert joined == ([{'heartbeat_timeout_seconds': 60}] if expected else [])
+
+
+def test_a_machine_without_a_tpu_is_alone(joined):
+  distributed.initialize('train', stops_softly=True)
+  assert joined == [] and not distributed.several() and distributed.is_main()
+
+
+def test_the_environment_goes_before_the_tpu(joined, monkeypatch):
+  given = {'DSS_COORDINATOR': 'a:1', 'DSS_NUM_PROCESSES': '3', 'DSS_PROCESS_ID': '2'}
+  _on_tpu(monkeypatch, **given)
+  distributed.initialize('evaluate', stops_softly=False)
+  assert joined == [
+    {
+      'coordinator_address': 'a:1',
+      'num_processes': 3,
+      'process_id': 2,
+      'heartbeat_timeout_seconds': 60,
+    }
+  ]
+  assert not jax.config.jax_enable_preemption_service  # SIGTERM ends an evaluation
+
+
+def test_processes_that_do_not_meet_are_told(monkeypatch):
+  def fail(**arguments):
+    raise RuntimeError('DEADLINE_EXCEEDED')
+
+  monkeypatch.setattr(jax.distributed, 'initialize', fail)
+  _on_tpu(monkeypatch)
+  monkeypatch.delenv('TPU_SKIP_MDS_QUERY', raising=False)
+  with pytest.raises(OSError, match=r'did not meet as hosts of a Cloud TPU: DEADLINE_EXCEEDED'):
+    distributed.initialize('train', stops_softly=False)

@@ -1,0 +1,181 @@
+"""Real processes of `dss` on a part of the embedded data: one alone, or several that are one run.
+
+Owns starting, watching and ending them. They run with few optimizations and share compiled
+programs.
+"""
+
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+import jax
+
+from dss_jax import metric_writer, partitioning, run_config
+from dss_jax.checkpoints import manager
+from dss_jax.models import t5
+
+MODULE = 'small_embedded_data'
+SMALL_DATA = """
+from dss_jax.tasks import embedded
+embedded.SIZES.update(train=600, validation=40, test=40)
+"""
+TIMES = ('examples_per_second', 'tokens_per_second', 'padding')
+PATIENCE_S = 240.0  # with processes that do nothing any more
+
+
+def train_arguments(model_dir, **settings) -> list[str]:
+  """The arguments of `dss train` for a tiny student with dropout, with changed macros."""
+  defaults = {
+    'mixture_or_task_module': MODULE,
+    'model_dir': str(model_dir),
+    'batch_size': 8,
+    'task_feature_lengths': "{'inputs': 96, 'targets': 64}",
+    'learning_rate': 0.01,
+    'dropout_rate': 0.1,
+    'evaluator_num_examples': 8,
+    'max_decode_length': 4,
+    'log_period': 1,
+    'gin.t5.T5Config.emb_dim': 16,
+    'gin.t5.T5Config.mlp_dim': 32,
+    'gin.t5.T5Config.num_encoder_layers': 1,
+    'gin.t5.T5Config.num_decoder_layers': 1,
+  }
+  files = ['models/t5_1_1/tiny.gin', 'datasets/embedded.gin']
+  given = [f'--{name}={value}' for name, value in {**defaults, **settings}.items()]
+  return [f'--gin_file={name}' for name in files] + given
+
+
+class Processes:
+  """`dss` with these arguments in `count` processes of `devices` fake devices each.
+
+  Args:
+    folder: gets their logs.
+    shared: a folder of `share`.
+    arguments: of dss, the verb first.
+    count: of processes; one finds no others.
+    devices: of each.
+    environment: more variables.
+    of_last: more arguments of the last process alone.
+  """
+
+  def __init__(
+    self,
+    folder,
+    shared,
+    arguments,
+    count=1,
+    devices=1,
+    environment=None,
+    of_last: Sequence[str] = (),
+  ):
+    self.folder = pathlib.Path(folder)
+    self.folder.mkdir(exist_ok=True)
+    self._logs = [self.folder / f'log-{index}.txt' for index in range(count)]
+    with socket.socket() as probe:
+      probe.bind(('127.0.0.1', 0))
+      port = probe.getsockname()[1]
+    self.processes = []
+    for index, path in enumerate(self._logs):
+      meeting = {
+        'DSS_COORDINATOR': f'127.0.0.1:{port}',
+        'DSS_NUM_PROCESSES': str(count),
+        'DSS_PROCESS_ID': str(index),
+      }
+      settings = {
+        'PYTHONPATH': str(shared),
+        'JAX_PLATFORMS': 'cpu',
+        'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
+        'JAX_COMPILATION_CACHE_DIR': str(shared / 'compiled'),
+        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.05',
+        'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
+        **(meeting if count > 1 else {}),
+        **(environment or {}),
+      }
+      with path.open('w') as log:
+        own = of_last if index == count - 1 else []
+        command = [sys.executable, '-m', 'dss_jax', *arguments, *own]
+        process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **settings})
+      self.processes.append(process)
+
+  @property
+  def log(self) -> str:
+    """What process 0 said."""
+    return self.log_of(0)
+
+  def log_of(self, index: int) -> str:
+    """What a process said."""
+    return self._logs[index].read_text()
+
+  @property
+  def all_logs(self) -> str:
+    """What all said, for the message of a failed test."""
+    return '\n'.join(f'--- process {i}\n{path.read_text()}' for i, path in enumerate(self._logs))
+
+  def finish(self) -> list[int]:
+    """Waits for all; returns their exit codes."""
+    try:
+      return [process.wait(timeout=PATIENCE_S) for process in self.processes]
+    except subprocess.TimeoutExpired as error:
+      raise AssertionError(f'it goes on and on:\n{self.all_logs}') from error
+    finally:
+      self.kill()
+
+  def kill(self) -> None:
+    """Ends all that still run."""
+    for process in self.processes:
+      process.kill()
+      process.wait()
+
+  def when(self, condition) -> 'Processes':
+    """Waits until `condition()` is true, looking every millisecond."""
+    end = time.monotonic() + PATIENCE_S
+    while not condition():
+      ended = any(process.poll() is not None for process in self.processes)
+      if ended or time.monotonic() > end:
+        self.kill()
+        raise AssertionError(f'{"ended by itself" if ended else "nothing"}:\n{self.all_logs}')
+      time.sleep(0.001)
+    return self
+
+  def steps(self) -> int:
+    """How many steps were logged."""
+    return self.log.count('\nstep ')
+
+  def saving(self) -> bool:
+    """Whether a checkpoint is being written now, under its temporary name."""
+    return any((self.folder / 'checkpoints').glob('*.orbax-checkpoint-tmp'))
+
+  def send(self, number: signal.Signals, to: int = 0) -> list[int]:
+    """Sends a signal to one of them; returns the exit codes of all."""
+    self.processes[to].send_signal(number)
+    return self.finish()
+
+
+def share(folder: pathlib.Path) -> pathlib.Path:
+  """Makes a folder with the module that makes the data small, and room for compiled programs."""
+  (folder / f'{MODULE}.py').write_text(SMALL_DATA)
+  return folder
+
+
+def params_of(folder):
+  """The latest parameters of a run as numpy, and the numbers of its latest and best step."""
+  run = run_config.set_up_tasks(run_config.load_run_config(folder))
+  shapes, _ = t5.abstract(run.model)
+  place = partitioning.replicated(partitioning.make_mesh(partitioning.MeshConfig()))
+  like = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), shapes)
+  checkpoints = manager.Checkpoints(str(folder), read_only=True)
+  params = jax.device_get(checkpoints.restore_params('latest', like))
+  kept = checkpoints.latest(), checkpoints.best()
+  checkpoints.close()
+  return params, kept
+
+
+def rows_of(folder) -> list[dict]:
+  """metrics.jsonl without what depends on the clock."""
+  rows = metric_writer.read_metrics(str(folder))
+  return [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
