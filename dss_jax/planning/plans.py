@@ -1,0 +1,208 @@
+"""What a run needs on a machine: both of its programs, compiled, and what follows from them.
+
+Owns the numbers of a plan and the object that `dss plan --json` prints. Settings and printing are
+plan.py's, the search for better settings is search.py's.
+"""
+
+import dataclasses
+import importlib.resources
+import json
+from collections.abc import Callable
+from typing import Any
+
+from dss_jax import topologies
+from dss_jax.planning import estimate, flops, programs
+from dss_jax.planning.checks import Check
+from dss_jax.planning.programs import Compiled, Program
+from dss_jax.run_config import RunConfig
+
+Compiler = Callable[[Program], Compiled]
+TABLE = 'table.json'  # beside this file; benchmarks/plan_table.py writes it
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """A run on a machine.
+
+  Attributes:
+    model: its name, for people.
+    run: its settings, with vocab_size.
+    machine: what it would run on.
+    train: the compiled update.
+    decode: the compiled decoding of validation, or None where the run has none.
+    checks: what else was looked at.
+    dollars_per_hour: of the whole machine.
+    examples_per_row: of a packed batch; 1 where the data was not read.
+  """
+
+  model: str
+  run: RunConfig
+  machine: topologies.Topology
+  train: Compiled
+  decode: Compiled | None
+  checks: tuple[Check, ...] = ()
+  dollars_per_hour: float | None = None
+  examples_per_row: float = 1.0
+
+  @property
+  def fits(self) -> bool | None:
+    """Whether training and validation fit; None where the machine's memory is not known."""
+    answers = [self.train.fits] + ([self.decode.fits] if self.decode else [])
+    return False if False in answers else None if None in answers else True
+
+  @property
+  def seconds(self) -> estimate.Seconds | None:
+    """The estimated time of an update."""
+    return _seconds(self.train, self.machine)
+
+  @property
+  def flops(self) -> int:
+    """FLOPs of an update by all devices."""
+    lengths = self.run.data.task_feature_lengths
+    rows = self.run.data.batch_size
+    return flops.train_step(self.run.model, rows, lengths['inputs'], lengths['targets'])
+
+
+def program_of(run: RunConfig, topology: str, step: str = 'train') -> Program:
+  """The update or the decoding of a run, as the compiler is asked for it."""
+  lengths = run.data.task_feature_lengths
+  training = step == 'train'
+  return Program(
+    step=step,
+    topology=topology,
+    mesh=run.mesh,
+    model=run.model,
+    optimizer=run.optimizer,
+    loss=run.loss,
+    rows=run.data.batch_size if training else run.eval.batch_size,
+    inputs=lengths['inputs'],
+    targets=lengths['targets'] if training else run.eval.max_decode_length,
+    num_microbatches=run.num_microbatches if training else 1,
+  )
+
+
+def make(
+  model: str, run: RunConfig, topology: str, compiler: Compiler = programs.compile_program, **known
+) -> Plan:
+  """Compiles a run's programs for a machine; `known` are further attributes of the Plan.
+
+  Raises:
+    ValueError: mesh, batch or lengths that cannot be.
+    RuntimeError: the compiler crashed.
+  """
+  train = compiler(program_of(run, topology))
+  decode = compiler(program_of(run, topology, 'decode')) if run.eval.period else None
+  return Plan(model, run, topologies.topology(topology), train, decode, **known)
+
+
+def to_json(plan: Plan) -> dict[str, Any]:
+  """The plan as one object of plain values; what is not known is None."""
+  run, machine, seconds = plan.run, plan.machine, plan.seconds
+  costs = plan.train.costs
+  return {
+    'model': plan.model,
+    'parameters': flops.parameters(run.model),
+    'topology': machine.name,
+    'devices': machine.devices,
+    'hosts': machine.hosts,
+    'mesh': _mesh(run, machine),
+    'batch': run.data.batch_size,
+    'num_microbatches': run.num_microbatches,
+    'task_feature_lengths': dict(run.data.task_feature_lengths),
+    'remat_policy': run.model.remat_policy,
+    'optimizer': run.optimizer.name,
+    'fits': plan.fits,
+    'problem': plan.train.problem or (plan.decode.problem if plan.decode else ''),
+    'hbm_bytes_per_device': _hbm(plan),
+    'model_flops': plan.flops,
+    'collectives': [dataclasses.asdict(one) for one in costs.collectives] if costs else None,
+    'estimated_cycles': costs and costs.cycles,
+    'estimated_seconds': seconds and dataclasses.asdict(seconds),
+    'estimated_step_seconds': seconds and seconds.step,
+    'estimated_mfu': seconds and _mfu(plan.flops, seconds.step, machine),
+    'estimated_decode_seconds': _decode_seconds(plan),
+    'compile_seconds': plan.train.seconds + (plan.decode.seconds if plan.decode else 0.0),
+    'host_ram_bytes': _host_ram(plan),
+    'cost': _cost(plan),
+    'checks': {one.name: one.problem or 'ok' for one in plan.checks},
+    'recommended': recommended(plan.model, machine.name),
+  }
+
+
+def recommended(model: str, topology: str) -> dict[str, Any] | None:
+  """Mesh, batch and remat policy that the shipped table has for a model, or None."""
+  for row in table():
+    if (row['model'], row['topology']) == (model, topology) and row['fits']:
+      return {name: row[name] for name in ('mesh', 'batch', 'remat_policy')}
+  return None
+
+
+def table() -> list[dict[str, Any]]:
+  """The shipped table of models on machines: objects of `to_json`."""
+  file = importlib.resources.files(__package__) / TABLE
+  return json.loads(file.read_text()) if file.is_file() else []
+
+
+def _seconds(compiled: Compiled | None, machine: topologies.Topology) -> estimate.Seconds | None:
+  if compiled is None or compiled.costs is None or machine.clock is None:
+    return None
+  return estimate.seconds(compiled.costs, machine)
+
+
+def _decode_seconds(plan: Plan) -> float | None:
+  seconds = _seconds(plan.decode, plan.machine)
+  return seconds.step if seconds else None
+
+
+def _mesh(run: RunConfig, machine: topologies.Topology) -> dict[str, int]:
+  data, fsdp, tensor = run.mesh.data, run.mesh.fsdp, run.mesh.tensor
+  data = machine.devices // (fsdp * tensor) if data == -1 else data
+  return {'data': data, 'fsdp': fsdp, 'tensor': tensor}
+
+
+def _hbm(plan: Plan) -> dict[str, int | None]:
+  memory = plan.train.memory
+  decoding = plan.decode.memory.total if plan.decode else None
+  return {
+    **dataclasses.asdict(memory),
+    'total': max(memory.total, decoding or 0),
+    'train_total': memory.total,
+    'decode_total': decoding,
+  }
+
+
+def _mfu(model_flops: int, seconds: float, machine: topologies.Topology) -> float:
+  assert machine.peak_flops
+  return model_flops / (seconds * machine.peak_flops * machine.devices)
+
+
+def _host_ram(plan: Plan) -> dict[str, int | None]:
+  """What one host needs at once: a copy of its part of the state to save, and to compile."""
+  memory, machine = plan.train.memory, plan.machine
+  of_device = memory.parameters + memory.optimizer
+  # Replicas are saved once: no host copies more than the whole state.
+  whole = 4 * flops.parameters(plan.run.model) * of_device // memory.parameters
+  saving = min(of_device * machine.devices // machine.hosts, whole)
+  compiling = max(one.host_bytes for one in (plan.train, plan.decode) if one)
+  return {
+    'checkpoint': saving,
+    'compiler': compiling,
+    'total': saving + compiling,
+    'limit': machine.host_ram_bytes,
+  }
+
+
+def _cost(plan: Plan) -> dict[str, float] | None:
+  if plan.dollars_per_hour is None or plan.seconds is None:
+    return None
+  hours = plan.run.train_steps * plan.seconds.step / 3600
+  dollars = hours * plan.dollars_per_hour
+  examples = plan.run.train_steps * plan.run.data.batch_size * plan.examples_per_row
+  return {
+    'dollars_per_hour': plan.dollars_per_hour,
+    'train_steps': plan.run.train_steps,
+    'hours': hours,
+    'dollars': dollars,
+    'examples_per_row': plan.examples_per_row,
+    'examples_per_dollar': examples / dollars,
+  }

@@ -1,0 +1,190 @@
+"""The programs of a run, compiled for a machine that is not here: what they need, or why they fail.
+
+Owns what is asked of the compiler and its answer. The compiler runs in a process of its own
+(`worker.py`): libtpu wants settings that no other process should have, its memory is returned, and
+if it crashes the plan says so. What the answer means in seconds is estimate.py's.
+"""
+
+import dataclasses
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+import time
+from typing import Any
+
+from dss_jax import config, losses, optimizers, partitioning
+from dss_jax.models import t5
+from dss_jax.planning.hlo import Collective, Costs
+
+STEPS = ('train', 'decode')
+# Of libtpu: do not look for a TPU's metadata server, and share the library's lock file.
+ENVIRONMENT = {
+  'JAX_PLATFORMS': 'cpu',
+  'TPU_SKIP_MDS_QUERY': '1',
+  'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
+  'TPU_WORKER_HOSTNAMES': 'localhost',
+  'TPU_STDERR_LOG_LEVEL': '3',
+  'TPU_MIN_LOG_LEVEL': '3',
+}
+# The stacks that libtpu's compiler threads have overflow on large networks for v4 (libtpu 0.0.42).
+LIBTPU_ARGUMENTS = '--fibers_default_thread_stack_size=4194304'
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """One step of a run on a machine.
+
+  Attributes:
+    step: of STEPS; 'train' is the update, 'decode' greedy decoding as validation does it.
+    topology: a name of `dss_jax.topologies`.
+    mesh: of its devices.
+    model: the network, with its vocab_size.
+    optimizer: the update; of 'train'.
+    loss: the objective; of 'train'.
+    rows: of the global batch.
+    inputs: encoder tokens of a row.
+    targets: decoder tokens of a row; of 'decode' the most tokens of an output.
+    num_microbatches: parts that a batch is computed in; of 'train'.
+  """
+
+  step: str
+  topology: str
+  mesh: partitioning.MeshConfig
+  model: t5.T5Config
+  optimizer: optimizers.OptimizerConfig
+  loss: losses.LossConfig
+  rows: int
+  inputs: int
+  targets: int
+  num_microbatches: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+  """Bytes on one device; of a program that does not fit, only `total` is more than an estimate.
+
+  Attributes:
+    limit: what a program may use; None where the machine decides.
+    parameters: float32.
+    optimizer: its state.
+    gradients: as large as the parameters; they are part of what the compiler calls temporary.
+    batch: the rows that the device has.
+    temporaries: activations and all else that lives within a step, without the gradients.
+    code: the program itself.
+    total: of all that is there at once.
+  """
+
+  limit: int | None
+  parameters: int
+  optimizer: int
+  gradients: int
+  batch: int
+  temporaries: int
+  code: int
+  total: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+  """The compiler's answer.
+
+  Attributes:
+    fits: None where no limit is known.
+    memory: of one device.
+    costs: of one run on one device; None where it was not compiled, or not for a TPU.
+    seconds: that lowering and compiling took.
+    host_bytes: most memory of the process that compiled.
+    problem: why there is no program, in the compiler's words; '' where there is one.
+  """
+
+  fits: bool | None
+  memory: Memory
+  costs: Costs | None
+  seconds: float
+  host_bytes: int
+  problem: str = ''
+
+
+def compile_program(program: Program) -> Compiled:
+  """Compiles one step of a run for its machine, in a process of its own; takes minutes.
+
+  Raises:
+    ValueError: libtpu is not installed, or the program is none that could be compiled anywhere.
+    RuntimeError: the compiler crashed.
+  """
+  began = time.perf_counter()
+  arguments = f'{LIBTPU_ARGUMENTS} {os.environ.get("LIBTPU_INIT_ARGS", "")}'
+  run = subprocess.run(
+    [sys.executable, '-m', 'dss_jax.planning.worker'],
+    input=json.dumps(config.to_dict(program)),
+    env={**os.environ, **ENVIRONMENT, 'LIBTPU_INIT_ARGS': arguments.strip()},
+    capture_output=True,
+    text=True,
+  )
+  answer = _last_json(run.stdout)
+  if 'error' in answer:
+    raise ValueError(answer['error'])
+  if run.returncode or not answer:
+    raise RuntimeError(
+      f'the compiler crashed on {program.step} for {program.topology} after '
+      f'{time.perf_counter() - began:.0f} s ({_last_words(run)}); another mesh or batch may pass'
+    )
+  return compiled_of(answer)
+
+
+def compiled_of(values: dict[str, Any]) -> Compiled:
+  """The inverse of `config.to_dict`."""
+  costs = values['costs']
+  return Compiled(
+    fits=values['fits'],
+    memory=Memory(**values['memory']),
+    costs=costs
+    and Costs(
+      cycles=costs['cycles'],
+      without_estimate=tuple(map(tuple, costs['without_estimate'])),
+      collectives=tuple(Collective(**one) for one in costs['collectives']),
+    ),
+    seconds=values['seconds'],
+    host_bytes=values['host_bytes'],
+    problem=values['problem'],
+  )
+
+
+def peak_host_bytes() -> int:
+  """Most memory that this process has had."""
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def needed_bytes(message: str) -> tuple[int | None, int | None]:
+  """(needed, limit) of an error of memory, each None where it does not say."""
+  size = r'([\d.]+)([KMGT]?)'
+  needed = re.search(rf'(?:Used|temporaries \() ?{size}', message)
+  limit = re.search(rf'(?:available HBM \(|Used {size} of ){size}', message)
+  return (
+    _bytes(*needed.groups()) if needed else None,
+    _bytes(*limit.groups()[-2:]) if limit else None,
+  )
+
+
+def _bytes(number: str, unit: str) -> int:
+  return int(float(number) * 2 ** (10 * ' KMGT'.index(unit or ' ')))
+
+
+def _last_json(output: str) -> dict[str, Any]:
+  lines = [line for line in output.splitlines() if line.startswith('{')]
+  try:
+    return json.loads(lines[-1]) if lines else {}
+  except ValueError:
+    return {}
+
+
+def _last_words(run: subprocess.CompletedProcess) -> str:
+  """What a process that died says of it: its signal, or its last line."""
+  crash = re.search(r'\*\*\* (SIG\w+.*?) (?:\(|received)', run.stderr)
+  lines = [line for line in run.stderr.splitlines() if line.strip()]
+  if crash:
+    return crash[1]
+  return f'exit status {run.returncode}' + (f': {lines[-1][:200]}' if lines else '')

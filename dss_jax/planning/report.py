@@ -1,0 +1,130 @@
+"""A plan as a table for people. Owns the words and units; the numbers are plans.py's."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from dss_jax.planning import plans
+from dss_jax.planning.search import Candidate
+
+GIB = 2**30
+WIDTH = 28
+
+
+def report(plan: plans.Plan) -> str:
+  """All that a plan knows, a line each."""
+  values = plans.to_json(plan)
+  lines = [f'{name:{WIDTH}}{text}'.rstrip() for name, text in _lines(values)]
+  return '\n'.join([*lines, '', verdict(values)])
+
+
+def verdict(values: Mapping[str, Any]) -> str:
+  """One sentence: whether it fits, and by how much."""
+  memory = values['hbm_bytes_per_device']
+  if values['fits'] is None:
+    return f'It needs {gib(memory["total"])} a device; the memory of the machine is not known.'
+  left = memory['limit'] - memory['total']
+  if values['fits']:
+    return f'It fits: {gib(memory["total"])} of {gib(memory["limit"])} a device, {gib(left)} free.'
+  return (
+    f'It does not fit: {gib(memory["total"])} or more a device, of {gib(memory["limit"])}; '
+    f'{gib(-left)} too much.'
+  )
+
+
+def candidate_line(candidate: Candidate) -> str:
+  """One that a search has tried."""
+  mesh = candidate.mesh
+  what = f'mesh {mesh.data} x {mesh.fsdp} x {mesh.tensor}, batch {candidate.batch}: '
+  if candidate.compiled is None:
+    return what + 'the compiler crashed'
+  if not candidate.rows_per_second:
+    return what + f'does not fit, {gib(candidate.compiled.memory.total)} or more'
+  return (
+    what + f'{gib(candidate.compiled.memory.total)}, {candidate.rows_per_second:.1f} rows/s (est.)'
+  )
+
+
+def gib(size: float) -> str:
+  """Bytes in GiB."""
+  return f'{size / GIB:.2f} GiB'
+
+
+def mesh_text(mesh: Mapping[str, int]) -> str:
+  """'data 2, fsdp 4': the axes that divide something."""
+  parts = [f'{axis} {size}' for axis, size in mesh.items() if size > 1]
+  return ', '.join(parts) or 'one device'
+
+
+def _lines(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+  yield 'model', f'{values["model"]}, {values["parameters"] / 1e6:,.1f}M parameters'
+  hosts = values['hosts']
+  of_hosts = f'{hosts} host' + ('s' if hosts > 1 else '')
+  yield 'topology', f'{values["topology"]}: {values["devices"]} devices, {of_hosts}'
+  yield 'mesh', mesh_text(values['mesh'])
+  lengths = values['task_feature_lengths']
+  micro = values['num_microbatches']
+  parts = f' in {micro} microbatches' if micro > 1 else ''
+  yield (
+    'batch',
+    f'{values["batch"]} rows{parts} of {lengths["inputs"]} inputs and {lengths["targets"]} targets',
+  )
+  yield 'optimizer, remat', f'{values["optimizer"]}, {values["remat_policy"]}'
+  if values['recommended']:
+    best = values['recommended']
+    yield (
+      'recommended',
+      f'{mesh_text(best["mesh"])}; batch {best["batch"]}; remat {best["remat_policy"]}',
+    )
+  yield '', ''
+  yield from _memory_lines(values)
+  yield '', ''
+  yield from _time_lines(values)
+  if values['cost']:
+    cost = values['cost']
+    yield (
+      'cost (estimate)',
+      f'{cost["train_steps"]} steps, {cost["hours"]:.2f} h at ${cost["dollars_per_hour"]:g} an '
+      f'hour: ${cost["dollars"]:.2f}; {cost["examples_per_dollar"]:,.0f} examples a dollar '
+      f'({cost["examples_per_row"]:.2f} a row); validation and start left out',
+    )
+  for name, problem in values['checks'].items():
+    yield f'check: {name}', problem if problem == 'ok' else f'PROBLEM: {problem}'
+
+
+def _memory_lines(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+  memory = values['hbm_bytes_per_device']
+  yield 'memory a device', ''
+  for name in ('parameters', 'optimizer', 'gradients', 'temporaries', 'batch', 'code'):
+    label = 'activations, temporaries' if name == 'temporaries' else name
+    yield f'  {label}', gib(memory[name])
+  yield '  training', gib(memory['train_total'])
+  if memory['decode_total'] is not None:
+    yield '  validation', f'{gib(memory["decode_total"])} (decoding beside the optimizer state)'
+  ram = values['host_ram_bytes']
+  limit = f' of {gib(ram["limit"])}' if ram['limit'] else ''
+  yield (
+    'memory a host',
+    f'{gib(ram["total"])}{limit}: {gib(ram["checkpoint"])} to save a checkpoint, '
+    f'{gib(ram["compiler"])} to compile; data not counted',
+  )
+
+
+def _time_lines(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+  yield 'model FLOPs a step', f'{values["model_flops"]:.4g}'
+  for one in values['collectives'] or ():
+    beside = ', beside computation' if one['overlapped'] else ''
+    yield (
+      f'  {one["kind"]}',
+      f'{one["bytes"] / 1e9:.3f} GB in {one["count"]} among {one["group"]}{beside}',
+    )
+  seconds = values['estimated_seconds']
+  if seconds:
+    yield (
+      'step (estimate)',
+      f'{values["estimated_step_seconds"]:.4f} s: computation {seconds["compute"]:.4f}, '
+      f'communication beside it {seconds["overlapped"]:.4f} and besides {seconds["exposed"]:.4f}',
+    )
+    yield 'MFU (estimate)', f'{values["estimated_mfu"]:.1%}'
+  if values['estimated_decode_seconds']:
+    yield 'decoding (estimate)', f'{values["estimated_decode_seconds"]:.3f} s a batch, all tokens'
+  yield 'compilation, here', f'{values["compile_seconds"]:.0f} s'

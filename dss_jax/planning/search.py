@@ -1,0 +1,141 @@
+"""The best mesh and the largest batch: sensible ones are compiled and compared.
+
+Owns which ones are tried. Every answer is the compiler's; nothing that was not compiled is said to
+fit.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from dss_jax import topologies
+from dss_jax.models import t5
+from dss_jax.partitioning import MeshConfig
+from dss_jax.planning import estimate, flops, plans, programs
+from dss_jax.planning.programs import Compiled
+from dss_jax.run_config import RunConfig
+
+LANES = 128  # a TPU's vectors: narrower parts of a weight are not scattered but summed whole
+BYTES_PER_PARAMETER = {'adamw': 16, 'adafactor': 8}  # parameter, optimizer state, gradient
+MOST_ROWS_PER_PART = 256
+
+
+class Candidate(NamedTuple):
+  """Something that was tried.
+
+  Attributes:
+    mesh: of all devices.
+    batch: rows of the global batch.
+    compiled: the update; None where the compiler crashed.
+    rows_per_second: estimated; 0 where it does not fit.
+  """
+
+  mesh: MeshConfig
+  batch: int
+  compiled: Compiled | None
+  rows_per_second: float = 0.0
+
+
+Said = Callable[[Candidate], None]
+
+
+def meshes(model: t5.T5Config, machine: topologies.Topology, optimizer: str) -> list[MeshConfig]:
+  """Meshes worth compiling: replicas, fully sharded, and that with heads divided by 2, 4 and 8.
+
+  Left out are those on which the state alone is more than the memory.
+  """
+  found = []
+  for tensor in (1, 2, 4, 8):
+    if machine.devices % tensor or model.num_heads % tensor or model.mlp_dim % tensor:
+      continue
+    rest = machine.devices // tensor
+    sharded = max(part for part in _divisors(rest) if part == 1 or model.emb_dim // part >= LANES)
+    for fsdp in dict.fromkeys((1, sharded) if tensor == 1 else (sharded,)):
+      size = flops.parameters(model) * BYTES_PER_PARAMETER[optimizer] / (fsdp * tensor)
+      if machine.hbm_bytes is None or size < machine.hbm_bytes:
+        found.append(MeshConfig(rest // fsdp, fsdp, tensor))
+  return found
+
+
+def largest_batch(
+  run: RunConfig,
+  topology: str,
+  mesh: MeshConfig,
+  compiler: plans.Compiler = programs.compile_program,
+  say: Said = lambda candidate: None,
+) -> Candidate | None:
+  """The largest batch that fits on a mesh, of rows per part that are powers of two.
+
+  Two small batches show how much a row needs; the batch that follows from it is compiled, and
+  half of it as long as one does not fit.
+
+  Returns:
+    The candidate, or None where not even one row a part fits.
+  """
+  parts = mesh.data * mesh.fsdp * run.num_microbatches
+  tried: dict[int, Candidate] = {}
+
+  def attempt(rows: int) -> Candidate:
+    if rows not in tried:
+      tried[rows] = _compiled(run, topology, mesh, parts * rows, compiler)
+      say(tried[rows])
+    return tried[rows]
+
+  one = attempt(1)
+  if not one.rows_per_second:
+    return None
+  two = attempt(2)
+  if not two.rows_per_second:
+    return one
+  assert one.compiled and two.compiled and two.compiled.memory.limit
+  first, second = one.compiled.memory, two.compiled.memory
+  a_row = max(second.total - first.total, 1)
+  room = two.compiled.memory.limit - second.total
+  rows = 2
+  while rows < MOST_ROWS_PER_PART and a_row * (2 * rows - 2) <= room:
+    rows *= 2
+  while not attempt(rows).rows_per_second:
+    rows //= 2
+  return attempt(rows)
+
+
+def candidates(
+  run: RunConfig,
+  topology: str,
+  compiler: plans.Compiler = programs.compile_program,
+  say: Said = lambda candidate: None,
+) -> Iterator[Candidate]:
+  """The largest batch of every mesh worth trying on which one fits."""
+  machine = topologies.topology(topology)
+  for mesh in meshes(run.model, machine, run.optimizer.name):
+    found = largest_batch(run, topology, mesh, compiler, say)
+    if found is not None:
+      yield found
+
+
+def with_settings(run: RunConfig, mesh: MeshConfig, batch: int) -> RunConfig:
+  """The run on another mesh with another batch; validation decodes what the mesh can divide."""
+  parts = mesh.data * mesh.fsdp
+  eval_rows = -(-run.eval.batch_size // parts) * parts
+  return dataclasses.replace(
+    run,
+    mesh=mesh,
+    data=dataclasses.replace(run.data, batch_size=batch),
+    eval=dataclasses.replace(run.eval, batch_size=eval_rows),
+  )
+
+
+def _compiled(run, topology: str, mesh: MeshConfig, batch: int, compiler) -> Candidate:
+  program = plans.program_of(with_settings(run, mesh, batch), topology)
+  try:
+    compiled = compiler(program)
+  except RuntimeError:  # the compiler itself crashed: this mesh is none to use
+    return Candidate(mesh, batch, None)
+  if not compiled.fits or compiled.costs is None:
+    return Candidate(mesh, batch, compiled)
+  seconds = estimate.seconds(compiled.costs, topologies.topology(topology)).step
+  return Candidate(mesh, batch, compiled, batch / seconds)
+
+
+def _divisors(number: int) -> list[int]:
+  return [part for part in range(1, number + 1) if number % part == 0]
