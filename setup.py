@@ -26,6 +26,7 @@ setuptools.setup(
     'dss_jax.gin',
     'dss_jax.launch',
     'dss_jax.models',
+    'dss_jax.planning',
     'dss_jax.tasks',
   ],
   package_dir={
@@ -37,6 +38,7 @@ setuptools.setup(
   package_data={
     'dss_jax.gin': ['**/*.gin'],
     'dss_jax.launch': ['*.sh'],
+    'dss_jax.planning': ['*.json'],
     'dss_jax.tasks': ['*.model'],
   },
   install_requires=[
@@ -63,6 +65,7 @@ setuptools.setup(
     'launch': ['google-cloud-tpu>=1.23'],
     'gpu': ['jax[cuda13]>=0.10.2,<0.11'],
     'tpu': ['jax[tpu]>=0.10.2,<0.11'],
+    'plan': ["libtpu==0.0.42.*; sys_platform == 'linux'"],  # that of jax 0.10.2
     'test': ['beartype', 'mypy', 'pytest', 'pytest-xdist', 'ruff', 'scipy'],
     'torch': ['torch'],
   },

@@ -16,6 +16,7 @@ VERBS = {  # a verb's module has its name, but for those in MODULES
   'evaluate': 'score a student on a split',
   'predict': 'label and rationale for your own inputs',
   'compare': 'train and evaluate several methods, side by side',
+  'plan': 'whether a run fits on a machine, how fast it is and what it costs',
   'import': 'weights of Hugging Face or T5X, to start from',
   'export': 'a student for Hugging Face or T5X',
   'launch': 'run any of these on this machine, Cloud TPU, SkyPilot or GKE',

@@ -7,6 +7,7 @@ defined where they are used; none of them knows gin.
 import dataclasses
 import difflib
 import importlib.util  # noqa: F401  gin-config 0.5.0 uses it without importing it
+import io
 import json
 import logging
 import pathlib
@@ -22,13 +23,24 @@ import gin
 from etils import epath
 
 import dss_jax
+from dss_jax import topologies
 
 GIN_SUFFIX = '.gin'
+# Settings of T5X's partitioner, by their last name, and what says the same here.
+T5X_PARTITIONER = {
+  'num_partitions': 'MESH_TENSOR, with the same number',
+  'model_parallel_submesh': 'MESH_TENSOR, with the product of its sizes',
+  'activation_partitioning_dims': 'MESH_TENSOR; activations are divided by rows and by heads, mlp '
+  'and vocabulary, never by embed',
+  'parameter_partitioning_dims': 'MESH_FSDP: above 1 for 2 dimensions, 1 for 1',
+}
 USAGE = """
 Configuration, as in T5X:
   --gin_file=FILE           a gin file; repeat for several, later ones win. Looked for in the
                             working directory, --gin_search_paths, and the files shipped here.
   --gin_search_paths=A,B    more folders to look in
+  --topology=NAME           short for --gin_file=topologies/NAME.gin, read before other files:
+                            the mesh of a machine, e.g. v5e-8
   --gin.MACRO=VALUE         override a macro or any binding, e.g. --gin.t5.T5Config.num_heads=4
   --macro=VALUE             short for --gin.MACRO=VALUE, e.g. --batch_size=32
 A VALUE that is not a gin value is taken as a string: --model_dir=runs/a needs no quotes.
@@ -73,7 +85,7 @@ def parse(argv: Sequence[str], run_file: str) -> None:
       _parse_file(name)
     for name, value in overrides:
       _override(name, value)
-  except (OSError, ValueError, SyntaxError, ImportError, RuntimeError) as error:
+  except (OSError, ValueError, SyntaxError, NameError, ImportError, RuntimeError) as error:
     if isinstance(error, ConfigError):
       raise
     raise ConfigError(f'gin: {str(error).strip()}') from error
@@ -149,7 +161,17 @@ def _parse_file(name: str) -> None:
 
 
 def _open(path: str):
-  return epath.Path(path).open()
+  text = epath.Path(path).read_text()
+  for name in re.findall(r'^\s*([\w./]+)\s*=', text, re.MULTILINE):
+    _answer_t5x(name)
+  return io.StringIO(text)
+
+
+def _answer_t5x(name: str) -> None:
+  """Refuses a setting of T5X's partitioner with the name that it has here."""
+  last = re.split(r'[./]', name)[-1].lower()
+  if last in T5X_PARTITIONER:
+    raise ConfigError(f"{name} is a setting of T5X's; here it is {T5X_PARTITIONER[last]}.")
 
 
 def _split_arguments(argv: Sequence[str]):
@@ -170,6 +192,8 @@ def _split_arguments(argv: Sequence[str]):
     name = name[2:]
     if name == 'gin_file':
       files.append(value)
+    elif name == 'topology':
+      files.insert(0, f'topologies/{topologies.topology(value).name}.gin')
     elif name == 'gin_search_paths':
       paths += [path for path in value.split(',') if path]
     elif name.startswith('gin.'):
@@ -180,6 +204,7 @@ def _split_arguments(argv: Sequence[str]):
 
 
 def _override(name: str, value: str) -> None:
+  _answer_t5x(name)
   value = {'true': 'True', 'false': 'False', 'none': 'None'}.get(value.lower(), value)
   if '.' not in name and name not in macros():
     near = difflib.get_close_matches(name, macros(), n=3, cutoff=0.5)

@@ -114,7 +114,7 @@ def _use(facts: Facts) -> str:
   cut = f' Inputs were cut at {lengths["inputs"]} tokens.' if lengths else ''
   asked = dict(zip(prefixes, (labels, lengths.get('targets', labels)), strict=False))
   return f"""{says}{cut} `</s>` stands between the parts of an input, as in
-`premise</s>hypothesis`. Use `AutoTokenizer`: `T5Tokenizer` would read the vocabulary otherwise.
+`premise</s>hypothesis`. Use `AutoTokenizer`; `T5Tokenizer` cannot read every vocabulary of ours.
 
 ```python
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer

@@ -31,6 +31,9 @@ class Topology:
     gke_topology: of a node pool: the slice's shape in chips.
     hbm_bytes: memory of one device; None where it depends on the machine.
     peak_flops: bfloat16 FLOP/s of one device; None where it depends on the machine.
+    hbm_bandwidth: bytes/s of that memory; None as above.
+    clock: Hz of the compiler's cycles; None as above.
+    link_bandwidth: bytes/s that one device sends over one link to a neighbour; None as above.
     host_ram_bytes: memory of one host; None where it depends on the machine.
   """
 
@@ -47,18 +50,28 @@ class Topology:
   gke_topology: str | None = None
   hbm_bytes: int | None = None
   peak_flops: float | None = None
+  hbm_bandwidth: float | None = None
+  clock: float | None = None
+  link_bandwidth: float | None = None
   host_ram_bytes: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class _Chip:
-  """A generation of TPUs. Memory in GiB and TFLOP/s are of one chip."""
+  """A generation of TPUs. Memory in GiB, TFLOP/s, and GB/s of memory and link are of one chip.
+
+  The clock, in GHz, is that of the papers on v2 to v4; of the later ones it follows from TFLOP/s
+  and the number and size of the matrix units.
+  """
 
   accelerator: str
   runtime_version: str
   libtpu: str
   hbm: int
   peak: float
+  clock: float
+  bandwidth: float
+  link: float
   devices: int = 1
   libtpu_chip_config: str = 'default'
 
@@ -73,11 +86,15 @@ class _Host:
 
 
 _CHIPS = {
-  'v3': _Chip('v3', 'tpu-ubuntu2204-base', 'v3', hbm=32, peak=123, devices=2),
-  'v4': _Chip('v4', 'tpu-ubuntu2204-base', 'v4', 32, 275, libtpu_chip_config='megacore'),
-  'v5e': _Chip('v5litepod', 'v2-alpha-tpuv5-lite', 'v5e', 16, 197),
-  'v5p': _Chip('v5p', 'v2-alpha-tpuv5', 'v5', 95, 459, libtpu_chip_config='megacore'),
-  'v6e': _Chip('v6e', 'v2-alpha-tpuv6e', 'v6e', 32, 918),
+  'v3': _Chip('v3', 'tpu-ubuntu2204-base', 'v3', 32, 123, 0.94, 900, 70, devices=2),
+  'v4': _Chip(
+    'v4', 'tpu-ubuntu2204-base', 'v4', 32, 275, 1.05, 1228, 50, libtpu_chip_config='megacore'
+  ),
+  'v5e': _Chip('v5litepod', 'v2-alpha-tpuv5-lite', 'v5e', 16, 197, 1.5, 819, 50),
+  'v5p': _Chip(
+    'v5p', 'v2-alpha-tpuv5', 'v5', 95, 459, 1.75, 2765, 100, libtpu_chip_config='megacore'
+  ),
+  'v6e': _Chip('v6e', 'v2-alpha-tpuv6e', 'v6e', 32, 918, 1.75, 1640, 100),
 }
 _V3 = _Host(None, 4, 340)  # Cluster Toolkit knows no v3
 _V4 = _Host('ct4p-hightpu-4t', 4, 407)
@@ -118,6 +135,9 @@ def _slice(name: str, shape: str, host: _Host) -> Topology:
     gke_topology=shape if host.machine_type else None,
     hbm_bytes=chip.hbm * GIB // chip.devices,
     peak_flops=chip.peak * 1e12 / chip.devices,
+    hbm_bandwidth=chip.bandwidth * 1e9 / chip.devices,
+    clock=chip.clock * 1e9,
+    link_bandwidth=chip.link * 1e9 / chip.devices,
     host_ram_bytes=host.ram * 10**9,
   )
 

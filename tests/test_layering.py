@@ -15,9 +15,9 @@ LAYERS = {
   1: ('models', 'losses', 'optimizers', 'tasks'),
   2: ('train_state', 'data', 'examples', 'packing', 'prefetch', 'decoding', 'checkpoints'),
   3: ('steps', 'evaluator', 'run_config', 'pretrained', 'student', 'validation')
-  + ('card_facts', 'model_card'),
+  + ('card_facts', 'model_card', 'planning'),
   4: ('train', 'evaluate', 'predict', 'compare', 'prepare', 'vocab')
-  + ('import_weights', 'export_weights'),
+  + ('import_weights', 'export_weights', 'plan'),
   5: ('cli', '__main__'),
 }
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names}
