@@ -164,7 +164,9 @@ def _open(path: str):
   text = epath.Path(path).read_text()
   for name in re.findall(r'^\s*([\w./]+)\s*=', text, re.MULTILINE):
     _answer_t5x(name)
-  return io.StringIO(text)
+  file = io.StringIO(text)
+  file.name = path  # which gin tells of a file that it cannot parse
+  return file
 
 
 def _answer_t5x(name: str) -> None:

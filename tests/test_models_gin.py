@@ -49,7 +49,7 @@ def _model(name: str, *bindings: str) -> t5.T5Config:
 def test_every_model_file_is_tested(repository):
   folder = repository / 'gin' / 'models'
   names = {str(file.relative_to(folder).with_suffix('')) for file in folder.rglob('*.gin')}
-  assert names == set(PARAMETERS)
+  assert names - {'pretrained'} == set(PARAMETERS)  # which is whatever it is given
 
 
 @pytest.mark.parametrize('name', PARAMETERS)

@@ -101,7 +101,7 @@ def config_of(version: str) -> t5.T5Config:
 
 def params_of(model, version: str) -> t5.Params:
   """The parameters of a Hugging Face model in our form."""
-  arrays = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
+  arrays = {name: tensor.detach().numpy() for name, tensor in model.named_parameters()}
   return huggingface.params_from_state_dict(arrays, config_of(version))
 
 
