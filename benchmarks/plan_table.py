@@ -52,7 +52,7 @@ def row_of(model: str, name: str) -> dict[str, Any]:
   for run in settings(model, name):
     try:
       row = plans.to_json(plans.make(model, run, name))
-    except RuntimeError as error:
+    except ChildProcessError as error:
       print(f'  {error}', file=sys.stderr, flush=True)
       continue
     print(

@@ -4,17 +4,17 @@ Owns the order of planning, its settings and what is printed. The numbers are pl
 """
 
 import dataclasses
+import functools
 import json
 import re
 import sys
-import tomllib
 from collections.abc import Sequence
 from typing import Any
 
 from etils import epath
 
-from dss_jax import config, fields, run_config
-from dss_jax.planning import checks, plans, search
+from dss_jax import config, fields, run_config, topologies
+from dss_jax.planning import checks, plans, programs, search
 from dss_jax.planning.report import candidate_line, report
 from dss_jax.run_config import RunConfig
 
@@ -29,7 +29,7 @@ class PlanConfig:
   Attributes:
     run: the run; its model_dir, vocabulary and mixture may be ''.
     topology: a name of `dss_jax.topologies`.
-    price_file: JSON or TOML with dollars an hour for each topology, or None.
+    price_file: JSON with dollars an hour of each topology, or None.
   """
 
   run: RunConfig
@@ -38,6 +38,7 @@ class PlanConfig:
 
   def __post_init__(self):
     fields.check(self)
+    topologies.topology(self.topology)
 
 
 def task_name(dataset: str | None, method: str) -> str:
@@ -53,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
   settings = config.configured('plan.PlanConfig')
   plan = make_plan(settings, _model_name(rest), searching='--search' in flags)
   print(json.dumps(plans.to_json(plan)) if '--json' in flags else report(plan))
-  return 0 if plan.fits is not False and not any(one.problem for one in plan.checks) else 1
+  return 1 if plan.fits is False or any(one.passed is False for one in plan.checks) else 0
 
 
 def make_plan(settings: PlanConfig, model: str, searching: bool = False) -> plans.Plan:
@@ -61,32 +62,39 @@ def make_plan(settings: PlanConfig, model: str, searching: bool = False) -> plan
 
   Raises:
     ValueError: settings that cannot be, a compiler that is not installed, or nothing fits.
-    RuntimeError: the compiler crashed.
+    ChildProcessError: the compiler crashed.
   """
   price = _price(settings)
+  compiler = functools.cache(_compile)  # what was searched is not compiled again
   run, found = checks.check(settings.run)
   packed = 1.0
-  if any(one.name == 'data' and not one.problem for one in found):
-    packed = checks.rows_hold(run)
+  if any(one.name == 'data' and one.passed for one in found):
+    packed = checks.examples_per_row(run)
   run = checks.with_vocab_size(run, T5_VOCAB_SIZE)
   if searching:
-    run = _best(run, settings.topology)
-  _say(f'compiling for {settings.topology}; this takes minutes')
+    run = _best(run, settings.topology, compiler)
   return plans.make(
     model,
     run,
     settings.topology,
+    compiler,
     checks=tuple(found),
     dollars_per_hour=price,
     examples_per_row=packed,
   )
 
 
-def _best(run: RunConfig, topology: str) -> RunConfig:
+def _compile(program: programs.Program) -> programs.Compiled:
+  _say(f'compiling {program.step} of {program.rows} rows for {program.topology}: minutes')
+  return programs.compile_program(program)
+
+
+def _best(run: RunConfig, topology: str, compiler: plans.Compiler) -> RunConfig:
   """The run with the mesh and batch of most rows a second."""
-  found = list(
-    search.candidates(run, topology, say=lambda candidate: _say(candidate_line(candidate)))
-  )
+  if topologies.topology(topology).platform != 'tpu':
+    raise ValueError(f'--search compares estimates for TPUs; there are none for {topology}.')
+  say = lambda candidate: _say(candidate_line(candidate))  # noqa: E731
+  found = list(search.candidates(run, topology, compiler, say))
   if not found:
     raise ValueError(
       f'nothing fits on {topology}, not even one row a device; try a larger topology, '
@@ -100,15 +108,14 @@ def _price(settings: PlanConfig) -> float | None:
   """Dollars an hour of the topology.
 
   Raises:
-    ValueError: the file is not there, not JSON or TOML, or has no number for the topology.
+    ValueError: the file is not there, not JSON, or has no number for the topology.
   """
   if settings.price_file is None:
     return None
   path = epath.Path(settings.price_file).expanduser()
-  wanted = f"PRICE_FILE is JSON or TOML with dollars an hour, e.g. {{'{settings.topology}': 9.6}}"
+  wanted = f'PRICE_FILE is JSON with dollars an hour, e.g. {{"{settings.topology}": 9.6}}'
   try:
-    text = path.read_text()
-    prices: Any = tomllib.loads(text) if path.suffix == '.toml' else json.loads(text)
+    prices: Any = json.loads(path.read_text())
   except (OSError, ValueError) as error:
     raise ValueError(f'{wanted}; {path} cannot be read: {error}.') from error
   price = prices.get(settings.topology) if isinstance(prices, dict) else None

@@ -16,10 +16,17 @@ from dss_jax.run_config import RunConfig
 
 
 class Check(NamedTuple):
-  """What was looked at, and what is wrong with it: a sentence, or '' for nothing."""
+  """What was looked at.
+
+  Attributes:
+    name: 'data', 'folder', ...
+    passed: None where it could not be looked at.
+    text: 'ok', or what is wrong, or why it was not looked at.
+  """
 
   name: str
-  problem: str = ''
+  passed: bool | None = True
+  text: str = 'ok'
 
 
 def check(run: RunConfig) -> tuple[RunConfig, list[Check]]:
@@ -29,39 +36,37 @@ def check(run: RunConfig) -> tuple[RunConfig, list[Check]]:
     run: its `vocabulary`, `data.mixture_or_task_name` and `model_dir` may be ''.
 
   Returns:
-    The run, with its vocab_size where the vocabulary could be read, and a Check of each thing.
+    The run, with its vocab_size where vocabulary or checkpoint say it, and a Check of each thing.
   """
-  results = []
+  results: list[Check] = []
 
-  def attempt(name: str, look: Callable[[], None]) -> None:
+  def attempt(name: str, look: Callable[[RunConfig], RunConfig | None]) -> None:
+    nonlocal run
     try:
-      look()
+      run = look(run) or run
       results.append(Check(name))
-    except (ValueError, OSError, ImportError) as error:
-      results.append(Check(name, ' '.join(str(error).split()) or type(error).__name__))
+    except Exception as error:  # TensorFlow, SeqIO and buckets have errors of their own
+      text = ' '.join(str(error).split()) or type(error).__name__
+      results.append(Check(name, False, f'PROBLEM: {text}'))
 
-  found = run
   if run.vocabulary:
-
-    def set_up():
-      nonlocal found
-      found = run_config.set_up_tasks(run)
-
-    attempt('vocabulary', set_up)
-  readable = bool(run.vocabulary) and not results[-1].problem
+    attempt('vocabulary', run_config.set_up_tasks)
+  readable = bool(results) and bool(results[-1].passed)
   if run.data.mixture_or_task_name and readable:
-    attempt('data', lambda: _data(found, found.data.split))
-    if found.eval.period:
-      attempt('validation data', lambda: _data(found, found.eval.split))
+    attempt('data', lambda run: _data(run, run.data.split))
+    if run.eval.period:
+      attempt('validation data', lambda run: _data(run, run.eval.split))
+  elif run.data.mixture_or_task_name:
+    results.append(Check('data', None, 'not looked at: it takes a VOCABULARY that can be read'))
   if run.initial_checkpoint_path is not None:
-    attempt('checkpoint', lambda: _checkpoint(found, readable))
+    attempt('checkpoint', lambda run: _checkpoint(run, readable))
   if run.model_dir:
-    attempt('folder', lambda: _writable(run.model_dir))
-  return found, results
+    attempt('folder', lambda run: _writable(run.model_dir))
+  return run, results
 
 
-def rows_hold(run: RunConfig) -> float:
-  """Examples in a row of a training batch, on average over one batch; tasks are set up."""
+def examples_per_row(run: RunConfig) -> float:
+  """Examples in a row of the first training batch, on average; `check` has set up the tasks."""
   mixture = data.load_mixture(run.data.mixture_or_task_name, run.data.split)
   return next(data.TrainBatches(mixture, run.data)).sequences / run.data.batch_size
 
@@ -81,12 +86,16 @@ def _data(run: RunConfig, split: str) -> None:
     raise ValueError('; '.join(map(str, cut)))
 
 
-def _checkpoint(run: RunConfig, vocabulary_is_set: bool) -> None:
+def _checkpoint(run: RunConfig, vocabulary_is_set: bool) -> RunConfig:
+  """Compares a run with its INITIAL_CHECKPOINT_PATH; its vocab_size is that one's by default."""
   assert run.initial_checkpoint_path is not None
   weights = pretrained.open_weights(run.initial_checkpoint_path)
+  assert weights.config.vocab_size is not None
+  run = with_vocab_size(run, weights.config.vocab_size)
   pretrained.check_network(weights, run.model)
   if vocabulary_is_set and weights.vocabulary is not None:
     run_config.check_vocabulary(weights.vocabulary, weights.origin)
+  return run
 
 
 def _writable(path: str) -> None:
@@ -96,8 +105,8 @@ def _writable(path: str) -> None:
     ValueError: it cannot be written.
   """
   folder = epath.Path(path).expanduser()
-  while not folder.exists() and folder != folder.parent:
-    folder = folder.parent
+  while '://' not in path and not folder.exists():  # a bucket has no folders to be made
+    folder = folder.absolute().parent
   trial = folder / f'.dss_plan_{uuid.uuid4().hex}'
   try:
     trial.mkdir()

@@ -1,4 +1,4 @@
-"""How many floating-point operations a T5 needs, counted from its shapes.
+"""How large a T5 is, and how many floating-point operations it needs, counted from its shapes.
 
 Owns the analytic count. The compiler's own count is of no use here: it takes the body of a loop
 over layers once. Counted are matrix products, two operations for each multiply-add; norms, softmax,
@@ -8,6 +8,8 @@ Shape letters: rows, S inputs and T targets of a row, e embed, i heads times hea
 """
 
 import math
+
+import jax
 
 from dss_jax.models import t5
 
@@ -45,19 +47,7 @@ def decode(model: t5.T5Config, rows: int, inputs: int, length: int) -> int:
 
 def parameters(model: t5.T5Config) -> int:
   """How many numbers the network has."""
-  inner = model.num_heads * model.head_dim
-  attention = 4 * model.emb_dim * inner
-  encoder = attention + _feed_forward(model) + 2 * model.emb_dim
-  decoder = 2 * attention + _feed_forward(model) + 3 * model.emb_dim
-  tables = 1 if model.logits_via_embedding else 2
-  biases = 2 * model.num_heads * model.relative_attention_num_buckets
-  return (
-    model.num_encoder_layers * encoder
-    + model.num_decoder_layers * decoder
-    + tables * _vocab_size(model) * model.emb_dim
-    + 2 * model.emb_dim
-    + biases
-  )
+  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(t5.abstract(model)[0]))
 
 
 def _decode_tokens(model: t5.T5Config, rows: int, inputs: int, tokens: int, keys: int) -> int:

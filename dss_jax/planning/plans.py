@@ -29,7 +29,7 @@ class Plan:
     run: its settings, with vocab_size.
     machine: what it would run on.
     train: the compiled update.
-    decode: the compiled decoding of validation, or None where the run has none.
+    decode: the compiled decoding of validation; None where the run has none or cannot train.
     checks: what else was looked at.
     dollars_per_hour: of the whole machine.
     examples_per_row: of a packed batch; 1 where the data was not read.
@@ -64,7 +64,11 @@ class Plan:
 
 
 def program_of(run: RunConfig, topology: str, step: str = 'train') -> Program:
-  """The update or the decoding of a run, as the compiler is asked for it."""
+  """The update or the decoding of a run, as the compiler is asked for it.
+
+  Raises:
+    ValueError: a mesh that is not of the machine, or a batch that it does not divide.
+  """
   lengths = run.data.task_feature_lengths
   training = step == 'train'
   return Program(
@@ -87,11 +91,13 @@ def make(
   """Compiles a run's programs for a machine; `known` are further attributes of the Plan.
 
   Raises:
-    ValueError: mesh, batch or lengths that cannot be.
-    RuntimeError: the compiler crashed.
+    ValueError: a mesh or batch that cannot be, or a compiler that is not installed.
+    ChildProcessError: the compiler crashed.
   """
-  train = compiler(program_of(run, topology))
-  decode = compiler(program_of(run, topology, 'decode')) if run.eval.period else None
+  update = program_of(run, topology)
+  decoding = program_of(run, topology, 'decode') if run.eval.period else None
+  train = compiler(update)
+  decode = compiler(decoding) if decoding and train.fits is not False else None
   return Plan(model, run, topologies.topology(topology), train, decode, **known)
 
 
@@ -105,7 +111,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
     'topology': machine.name,
     'devices': machine.devices,
     'hosts': machine.hosts,
-    'mesh': _mesh(run, machine),
+    'mesh': programs.mesh_sizes(run.mesh, machine),
     'batch': run.data.batch_size,
     'num_microbatches': run.num_microbatches,
     'task_feature_lengths': dict(run.data.task_feature_lengths),
@@ -124,7 +130,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
     'compile_seconds': plan.train.seconds + (plan.decode.seconds if plan.decode else 0.0),
     'host_ram_bytes': _host_ram(plan),
     'cost': _cost(plan),
-    'checks': {one.name: one.problem or 'ok' for one in plan.checks},
+    'checks': {one.name: one.text for one in plan.checks},
     'recommended': recommended(plan.model, machine.name),
   }
 
@@ -152,12 +158,6 @@ def _seconds(compiled: Compiled | None, machine: topologies.Topology) -> estimat
 def _decode_seconds(plan: Plan) -> float | None:
   seconds = _seconds(plan.decode, plan.machine)
   return seconds.step if seconds else None
-
-
-def _mesh(run: RunConfig, machine: topologies.Topology) -> dict[str, int]:
-  data, fsdp, tensor = run.mesh.data, run.mesh.fsdp, run.mesh.tensor
-  data = machine.devices // (fsdp * tensor) if data == -1 else data
-  return {'data': data, 'fsdp': fsdp, 'tensor': tensor}
 
 
 def _hbm(plan: Plan) -> dict[str, int | None]:

@@ -15,11 +15,12 @@ import sys
 import time
 from typing import Any
 
-from dss_jax import config, losses, optimizers, partitioning
+from dss_jax import config, losses, optimizers, partitioning, topologies
 from dss_jax.models import t5
 from dss_jax.planning.hlo import Collective, Costs
 
 STEPS = ('train', 'decode')
+WORKER = ['-m', 'dss_jax.planning.worker']
 # Of libtpu: do not look for a TPU's metadata server, and share the library's lock file.
 ENVIRONMENT = {
   'JAX_PLATFORMS': 'cpu',
@@ -60,6 +61,16 @@ class Program:
   inputs: int
   targets: int
   num_microbatches: int = 1
+
+  def __post_init__(self):
+    sizes = mesh_sizes(self.mesh, topologies.topology(self.topology))
+    parts = sizes['data'] * sizes['fsdp']
+    if self.rows // self.num_microbatches % parts:
+      name = {'train': 'BATCH_SIZE / NUM_MICROBATCHES', 'decode': 'EVAL_BATCH_SIZE'}[self.step]
+      raise ValueError(
+        f'{name} is a multiple of data x fsdp = {parts} mesh devices, '
+        f'not {self.rows // self.num_microbatches}.'
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,17 +119,35 @@ class Compiled:
   problem: str = ''
 
 
+def mesh_sizes(mesh: partitioning.MeshConfig, machine: topologies.Topology) -> dict[str, int]:
+  """The size of each axis of a mesh over all devices of a machine.
+
+  Raises:
+    ValueError: the sizes do not multiply to their number.
+  """
+  data = mesh.data
+  if data == -1:
+    data = max(machine.devices // (mesh.fsdp * mesh.tensor), 1)
+  if data * mesh.fsdp * mesh.tensor != machine.devices:
+    raise ValueError(
+      f'MESH_DATA, MESH_FSDP and MESH_TENSOR must multiply to the {machine.devices} devices of '
+      f'{machine.name}, not {data} x {mesh.fsdp} x {mesh.tensor}; MESH_DATA = -1 takes what is '
+      'left.'
+    )
+  return {'data': data, 'fsdp': mesh.fsdp, 'tensor': mesh.tensor}
+
+
 def compile_program(program: Program) -> Compiled:
   """Compiles one step of a run for its machine, in a process of its own; takes minutes.
 
   Raises:
-    ValueError: libtpu is not installed, or the program is none that could be compiled anywhere.
-    RuntimeError: the compiler crashed.
+    ValueError: libtpu is not installed.
+    ChildProcessError: the compiler crashed.
   """
   began = time.perf_counter()
   arguments = f'{LIBTPU_ARGUMENTS} {os.environ.get("LIBTPU_INIT_ARGS", "")}'
   run = subprocess.run(
-    [sys.executable, '-m', 'dss_jax.planning.worker'],
+    [sys.executable, *WORKER],
     input=json.dumps(config.to_dict(program)),
     env={**os.environ, **ENVIRONMENT, 'LIBTPU_INIT_ARGS': arguments.strip()},
     capture_output=True,
@@ -128,9 +157,9 @@ def compile_program(program: Program) -> Compiled:
   if 'error' in answer:
     raise ValueError(answer['error'])
   if run.returncode or not answer:
-    raise RuntimeError(
+    raise ChildProcessError(
       f'the compiler crashed on {program.step} for {program.topology} after '
-      f'{time.perf_counter() - began:.0f} s ({_last_words(run)}); another mesh or batch may pass'
+      f'{time.perf_counter() - began:.0f} s ({_last_words(run)}); another mesh or batch may pass.'
     )
   return compiled_of(answer)
 

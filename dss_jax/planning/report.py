@@ -87,8 +87,8 @@ def _lines(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
       f'hour: ${cost["dollars"]:.2f}; {cost["examples_per_dollar"]:,.0f} examples a dollar '
       f'({cost["examples_per_row"]:.2f} a row); validation and start left out',
     )
-  for name, problem in values['checks'].items():
-    yield f'check: {name}', problem if problem == 'ok' else f'PROBLEM: {problem}'
+  for name, text in values['checks'].items():
+    yield f'check: {name}', text
 
 
 def _memory_lines(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -73,13 +73,11 @@ def largest_batch(
     The candidate, or None where not even one row a part fits.
   """
   parts = mesh.data * mesh.fsdp * run.num_microbatches
-  tried: dict[int, Candidate] = {}
 
   def attempt(rows: int) -> Candidate:
-    if rows not in tried:
-      tried[rows] = _compiled(run, topology, mesh, parts * rows, compiler)
-      say(tried[rows])
-    return tried[rows]
+    candidate = _compiled(run, topology, mesh, parts * rows, compiler)
+    say(candidate)
+    return candidate
 
   one = attempt(1)
   if not one.rows_per_second:
@@ -91,12 +89,14 @@ def largest_batch(
   first, second = one.compiled.memory, two.compiled.memory
   a_row = max(second.total - first.total, 1)
   room = two.compiled.memory.limit - second.total
-  rows = 2
-  while rows < MOST_ROWS_PER_PART and a_row * (2 * rows - 2) <= room:
-    rows *= 2
-  while not attempt(rows).rows_per_second:
-    rows //= 2
-  return attempt(rows)
+  most = 2
+  while most < MOST_ROWS_PER_PART and a_row * (2 * most - 2) <= room:
+    most *= 2
+  for rows in (most // 2**halved for halved in range(most.bit_length() - 2)):
+    found = attempt(rows)
+    if found.rows_per_second:
+      return found
+  return two
 
 
 def candidates(
@@ -129,7 +129,7 @@ def _compiled(run, topology: str, mesh: MeshConfig, batch: int, compiler) -> Can
   program = plans.program_of(with_settings(run, mesh, batch), topology)
   try:
     compiled = compiler(program)
-  except RuntimeError:  # the compiler itself crashed: this mesh is none to use
+  except ChildProcessError:  # the compiler itself crashed: this mesh is none to use
     return Candidate(mesh, batch, None)
   if not compiled.fits or compiled.costs is None:
     return Candidate(mesh, batch, compiled)

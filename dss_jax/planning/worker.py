@@ -36,15 +36,13 @@ def compile_here(program: Program) -> Compiled:
   """Compiles a program in this process.
 
   Raises:
-    ValueError: libtpu is not installed, or the mesh or batch does not divide.
+    ValueError: libtpu is not installed.
+    JaxRuntimeError: the compiler fails, and not for want of memory.
   """
   devices = _devices(program.topology)
   mesh = partitioning.make_mesh(program.mesh, devices)
-  partitioning.check_batch(
-    mesh, program.rows // program.num_microbatches, f'the batch of {program.step}'
-  )
   limit = _limit(program.topology, devices[0])
-  state = train_state.abstract(program.model, optimizers.make_optimizer(program.optimizer), mesh)
+  state = abstract_state(program, mesh)
   began = time.perf_counter()
   problem, compiled, analysis = '', None, None
   with jax.set_mesh(mesh):
@@ -53,14 +51,15 @@ def compile_here(program: Program) -> Compiled:
       analysis = compiled.memory_analysis()
     except jax.errors.JaxRuntimeError as error:
       if 'RESOURCE_EXHAUSTED' not in str(error):
-        raise ValueError(f'the compiler refuses the program: {error}') from error
+        raise
       problem = str(error).splitlines()[0]
   memory = _memory(program, mesh, state, limit, analysis, problem)
   on_tpu = topology(program.topology).platform == 'tpu'
+  loops = program.targets if program.step == 'decode' else 1
   return Compiled(
     fits=False if problem else None if limit is None else memory.total <= limit,
     memory=memory,
-    costs=hlo.costs(compiled.as_text() or '', program.targets) if compiled and on_tpu else None,
+    costs=hlo.costs(compiled.as_text() or '', loops) if compiled and on_tpu else None,
     seconds=time.perf_counter() - began,
     host_bytes=peak_host_bytes(),
     problem=problem,
@@ -86,6 +85,12 @@ def lower(program: Program, mesh: Mesh, state: train_state.TrainState) -> jax.st
     batch['encoder_segment_ids'],
     decoding.Decoding(max_length=program.targets),
   )
+
+
+def abstract_state(program: Program, mesh: Mesh) -> train_state.TrainState:
+  """The state of training, without values."""
+  optimizer = optimizers.make_optimizer(program.optimizer)
+  return train_state.abstract(program.model, optimizer, mesh)
 
 
 def abstract_batch(program: Program, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
