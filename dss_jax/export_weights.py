@@ -28,7 +28,15 @@ from dss_jax import (
   run_config,
   train_state,
 )
-from dss_jax.checkpoints import adafactor, huggingface, manager, t5x, tokenizer, transfer
+from dss_jax.checkpoints import (
+  adafactor,
+  huggingface,
+  manager,
+  t5x,
+  t5x_adafactor,
+  tokenizer,
+  transfer,
+)
 from dss_jax.models import t5
 from dss_jax.models.t5 import T5Config
 from dss_jax.tasks import preprocessors, set_vocabulary
@@ -221,6 +229,9 @@ def _facts(source: _Checkpoint, vocabulary: seqio.Vocabulary, name: str) -> card
 
 def _write_t5x(source: _Checkpoint, folder: pathlib.Path, output: pathlib.Path) -> dict[str, Any]:
   place = f'checkpoint_{source.step}'
+  if source.moments is not None and not t5x_adafactor.is_kept(source.model):
+    print("Adafactor's state is left out: T5X factors layers smaller than 128", file=sys.stderr)
+    source = source._replace(moments=None)
   t5x.write(str(folder / place), source.model, source.params, source.step, source.moments)
   compared = _compare(t5x.open_pretrained(str(folder / place)), source)
   vocabulary = _set_up(source)
@@ -236,7 +247,9 @@ def _write_t5x(source: _Checkpoint, folder: pathlib.Path, output: pathlib.Path) 
 
 def _t5x_gin(model: T5Config, vocabulary: seqio.Vocabulary | None, path: pathlib.Path) -> str:
   """The network, and its vocabulary that lies at `path`, as a gin file for T5X."""
-  family = 't5_1_1' if len(model.mlp_activations) == 2 else 't5_1_0'
+  example, base = 't5', 't5_1_1' if len(model.mlp_activations) == 2 else 't5_1_0'
+  if model.relative_bias_per_layer:
+    example, base = 'scalable_t5', 't5_1_1'  # all of the network is said below
   names = (
     'vocab_size', 'emb_dim', 'num_heads', 'head_dim', 'mlp_dim', 'num_encoder_layers',
     'num_decoder_layers', 'mlp_activations', 'logits_via_embedding',
@@ -245,8 +258,8 @@ def _t5x_gin(model: T5Config, vocabulary: seqio.Vocabulary | None, path: pathlib
     '# The network and the vocabulary of the checkpoint beside this file.',
     'from __gin__ import dynamic_registration',
     'import seqio',
-    'from t5x.examples.t5 import network',
-    f"include 't5x/examples/t5/{family}/base.gin'",
+    f'from t5x.examples.{example} import network',
+    f"include 't5x/examples/{example}/{base}/base.gin'",
     'network.T5Config:',
     *(f'  {name} = {getattr(model, name)!r}' for name in names),
   ]
@@ -265,11 +278,12 @@ def _t5x_gin(model: T5Config, vocabulary: seqio.Vocabulary | None, path: pathlib
 def _t5x_readme(source: _Checkpoint, output: pathlib.Path, place: str) -> str:
   state = 'the state of Adafactor' if source.moments else "a fresh optimizer's state"
   step = int(source.moments['step']) if source.moments else source.step
+  example = 'scalable_t5' if source.model.relative_bias_per_layer else 't5'
   return f"""# {output.name}, for T5X
 
-`{place}` holds float32 weights and {state} at step {step}, for T5X's minimal T5
-(t5x/examples/t5). `{T5X_GIN}` is its network and vocabulary; the vocabulary's path there is where
-it was exported to. To continue with T5X:
+`{place}` holds float32 weights and {state} at step {step}, for T5X's network
+t5x/examples/{example}. `{T5X_GIN}` is its network and vocabulary; the vocabulary's path there is
+where it was exported to. To continue with T5X:
 
     python -m t5x.train --gin_search_paths=T5X_FOLDER \\
       --gin_file={output / T5X_GIN} \\

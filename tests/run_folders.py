@@ -48,12 +48,13 @@ def make_run(
   steps: tuple[int, ...] = (1, 2),
   best: int = 1,
   optimizer: str = 'adamw',
+  model: t5.T5Config = MODEL,
 ) -> str:
   """A run folder as `dss train` leaves it, with other random parameters at every step."""
   register()
   run = run_config.RunConfig(
     model_dir=str(folder),
-    model=MODEL,
+    model=model,
     data=data.DataConfig(f'{NAME}_{method}', LENGTHS, 8),
     vocabulary='bytes',
     train_steps=2,

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from etils import epath
 from golden import make_t5x
 from jax.sharding import NamedSharding, PartitionSpec
 
 from dss_jax import optimizers, partitioning, train_state
-from dss_jax.checkpoints import adafactor, t5x, transfer
+from dss_jax.checkpoints import adafactor, t5x, t5x_files, transfer
 from dss_jax.models import t5
 
 KINDS = ('rows', 'columns', 'full')
@@ -25,11 +26,17 @@ def _optimizer(**changes):
 
 
 @pytest.fixture(scope='module')
-def golden(tmp_path_factory):
-  """T5X's checkpoint with Adafactor's state, and its entries after one update."""
+def results(tmp_path_factory):
+  """The folder of T5X's checkpoints, and what it computed."""
   folder = tmp_path_factory.mktemp('t5x')
-  results = make_t5x.unpack(folder)
-  return t5x.open_pretrained(str(folder / 'legacy')), results['updated']
+  return folder, make_t5x.unpack(folder)
+
+
+@pytest.fixture(scope='module', params=['legacy', 'legacy_scanned'])
+def golden(results, request):
+  """T5X's checkpoint with Adafactor's state, and its entries after one update."""
+  folder, computed = results
+  return t5x.open_pretrained(str(folder / request.param)), computed[f'{request.param}/updated']
 
 
 def _moments(opened) -> dict:
@@ -37,25 +44,26 @@ def _moments(opened) -> dict:
   return {'step': opened.moments.step, **parts}
 
 
-def _by_their_names(opened, params, moments) -> dict[str, np.ndarray]:
-  """Our parameters and second moments as T5X's state has them."""
-  found = dict(transfer.written(opened.recipe, transfer.flatten(params)))
-  for kind in KINDS:
-    recipe = getattr(opened.moments, kind)
-    found.update(transfer.written(recipe, transfer.flatten(moments[kind])))
-  return found | {'state/step': np.asarray(moments['step'])}
+def _written(folder, opened, params, moments) -> dict[str, np.ndarray]:
+  """Our parameters and second moments as T5X has them."""
+  t5x.write(str(folder), opened.config, transfer.flatten(params), 0, moments)
+  tensors = t5x_files.open_checkpoint(epath.Path(folder))
+  return {n: np.asarray(t.read((slice(None),) * len(t.shape))) for n, t in tensors.items()}
 
 
-def test_an_update_from_t5xs_state_is_t5xs_update(golden):
+def test_an_update_from_t5xs_state_is_t5xs_update(golden, tmp_path):
   """At step 1,000,000, parameters that are factored and such that are not."""
   opened, expected = golden
   params, optimizer = transfer.read_all(opened.recipe, opened.tensors), _optimizer()
+  before = _written(tmp_path / 'before', opened, params, _moments(opened))
   gradients = {
-    name: transfer.Tensor(t.shape, t.dtype, make_t5x.value(f'gradient/{name}', t.shape).__getitem__)
-    for name, t in opened.tensors.items()
+    name: make_t5x.value(f'gradient/{name}', array.shape)
+    for name, array in before.items()
     if name.startswith('target/')
   }
-  gradients = transfer.read_all(opened.recipe, gradients)
+  t5x_files.write(epath.Path(tmp_path / 'gradients'), gradients.items(), {})
+  of_gradients = t5x.open_pretrained(str(tmp_path / 'gradients'))
+  gradients = transfer.read_all(of_gradients.recipe, of_gradients.tensors)
 
   @jax.jit
   def update(params, gradients, moments):
@@ -65,9 +73,8 @@ def test_an_update_from_t5xs_state_is_t5xs_update(golden):
 
   changes, moments = update(params, gradients, _moments(opened))
   after = optax.apply_updates(params, changes)
-  ours = _by_their_names(opened, after, moments)
-  before = make_t5x.samples(_by_their_names(opened, params, _moments(opened)))
-  computed = make_t5x.samples(ours)
+  ours = _written(tmp_path / 'after', opened, after, moments)
+  before, computed = make_t5x.samples(before), make_t5x.samples(ours)
   assert ours['state/step'] == make_t5x.STEP + 1
   assert computed.shape == expected.shape
   # What changed, to the precision that float32 leaves a parameter's change.

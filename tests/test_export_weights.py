@@ -1,5 +1,6 @@
 """`dss export`: what it writes is what the checkpoint holds, and other programs say what we say."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -81,7 +82,9 @@ def test_a_step_is_chosen(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-  ('program', 'family'), [('hf', 'T5 1.0'), ('hf', 'ByT5'), ('t5x', 'T5 1.0'), ('t5x', 'T5 1.1')]
+  ('program', 'family'),
+  [('hf', 'T5 1.0'), ('hf', 'ByT5'), ('hf', 'umT5')]
+  + [('t5x', 'T5 1.0'), ('t5x', 'T5 1.1'), ('t5x', 'umT5')],
 )
 def test_imported_weights_go_out_as_they_came_in(tmp_path, program, family):
   source = hf_checkpoints.make(tmp_path / 'source', family)
@@ -119,6 +122,22 @@ def test_t5x_gets_the_state_of_adafactor_the_network_and_the_vocabulary(tmp_path
   assert '  emb_dim = 16\n' in gin and 'seqio.ByteVocabulary()' in gin
   readme = (tmp_path / 'out' / 'README.md').read_text()
   assert f'INITIAL_CHECKPOINT_PATH="\'{tmp_path}/out/checkpoint_2\'"' in readme
+
+
+def test_t5x_gets_a_relative_bias_of_every_layer_in_its_scalable_t5(tmp_path, capsys):
+  model = dataclasses.replace(run_folders.MODEL, relative_bias_per_layer=True)
+  run = run_folders.make_run(
+    tmp_path / 'run', optimizer='adafactor', steps=(2,), best=2, model=model
+  )
+  assert export(run, tmp_path / 'out', 't5x') == 0
+  captured = capsys.readouterr()
+  assert not json.loads(captured.out.splitlines()[-1])['adafactor']
+  assert "Adafactor's state is left out: T5X factors layers smaller than 128" in captured.err
+  assert_same(t5x.open_pretrained(str(tmp_path / 'out' / 'checkpoint_2')), params_of(run, 2))
+  gin = (tmp_path / 'out' / 'model.gin').read_text()
+  assert "include 't5x/examples/scalable_t5/t5_1_1/base.gin'" in gin
+  assert 'from t5x.examples.scalable_t5 import network\n' in gin
+  assert "fresh optimizer's state" in (tmp_path / 'out' / 'README.md').read_text()
 
 
 def test_t5x_is_told_where_the_vocabulary_is_and_of_its_sentinels(tmp_path):

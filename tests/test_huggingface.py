@@ -232,6 +232,37 @@ def test_transformers_loads_what_we_write(family, tmp_path):
   assert generation.eos_token_id == 1
 
 
+@pytest.mark.torch
+@pytest.mark.parametrize('tied', [False, True])
+def test_umt5_computes_what_transformers_computes_both_ways(tied, tmp_path):
+  torch = pytest.importorskip('torch')
+  transformers = pytest.importorskip('transformers')
+  settings = {**hf_checkpoints.FAMILIES['umT5'], 'tie_word_embeddings': tied}
+  tensors = hf_checkpoints.state(huggingface.network_of(settings, 'umT5'))
+  assert ('lm_head.weight' in tensors) != tied
+  hf_checkpoints.write(tmp_path / 'theirs', settings, tensors)
+  opened = huggingface.open_pretrained(str(tmp_path / 'theirs'))
+  (tmp_path / 'ours').mkdir()
+  params = hf_checkpoints.params_of(opened)
+  huggingface.write(tmp_path / 'ours', opened.config, params)
+  computed = _logits(opened.config, params, **_arrays(make_hf.batch()))
+  given = {name: torch.tensor(value, dtype=torch.long) for name, value in make_hf.batch().items()}
+  for name in ('theirs', 'ours'):
+    model, info = transformers.AutoModelForSeq2SeqLM.from_pretrained(
+      tmp_path / name, output_loading_info=True
+    )
+    assert type(model).__name__ == 'UMT5ForConditionalGeneration'
+    assert not any(info.values()), info
+    model.config.tie_word_embeddings = tied  # which version 5 takes for true, and then scales
+    with torch.no_grad():
+      output = model.eval()(input_ids=given['inputs'], decoder_input_ids=given['given'])
+    _assert_near(computed, output.logits.numpy(), name)
+  model.save_pretrained(tmp_path / 'again')
+  if tied:
+    params_again = hf_checkpoints.params_of(huggingface.open_pretrained(str(tmp_path / 'again')))
+    assert all(np.array_equal(params_again[path], params[path]) for path in params)
+
+
 def test_a_sharded_parameter_is_read_as_the_devices_hold_it(tmp_path):
   opened = huggingface.open_pretrained(str(hf_checkpoints.make(tmp_path)))
   mesh = jax.make_mesh((2,), ('model',), axis_types=(jax.sharding.AxisType.Auto,))
@@ -315,11 +346,12 @@ def test_what_does_not_fit_is_named(change, message, tmp_path):
     _opened_with(tmp_path, 'T5 1.1', change)
 
 
-def test_the_family_that_would_have_fitted_is_named(tmp_path):
-  config = huggingface.network_of(hf_checkpoints.FAMILIES['T5 1.0'], '')
+@pytest.mark.parametrize('family', ['T5 1.0', 'umT5'])
+def test_the_family_that_would_have_fitted_is_named(family, tmp_path):
+  config = huggingface.network_of(hf_checkpoints.FAMILIES[family], '')
   tensors = hf_checkpoints.state(config)
   hf_checkpoints.write(tmp_path, hf_checkpoints.FAMILIES['T5 1.1'], tensors)
-  with pytest.raises(ValueError, match=r'They are the tensors of T5 1\.0\.'):
+  with pytest.raises(ValueError, match=rf'They are the tensors of {family}\.'):
     huggingface.open_pretrained(str(tmp_path))
 
 

@@ -60,9 +60,10 @@ def test_training_starts_from_the_best_checkpoint_of_a_run(folders):
   best.close()
 
 
-def test_adafactors_state_is_continued(folders, capsys):
-  opened = t5x.open_pretrained(str(folders / 'legacy'))
-  state, _ = _start(folders / 'legacy', opened.config, ADAFACTOR)
+@pytest.mark.parametrize('name', ['legacy', 'legacy_scanned'])
+def test_adafactors_state_is_continued(folders, capsys, name):
+  opened = t5x.open_pretrained(str(folders / name))
+  state, _ = _start(folders / name, opened.config, ADAFACTOR)
   assert 'Adafactor state is continued' in capsys.readouterr().err
   found = adafactor.moments_of(state.opt_state)
   assert int(found['step']) == make_t5x.STEP

@@ -13,8 +13,10 @@ from etils import epath
 from golden import make_t5x
 
 from dss_jax import partitioning
-from dss_jax.checkpoints import t5x, t5x_files, transfer
+from dss_jax.checkpoints import t5x, t5x_adafactor, t5x_files, transfer
 from dss_jax.models import t5
+
+KINDS = ('rows', 'columns', 'full')
 
 
 @pytest.fixture(scope='module')
@@ -25,7 +27,7 @@ def golden(tmp_path_factory):
 
 
 def _config(case: make_t5x.Case) -> t5.T5Config:
-  return t5.T5Config(**make_t5x.config(case))
+  return t5.T5Config(**make_t5x.config(case), relative_bias_per_layer=case.scanned)
 
 
 def _params(opened: transfer.Pretrained) -> t5.Params:
@@ -65,7 +67,7 @@ def test_logits_equal_those_of_t5x(golden, name):
 
   expected = results[f'{name}/logits']
   assert np.abs(expected).max() > 1
-  computed = compute(params, inputs, targets_in, targets)[targets > 0]
+  computed = compute(params, inputs, targets_in, targets)[targets > 0][:, make_t5x.LOGITS]
   atol = 1e-5 * np.abs(expected).max()
   np.testing.assert_allclose(computed, expected[targets > 0], rtol=0, atol=atol)
 
@@ -131,13 +133,12 @@ def test_scanned_kernels_are_those_of_the_layers(golden):
     np.testing.assert_array_equal(params['out'][layer], out[:, layer].reshape(-1, embed))
 
 
-def test_a_relative_bias_of_each_layer_is_refused(golden, tmp_path):
-  arrays = _whole(golden[0] / 'legacy_scanned')
-  bias = arrays['target/decoder/decoder/relpos_bias/rel_embedding'].copy()
-  bias[0, 1, 0] += 1
-  arrays['target/decoder/decoder/relpos_bias/rel_embedding'] = bias
-  with pytest.raises(ValueError, match='relative biases of its own for every layer'):
-    t5x.open_pretrained(_rewrite(tmp_path / 'checkpoint_1', arrays))
+def test_every_scanned_layer_has_its_own_relative_bias(golden):
+  params = _params(t5x.open_pretrained(str(golden[0] / 'legacy_scanned')))
+  biases = params['decoder_bias']['embedding']
+  name = 'target/decoder/decoder/relpos_bias/rel_embedding'
+  np.testing.assert_array_equal(biases, make_t5x.value(name, (2, 2, 32)).swapaxes(0, 1))
+  assert np.abs(biases[0] - biases[1]).max() > 1
 
 
 @pytest.mark.parametrize(
@@ -248,45 +249,94 @@ def test_what_is_written_is_read_back_bit_for_bit(golden, tmp_path, name):
   opened = t5x.open_pretrained(str(golden[0] / name))
   again = _written(tmp_path / 'checkpoint_7', opened)
   assert again.config == opened.config
-  assert again.moments.step == 7
+  assert (again.moments is None) == (name == 'orbax_scanned')
+  assert again.moments is None or again.moments.step == 7
   before, after = transfer.flatten(_params(opened)), transfer.flatten(_params(again))
   assert before.keys() == after.keys()
   for path, array in before.items():
     np.testing.assert_array_equal(after[path], array, err_msg=str(path))
 
 
-def test_names_shapes_and_types_are_those_that_t5x_writes(golden, tmp_path):
-  opened = t5x.open_pretrained(str(golden[0] / 'legacy'))
-  theirs = {name: (t.shape, t.dtype) for name, t in opened.tensors.items()}
-  ours = _written(tmp_path / 'checkpoint_7', opened).tensors
-  assert {name: (t.shape, t.dtype) for name, t in ours.items()} == theirs
+@pytest.mark.parametrize('name', ['legacy', 'legacy_scanned'])
+def test_weights_and_adafactors_state_come_back_as_t5x_wrote_them(golden, tmp_path, name):
+  """Every array of T5X's state, by its name, bit for bit."""
+  opened = t5x.open_pretrained(str(golden[0] / name))
+  parts = {k: transfer.read_all(getattr(opened.moments, k), opened.tensors) for k in KINDS}
+  assert all(parts.values())
+  _written(tmp_path / 'checkpoint_7', opened, {'step': opened.moments.step, **parts})
+  theirs, ours = _whole(golden[0] / name), _whole(tmp_path)
+  assert ours.keys() == theirs.keys()
+  for array_name, array in theirs.items():
+    assert ours[array_name].dtype == array.dtype
+    np.testing.assert_array_equal(ours[array_name], array, err_msg=array_name)
 
 
-def test_adafactors_state_goes_in_and_out_bit_for_bit(golden, tmp_path):
-  opened = t5x.open_pretrained(str(golden[0] / 'legacy'))
-  kinds = ('rows', 'columns', 'full')
+@pytest.mark.parametrize('name', ['legacy', 'legacy_scanned'])
+def test_a_fresh_state_has_the_names_shapes_and_types_of_t5x(golden, tmp_path, name):
+  _written(tmp_path / 'checkpoint_7', t5x.open_pretrained(str(golden[0] / name)))
+  theirs, ours = _whole(golden[0] / name), _whole(tmp_path)
+  described = [{n: (a.shape, a.dtype) for n, a in arrays.items()} for arrays in (ours, theirs)]
+  assert described[0] == described[1]
 
-  def read(one):
-    parts = {k: transfer.read_all(getattr(one.moments, k), one.tensors) for k in kinds}
-    return {'step': one.moments.step, **parts}
 
-  moments = read(opened)
-  again = read(_written(tmp_path / 'checkpoint_7', opened, moments))
-  assert again['step'] == make_t5x.STEP
-  assert all(moments[kind] for kind in kinds)
-  jax.tree.map(np.testing.assert_array_equal, again, moments)
-  row = moments['rows']['encoder_layers']['mlp']['wi_0'][0]
-  name = 'state/param_states/encoder/layers_0/mlp/wi_0/kernel/v_row'
-  np.testing.assert_array_equal(row, make_t5x.value(name, row.shape))
+def test_a_fresh_state_of_scanned_layers_is_factored_at_any_size(golden, tmp_path):
+  _written(tmp_path / 'checkpoint_7', t5x.open_pretrained(str(golden[0] / 'orbax_scanned')))
+  state = 'state/param_states/decoder/decoder/encoder_decoder_attention/out/kernel'
+  shapes = {n.removeprefix(f'{state}/'): array.shape for n, array in _whole(tmp_path).items()}
+  assert [shapes[kind] for kind in ('v_row', 'v_col', 'v', 'm')] == [(2, 16), (2, 2, 6), (1,), (1,)]
+
+
+@pytest.mark.parametrize('name', ['legacy', 'legacy_scanned'])
+def test_moments_are_those_of_the_layers_and_axes(golden, name):
+  """Of a layer's kernel [128, 160] the rows are the means of its 128 inputs."""
+  opened = t5x.open_pretrained(str(golden[0] / name))
+  rows = transfer.read_all(opened.moments.rows, opened.tensors)
+  columns = transfer.read_all(opened.moments.columns, opened.tensors)
+  states = 'state/param_states/decoder'
+  for layer in range(2):
+    wi, wo = (columns['decoder_layers']['mlp'][part][layer] for part in ('wi_0', 'wo'))
+    if name == 'legacy':
+      path = f'{states}/layers_{layer}/mlp'
+      expected = [make_t5x.value(f'{path}/{p}/kernel/v_col', (160,)) for p in ('wi_0', 'wo')]
+    else:
+      path = f'{states}/decoder/mlp'
+      expected = [
+        make_t5x.value(f'{path}/wi_0/kernel/v_col', (2, 160))[layer],
+        make_t5x.value(f'{path}/wo/kernel/v_col', (160, 2))[:, layer],
+      ]
+      place = f'{states}/decoder/self_attention'
+      out = make_t5x.value(f'{place}/out/kernel/v_col', (2, 2, 72))[:, layer].reshape(144)
+      key = make_t5x.value(f'{place}/key/kernel/v_row', (128, 2))[:, layer]
+      attention = columns['decoder_layers']['self_attention']['out'][layer]
+      np.testing.assert_array_equal(attention, out)
+      np.testing.assert_array_equal(rows['decoder_layers']['self_attention']['key'][layer], key)
+    np.testing.assert_array_equal(wi, expected[0])
+    np.testing.assert_array_equal(wo, expected[1])
+
+
+@pytest.mark.parametrize('heads, swapped', [(1, ['key', 'out']), (2, ['out']), (3, [])])
+def test_rows_of_scanned_layers_are_along_the_shorter_axis_as_in_optax(heads, swapped):
+  """T5X's v_row is along `embed`, here 256; optax's rows along the first of two as long."""
+  config = t5.T5Config(
+    vocab_size=256, emb_dim=256, num_heads=heads, head_dim=128, mlp_dim=300,
+    num_encoder_layers=1, num_decoder_layers=1, relative_bias_per_layer=True,
+  )  # fmt: skip
+  where = t5x_adafactor._places(config, t5x.recipe(config), 0)
+  for part in ('key', 'out'):
+    path = ('decoder_layers', 'cross_attention', part)
+    for recipe, kind in ((where.rows, 'v_row'), (where.columns, 'v_col')):
+      other = {'v_row': 'v_col', 'v_col': 'v_row'}[kind] if part in swapped else kind
+      assert recipe[path].names[0].endswith(f'{part}/kernel/{other}')
 
 
 # ---------------------------------------------------------------- a state that is not taken
 
 
-def test_the_state_of_scanned_layers_is_left_out_and_said_so(golden):
-  opened = t5x.open_pretrained(str(golden[0] / 'legacy_scanned'))
+def test_the_state_of_small_scanned_layers_is_left_out_and_said_so(golden, tmp_path):
+  """T5X factors it and optax does not."""
+  opened = _written(tmp_path, t5x.open_pretrained(str(golden[0] / 'orbax_scanned')))
   assert opened.moments is None
-  assert 'optimizer state is left out' in opened.notes[0]
+  assert 'optimizer state is left out: T5X factors scanned layers' in opened.notes[0]
 
 
 def test_a_checkpoint_without_a_state_has_none(golden):

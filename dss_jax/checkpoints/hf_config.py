@@ -5,7 +5,9 @@ and files are huggingface.py's and hf_files.py's.
 
 `tie_word_embeddings` decides two things in T5: whether the logits use the embedding, and whether
 the decoder's output is scaled before. transformers 5 writes it as true whatever it was, and keeps
-the second in `scale_decoder_outputs` (T5) or nowhere (mT5, which it never scales).
+the second in `scale_decoder_outputs` (T5) or nowhere (mT5, which it never scales, and umT5, which
+it always scales: what version 5 computes for an umT5 whose logits are its own differs from what
+version 4 and T5X compute, by the factor d_model^-1/2).
 """
 
 import json
@@ -41,6 +43,7 @@ _RELATIVE = {  # in files that are older than these settings
 _DEFAULTS = {
   't5': {'feed_forward_proj': 'relu', 'tie_word_embeddings': True},
   'mt5': {'feed_forward_proj': 'gated-gelu', 'tie_word_embeddings': False},
+  'umt5': {'feed_forward_proj': 'gated-gelu', 'tie_word_embeddings': True},
 }
 
 
@@ -73,7 +76,8 @@ def network_of(config: Mapping[str, Any], origin: str) -> T5Config:
   Raises:
     ValueError: it describes something that our network does not compute.
   """
-  settings = {**_DEFAULTS[_model_type(config, origin)], **_given(config)}
+  model_type = _model_type(config, origin)
+  settings = {**_DEFAULTS[model_type], **_given(config), 'model_type': model_type}
   _check(settings, origin)
   settings = {'num_decoder_layers': settings.get('num_layers'), **_RELATIVE, **settings}
   for name in _SIZES.values():
@@ -86,6 +90,7 @@ def network_of(config: Mapping[str, Any], origin: str) -> T5Config:
     **{ours: settings[theirs] for ours, theirs in _SIZES.items()},
     mlp_activations=ACTIVATIONS[settings['feed_forward_proj']][0],
     logits_via_embedding=settings['tie_word_embeddings'] and not ties_without_scaling(settings),
+    relative_bias_per_layer=settings['model_type'] == 'umt5',
   )
 
 
@@ -106,9 +111,10 @@ def config_json(config: T5Config) -> dict[str, Any]:
   """What config.json says of our network, so that transformers 4 and 5 read it rightly."""
   names = {activations: forward for forward, (activations, _) in ACTIVATIONS.items()}
   forward = names[config.mlp_activations]
+  model_type = 'umt5' if config.relative_bias_per_layer else 't5'
   return {
-    'architectures': ['T5ForConditionalGeneration'],
-    'model_type': 't5',
+    'architectures': [f'{model_type.upper()}ForConditionalGeneration'],
+    'model_type': model_type,
     **{theirs: getattr(config, ours) for ours, theirs in _SIZES.items()},
     'feed_forward_proj': forward,
     'dense_act_fn': ACTIVATIONS[forward][1],
@@ -141,7 +147,8 @@ def _model_type(config: Mapping[str, Any], origin: str) -> str:
     model_type = 'mt5' if str(architectures[0]).startswith('MT5') else 't5'
   if model_type not in _DEFAULTS:
     raise ValueError(
-      f'{origin} is a model of type {model_type!r} by its {CONFIG}; only t5 and mt5 can be read.'
+      f'{origin} is a model of type {model_type!r} by its {CONFIG}; only '
+      f'{", ".join(_DEFAULTS)} can be read.'
     )
   return model_type
 

@@ -31,15 +31,21 @@ _SAME, _TRANSPOSED = (0, 1), (1, 0)
 
 
 def recipe(config: T5Config) -> transfer.Recipe:
-  """Where each of our parameters lies in a `T5ForConditionalGeneration`'s state dict."""
+  """Where each of our parameters lies in the state dict of a `T5ForConditionalGeneration`.
+
+  With a relative bias of every layer, of a `UMT5ForConditionalGeneration`.
+  """
   gated = len(config.mlp_activations) == 2
   leaves: dict[transfer.Path, transfer.Leaf] = {('embedding',): transfer.Leaf((SHARED,), _SAME)}
   for stack, count in (
     ('encoder', config.num_encoder_layers),
     ('decoder', config.num_decoder_layers),
   ):
-    bias = f'{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight'
-    leaves[f'{stack}_bias', 'embedding'] = transfer.Leaf((bias,), _TRANSPOSED)
+    name = 'layer.0.SelfAttention.relative_attention_bias.weight'
+    blocks = range(count if config.relative_bias_per_layer else 1)
+    biases = tuple(f'{stack}.block.{i}.{name}' for i in blocks)
+    leaf = transfer.Leaf(biases, _TRANSPOSED, per_layer=config.relative_bias_per_layer)
+    leaves[f'{stack}_bias', 'embedding'] = leaf
     for path, (theirs, axes) in _layer_table(stack, gated).items():
       names = tuple(f'{stack}.block.{i}.layer.{theirs}.weight' for i in range(count))
       leaves[f'{stack}_layers', *path] = transfer.Leaf(names, axes, per_layer=True)

@@ -1,8 +1,8 @@
-"""T5X's T5 and ours: names, the network from the shapes, Adafactor's state.
+"""T5X's T5 and ours: names, and the network from the shapes.
 
-Owns what T5X's names mean, of its minimal T5 (t5x/examples/t5) and of the one whose layers are
-scanned (t5x/examples/scalable_t5). Files are t5x_files.py's. Weights of both are
-[in, out], as ours.
+Owns what T5X's names mean, of its minimal T5 (t5x/examples/t5), whose layers share a relative
+bias, and of the one whose layers are scanned and have one each (t5x/examples/scalable_t5). Files
+are t5x_files.py's, Adafactor's state t5x_adafactor.py's. Weights of both are [in, out], as ours.
 """
 
 import ast
@@ -15,13 +15,11 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from dss_jax.checkpoints import t5x_files, transfer
-from dss_jax.checkpoints.transfer import Leaf, Moments, Path, Pretrained, Recipe, Tensor
-from dss_jax.models import t5
+from dss_jax.checkpoints import t5x_adafactor, t5x_files, transfer
+from dss_jax.checkpoints.t5x_adafactor import TARGET
+from dss_jax.checkpoints.transfer import Leaf, Path, Pretrained, Recipe, Tensor
 from dss_jax.models.t5 import T5Config
 
-TARGET, STATES, STEP = 'target/', 'state/param_states/', 'state/step'
-FACTORED_FROM = 128  # Adafactor factors where both sizes are at least this
 STACKS = ('encoder', 'decoder')
 MODEL_NAMES = ('spiece.model', 'sentencepiece.model')
 _ATTENTION = ('query', 'key', 'value', 'out')
@@ -32,21 +30,24 @@ _CHECKED = (
 _BLOCK = re.compile(r'(?:[\w./]+\.)?T5Config:\s*(?:#.*)?')
 _BINDING = re.compile(r'(?:[\w./]+\.)?T5Config\.(\w+)\s*=\s*(.+)')
 _IN_BLOCK = re.compile(r'\s+(\w+)\s*=\s*(.+)')
+_OF_HEADS = re.compile(r'attention/(\w+)/kernel(/v_col)?')
 _TOTAL = re.compile(r'Total number of parameters: (\d+)')
 
 
-def recipe(config: T5Config, scanned: bool = False) -> Recipe:
+def recipe(config: T5Config) -> Recipe:
   """Where each of our parameters lies in T5X's state.
 
-  Of scanned layers, the kernels of attention and the relative biases are named as `open_pretrained`
-  shows them: heads joined and layers first, and the one bias that all layers have.
+  Layers are scanned where each has a relative bias. Their kernels of attention are as
+  `open_pretrained` shows them: heads joined and layers first.
   """
+  scanned = config.relative_bias_per_layer
   leaves: dict[Path, Leaf] = {('embedding',): _leaf('token_embedder/embedding', 2)}
   for stack, count in zip(
     STACKS, (config.num_encoder_layers, config.num_decoder_layers), strict=True
   ):
     inner = f'{stack}/{stack}' if scanned else stack
-    leaves[f'{stack}_bias', 'embedding'] = _leaf(f'{inner}/relpos_bias/rel_embedding', 2)
+    bias = f'{TARGET}{inner}/relpos_bias/rel_embedding'
+    leaves[f'{stack}_bias', 'embedding'] = Leaf((bias,), (1, 0, 2) if scanned else (0, 1))
     for path, (theirs, rank) in _layer_table(stack, len(config.mlp_activations) == 2).items():
       if scanned:
         joined = 'attention/' in theirs
@@ -86,12 +87,12 @@ def open_pretrained(path: str) -> Pretrained:
   tensors = t5x_files.open_checkpoint(folder)
   scanned = any(name.startswith(f'{TARGET}encoder/encoder/') for name in tensors)
   if scanned:
-    tensors = {name: _unscanned(origin, name, tensor) for name, tensor in tensors.items()}
+    tensors = {name: _joined(name, tensor) for name, tensor in tensors.items()}
   weights = {n: tensor.shape for n, tensor in tensors.items() if n.startswith(TARGET)}
   config = _network(origin, weights, scanned)
   config = _agreed(config, weights, [folder, folder.parent])
-  leaves = transfer.check(origin, config, lambda c: recipe(c, scanned), weights)
-  moments, notes = _moments_there(config, leaves, tensors, scanned)
+  leaves = transfer.check(origin, config, recipe, weights)
+  moments, notes = t5x_adafactor.find(config, leaves, tensors)
   models = [place / name for place in (folder, folder.parent) for name in MODEL_NAMES]
   vocabulary = next((str(model) for model in models if model.exists()), None)
   return Pretrained(origin, config, leaves, tensors, vocabulary, moments, notes)
@@ -104,7 +105,9 @@ def write(
   step: int,
   moments: Mapping[str, Any] | None = None,
 ) -> None:
-  """Writes a checkpoint that T5X's `Checkpointer` restores into its minimal T5, in float32.
+  """Writes a checkpoint that T5X's `Checkpointer` restores, in float32.
+
+  It is one of T5X's minimal T5, or, where each layer has a relative bias, of scalable_t5.
 
   Args:
     folder: becomes the checkpoint itself; T5X finds it under the name checkpoint_<step>.
@@ -112,16 +115,17 @@ def write(
     params: our parameters by path.
     step: updates made so far.
     moments: Adafactor's state as `adafactor.moments_of` gives it, whose step then is T5X's, or
-      None for a fresh one.
+      None for a fresh one; only where `t5x_adafactor.is_kept` of the network.
   """
   leaves = recipe(config)
-  states = _fresh_states(config, leaves)
-  if moments is not None:
-    step, where = int(moments['step']), _moments(config, leaves, int(moments['step']))
-    for kind in ('rows', 'columns', 'full'):
-      states.update(transfer.written(getattr(where, kind), transfer.flatten(moments[kind])))
-  small = {STEP: np.asarray(step, np.int32), **states}
-  t5x_files.write(epath.Path(folder), transfer.written(leaves, params), small)
+  step = step if moments is None else int(moments['step'])
+  small = t5x_adafactor.arrays(config, leaves, step, moments)
+  arrays = transfer.written(leaves, params)
+  if config.relative_bias_per_layer:
+    heads = config.num_heads
+    small = {name: _apart(name, array, heads) for name, array in small.items()}
+    arrays = ((name, _apart(name, array, heads)) for name, array in arrays)
+  t5x_files.write(epath.Path(folder), arrays, small)
 
 
 # ---------------------------------------------------------------- names
@@ -150,40 +154,46 @@ def _layer_table(stack: str, gated: bool) -> dict[tuple[str, str], tuple[str, in
   return table
 
 
-def _unscanned(origin: str, name: str, tensor: Tensor) -> Tensor:
-  """Scanned layers as our recipe names them: heads joined, layers first; the rest as it is."""
-  if len(tensor.shape) == 4 and name.endswith('/kernel'):
-    return _joined(tensor, heads_first=name.endswith('/out/kernel'))
-  if not name.startswith(TARGET) or not name.endswith('/relpos_bias/rel_embedding'):
+# ---------------------------------------------------------------- heads of scanned layers
+
+
+def _joined(name: str, tensor: Tensor) -> Tensor:
+  """Heads and their dimensions as one axis, layers first; what is not of heads as it is.
+
+  Kernels are [embed, layers, heads, kv], of `out` [heads, layers, kv, embed]; Adafactor's means
+  over `embed` lack that axis.
+  """
+  match = _OF_HEADS.search(name)
+  if match is None or len(tensor.shape) != (3 if match[2] else 4):
     return tensor
-  biases = np.asarray(tensor.read((slice(None),) * 3))
-  if not (biases == biases[:, :1]).all():
-    raise ValueError(
-      f"{origin} has relative biases of its own for every layer, as T5X's scalable_t5 and umT5 "
-      'learn them; a T5 has one that all layers share.'
-    )
-  return Tensor(biases[:, 0].shape, biases.dtype, biases[:, 0].__getitem__)
-
-
-def _joined(tensor: Tensor, heads_first: bool) -> Tensor:
-  """A kernel [embed, layers, heads, kv] or [heads, layers, kv, embed] as [layers, in, out]."""
-  if heads_first:
-    heads, layers, kv, embed = tensor.shape
-    shape = (layers, heads * kv, embed)
-  else:
-    embed, layers, heads, kv = tensor.shape
-    shape = (layers, embed, heads * kv)
-  whole = slice(None)
+  is_out, whole = match[1] == 'out', slice(None)
+  if match[2]:
+    means = np.asarray(tensor.read((whole, whole, whole)))
+    means = means.swapaxes(0, 1) if is_out else means
+    means = means.reshape(len(means), -1)
+    return Tensor(means.shape, tensor.dtype, means.__getitem__)
+  first, layers, *rest = tensor.shape
+  shape = (layers, first * rest[0], rest[1]) if is_out else (layers, first, rest[0] * rest[1])
 
   def read(index: transfer.Index) -> np.ndarray:
     layer, row, column = index
-    if heads_first:
-      part = tensor.read((whole, layer, whole, column)).transpose(1, 0, 2, 3)
-      return part.reshape(part.shape[0], heads * kv, -1)[:, row]
-    part = tensor.read((row, layer, whole, whole)).transpose(1, 0, 2, 3)
-    return part.reshape(*part.shape[:2], heads * kv)[:, :, column]
+    if is_out:
+      part = tensor.read((whole, layer, whole, column)).swapaxes(0, 1)
+      return part.reshape(len(part), shape[1], -1)[:, row]
+    part = tensor.read((row, layer, whole, whole)).swapaxes(0, 1)
+    return part.reshape(*part.shape[:2], shape[2])[:, :, column]
 
   return Tensor(shape, tensor.dtype, read)
+
+
+def _apart(name: str, array: np.ndarray, heads: int) -> np.ndarray:
+  """An array as T5X has it, from what `_joined` shows."""
+  match = _OF_HEADS.search(name)
+  if match is None or array.ndim != (2 if match[2] else 3):
+    return array
+  joined = 1 if match[2] or match[1] == 'out' else 2
+  array = array.reshape(*array.shape[:joined], heads, -1, *array.shape[joined + 1 :])
+  return array if match[2] and match[1] != 'out' else array.swapaxes(0, 1)
 
 
 # ---------------------------------------------------------------- the network
@@ -210,7 +220,7 @@ def _network(origin: str, shapes: Mapping[str, tuple[int, ...]], scanned: bool) 
   layer = 'encoder/encoder' if scanned else 'encoder/layers_0'
   bias = 'encoder/encoder' if scanned else 'encoder'
   vocab_size, emb_dim = shape('token_embedder/embedding', 2)
-  num_heads, buckets = shape(f'{bias}/relpos_bias/rel_embedding', 2)
+  num_heads, *_, buckets = shape(f'{bias}/relpos_bias/rel_embedding', 3 if scanned else 2)
   return T5Config(
     vocab_size=vocab_size,
     emb_dim=emb_dim,
@@ -222,6 +232,7 @@ def _network(origin: str, shapes: Mapping[str, tuple[int, ...]], scanned: bool) 
     mlp_activations=('relu',) if f'{TARGET}{layer}/mlp/wi/kernel' in shapes else ('gelu', 'linear'),
     logits_via_embedding=f'{TARGET}decoder/logits_dense/kernel' not in shapes,
     relative_attention_num_buckets=buckets,
+    relative_bias_per_layer=scanned,
   )
 
 
@@ -260,77 +271,3 @@ def _settings(text: str) -> dict[str, Any]:
       except (ValueError, SyntaxError):  # a macro or a reference
         continue
   return found
-
-
-# ---------------------------------------------------------------- Adafactor's state
-
-
-def _moments(config: T5Config, weights: Recipe, step: int) -> Moments:
-  """Where the state of T5X's Adafactor lies: of each weight, factored as T5X and optax do it."""
-  rows, columns, full = {}, {}, {}
-  for path, shape in _shapes(config).items():
-    leaf = weights[path]
-
-    def state(kind: str, axes: tuple[int, ...], leaf: Leaf = leaf) -> Leaf:
-      names = tuple(f'{STATES}{name.removeprefix(TARGET)}/{kind}' for name in leaf.names)
-      return Leaf(names, axes, leaf.per_layer)
-
-    if _is_factored(shape[1:] if leaf.per_layer else shape):
-      rows[path], columns[path] = state('v_row', (0,)), state('v_col', (0,))
-    else:
-      full[path] = state('v', leaf.axes)
-  return Moments(step, rows, columns, full)
-
-
-def _moments_there(
-  config: T5Config, weights: Recipe, tensors: Mapping[str, Tensor], scanned: bool
-) -> tuple[Moments | None, tuple[str, ...]]:
-  """Where Adafactor's state is, or None, and what a person should know about it."""
-  states = [name for name in tensors if name.startswith('state/') and name != STEP]
-  if not states:
-    return None, ()
-  if STEP not in tensors or not any(name.startswith(STATES) for name in states):
-    return None, (f"its optimizer state is left out: it is not Adafactor's, but has {states[0]}",)
-  if scanned:
-    return None, (
-      'its optimizer state is left out: scanned layers have one for a relative bias of each layer',
-    )
-  step = int(np.asarray(tensors[STEP].read((slice(None),) * len(tensors[STEP].shape))).item())
-  where, shapes = _moments(config, weights, step), _shapes(config)
-  wanted = transfer.expected_shapes(where.full, shapes)
-  for path in where.rows:
-    long, short = sorted(shapes[path][-2:], reverse=True)
-    wanted.update(dict.fromkeys(where.rows[path].names, (short,)))
-    wanted.update(dict.fromkeys(where.columns[path].names, (long,)))
-  for name, shape in wanted.items():
-    if name not in tensors or tensors[name].shape != shape:
-      there = tensors[name].shape if name in tensors else 'missing'
-      return None, (
-        f'its optimizer state is left out: Adafactor has {name} {shape}, here it is {there}',
-      )
-  if any(name.endswith('/m') and tensors[name].shape != (1,) for name in tensors):
-    return where, ('the momentum of its optimizer is left out: ours has none',)
-  return where, ()
-
-
-def _fresh_states(config: T5Config, weights: Recipe) -> dict[str, np.ndarray]:
-  """The state of T5X's Adafactor before the first update; what is not used is one zero."""
-  states = {}
-  for path, shape in _shapes(config).items():
-    leaf = weights[path]
-    shape = shape[1:] if leaf.per_layer else shape
-    sizes = {'v_row': (1,), 'v_col': (1,), 'v': shape, 'm': (1,)}
-    if _is_factored(shape):
-      sizes |= {'v_row': (min(shape),), 'v_col': (max(shape),), 'v': (1,)}
-    for name in leaf.names:
-      place = STATES + name.removeprefix(TARGET)
-      states.update({f'{place}/{kind}': np.zeros(s, np.float32) for kind, s in sizes.items()})
-  return states
-
-
-def _shapes(config: T5Config) -> dict[Path, tuple[int, ...]]:
-  return {path: leaf.shape for path, leaf in transfer.flatten(t5.abstract(config)[0]).items()}
-
-
-def _is_factored(shape: tuple[int, ...]) -> bool:
-  return len(shape) == 2 and min(shape) >= FACTORED_FROM

@@ -21,8 +21,9 @@ Index = tuple[slice, ...]
 Path = tuple[str, ...]
 SHOWN = 5  # names in a message
 FAMILIES = {
-  ("('relu',)", True): 'T5 1.0',
-  ("('gelu', 'linear')", False): 'T5 1.1 (also LM-adapted, Flan-T5, mT5 and ByT5)',
+  (('relu',), True, False): 'T5 1.0',
+  (('gelu', 'linear'), False, False): 'T5 1.1 (also LM-adapted, Flan-T5, mT5 and ByT5)',
+  (('gelu', 'linear'), False, True): 'umT5',
 }
 
 
@@ -257,17 +258,22 @@ def _listed(problem: str, names: list[str]) -> list[str]:
 
 
 def _family(config: T5Config) -> str:
-  key = (str(config.mlp_activations), config.logits_via_embedding)
-  return FAMILIES.get(key) or (
-    f'a T5 with mlp_activations {config.mlp_activations} and logits_via_embedding '
-    f'{config.logits_via_embedding}'
-  )
+  names = ('mlp_activations', 'logits_via_embedding', 'relative_bias_per_layer')
+  values = tuple(getattr(config, name) for name in names)
+  said = [f'{name} {value}' for name, value in zip(names, values, strict=True)]
+  return FAMILIES.get(values) or f'a T5 with {", ".join(said)}'
 
 
 def _fitting(config: T5Config, make_recipe: MakeRecipe, there: Mapping[str, tuple]) -> str:
   """A sentence that names the family whose tensors these are, if there is one."""
-  for activations, tied in itertools.product((('gelu', 'linear'), ('relu',)), (False, True)):
-    other = dataclasses.replace(config, mlp_activations=activations, logits_via_embedding=tied)
+  either = (False, True)
+  for activations, tied, own in itertools.product((('gelu', 'linear'), ('relu',)), either, either):
+    other = dataclasses.replace(
+      config,
+      mlp_activations=activations,
+      logits_via_embedding=tied,
+      relative_bias_per_layer=own,
+    )
     if set(expected_shapes(make_recipe(other), _our_shapes(other))) == set(there):
       return f' They are the tensors of {_family(other)}.'
   return ''

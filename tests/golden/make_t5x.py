@@ -23,6 +23,7 @@ FILE = pathlib.Path(__file__).with_name('t5x.tar.xz')
 STEP = 1_000_000
 LEARNING_RATE = 1e-3
 SAMPLES = 20  # of every updated tensor
+LOGITS = slice(None, None, 4)  # of the vocabulary, which are kept
 PERIOD = 61
 
 
@@ -31,11 +32,12 @@ class Case(NamedTuple):
 
   Attributes:
     layout: 'legacy' or 'orbax'.
-    scanned: layers stacked, from T5X's scalable_t5.
+    scanned: layers stacked, with a relative bias each, from T5X's scalable_t5.
     version: '1_1' or '1_0'.
     with_state: whether Adafactor's state is in it.
     dtype: of the weights as stored.
     size: of the embedding and the feed-forward; from 128 on Adafactor factors.
+    head_dim: of each of two heads.
   """
 
   layout: str
@@ -44,13 +46,14 @@ class Case(NamedTuple):
   with_state: bool
   dtype: str
   size: int
+  head_dim: int = 6
 
 
 CASES = {
   'legacy': Case('legacy', False, '1_1', True, 'float32', 128),
   'orbax': Case('orbax', False, '1_1', True, 'float32', 128),
   'legacy_1_0': Case('legacy', False, '1_0', False, 'bfloat16', 16),
-  'legacy_scanned': Case('legacy', True, '1_1', True, 'float32', 16),
+  'legacy_scanned': Case('legacy', True, '1_1', True, 'float32', 128, 72),
   'orbax_scanned': Case('orbax', True, '1_1', False, 'float32', 16),
 }
 
@@ -62,7 +65,7 @@ def config(case: Case) -> dict[str, Any]:
     'vocab_size': 2 * case.size,
     'emb_dim': case.size,
     'num_heads': 2,
-    'head_dim': 6,
+    'head_dim': case.head_dim,
     'mlp_dim': case.size + 32,
     'num_encoder_layers': 1,
     'num_decoder_layers': 2,
@@ -94,8 +97,6 @@ def value(name: str, shape: tuple[int, ...]) -> np.ndarray:
     array = 1 + 0.1 * array
   elif not name.endswith('embedding'):
     array = array * np.prod(shape[:-1]) ** -0.5
-  if name.startswith('target/') and name.endswith('rel_embedding') and len(shape) == 3:
-    array = np.broadcast_to(array[:, :1], shape)  # scanned: the same bias in all layers
   return array.astype(np.float32)
 
 
@@ -204,9 +205,10 @@ def _make(folder: pathlib.Path) -> None:
     state = with_values(fresh_state(network, case.with_state), value)
     save(state, str(folder / name), case.layout, case.dtype)
     stored = with_values(state, lambda n, s, d=case.dtype: rounded(value(n, s), d))
-    results[f'{name}/logits'] = logits(network, stored, batch(config(case)['vocab_size']))
-    if name == 'legacy':
-      results['updated'] = _updated(state)
+    tokens = batch(config(case)['vocab_size'])
+    results[f'{name}/logits'] = logits(network, stored, tokens)[..., LOGITS]
+    if case.with_state and case.layout == 'legacy':
+      results[f'{name}/updated'] = _updated(state)
   np.savez_compressed(folder / 'results.npz', **results)
 
 
