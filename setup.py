@@ -46,6 +46,7 @@ setuptools.setup(
     'etils[epath]>=1.12',
     'flax>=0.12.8,<0.13',
     'gin-config>=0.5.0',
+    'google-cloud-storage>=3',  # which orbax asks how a bucket of gs:// paths is laid out
     'huggingface-hub>=1.0',
     'jax>=0.10.2,<0.11',
     'jaxtyping>=0.3',

@@ -140,6 +140,15 @@ def differences(before: Any, now: Any, ignore: Sequence[str] = ()) -> list[str]:
   ]
 
 
+def absolute(path: epath.PathLike) -> epath.Path:
+  """A path that does not depend on the working directory; one in a bucket never does.
+
+  Not epath's own `absolute`, which takes gs:// for a folder of this machine.
+  """
+  path = epath.Path(path)
+  return path if '://' in str(path) else path.absolute()
+
+
 def write_text(path: epath.PathLike, text: str) -> None:
   """Writes a UTF-8 file whole or not at all."""
   write_bytes(path, text.encode())

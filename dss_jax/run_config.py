@@ -150,7 +150,9 @@ def set_up_tasks(run: RunConfig) -> RunConfig:
     ValueError: the vocabulary is missing, or larger than the model's embedding.
   """
   if run.data_dir:
-    run = dataclasses.replace(run, data_dir=str(epath.Path(run.data_dir).expanduser().absolute()))
+    run = dataclasses.replace(
+      run, data_dir=str(config.absolute(epath.Path(run.data_dir).expanduser()))
+    )
     os.environ['TFDS_DATA_DIR'] = str(run.data_dir)
   tasks = importlib.import_module('dss_jax.tasks')
   from dss_jax.tasks.vocabulary import padded_vocab_size

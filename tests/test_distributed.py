@@ -6,15 +6,22 @@ Real processes on this machine, which meet over loopback.
 import json
 import shutil
 import signal
-import sys
 import time
 
 import jax
 import numpy as np
 import pytest
-from train_processes import MODULE, Processes, params_of, rows_of, share, train_arguments
+from train_processes import (
+  MODULE,
+  Processes,
+  importable,
+  params_of,
+  rows_of,
+  share,
+  train_arguments,
+)
 
-from dss_jax import distributed
+from dss_jax import distributed, evaluate, train
 
 STEPS = 10
 HEARTBEAT_S = 10
@@ -22,32 +29,24 @@ TWO = {'count': 2, 'devices': 4}
 
 
 def _arguments(folder, **settings) -> list[str]:
-  """Validations after steps 5 and 10, and a checkpoint after no other step than those."""
-  settings = {'train_steps': STEPS, 'eval_period': 5, 'save_period': 100, 'mesh_fsdp': 8} | settings
+  """A validation and a checkpoint after the last step, and after no other."""
+  settings = {'train_steps': STEPS, 'eval_period': 100, 'mesh_fsdp': 8} | settings
   return ['train', *train_arguments(folder, **settings)]
 
 
 @pytest.fixture(scope='module')
 def shared(tmp_path_factory):
   """A folder with the module that makes the data small, and compiled programs."""
-  from dss_jax.tasks import embedded
-
-  folder = share(tmp_path_factory.mktemp('shared'))
-  sizes = dict(embedded.SIZES)
-  with pytest.MonkeyPatch.context() as patch:
-    patch.syspath_prepend(str(folder))
+  with importable(share(tmp_path_factory.mktemp('shared'))) as folder:
     yield folder
-  embedded.SIZES.update(sizes)
-  embedded.problems.cache_clear()
-  sys.modules.pop(MODULE, None)
 
 
 @pytest.fixture(scope='module')
 def one(tmp_path_factory, shared):
-  """The folder of a run of one process with eight devices."""
+  """The folder of a run of one process with eight devices: this one."""
   folder = tmp_path_factory.mktemp('one')
-  job = Processes(folder, shared, _arguments(folder), devices=8)
-  assert job.finish() == [0], job.log
+  assert jax.device_count() == 8
+  assert train.main(_arguments(folder)[1:]) == 0
   return folder
 
 
@@ -85,7 +84,7 @@ def _assert_same_run(folder, expected):
 def test_a_signal_to_one_process_saves_the_same_step_on_all(stopped):
   folder, job = stopped
   _, (step, best) = params_of(folder)
-  assert 0 < step < 5 and best is None
+  assert 0 < step < STEPS and best is None
   assert f'step {step}: stopped; the same command continues it' in job.log
   assert [row['step'] for row in rows_of(folder)] == list(range(1, step + 1))
   written = {path.name for path in (folder / 'checkpoints' / str(step) / 'params').iterdir()}
@@ -115,22 +114,23 @@ def test_one_process_writes_and_speaks(two):
   assert not [path for path in folder.iterdir() if path.name.endswith('.tmp')]
 
 
-def test_an_evaluation_by_two_processes_is_that_by_one(two, shared, tmp_path):
+def test_an_evaluation_by_two_processes_is_that_by_one(two, shared, tmp_path, capsys):
   """Sampled, so that random keys follow their rows too; the last batch is not full."""
   arguments = [
-    'evaluate', f'--model_dir={two[0]}', '--decoding=temperature', '--batch_size=16',
-    '--num_examples=37', f'--mixture_or_task_module={MODULE}',
+    f'--model_dir={two[0]}', '--decoding=temperature', '--batch_size=16', '--num_examples=37',
+    f'--mixture_or_task_module={MODULE}',
   ]  # fmt: skip
-  found = []
-  for name, mesh, settings in (('one', 1, {}), ('two', 4, TWO)):
-    output = tmp_path / f'{name}.jsonl'
-    extra = [f'--output={output}', f'--mesh_fsdp={mesh}']
-    job = Processes(tmp_path / name, shared, arguments + extra, **settings)
-    assert set(job.finish()) == {0}, job.all_logs
-    records = [json.loads(line) for line in output.read_text().splitlines()]
-    found.append((json.loads(job.log.splitlines()[-1]), records))
-  (summary, records), (wanted, wanted_records) = found
-  assert summary == wanted and summary['examples'] == len(records) == 37
+  by_one, by_two = tmp_path / 'one.jsonl', tmp_path / 'two.jsonl'
+  assert evaluate.main([*arguments, f'--output={by_one}']) == 0
+  wanted = json.loads(capsys.readouterr().out.splitlines()[-1])
+  line = ['evaluate', *arguments, f'--output={by_two}', '--mesh_fsdp=4']
+  job = Processes(tmp_path / 'two', shared, line, **TWO)
+  assert job.finish() == [0, 0], job.all_logs
+  assert json.loads(job.log.splitlines()[-1]) == wanted
+  records, wanted_records = (
+    [json.loads(line) for line in path.read_text().splitlines()] for path in (by_two, by_one)
+  )
+  assert wanted['examples'] == len(records) == 37
   assert len({record['prediction'] for record in records}) > 30
   for record, wanted_record in zip(records, wanted_records, strict=True):
     assert record['score'] == pytest.approx(wanted_record.pop('score'), abs=1e-4)

@@ -4,6 +4,7 @@ Owns starting, watching and ending them. They run with few optimizations and sha
 programs.
 """
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -11,9 +12,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
+import pytest
 
 from dss_jax import metric_writer, partitioning, run_config
 from dss_jax.checkpoints import manager
@@ -160,6 +162,20 @@ def share(folder: pathlib.Path) -> pathlib.Path:
   """Makes a folder with the module that makes the data small, and room for compiled programs."""
   (folder / f'{MODULE}.py').write_text(SMALL_DATA)
   return folder
+
+
+@contextlib.contextmanager
+def importable(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Lets this process too import the module of `share`; puts the data's size back."""
+  from dss_jax.tasks import embedded
+
+  sizes = dict(embedded.SIZES)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(str(folder))
+    yield folder
+  embedded.SIZES.update(sizes)
+  embedded.problems.cache_clear()
+  sys.modules.pop(MODULE, None)
 
 
 def params_of(folder):

@@ -46,7 +46,7 @@ def save_weights(model_dir: str, params: Any, moments: Any | None) -> None:
   largest = max(leaf.nbytes for leaf in jax.tree.leaves(params)) / 1e9 + 1e-3
   limits = {'save_concurrent_gb': largest, 'save_device_host_concurrent_gb': largest}
   with ocp.CheckpointManager(
-    epath.Path(model_dir).absolute() / FOLDER,
+    config.absolute(model_dir) / FOLDER,
     item_handlers={name: ocp.PyTreeCheckpointHandler(**limits) for name in items},
     options=ocp.CheckpointManagerOptions(enable_async_checkpointing=False),
   ) as checkpoints:
@@ -61,7 +61,7 @@ def load_weights(model_dir: str, like: Any) -> Any:
     model_dir: what it was given.
     like: a part of the nested dict, of ShapeDtypeStructs with shardings.
   """
-  path = epath.Path(model_dir).absolute() / FOLDER / '0' / 'params'
+  path = config.absolute(model_dir) / FOLDER / '0' / 'params'
   with ocp.PyTreeCheckpointer() as checkpointer:
     arguments = ocp.args.PyTreeRestore(
       like, restore_args=ocp.checkpoint_utils.construct_restore_args(like), partial_restore=True
@@ -76,7 +76,7 @@ def has_moments(model_dir: str) -> bool:
 
 def load_moments(model_dir: str) -> Any:
   """Adafactor's state that `save_weights` wrote, as numpy arrays."""
-  path = epath.Path(model_dir).absolute() / FOLDER / '0' / MOMENTS
+  path = config.absolute(model_dir) / FOLDER / '0' / MOMENTS
   with ocp.PyTreeCheckpointer() as checkpointer:
     shapes = checkpointer.metadata(path).item_metadata.tree
     kind = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
@@ -96,7 +96,7 @@ class Checkpoints:
   def __init__(
     self, model_dir: str, keep: int = 1, best_metric: str = 'accuracy', read_only: bool = False
   ):
-    self.folder = epath.Path(model_dir).absolute() / FOLDER
+    self.folder = config.absolute(model_dir) / FOLDER
     if read_only and not self.folder.exists():
       raise ValueError(
         f'{model_dir} holds no checkpoints; MODEL_DIR is the folder that `dss train` wrote.'
