@@ -40,15 +40,20 @@ def main() -> int:
   for model, name in asked or [(model, name) for model in MODELS for name in SLICES]:
     if (model, name) not in rows:
       print(f'{model} on {name}', file=sys.stderr, flush=True)
-      rows[model, name] = row_of(model, name)
-      write(list(rows.values()))
+      row = row_of(model, name)
+      if row is not None:
+        rows[model, name] = row
+        write(list(rows.values()))
   write(list(rows.values()))
   return 0
 
 
-def row_of(model: str, name: str) -> dict[str, Any]:
-  """The first of the settings worth trying that fits, or the last one that does not."""
-  row: dict[str, Any] = {}
+def row_of(model: str, name: str) -> dict[str, Any] | None:
+  """The first of the settings worth trying that fits, or the last one that does not.
+
+  None where the compiler crashes on all.
+  """
+  row = None
   for run in settings(model, name):
     try:
       row = plans.to_json(plans.make(model, run, name))
@@ -64,7 +69,7 @@ def row_of(model: str, name: str) -> dict[str, Any]:
     )
     if row['fits']:
       break
-  return {key: value for key, value in row.items() if key not in LEFT_OUT}
+  return row and {key: value for key, value in row.items() if key not in LEFT_OUT}
 
 
 def settings(model: str, name: str) -> Iterator[RunConfig]:
@@ -76,7 +81,10 @@ def settings(model: str, name: str) -> Iterator[RunConfig]:
   run = checks.with_vocab_size(config.configured('plan.PlanConfig').run, plan.T5_VOCAB_SIZE)
   machine = topology(name)
   state = flops.parameters(run.model) * search.BYTES_PER_PARAMETER[run.optimizer.name]
-  for mesh in search.meshes(run.model, machine, run.optimizer.name):
+  meshes = search.meshes(run.model, machine, run.optimizer.name)
+  if not meshes:  # the state alone is too much: say how much, of the smallest batch
+    yield search.with_settings(run, run.mesh, run.mesh.data * run.mesh.fsdp)
+  for mesh in meshes:
     assert machine.hbm_bytes
     replicas = mesh.fsdp == mesh.tensor == 1
     if replicas and machine.devices > 1 and state > ROOM_FOR_REPLICAS * machine.hbm_bytes:

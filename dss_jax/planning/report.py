@@ -20,15 +20,13 @@ def report(plan: plans.Plan) -> str:
 def verdict(values: Mapping[str, Any]) -> str:
   """One sentence: whether it fits, and by how much."""
   memory = values['hbm_bytes_per_device']
+  total, limit = memory['total'], memory['limit']
   if values['fits'] is None:
-    return f'It needs {gib(memory["total"])} a device; the memory of the machine is not known.'
-  left = memory['limit'] - memory['total']
+    return f'It needs {size_text(total)} a device; the memory of the machine is not known.'
+  sizes = f'{size_text(total)} of {size_text(limit)} a device'
   if values['fits']:
-    return f'It fits: {gib(memory["total"])} of {gib(memory["limit"])} a device, {gib(left)} free.'
-  return (
-    f'It does not fit: {gib(memory["total"])} or more a device, of {gib(memory["limit"])}; '
-    f'{gib(-left)} too much.'
-  )
+    return f'It fits: {sizes}, {size_text(limit - total)} free.'
+  return f'It does not fit: at least {sizes}, {size_text(total - limit)} too much.'
 
 
 def candidate_line(candidate: Candidate) -> str:
@@ -38,15 +36,16 @@ def candidate_line(candidate: Candidate) -> str:
   if candidate.compiled is None:
     return what + 'the compiler crashed'
   if not candidate.rows_per_second:
-    return what + f'does not fit, {gib(candidate.compiled.memory.total)} or more'
+    return what + f'does not fit, {size_text(candidate.compiled.memory.total)} or more'
   return (
-    what + f'{gib(candidate.compiled.memory.total)}, {candidate.rows_per_second:.1f} rows/s (est.)'
+    what
+    + f'{size_text(candidate.compiled.memory.total)}, {candidate.rows_per_second:.1f} rows/s (est.)'
   )
 
 
-def gib(size: float) -> str:
-  """Bytes in GiB."""
-  return f'{size / GIB:.2f} GiB'
+def size_text(size: float) -> str:
+  """Bytes in GiB, or in MiB where that is below a tenth."""
+  return f'{size / GIB:.2f} GiB' if abs(size) >= GIB / 10 else f'{size / 2**20:.2f} MiB'
 
 
 def mesh_text(mesh: Mapping[str, int]) -> str:
@@ -96,16 +95,19 @@ def _memory_lines(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
   yield 'memory a device', ''
   for name in ('parameters', 'optimizer', 'gradients', 'temporaries', 'batch', 'code'):
     label = 'activations, temporaries' if name == 'temporaries' else name
-    yield f'  {label}', gib(memory[name])
-  yield '  training', gib(memory['train_total'])
+    yield f'  {label}', size_text(memory[name])
+  yield '  training', size_text(memory['train_total'])
   if memory['decode_total'] is not None:
-    yield '  validation', f'{gib(memory["decode_total"])} (decoding beside the optimizer state)'
+    yield (
+      '  validation',
+      f'{size_text(memory["decode_total"])} (decoding beside the optimizer state)',
+    )
   ram = values['host_ram_bytes']
-  limit = f' of {gib(ram["limit"])}' if ram['limit'] else ''
+  limit = f' of {size_text(ram["limit"])}' if ram['limit'] else ''
   yield (
     'memory a host',
-    f'{gib(ram["total"])}{limit}: {gib(ram["checkpoint"])} to save a checkpoint, '
-    f'{gib(ram["compiler"])} to compile; data not counted',
+    f'{size_text(ram["total"])}{limit}: {size_text(ram["checkpoint"])} to save a checkpoint, '
+    f'{size_text(ram["compiler"])} to compile; data not counted',
   )
 
 
@@ -115,7 +117,7 @@ def _time_lines(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     beside = ', beside computation' if one['overlapped'] else ''
     yield (
       f'  {one["kind"]}',
-      f'{one["bytes"] / 1e9:.3f} GB in {one["count"]} among {one["group"]}{beside}',
+      f'{size_text(one["bytes"])} in {one["count"]} among {one["group"]}{beside}',
     )
   seconds = values['estimated_seconds']
   if seconds:
