@@ -9,13 +9,18 @@ e embed, m mlp.
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from dss_jax.models import flash
+
 NORM_EPSILON = 1e-6
+ATTENDED = 'attended'  # what remat knows the output of attention by, before it is projected
 MASKED = -1e10  # added to logits of masked keys; finite, so that a fully masked row stays finite
 
 Initializer = Callable[[Key[Array, ''], Sequence[int], jnp.dtype], Array]
@@ -55,9 +60,14 @@ def dropout(
     return x
   shape = list(x.shape)
   shape[broadcast] = 1
-  keys = fold_in(row_keys, site)
-  keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, shape[1:]))(keys)
+  keep = _kept(row_keys, site, rate, tuple(shape[1:]))
   return jnp.where(keep, x / (1.0 - rate), jnp.zeros((), x.dtype))
+
+
+def _kept(row_keys: Key[Array, 'b'], site: int, rate: float, shape: tuple[int, ...]) -> Array:
+  """Which entries [b, *shape] are not dropped, drawn from each row's own key."""
+  draw = lambda key: jax.random.bernoulli(key, 1.0 - rate, shape)  # noqa: E731
+  return jax.vmap(draw)(fold_in(row_keys, site))
 
 
 def fold_in(row_keys: RowKeys, data) -> RowKeys:
@@ -109,6 +119,41 @@ class Norm(nnx.Module):
     return (x32 * scale * self.scale[...]).astype(x.dtype)
 
 
+class Bias(NamedTuple):
+  """A relative position bias.
+
+  Attributes:
+    values: what is added to the logits [1, h, q, k].
+    embedding: what they are taken from [h, buckets].
+    buckets: where [q, k].
+  """
+
+  values: Float[Array, '1 h q k']
+  embedding: Float[Array, 'h buckets']
+  buckets: Int[Array, 'q k']
+
+
+class Segments(NamedTuple):
+  """What attention within packed rows may see: the same sequence, not padding, not later tokens.
+
+  Attributes:
+    query: which packed sequence each query is of, from 1; 0 is padding [b, q].
+    key: of each key [b, k].
+    causal: whether a query sees no later keys.
+  """
+
+  query: Int[Array, 'b q']
+  key: Int[Array, 'b k']
+  causal: bool = False
+
+  def mask(self) -> Bool[Array, 'b 1 q k']:
+    """True where a query sees a key."""
+    mask = (self.query[:, :, None] == self.key[:, None, :]) & (self.key[:, None, :] > 0)
+    if self.causal:
+      mask &= jnp.tri(mask.shape[1], mask.shape[2], dtype=bool)
+    return mask[:, None]
+
+
 class RelativeBias(nnx.Module):
   """A learned bias for each head and bucket of relative position."""
 
@@ -119,12 +164,13 @@ class RelativeBias(nnx.Module):
     self.bidirectional = bidirectional
 
   @jax.named_scope('relative_bias')
-  def __call__(self, queries: Int[Array, 'q'], keys: Int[Array, 'k']) -> Float[Array, '1 h q k']:
+  def __call__(self, queries: Int[Array, 'q'], keys: Int[Array, 'k']) -> Bias:
     distance = keys[None, :] - queries[:, None]
     bucket = relative_position_bucket(
       distance, self.bidirectional, self.num_buckets, self.max_distance
     )
-    return self.embedding[...][:, bucket][None]
+    embedding = self.embedding[...]
+    return Bias(embedding[:, bucket][None], embedding, bucket)
 
 
 class Attention(nnx.Module):
@@ -160,10 +206,31 @@ class Attention(nnx.Module):
     """The heads' outputs merged back to the width of the stack."""
     return y.reshape(*y.shape[:2], -1) @ self.out[...].astype(y.dtype)
 
-  def __call__(self, x, x_kv, mask, bias, row_keys: RowKeys, rate: float):
-    """Attends from `x` [b, q, e] to `x_kv` [b, k, e]; see `attend` for the rest."""
-    key, value = self.project_key_value(x_kv)
-    return self.project_out(attend(self.project_query(x), key, value, mask, bias, row_keys, rate))
+  def __call__(self, x, x_kv, segments: Segments, bias: Bias | None, row_keys, rate: float):
+    """Attends from `x` [b, q, e] to `x_kv` [b, k, e]; one dropout mask is shared by all queries."""
+    query, (key, value) = self.project_query(x), self.project_key_value(x_kv)
+    keep = None
+    if row_keys is not None and rate > 0.0:
+      keep = _kept(row_keys, 0, rate, (self.num_heads, 1, key.shape[1]))[:, :, 0] / (1.0 - rate)
+    attended = attend_segments(query, key, value, segments, bias, keep)
+    return self.project_out(checkpoint_name(attended, ATTENDED))
+
+
+def attend_segments(
+  query: Float[Array, 'b q h d'],
+  key: Float[Array, 'b k h d'],
+  value: Float[Array, 'b k h d'],
+  segments: Segments,
+  bias: Bias | None,
+  keep: Float[Array, 'b h k'] | None,
+) -> Float[Array, 'b q h d']:
+  """`attend` within packed sequences: as one kernel where there is one for these devices."""
+  rows, queries, num_heads, head_dim = query.shape
+  if not flash.usable(rows, queries, key.shape[1], num_heads, head_dim):
+    return attend(query, key, value, segments.mask(), bias and bias.values, keep)
+  of_all_heads = [array.reshape(*array.shape[:2], -1) for array in (query, key, value)]
+  out = flash.attend(of_all_heads, segments, bias, keep, head_dim)
+  return out.reshape(query.shape)
 
 
 @jax.named_scope('attend')
@@ -173,21 +240,20 @@ def attend(
   value: Float[Array, 'b k h d'],
   mask: Bool[Array, '#b 1 #q k'],
   bias: Float[Array, '1 h #q k'] | None,
-  row_keys: RowKeys = None,
-  rate: float = 0.0,
+  keep: Float[Array, 'b h k'] | None = None,
 ) -> Float[Array, 'b q h d']:
-  """softmax(query · key + bias) · value over the keys where `mask` is true, softmax in float32."""
+  """softmax(query · key + bias) · value over the keys where `mask` is true, softmax in float32.
+
+  `keep` is dropout of the weights: what multiplies each key's, 0 or 1 / (1 - rate). Being the same
+  for all queries, it can multiply the values, which are fewer.
+  """
   logits = jnp.einsum('bqhd,bkhd->bhqk', query, key, preferred_element_type=jnp.float32)
   if bias is not None:
     logits += bias
   weights = jax.nn.softmax(jnp.where(mask, logits, MASKED), axis=-1).astype(value.dtype)
-  weights = dropout(weights, row_keys, site=0, rate=rate, broadcast=2)
+  if keep is not None:
+    value = (value * keep.swapaxes(1, 2)[..., None]).astype(value.dtype)
   return jnp.einsum('bhqk,bkhd->bqhd', weights, value)
-
-
-def same_segment(query: Int[Array, 'b q'], key: Int[Array, 'b k']) -> Bool[Array, 'b 1 q k']:
-  """The mask of attention within packed sequences, told apart by their numbers; 0 is padding."""
-  return ((query[:, :, None] == key[:, None, :]) & (key[:, None, :] > 0))[:, None]
 
 
 class FeedForward(nnx.Module):

@@ -25,10 +25,13 @@ Inputs = Int[Array, 'b s']
 Targets = Int[Array, 'b t']
 Params = dict[str, Any]
 
+_ATTENDED = jax.checkpoint_policies.save_only_these_names(layers.ATTENDED)
 REMAT_POLICIES = {
   'none': None,
-  'minimal': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-  'full': jax.checkpoint_policies.nothing_saveable,
+  'minimal': jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable, _ATTENDED
+  ),
+  'full': _ATTENDED,
 }
 
 
@@ -43,7 +46,7 @@ class T5Config:
     logits_via_embedding: T5 1.0 ties the logits to the embedding and scales them by emb_dim^-1/2.
     dropout_rate: probability of dropping, in [0, 1).
     remat_policy: what the backward pass keeps: 'none' recomputes nothing, 'minimal' keeps matrix
-      products with weights, 'full' keeps only each layer's input.
+      products with weights, 'full' only each layer's input; both keep what attention gave.
     scan_layers: false unrolls the loop over layers: the same numbers, a longer compilation.
     relative_bias_per_layer: every layer has a relative position bias of its own, as in umT5 and
       T5X's scalable_t5; otherwise a stack's layers share one.
@@ -222,7 +225,7 @@ class T5(nnx.Module):
     """The encoder's output in the compute dtype; arguments as in `__call__`."""
     rate, row_keys = self.config.dropout_rate, layers.fold_in(row_keys, 0)
     positions = jnp.arange(inputs.shape[1])
-    mask = layers.same_segment(segments, segments)
+    mask = layers.Segments(segments, segments)
     stacked_bias, bias_of = self._bias(self.encoder_bias, positions, positions)
 
     def layer(x, inputs):
@@ -244,9 +247,8 @@ class T5(nnx.Module):
     """Float32 logits [b, t, vocab] given `encode`'s output; arguments as in `__call__`."""
     rate, row_keys = self.config.dropout_rate, layers.fold_in(row_keys, 1)
     positions = jnp.arange(targets_in.shape[1])
-    causal = positions[None, :] <= positions[:, None]
-    mask = layers.same_segment(target_segments, target_segments) & causal
-    cross_mask = layers.same_segment(target_segments, input_segments)
+    mask = layers.Segments(target_segments, target_segments, causal=True)
+    cross_mask = layers.Segments(target_segments, input_segments)
     stacked_bias, bias_of = self._bias(self.decoder_bias, positions, positions)
 
     def layer(x, inputs):
@@ -295,7 +297,7 @@ class T5(nnx.Module):
 
     def layer(x, inputs):
       module, own_bias, self_kv, cross_kv = inputs
-      return module.step(x, self_kv, cross_kv, mask, cross_mask, bias_of(own_bias))
+      return module.step(x, self_kv, cross_kv, mask, cross_mask, bias_of(own_bias).values)
 
     caches = (cache.self_key, cache.self_value), (cache.cross_key, cache.cross_value)
     inputs = (self.decoder_layers, stacked_bias, *caches)

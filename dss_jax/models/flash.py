@@ -1,0 +1,329 @@
+"""T5's attention on a TPU as one kernel: the logits [b, h, q, k] never leave the chip.
+
+Owns the Pallas kernels, forward and backward, and where they are used. layers.attend says what they
+compute; they give the same numbers to rounding.
+
+A step of a kernel has one pair of heads (128 lanes) of a few rows, with all their queries and keys:
+at the lengths of T5 these fit into VMEM, so there is no online softmax. Rows are the inner axis of
+the grid: a head's bias is read once for all rows, and its gradient is summed in VMEM. Queries, keys
+and values stay [b, length, heads * head_dim], as the projections make and take them.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float
+
+from dss_jax import partitioning
+
+LANES = 128
+BLOCK = 256  # queries that a kernel works on at a time
+MASKED = -1e10
+# Bytes of VMEM that a kernel may take, of chips where the compiler was seen to accept them.
+VMEM = {'TPU v4': 16, 'TPU v5': 64, 'TPU v5p': 64, 'TPU v5 lite': 96, 'TPU v6 lite': 96}
+MEBIBYTE = 2**20
+
+
+def usable(rows: int, queries: int, keys: int, num_heads: int, head_dim: int) -> bool:
+  """Whether attention of these sizes runs as a kernel on the devices of `jax.set_mesh`."""
+  kind = _device_kind()
+  if kind not in VMEM:
+    return False
+  parts, heads = _divided(jax.sharding.get_abstract_mesh())
+  if rows % parts or num_heads % heads or LANES % head_dim or queries % LANES or keys % LANES:
+    return False
+  local_heads = num_heads // heads
+  step = _rows_of_a_step(rows // parts, queries, keys)
+  vmem = _vmem(step, queries, keys, head_dim)
+  return not local_heads % (LANES // head_dim) and vmem <= VMEM[kind] * MEBIBYTE
+
+
+def attend(
+  qkv: Sequence[Array], segments: Any, bias: Any, keep: Float[Array, 'b h k'] | None, head_dim: int
+) -> Float[Array, 'b q i']:
+  """As layers.attend_segments, for `usable` sizes; i is heads * head_dim.
+
+  Args:
+    qkv: queries [b, q, i], keys [b, k, i] and values [b, k, i] of all heads, side by side.
+    segments: layers.Segments.
+    bias: layers.Bias, or None.
+    keep: what dropout multiplies each key's weight with, or None.
+    head_dim: of each head.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  rows, (heads,) = partitioning.BATCH, partitioning.spec(('heads',))
+  wide = PartitionSpec(*rows, None, heads)
+  by_head = None if bias is None else PartitionSpec(heads)
+  specs = (
+    (wide, wide, wide),
+    (rows, rows),
+    (by_head, by_head),
+    None if keep is None else PartitionSpec(*rows, heads),
+  )
+  dense = None if bias is None else jax.lax.stop_gradient(bias.values[0])
+  buckets = None if bias is None else bias.buckets
+  local = functools.partial(_attend, head_dim, segments.causal)
+  return jax.shard_map(
+    lambda *arrays: local(buckets, *arrays),
+    mesh=mesh,
+    in_specs=specs,
+    out_specs=wide,
+    check_vma=False,
+  )(
+    tuple(qkv),
+    (segments.query, jnp.where(segments.key > 0, segments.key, -1)),
+    (dense, None if bias is None else bias.embedding),
+    keep,
+  )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _attend(head_dim: int, causal: bool, buckets, qkv, segments, bias, keep):
+  """One device's part. The bias's gradient is of its embedding, whose few numbers devices add up:
+  that of the dense form would be a sum over devices of [heads, q, k] in every layer."""
+  return _forward(head_dim, causal, qkv, segments, bias[0], keep)
+
+
+def _attend_fwd(head_dim: int, causal: bool, buckets, qkv, segments, bias, keep):
+  out = _forward(head_dim, causal, qkv, segments, bias[0], keep)
+  return out, (buckets, qkv, segments, bias, keep)
+
+
+def _attend_bwd(head_dim: int, causal: bool, residuals, grad_out):
+  buckets, qkv, segments, (dense, embedding), keep = residuals
+  *grads, grad_bias = _backward(head_dim, causal, qkv, segments, dense, keep, grad_out)
+  grad_embedding = None
+  if dense is not None:
+    one_hot = jax.nn.one_hot(buckets, embedding.shape[-1], dtype=grad_bias.dtype)
+    grad_embedding = jnp.einsum('hqk,qkn->hn', grad_bias, one_hot)
+  return None, tuple(grads), None, (_zeros(dense), grad_embedding), _zeros(keep)
+
+
+def _zeros(array):
+  return None if array is None else jnp.zeros_like(array)
+
+
+_attend.defvjp(_attend_fwd, _attend_bwd)
+
+
+def _forward(head_dim: int, causal: bool, qkv, segments, dense, keep):
+  call = _Call(head_dim, causal, qkv, segments, dense, keep)
+  wide = qkv[0].shape, qkv[0].dtype
+  return call(_forward_kernel, 2, (), [wide], [call.wide(qkv[0])])[0]
+
+
+def _backward(head_dim: int, causal: bool, qkv, segments, dense, keep, grad_out):
+  call = _Call(head_dim, causal, qkv, segments, dense, keep)
+  outs = [(array.shape, array.dtype) for array in qkv]
+  specs = [call.wide(array) for array in qkv]
+  if dense is not None:
+    outs.append((dense.shape, jnp.float32))
+    specs.append(call.by_head(dense))
+  sums = [pltpu.VMEM((qkv[1].shape[1], LANES), jnp.float32)] * 2
+  found = call(_backward_kernel, 5, (grad_out,), outs, specs, sums)
+  return (*found, None) if dense is None else found
+
+
+class _Call:
+  """A grid of (groups of heads, groups of rows) over the arrays of one attention."""
+
+  def __init__(self, head_dim: int, causal: bool, qkv, segments, dense, keep):
+    (rows, queries, inner), keys = qkv[0].shape, qkv[1].shape[1]
+    self.heads = LANES // head_dim  # of a step
+    self.rows = _rows_of_a_step(rows, queries, keys)
+    self.grid = (inner // LANES, rows // self.rows)
+    self.work = rows * queries * keys * inner  # multiply-adds of one matrix product
+    self.static = {'head_dim': head_dim, 'causal': causal}
+    self.vmem = _vmem(self.rows, queries, keys, head_dim)
+    self.inputs = [*qkv, segments[0][:, None, :], segments[1][:, None, :]]
+    self.specs = [self.wide(array) for array in qkv]
+    self.specs += [
+      pl.BlockSpec((self.rows, 1, length), lambda h, b: (b, 0, 0)) for length in (queries, keys)
+    ]
+    self.has = dense is not None, keep is not None
+    if dense is not None:
+      self.inputs.append(dense)
+      self.specs.append(self.by_head(dense))
+    if keep is not None:
+      self.inputs.append(keep.reshape(rows, -1, self.heads, keys))
+      block = (self.rows, 1, self.heads, keys)
+      self.specs.append(pl.BlockSpec(block, lambda h, b: (b, h, 0, 0)))
+
+  def wide(self, array) -> pl.BlockSpec:
+    """The block of [b, length, heads * head_dim] that a step sees."""
+    return pl.BlockSpec((self.rows, array.shape[1], LANES), lambda h, b: (b, 0, h))
+
+  def by_head(self, array) -> pl.BlockSpec:
+    """The block of [heads, q, k] that a step sees: one for all rows."""
+    return pl.BlockSpec((self.heads, *array.shape[1:]), lambda h, b: (h, 0, 0))
+
+  def __call__(self, kernel, products: int, more, outs, out_specs, scratch=()):
+    inputs = (*more, *self.inputs)
+    sizes = sum(a.size * a.dtype.itemsize for a in inputs)
+    sizes += sum(jax.ShapeDtypeStruct(*out).size * jnp.dtype(out[1]).itemsize for out in outs)
+    return pl.pallas_call(
+      functools.partial(kernel, has=self.has, **self.static),
+      grid=self.grid,
+      in_specs=[*(self.wide(array) for array in more), *self.specs],
+      out_specs=out_specs,
+      out_shape=[jax.ShapeDtypeStruct(*out) for out in outs],
+      scratch_shapes=scratch,
+      compiler_params=pltpu.CompilerParams(
+        dimension_semantics=('parallel', 'arbitrary'), vmem_limit_bytes=self.vmem
+      ),
+      cost_estimate=pl.CostEstimate(
+        flops=2 * products * self.work,
+        transcendentals=self.work // self.static['head_dim'],
+        bytes_accessed=sizes,
+      ),
+      interpret=INTERPRET,
+      name=kernel.__name__.strip('_'),
+    )(*inputs)
+
+
+INTERPRET = False  # tests run the kernels on a CPU
+
+
+def _device_kind() -> str | None:
+  """What the devices of `jax.set_mesh` are, here or only compiled for; None without a mesh."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return None if mesh.empty or mesh.abstract_device is None else mesh.abstract_device.device_kind
+
+
+def _divided(mesh) -> tuple[int, int]:
+  """Into how many parts a mesh divides rows, and heads."""
+  (rows,), (heads,) = partitioning.BATCH, partitioning.spec(('heads',))
+  return math.prod(mesh.shape[axis] for axis in rows), mesh.shape[heads]
+
+
+def _rows_of_a_step(rows: int, queries: int, keys: int) -> int:
+  """Short sequences share a step, whose fixed cost would else be most of it."""
+  most = max(1, 512 * 512 // (queries * keys))
+  return max(n for n in range(1, min(most, 8) + 1) if rows % n == 0)
+
+
+def _vmem(rows: int, queries: int, keys: int, head_dim: int) -> int:
+  """Bytes of VMEM for a step of `rows`, in float32: the blocks of a bias and its gradient, and of
+  all that is [rows, length, heads * head_dim], twice since they come and go; and what the
+  computation of one head holds."""
+  bias = 2 * (LANES // head_dim) * queries * keys
+  wide = rows * (3 * queries + 4 * keys) * LANES
+  return 4 * (2 * (bias + wide) + 6 * min(BLOCK, queries) * keys) + 2 * MEBIBYTE
+
+
+def _read(refs, has, extra: int):
+  """The references by name: (more inputs), q, k, v, segments of both, bias, keep, (outputs)."""
+  more, refs = refs[:extra], list(refs[extra:])
+  fixed, refs = refs[:5], refs[5:]
+  bias = refs.pop(0) if has[0] else None
+  keep = refs.pop(0) if has[1] else None
+  return more, fixed, bias, keep, refs
+
+
+def _weights(query, key, mask, bias):
+  """softmax(query · key + bias) where `mask`, in float32, before it is divided by its sums."""
+  logits = jax.lax.dot_general(
+    query, key, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
+  )
+  if bias is not None:
+    logits += bias
+  logits = jnp.where(mask, logits, MASKED)
+  weights = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
+  return weights, jnp.sum(weights, axis=-1, keepdims=True)
+
+
+def _mask(query_segments, key_segments, start, causal: bool):
+  """[q, k] from [1, q] and [1, k]; `start` is the first query's position."""
+  mask = query_segments.reshape(-1, 1) == key_segments
+  if causal:
+    at = functools.partial(jax.lax.broadcasted_iota, jnp.int32, mask.shape)
+    mask &= at(1) <= at(0) + start
+  return mask
+
+
+def _forward_kernel(*refs, has, head_dim: int, causal: bool):
+  _, (q, k, v, query_segments, key_segments), bias, keep, (out,) = _read(refs, has, 0)
+
+  @_each_block(q)
+  def block(row, start, at):
+    mask = _mask(query_segments[row, :, at], key_segments[row], start, causal)
+    for head in range(LANES // head_dim):
+      lanes = pl.ds(head * head_dim, head_dim)
+      weights, total = _weights(
+        q[row, at, lanes], k[row, :, lanes], mask, None if bias is None else bias[head, at]
+      )
+      if keep is not None:
+        weights *= keep[row, 0, pl.ds(head, 1), :]
+      value = v[row, :, lanes]
+      y = jnp.dot(weights.astype(value.dtype), value, preferred_element_type=jnp.float32)
+      out[row, at, lanes] = (y / total).astype(out.dtype)
+
+
+def _backward_kernel(*refs, has, head_dim: int, causal: bool):
+  (grad,), (q, k, v, query_segments, key_segments), bias, keep, outs = _read(refs, has, 1)
+  grad_q, grad_k, grad_v, *grad_bias, sum_k, sum_v = outs
+  product = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
+  of_rows, of_columns, transposed = (((1,), (1,)), (((1,), (0,))), (((0,), (0,))))
+  if grad_bias:
+
+    @pl.when(pl.program_id(1) == 0)
+    def no_bias_yet():
+      grad_bias[0][...] = jnp.zeros_like(grad_bias[0])
+
+  @_each_block(q)
+  def block(row, start, at):
+    @pl.when(start == 0)
+    def no_sums_yet():
+      sum_k[...] = jnp.zeros_like(sum_k)
+      sum_v[...] = jnp.zeros_like(sum_v)
+
+    mask = _mask(query_segments[row, :, at], key_segments[row], start, causal)
+    for head in range(LANES // head_dim):
+      lanes = pl.ds(head * head_dim, head_dim)
+      query, key, value = q[row, at, lanes], k[row, :, lanes], v[row, :, lanes]
+      grad_out = grad[row, at, lanes]
+      weights, total = _weights(query, key, mask, None if bias is None else bias[head, at])
+      weights *= 1.0 / total
+      kept, grad_kept = weights, product(grad_out, value, (of_rows, ((), ())))
+      if keep is not None:
+        scale = keep[row, 0, pl.ds(head, 1), :]
+        kept, grad_kept = weights * scale, grad_kept * scale
+      sum_v[:, lanes] += product(kept.astype(query.dtype), grad_out, (transposed, ((), ())))
+      grad_logits = weights * (grad_kept - jnp.sum(grad_kept * weights, axis=-1, keepdims=True))
+      grad_logits = jnp.where(mask, grad_logits, 0.0)
+      if grad_bias:
+        grad_bias[0][head, at] += grad_logits
+      grad_logits = grad_logits.astype(query.dtype)
+      grad_q[row, at, lanes] = product(grad_logits, key, (of_columns, ((), ()))).astype(query.dtype)
+      sum_k[:, lanes] += product(grad_logits, query, (transposed, ((), ())))
+
+    @pl.when(start == q.shape[1] - at.size)
+    def write_sums():
+      grad_k[row] = sum_k[...].astype(grad_k.dtype)
+      grad_v[row] = sum_v[...].astype(grad_v.dtype)
+
+
+def _each_block(q):
+  """Runs a function of (row, first query, their slice) for blocks of the queries of each row.
+
+  One after the other in a loop: unrolled, they would take minutes to compile.
+  """
+  size = min(BLOCK, q.shape[1])
+  blocks = q.shape[1] // size
+
+  def run(body):
+    def step(number, carry):
+      start = pl.multiple_of((number % blocks) * size, size)
+      body(number // blocks, start, pl.ds(start, size))
+      return carry
+
+    jax.lax.fori_loop(0, q.shape[0] * blocks, step, None)
+
+  return run
