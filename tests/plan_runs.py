@@ -53,4 +53,4 @@ def answer(total: int = 12 * GIB, limit: int | None = 16 * GIB) -> Compiled:
   fits = None if limit is None else total <= limit
   costs = Costs(3 * 10**8, ((0, 819 * 10**6, 2),), COLLECTIVES) if limit else None
   problem = '' if fits is not False else 'RESOURCE_EXHAUSTED: too much'
-  return Compiled(fits, memory, costs, 30.0, 2 * GIB, problem)
+  return Compiled(fits, memory, costs, 30.0, 40.0, 2 * GIB, problem)

@@ -162,7 +162,9 @@ def test_the_object_that_is_printed(answers, capsys):
   step = 0.2 + 2 / 800 + 2 * 7 / 8 * 1e9 / 100e9
   assert found['estimated_step_seconds'] == pytest.approx(step)
   assert found['estimated_mfu'] == pytest.approx(found['model_flops'] / (step * 8 * 197e12))
-  assert found['compile_seconds'] == 60.0 and found['problem'] == ''
+  assert (found['compile_seconds'], found['compile_cpu_seconds']) == (60.0, 80.0) and found[
+    'problem'
+  ] == ''
   assert found['parameters'] == 247_577_856
 
 

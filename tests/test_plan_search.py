@@ -27,7 +27,7 @@ class Compiler:
     total = self.state + rows * (2 if self.tight and rows >= 8 else 1)
     memory = Memory(self.limit * GIB, 1, 2, 1, 0, 0, 0, total * GIB)
     costs = Costs(1_000_000_000 + 100_000_000 * rows, (), ())
-    return Compiled(total <= self.limit, memory, costs, 1.0, 0)
+    return Compiled(total <= self.limit, memory, costs, 1.0, 1.0, 0)
 
 
 def _largest(compiler, **settings):

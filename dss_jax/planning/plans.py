@@ -47,7 +47,7 @@ class Plan:
   @property
   def fits(self) -> bool | None:
     """Whether training and validation fit; None where the machine's memory is not known."""
-    answers = [self.train.fits] + ([self.decode.fits] if self.decode else [])
+    answers = [one.fits for one in _compiled(self)]
     return False if False in answers else None if None in answers else True
 
   @property
@@ -127,7 +127,8 @@ def to_json(plan: Plan) -> dict[str, Any]:
     'estimated_step_seconds': seconds and seconds.step,
     'estimated_mfu': seconds and _mfu(plan.flops, seconds.step, machine),
     'estimated_decode_seconds': _decode_seconds(plan),
-    'compile_seconds': plan.train.seconds + (plan.decode.seconds if plan.decode else 0.0),
+    'compile_seconds': sum(one.seconds for one in _compiled(plan)),
+    'compile_cpu_seconds': sum(one.cpu_seconds for one in _compiled(plan)),
     'host_ram_bytes': _host_ram(plan),
     'cost': _cost(plan),
     'checks': {one.name: one.text for one in plan.checks},
@@ -147,6 +148,10 @@ def table() -> list[dict[str, Any]]:
   """The shipped table of models on machines: objects of `to_json`."""
   file = importlib.resources.files(__package__) / TABLE
   return json.loads(file.read_text()) if file.is_file() else []
+
+
+def _compiled(plan: Plan) -> list[Compiled]:
+  return [one for one in (plan.train, plan.decode) if one is not None]
 
 
 def _seconds(compiled: Compiled | None, machine: topologies.Topology) -> estimate.Seconds | None:
@@ -183,7 +188,7 @@ def _host_ram(plan: Plan) -> dict[str, int | None]:
   # Replicas are saved once: no host copies more than the whole state.
   whole = 4 * flops.parameters(plan.run.model) * of_device // memory.parameters
   saving = min(of_device * machine.devices // machine.hosts, whole)
-  compiling = max(one.host_bytes for one in (plan.train, plan.decode) if one)
+  compiling = max(one.host_bytes for one in _compiled(plan))
   return {
     'checkpoint': saving,
     'compiler': compiling,

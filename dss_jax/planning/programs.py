@@ -107,6 +107,7 @@ class Compiled:
     memory: of one device.
     costs: of one run on one device; None where it was not compiled, or not for a TPU.
     seconds: that lowering and compiling took.
+    cpu_seconds: of all its threads: what it would take a core that has nothing else to do.
     host_bytes: most memory of the process that compiled.
     problem: why there is no program, in the compiler's words; '' where there is one.
   """
@@ -115,6 +116,7 @@ class Compiled:
   memory: Memory
   costs: Costs | None
   seconds: float
+  cpu_seconds: float
   host_bytes: int
   problem: str = ''
 
@@ -177,6 +179,7 @@ def compiled_of(values: dict[str, Any]) -> Compiled:
       collectives=tuple(Collective(**one) for one in costs['collectives']),
     ),
     seconds=values['seconds'],
+    cpu_seconds=values['cpu_seconds'],
     host_bytes=values['host_bytes'],
     problem=values['problem'],
   )

@@ -129,4 +129,5 @@ def _time_lines(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield 'MFU (estimate)', f'{values["estimated_mfu"]:.1%}'
   if values['estimated_decode_seconds']:
     yield 'decoding (estimate)', f'{values["estimated_decode_seconds"]:.3f} s a batch, all tokens'
-  yield 'compilation, here', f'{values["compile_seconds"]:.0f} s'
+  work = values['compile_cpu_seconds']
+  yield 'compilation, here', f'{values["compile_seconds"]:.0f} s, {work:.0f} s of a CPU core'

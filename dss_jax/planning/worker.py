@@ -43,7 +43,7 @@ def compile_here(program: Program) -> Compiled:
   mesh = partitioning.make_mesh(program.mesh, devices)
   limit = _limit(program.topology, devices[0])
   state = abstract_state(program, mesh)
-  began = time.perf_counter()
+  began, work_began = time.perf_counter(), time.process_time()
   problem, compiled, analysis = '', None, None
   with jax.set_mesh(mesh):
     try:
@@ -61,6 +61,7 @@ def compile_here(program: Program) -> Compiled:
     memory=memory,
     costs=hlo.costs(compiled.as_text() or '', loops) if compiled and on_tpu else None,
     seconds=time.perf_counter() - began,
+    cpu_seconds=time.process_time() - work_began,
     host_bytes=peak_host_bytes(),
     problem=problem,
   )
