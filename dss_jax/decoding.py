@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from dss_jax import fields, partitioning
+from dss_jax import fields
 from dss_jax.models import t5
 
 START_ID = 0
@@ -85,7 +85,7 @@ def decode(
   if decoding.method == 'temperature' and row_keys is None:
     raise ValueError("Decoding by method='temperature' needs row_keys, one random key a row.")
   beams = decoding.beams if decoding.method == 'beam' else 1
-  network = t5.bind(config, params, partitioning.place_rows)
+  network = t5.bind(config, params)
   vocab_size = network.embedding.shape[0]
   if 2 * beams > vocab_size:
     raise ValueError(f'Decoding.beams is at most {vocab_size // 2} here, not {beams}.')

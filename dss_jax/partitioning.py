@@ -4,10 +4,13 @@ Owns meshes and shardings. Knows nothing of what the arrays mean.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+import math
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -15,14 +18,15 @@ from dss_jax import fields
 
 AXES = ('data', 'fsdp', 'tensor')
 
-# Every logical axis a weight can have, and the mesh axis that divides it (None: not divided).
-RULES: Mapping[str, str | None] = {
-  'vocab': 'tensor',
-  'heads': 'tensor',
-  'mlp': 'tensor',
-  'embed': 'fsdp',
-  'layers': None,
-  'buckets': None,
+# Every logical axis a weight can have, and the mesh axes that divide it: so lie weights and an
+# optimizer's state; `gather` brings together what a computation needs whole.
+RULES: Mapping[str, tuple[str, ...]] = {
+  'vocab': ('tensor',),
+  'heads': ('tensor',),
+  'mlp': ('tensor',),
+  'embed': ('fsdp', 'data'),
+  'layers': (),
+  'buckets': (),
 }
 BATCH = PartitionSpec(('data', 'fsdp'))
 
@@ -32,8 +36,9 @@ class MeshConfig:
   """How many devices share the batch, the weights' embed axis, and heads, mlp and vocabulary.
 
   Attributes:
-    data: copies of the model, each with its part of the batch; -1 takes all devices that are left.
-    fsdp: parts of the batch that also share parameters and optimizer state.
+    data: parts of the batch; parameters lie divided among them, and are brought together once a
+      step, in the compute dtype. -1 takes all devices that are left.
+    fsdp: more parts of the batch; parameters are brought together layer by layer.
     tensor: devices that work on the same rows, each with its part of heads, mlp and vocabulary.
   """
 
@@ -69,36 +74,96 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
   return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
-def spec(axes: tuple[str | None, ...], rules: Mapping[str, str | None] = RULES) -> PartitionSpec:
+def spec(axes: tuple[str | None, ...], without: Collection[str] = ()) -> PartitionSpec:
   """The mesh axes that divide a weight with these logical axes.
+
+  Args:
+    axes: logical ones.
+    without: mesh axes that divide nothing.
 
   Raises:
     ValueError: a logical axis has no rule, or two would be divided by one mesh axis.
   """
-  unknown = [axis for axis in axes if axis is not None and axis not in rules]
+  unknown = [axis for axis in axes if axis is not None and axis not in RULES]
   if unknown:
-    raise ValueError(f'logical axis {unknown[0]!r} has no rule; there are {sorted(rules)}.')
-  mesh_axes = [None if axis is None else rules[axis] for axis in axes]
-  used = [axis for axis in mesh_axes if axis]
+    raise ValueError(f'logical axis {unknown[0]!r} has no rule; there are {sorted(RULES)}.')
+  divided = [
+    tuple(one for one in RULES[axis] if one not in without) if axis else () for axis in axes
+  ]
+  used = [one for by in divided for one in by]
   if len(used) != len(set(used)):
-    raise ValueError(f'two of the logical axes {axes} are divided by one mesh axis: {mesh_axes}.')
-  return PartitionSpec(*mesh_axes)
+    raise ValueError(f'two of the logical axes {axes} are divided by one mesh axis: {divided}.')
+  return PartitionSpec(*(by[0] if len(by) == 1 else by or None for by in divided))
 
 
 def shardings(mesh: Mesh, shapes: Any, axes: Any) -> Any:
   """A tree of NamedShardings for weights of these shapes and logical axes.
 
-  A dimension that its mesh axis does not divide evenly stays whole.
+  A dimension that its mesh axes do not divide evenly is divided by fewer of them, or stays whole.
   """
+  return jax.tree.map(
+    lambda shape, names: NamedSharding(mesh, _fitting(mesh, shape.shape, spec(names))),
+    shapes,
+    axes,
+  )
 
-  def sharding(shape, names):
-    divided = [
-      axis if axis and size % mesh.shape[axis] == 0 else None
-      for axis, size in zip(spec(names), shape.shape, strict=True)
-    ]
-    return NamedSharding(mesh, PartitionSpec(*divided))
 
-  return jax.tree.map(sharding, shapes, axes)
+def _fitting(mesh: Any, shape: tuple[int, ...], wanted: PartitionSpec) -> PartitionSpec:
+  """The division of an array that its sizes allow."""
+
+  def fit(size: int, by: str | tuple[str, ...] | None):
+    by = by if isinstance(by, tuple) else (by,) if by else ()
+    while by and size % math.prod(mesh.shape[axis] for axis in by):
+      by = by[:-1]
+    return by[0] if len(by) == 1 else by or None
+
+  return PartitionSpec(*map(fit, shape, wanted))
+
+
+def gather(
+  weight: jax.Array,
+  axes: tuple[str | None, ...],
+  over: Collection[str],
+  gathered: Collection[str] = (),
+  dtype: Any = None,
+) -> jax.Array:
+  """A weight within jit as `dtype`, no longer divided by some axes of the mesh of `jax.set_mesh`.
+
+  It is sent in `dtype`, its gradient is added up in that as well and lies divided as the weight
+  does. Said so because a compiler left alone may rather send activations, or all of a gradient to
+  all devices.
+
+  Args:
+    weight: divided as `spec(axes)` says.
+    axes: its logical axes.
+    over: mesh axes whose parts are brought together.
+    gathered: mesh axes of which that has been done before.
+    dtype: of the result; None for the weight's own.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  dtype = jnp.dtype(dtype or weight.dtype)
+  if mesh.empty or all(mesh.shape[axis] == 1 for axis in over):
+    return weight.astype(dtype)
+  before = _fitting(mesh, weight.shape, spec(axes, gathered))
+  after = _fitting(mesh, weight.shape, spec(axes, {*gathered, *over}))
+  return _gather(before, after, dtype, weight.dtype, weight)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
+def _gather(before, after, dtype, own_dtype, weight):
+  place = jax.lax.with_sharding_constraint
+  return place(place(weight.astype(dtype), before), after)
+
+
+def _gather_fwd(before, after, dtype, own_dtype, weight):
+  return _gather(before, after, dtype, own_dtype, weight), None
+
+
+def _gather_bwd(before, after, dtype, own_dtype, _, grad):
+  return (jax.lax.with_sharding_constraint(grad, before).astype(own_dtype),)
+
+
+_gather.defvjp(_gather_fwd, _gather_bwd)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -114,7 +179,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def place_rows(x: jax.Array) -> jax.Array:
   """`x` [rows, ...] within jit, its rows divided as a batch's by the mesh of `jax.set_mesh`."""
   mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty:
+  if mesh.empty or x.shape[0] % (mesh.shape['data'] * mesh.shape['fsdp']):
     return x
   free = (PartitionSpec.UNCONSTRAINED,) * (x.ndim - 1)
   return jax.lax.with_sharding_constraint(x, PartitionSpec(*BATCH, *free))

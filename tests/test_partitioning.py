@@ -46,7 +46,8 @@ def test_an_axis_without_a_rule_is_refused():
 
 
 def test_axes_without_a_name_are_not_divided():
-  assert partitioning.spec((None, 'layers', 'embed')) == PartitionSpec(None, None, 'fsdp')
+  divided = PartitionSpec(None, None, ('fsdp', 'data'))
+  assert partitioning.spec((None, 'layers', 'embed')) == divided
 
 
 def test_a_dimension_that_is_not_divisible_stays_whole():

@@ -10,7 +10,6 @@ feed-forward of T5 1.1.
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from dss_jax import fields
+from dss_jax import fields, partitioning
 from dss_jax.models import layers
 
 Inputs = Int[Array, 'b s']
@@ -183,7 +182,6 @@ class T5(nnx.Module):
     if vocab is None:
       raise ValueError('T5Config.vocab_size (VOCAB_SIZE) is a number when the network is built.')
     self.config = config
-    self.place_rows: Callable[[Array], Array] = lambda x: x
     self.embedding = layers.weight(
       embed_key, (vocab, embed), layers.unit_normal, ('vocab', 'embed')
     )
@@ -231,7 +229,7 @@ class T5(nnx.Module):
     def layer(x, inputs):
       module, own_bias, number = inputs
       keys = layers.fold_in(row_keys, number + 2)
-      return module(x, mask, bias_of(own_bias), keys, rate), None
+      return _whole(module)(x, mask, bias_of(own_bias), keys, rate), None
 
     # A stack's own dropouts are sites 0 and 1, so its layers' keys start at 2.
     x = layers.dropout(self._embed(inputs), row_keys, 0, rate)
@@ -254,7 +252,7 @@ class T5(nnx.Module):
     def layer(x, inputs):
       module, own_bias, number = inputs
       keys = layers.fold_in(row_keys, number + 2)
-      return module(x, encoded, mask, cross_mask, bias_of(own_bias), keys, rate), None
+      return _whole(module)(x, encoded, mask, cross_mask, bias_of(own_bias), keys, rate), None
 
     x = layers.dropout(self._embed(targets_in), row_keys, 0, rate)
     numbers = jnp.arange(self.config.num_decoder_layers)
@@ -321,7 +319,8 @@ class T5(nnx.Module):
   def _embed(self, tokens: Int[Array, 'b l']) -> Float[Array, 'b l e']:
     # Said once, of the embedding's output, and all that is computed from it follows. Unsaid, a
     # compiler may divide activations as the weights are, and move them in every layer.
-    return self.place_rows(jnp.take(self.embedding[...], tokens, axis=0).astype(self.config.dtype))
+    embedded = jnp.take(self.embedding[...], tokens, axis=0).astype(self.config.dtype)
+    return partitioning.place_rows(embedded)
 
   @jax.named_scope('logits')
   def _logits(self, x: Float[Array, 'b l e']) -> Float[Array, 'b l vocab']:
@@ -344,20 +343,22 @@ def init(config: T5Config, key) -> Params:
   return nnx.to_pure_dict(nnx.state(T5(config, key), nnx.Param))
 
 
-def bind(
-  config: T5Config, params: Params, place_rows: Callable[[Array], Array] = lambda x: x
-) -> T5:
+def bind(config: T5Config, params: Params) -> T5:
   """The network with these parameters; inside jit it costs nothing and gradients pass through.
 
-  Args:
-    config: the network.
-    params: its parameters.
-    place_rows: returns activations [b, ...] as they are, laid on the devices that hold their rows;
-      `partitioning.place_rows`. The default leaves that to the compiler.
+  Within `jax.set_mesh`, parameters that lie divided over the mesh's `data` are brought together
+  here, matrices in the compute dtype; those of `fsdp` where a layer uses them.
   """
-  network = nnx.merge(_abstract(config)[0], params)
-  network.place_rows = place_rows
-  return network
+
+  def whole(path, weight, axes):
+    # Norms, biases and the embedding are used in float32, and their gradients are many small sums.
+    matrix = path[0].key != 'embedding' and len({*axes} - {'layers', 'buckets'}) == 2
+    dtype = config.dtype if matrix else None
+    return partitioning.gather(weight, axes, over=('data',), dtype=dtype)
+
+  axes = abstract(config)[1]
+  gathered = jax.tree_util.tree_map_with_path(whole, params, axes)
+  return nnx.merge(_abstract(config)[0], gathered)
 
 
 def abstract(config: T5Config) -> tuple[Params, Params]:
@@ -367,6 +368,16 @@ def abstract(config: T5Config) -> tuple[Params, Params]:
   shapes = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), state, is_leaf=is_param)
   axes = jax.tree.map(lambda p: p.get_metadata('out_sharding'), state, is_leaf=is_param)
   return nnx.to_pure_dict(shapes), nnx.to_pure_dict(axes)
+
+
+def _whole(layer: Any) -> Any:
+  """A layer cut out of its stack, its weights no longer divided over the mesh's `fsdp`."""
+
+  def gather(weight: nnx.Param) -> nnx.Variable:
+    axes = tuple(axis for axis in weight.get_metadata('out_sharding') if axis != 'layers')
+    return weight.replace(partitioning.gather(weight[...], axes, ('fsdp',), gathered=('data',)))
+
+  return jax.tree.map(gather, layer, is_leaf=lambda leaf: isinstance(leaf, nnx.Param))
 
 
 @functools.cache
