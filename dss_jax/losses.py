@@ -6,6 +6,7 @@ logits, targets, loss weights and task ids. Tasks are numbered as in `dss_jax.ta
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -78,17 +79,58 @@ def token_losses(
 
   Source: T5X `losses.cross_entropy_with_logits`.
   """
-  logits = logits.astype(jnp.float32)
-  log_z = jax.nn.logsumexp(logits, axis=-1)
-  loss = log_z - jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+  return _token_losses(logits.astype(jnp.float32), targets, z_loss, label_smoothing)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _token_losses(logits, targets, z_loss: float, label_smoothing: float):
+  return _forward(logits, targets, z_loss, label_smoothing)[0]
+
+
+def _forward(logits, targets, z_loss: float, label_smoothing: float):
+  """The losses, and what the gradient needs: no array of the logits' size but the logits."""
+  largest = jnp.max(logits, axis=-1)
+  log_z = largest + jnp.log(jnp.sum(jnp.exp(logits - largest[..., None]), axis=-1))
+  loss = log_z - _target_logits(logits, targets)
   if label_smoothing > 0.0:
     vocab = logits.shape[-1]
-    each = label_smoothing / (vocab - 1)
+    confidence, each = 1.0 - label_smoothing, label_smoothing / (vocab - 1)
     others = vocab * log_z - jnp.sum(logits, axis=-1) - loss
-    confidence = 1.0 - label_smoothing
     entropy = -(confidence * jnp.log(confidence) + label_smoothing * jnp.log(each))
     loss = confidence * loss + each * others - entropy
-  return loss + z_loss * jnp.square(log_z) if z_loss else loss
+  if z_loss:
+    loss += z_loss * jnp.square(log_z)
+  return loss, (logits, targets, log_z)
+
+
+def _backward(z_loss: float, label_smoothing: float, residuals, gradient):
+  """p (1 + 2 z_loss log Z) - q in one pass over the logits, where autodiff takes three."""
+  logits, targets, log_z = residuals
+  each = label_smoothing / (logits.shape[-1] - 1)
+  p = jnp.exp(logits - log_z[..., None])
+  q = jnp.where(_is_target(logits, targets), 1.0 - label_smoothing, each)
+  return gradient[..., None] * (p * (1.0 + 2.0 * z_loss * log_z)[..., None] - q), None
+
+
+_token_losses.defvjp(_forward, _backward)
+
+
+def correct(
+  logits: Float[Array, '*batch vocab'], targets: Int[Array, '*batch']
+) -> Float[Array, '*batch']:
+  """1.0 where no other token is likelier than the target, else 0.0."""
+  # An argmax would be another pass over the logits; these two the loss makes too.
+  logits = logits.astype(jnp.float32)
+  return (_target_logits(logits, targets) >= jnp.max(logits, axis=-1)).astype(jnp.float32)
+
+
+def _target_logits(logits, targets):
+  # A sum, since a gather is no part of a fused pass, and moves logits that devices share.
+  return jnp.sum(jnp.where(_is_target(logits, targets), logits, 0.0), axis=-1)
+
+
+def _is_target(logits, targets):
+  return jnp.arange(logits.shape[-1]) == targets[..., None]
 
 
 def sum_by_task(values: Float[Array, 'b l'], task_ids: Int[Array, 'b l']) -> Float[Array, 'tasks']:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from dss_jax import losses, partitioning
+from dss_jax import losses
 from dss_jax.models import t5
 from dss_jax.train_state import TrainState
 
@@ -86,7 +86,7 @@ def metrics_of_sums(sums: Metrics, loss: losses.LossConfig) -> Metrics:
 
 def _task_sums(model, loss, params, batch: Batch, row_keys) -> Metrics:
   """Sums over the batch of each task's token losses, correct tokens, loss weights and rows."""
-  logits = t5.bind(model, params, partitioning.place_rows)(
+  logits = t5.bind(model, params)(
     batch['encoder_input_tokens'],
     batch['encoder_segment_ids'],
     batch['decoder_input_tokens'],
@@ -95,10 +95,9 @@ def _task_sums(model, loss, params, batch: Batch, row_keys) -> Metrics:
   )
   targets, weights = batch['decoder_target_tokens'], batch['decoder_loss_weights']
   token_loss = losses.token_losses(logits, targets, loss.z_loss, loss.label_smoothing)
-  correct = (jnp.argmax(logits, axis=-1) == targets).astype(jnp.float32)
   by_task = {
     'loss': token_loss * weights,
-    'correct': correct * weights,
+    'correct': losses.correct(logits, targets) * weights,
     'loss_weight': weights,
     'rows': _starts(batch['decoder_segment_ids']),
   }

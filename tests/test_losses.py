@@ -99,6 +99,40 @@ def test_a_perfect_prediction_of_smoothed_targets_costs_nothing():
   np.testing.assert_allclose(loss, [0.0], atol=1e-6)
 
 
+@pytest.mark.parametrize('z_loss', [0.0, 1e-2])
+@pytest.mark.parametrize('label_smoothing', [0.0, 0.1])
+def test_the_gradient_is_the_derivative(z_loss, label_smoothing):
+  """The gradient is written out by hand in losses.py; scipy's softmax has it in float64."""
+  logits, targets = _drawn(4, 7)
+  each_token = np.random.default_rng(1).normal(size=(4, 7))
+  gradient = jax.grad(
+    lambda x: jnp.sum(losses.token_losses(x, targets, z_loss, label_smoothing) * each_token)
+  )(logits)
+  x = np.asarray(logits, np.float64)
+  q = np.where(np.eye(11)[targets] > 0, 1.0 - label_smoothing, label_smoothing / 10)
+  log_z = special.logsumexp(x, axis=-1, keepdims=True)
+  expected = (special.softmax(x, -1) * (1.0 + 2.0 * z_loss * log_z) - q) * each_token[..., None]
+  np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_token_is_correct_where_none_is_likelier():
+  logits = jnp.array([[0.0, 2.0, 1.0], [0.0, 2.0, 1.0], [3.0, 3.0, 0.0]])
+  np.testing.assert_array_equal(losses.correct(logits, jnp.array([1, 2, 1])), [1.0, 0.0, 1.0])
+  logits, targets = _drawn(30, 7)
+  likeliest = np.asarray(logits).argmax(-1)
+  assert 0 < (likeliest == np.asarray(targets)).sum() < targets.size
+  np.testing.assert_array_equal(losses.correct(logits, targets), likeliest == np.asarray(targets))
+
+
+def test_no_pass_over_the_vocabulary_but_those_that_are_needed():
+  """Neither the loss nor its gradient gathers or scatters: devices may share the vocabulary."""
+  logits, targets = _drawn(4, 7)
+  loss = lambda x: jnp.sum(losses.token_losses(x, targets, 1e-4, 0.1))  # noqa: E731
+  text = jax.jit(jax.value_and_grad(loss)).lower(logits).as_text()
+  assert 'exponential' in text
+  assert 'gather' not in text and 'scatter' not in text
+
+
 def test_bfloat16_logits_are_computed_in_float32():
   logits, targets = _drawn(4, 7)
   short = logits.astype(jnp.bfloat16)
