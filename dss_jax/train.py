@@ -147,8 +147,9 @@ class _Loop:
 
   def __init__(self, run, mesh, optimizer, checkpoints, validation, start: int, past: Mapping):
     self.run, self.mesh, self.checkpoints, self.validation = run, mesh, checkpoints, validation
-    step = steps.make_train_step(run.model, run.loss, optimizer, run.seed, run.num_microbatches)
-    self.step = jax.jit(step, donate_argnums=0)
+    self.step = steps.make_train_step(
+      run.model, run.loss, optimizer, run.seed, run.num_microbatches
+    )
     self.schedule = optimizers.make_schedule(run.optimizer)
     self.writer = metric_writer.MetricWriter(run.model_dir, start)
     self.progress = metric_writer.Progress(run.train_steps, start)
@@ -171,6 +172,7 @@ class _Loop:
     # An earlier life may have been told to stop during this step's validation.
     stop = self._due('eval', done) and self._validate(done, state, saved=True) is None
     finished, data_state = self._finished(done), batches.state
+    update = train_state.jit_update(self.step, state)
 
     def put(batch: data.Batch):
       return batch, partitioning.put_batch(self.mesh, batch.arrays)
@@ -178,7 +180,7 @@ class _Loop:
     with data.Prefetch(batches, put) as prefetched:
       while not (finished or stop):
         batch, arrays = next(prefetched)
-        state, metrics = self.step(state, arrays)
+        state, metrics = update(state, arrays)
         done, data_state = done + 1, batch.state
         self.unseen.append((done, metrics, batch))
         self._look(leave=1)

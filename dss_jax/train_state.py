@@ -3,6 +3,7 @@
 Owns the state's form, creation and shardings. Saving it is checkpoints/manager.py's.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -43,6 +44,15 @@ def create(
 def from_params(params: t5.Params, optimizer: optax.GradientTransformation) -> TrainState:
   """The state before the first update of these parameters."""
   return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+
+def jit_update(update: Callable, state: TrainState) -> Callable:
+  """`update`, (state, batch) -> (state, metrics), jitted: the new state lies where the old one did.
+
+  Left to the compiler parts of it may lie elsewhere, and the next call compiles all again.
+  """
+  places = jax.tree.map(lambda leaf: leaf.sharding, state)
+  return jax.jit(update, donate_argnums=0, out_shardings=(places, None))
 
 
 def abstract(model: t5.T5Config, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:

@@ -78,7 +78,7 @@ def lower(program: Program, mesh: Mesh, state: train_state.TrainState) -> jax.st
       seed=0,
       num_microbatches=program.num_microbatches,
     )
-    return jax.jit(step, donate_argnums=0).lower(state, batch)
+    return train_state.jit_update(step, state).lower(state, batch)
   return decoding.decode.lower(
     program.model,
     state.params,
