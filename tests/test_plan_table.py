@@ -1,0 +1,49 @@
+"""The table of plans that ships: whole, of the models and machines that are here, and its page."""
+
+import importlib.util
+
+import pytest
+
+from dss_jax.planning import plans
+from dss_jax.topologies import TOPOLOGIES
+
+KEYS = {
+  'model', 'topology', 'devices', 'mesh', 'batch', 'remat_policy', 'fits', 'hbm_bytes_per_device',
+  'model_flops', 'estimated_step_seconds', 'compile_seconds', 'compile_cpu_seconds',
+}  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def plan_table(repository):
+  """The program that writes it."""
+  path = repository / 'benchmarks' / 'plan_table.py'
+  spec = importlib.util.spec_from_file_location('plan_table', path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+def test_every_row_is_whole_and_of_a_machine_that_is_here():
+  rows = plans.table()
+  assert rows
+  for row in rows:
+    assert set(row) >= KEYS
+    machine = TOPOLOGIES[row['topology']]
+    mesh = row['mesh']
+    assert row['devices'] == machine.devices == mesh['data'] * mesh['fsdp'] * mesh['tensor']
+    memory = row['hbm_bytes_per_device']
+    assert row['fits'] == (memory['total'] <= memory['limit'])
+    assert memory['limit'] <= machine.hbm_bytes
+  cells = [(row['model'], row['topology']) for row in rows]
+  assert len(cells) == len(set(cells))
+
+
+def test_what_fits_is_recommended():
+  fitting = next(row for row in plans.table() if row['fits'])
+  found = plans.recommended(fitting['model'], fitting['topology'])
+  assert found == {name: fitting[name] for name in ('mesh', 'batch', 'remat_policy')}
+  assert plans.recommended('t5_1_1/none', 'v5e-8') is None
+
+
+def test_the_page_is_of_this_table(plan_table):
+  assert plan_table.PAGE.read_text() == plan_table.page(plans.table())
