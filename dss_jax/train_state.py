@@ -14,6 +14,9 @@ from jax.sharding import Mesh
 from dss_jax import partitioning
 from dss_jax.models import t5
 
+# Else products with gathered weights become loops over the parts, each slower than its share.
+TPU_OPTIONS = {'xla_jf_spmd_threshold_for_windowed_einsum_mib': '1000000'}
+
 
 class TrainState(NamedTuple):
   """Everything that an update changes.
@@ -52,7 +55,9 @@ def jit_update(update: Callable, state: TrainState) -> Callable:
   Left to the compiler parts of it may lie elsewhere, and the next call compiles all again.
   """
   places = jax.tree.map(lambda leaf: leaf.sharding, state)
-  return jax.jit(update, donate_argnums=0, out_shardings=(places, None))
+  platform = next(iter(state.step.sharding.device_set)).platform
+  options = TPU_OPTIONS if platform == 'tpu' else None
+  return jax.jit(update, donate_argnums=0, out_shardings=(places, None), compiler_options=options)
 
 
 def abstract(model: t5.T5Config, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:

@@ -204,7 +204,8 @@ class Attention(nnx.Module):
 
   def project_out(self, y: Float[Array, 'b q h d']) -> Float[Array, 'b q e']:
     """The heads' outputs merged back to the width of the stack."""
-    return y.reshape(*y.shape[:2], -1) @ self.out[...].astype(y.dtype)
+    merged = checkpoint_name(y.reshape(*y.shape[:2], -1), ATTENDED)
+    return merged @ self.out[...].astype(y.dtype)
 
   def __call__(self, x, x_kv, segments: Segments, bias: Bias | None, row_keys, rate: float):
     """Attends from `x` [b, q, e] to `x_kv` [b, k, e]; one dropout mask is shared by all queries."""
@@ -212,8 +213,7 @@ class Attention(nnx.Module):
     keep = None
     if row_keys is not None and rate > 0.0:
       keep = _kept(row_keys, 0, rate, (self.num_heads, 1, key.shape[1]))[:, :, 0] / (1.0 - rate)
-    attended = attend_segments(query, key, value, segments, bias, keep)
-    return self.project_out(checkpoint_name(attended, ATTENDED))
+    return self.project_out(attend_segments(query, key, value, segments, bias, keep))
 
 
 def attend_segments(
