@@ -5,13 +5,16 @@
 RUN is a folder of `dss train`. It is exported as `dss export --to=hf` does, loaded with
 AutoModelForSeq2SeqLM and AutoTokenizer (torch, on a CPU, in float32), and both decode the labels
 and the rationales of the split greedily and by beam search. The last line is JSON: for each task
-and method the number of inputs, of identical token sequences and of identical texts, and the
-first difference. Exit status 1 if there is any.
+and method the number of inputs, of identical token sequences and of identical texts, the first
+difference, and of how many that differ transformers says what we say once it computes in float64:
+there its float32 rounded a choice between two hypotheses the other way. Exit status 1 if there is
+any difference.
 
 Activations are float32 on both sides, whatever DTYPE the run had; inputs are texts to transformers.
 """
 
 import argparse
+import copy
 import dataclasses
 import json
 import pathlib
@@ -79,12 +82,20 @@ def compare(pupil, task: str, options, model, tokenizer, settings) -> dict:
   length = decoder.decoding.max_length
   theirs, their_texts = generate(model, tokenizer, inputs, length, options.batch_size, settings)
   same_ids = (ours == theirs).all(axis=1)
+  differ = np.flatnonzero(~same_ids)
+  as_in_float64 = 0
+  if differ.size:
+    asked = [inputs[row] for row in differ]
+    double = copy.deepcopy(model).double()
+    exact, _ = generate(double, tokenizer, asked, length, options.batch_size, settings)
+    as_in_float64 = int((ours[differ] == exact).all(axis=1).sum())
   same_texts = [one == other for one, other in zip(our_texts, their_texts, strict=True)]
   first = int(np.argmin(same_ids)) if not same_ids.all() else None
   return {
     'inputs': len(inputs),
     'ids': int(same_ids.sum()),
     'texts': sum(same_texts),
+    'differ_but_as_in_float64': as_in_float64,
     'first_difference': first
     if first is None
     else {'input': inputs[first], 'ours': our_texts[first], 'theirs': their_texts[first]},
