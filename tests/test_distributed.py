@@ -24,7 +24,8 @@ from train_processes import (
 from dss_jax import distributed, evaluate, train
 
 STEPS = 10
-HEARTBEAT_S = 10
+HEARTBEAT_S = 8
+HEARTBEAT = {'DSS_HEARTBEAT_S': str(HEARTBEAT_S)}
 TWO = {'count': 2, 'devices': 4}
 
 
@@ -137,30 +138,54 @@ def test_an_evaluation_by_two_processes_is_that_by_one(two, shared, tmp_path, ca
     assert record.items() >= wanted_record.items()
 
 
-@pytest.mark.parametrize('killed', [0, 1])
-def test_the_others_of_a_killed_process_end_with_an_error(shared, tmp_path, killed):
-  """Process 0 is the one that all are connected to; the loss of another is noticed by silence."""
-  arguments = _arguments(tmp_path, train_steps=100_000, eval_period=0, learning_rate=1e-3)
-  environment = {'DSS_HEARTBEAT_S': str(HEARTBEAT_S)}
-  job = Processes(tmp_path, shared, arguments, **TWO, environment=environment)
-  job.when(lambda: job.steps() >= 1)
-  began = time.monotonic()
+# The dead and the different
+
+MEETS = """
+import sys, time
+from dss_jax import distributed
+distributed.initialize('train', stops_softly=True)
+try:
+  distributed.check_same(settings=sys.argv[1:])
+except ValueError as error:
+  distributed.leave('train', error)
+print('met', flush=True)
+time.sleep(600)
+"""
+
+
+def _assert_ends_after_kill(job, killed):
+  """The other process ends soon, with an error that a shell says once it is gone."""
+  other, began = 1 - killed, time.monotonic()
   codes = job.send(signal.SIGKILL, to=killed)
-  assert time.monotonic() - began < 3 * HEARTBEAT_S
-  assert codes[killed] == -signal.SIGKILL and codes[1 - killed] not in (0, 2)
-  time.sleep(0.5)  # the line is said by another process, which sees this one's end
-  last = job.log_of(1 - killed).splitlines()[-1]
-  assert last.startswith(f'dss train: process {1 - killed} of 2 '), job.all_logs
-  assert last.endswith('The same command continues from the last checkpoint.')
+  assert time.monotonic() - began < 6 * HEARTBEAT_S
+  assert codes[killed] == -signal.SIGKILL and codes[other] not in (0, 2), job.all_logs
+  while 'continues from the last checkpoint.' not in job.log_of(other):
+    assert time.monotonic() - began < 12 * HEARTBEAT_S, job.all_logs
+    time.sleep(0.05)
+  last = job.log_of(other).splitlines()[-1]
+  assert last.startswith(f'dss train: process {other} of 2 '), job.all_logs
+
+
+def test_a_training_process_whose_other_is_killed_ends_with_an_error(shared, tmp_path):
+  arguments = _arguments(tmp_path, train_steps=100_000, eval_period=0, learning_rate=1e-3)
+  job = Processes(tmp_path, shared, arguments, **TWO, environment=HEARTBEAT)
+  job.when(lambda: job.steps() >= 1)
+  _assert_ends_after_kill(job, killed=1)
+
+
+@pytest.mark.parametrize('killed', [0, 1])
+def test_a_killed_process_is_noticed_where_nothing_is_computed(shared, tmp_path, killed):
+  """Process 0 is the one that all are connected to; the loss of another is noticed by silence."""
+  job = Processes(tmp_path, shared, [], **TWO, environment=HEARTBEAT, program=('-c', MEETS))
+  job.when(lambda: all('met' in job.log_of(index) for index in range(2)))
+  _assert_ends_after_kill(job, killed)
 
 
 def test_processes_with_other_settings_than_each_other_are_refused(shared, tmp_path):
-  folder = tmp_path / 'run'
-  job = Processes(tmp_path, shared, _arguments(folder), **TWO, of_last=['--learning_rate=0.02'])
+  job = Processes(tmp_path, shared, ['a'], **TWO, of_last=['b'], program=('-c', MEETS))
   codes = job.finish()
   assert codes[0] == 2 and codes[1] != 0, job.all_logs
   assert 'of this run do not have the same settings; start all with' in job.log
-  assert not folder.exists()
 
 
 # Settings

@@ -63,6 +63,7 @@ class Processes:
     devices: of each.
     environment: more variables.
     of_last: more arguments of the last process alone.
+    program: for Python, instead of dss.
   """
 
   def __init__(
@@ -74,6 +75,7 @@ class Processes:
     devices=1,
     environment=None,
     of_last: Sequence[str] = (),
+    program: Sequence[str] = ('-m', 'dss_jax'),
   ):
     self.folder = pathlib.Path(folder)
     self.folder.mkdir(exist_ok=True)
@@ -100,7 +102,7 @@ class Processes:
       }
       with path.open('w') as log:
         own = of_last if index == count - 1 else []
-        command = [sys.executable, '-m', 'dss_jax', *arguments, *own]
+        command = [sys.executable, *program, *arguments, *own]
         process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **settings})
       self.processes.append(process)
 
