@@ -258,9 +258,13 @@ def test_umt5_computes_what_transformers_computes_both_ways(tied, tmp_path):
       output = model.eval()(input_ids=given['inputs'], decoder_input_ids=given['given'])
     _assert_near(computed, output.logits.numpy(), name)
   model.save_pretrained(tmp_path / 'again')
-  if tied:
-    params_again = hf_checkpoints.params_of(huggingface.open_pretrained(str(tmp_path / 'again')))
-    assert all(np.array_equal(params_again[path], params[path]) for path in params)
+  again = hf_checkpoints.params_of(huggingface.open_pretrained(str(tmp_path / 'again')))
+  assert all(np.array_equal(again[path], params[path]) for path in params)
+  if not tied:
+    model.config.tie_word_embeddings = True
+    model.save_pretrained(tmp_path / 'lost')
+    with pytest.raises(ValueError, match=r'lm_head.* and shared.*, which should be'):
+      huggingface.open_pretrained(str(tmp_path / 'lost'))
 
 
 def test_a_sharded_parameter_is_read_as_the_devices_hold_it(tmp_path):
