@@ -49,7 +49,7 @@ def from_params(params: t5.Params, optimizer: optax.GradientTransformation) -> T
   return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
 
-def jit_update(update: Callable, state: TrainState) -> Callable:
+def jit_update(update: Callable, state: TrainState) -> Any:
   """`update`, (state, batch) -> (state, metrics), jitted: the new state lies where the old one did.
 
   Left to the compiler parts of it may lie elsewhere, and the next call compiles all again.

@@ -111,7 +111,7 @@ def test_no_modules_import_each_other_in_a_circle():
 def test_the_network_knows_only_jax_and_flax(path):
   allowed = {'jax', 'flax', 'jaxtyping', 'dss_jax', 'dataclasses', 'functools', 'math'}
   assert _libraries(path) <= allowed | {'typing', 'collections'}
-  assert all(_part(name) in ('models', 'fields') for name in _our_imports(path))
+  assert all(_part(name) in ('models', 'fields', 'partitioning') for name in _our_imports(path))
 
 
 @pytest.mark.parametrize('path', ['dss_jax/losses.py', 'dss_jax/optimizers.py'])

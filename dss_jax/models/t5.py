@@ -1,8 +1,9 @@
 """The T5 network, 1.0 and 1.1: `T5Config` says what it is, `T5` computes it.
 
 One network for training (packed rows, dropout), for scoring and for decoding with a cache. It
-knows nothing of gin, data, losses, optimizers or devices. Layers are stacked along a leading
-`layers` axis and run by `jax.lax.scan`, so that compile time does not grow with depth.
+knows nothing of gin, data, losses or optimizers, and of devices only when to ask partitioning.py.
+Layers are stacked along a leading `layers` axis and run by `jax.lax.scan`, so that compile time
+does not grow with depth.
 
 Source: Raffel et al. 2020 (arXiv 1910.10683); Shazeer 2020 (arXiv 2002.05202) for the gated
 feed-forward of T5 1.1.
@@ -19,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dss_jax import fields, partitioning
 from dss_jax.models import layers
+from dss_jax.models.blocks import DecoderLayer, EncoderLayer
 
 Inputs = Int[Array, 'b s']
 Targets = Int[Array, 'b t']
@@ -105,70 +107,6 @@ class DecodeCache(NamedTuple):
   cross_value: Array
   inputs_mask: Array
   position: Array
-
-
-class EncoderLayer(nnx.Module):
-  """Self-attention and feed-forward, each after its norm and around a residual."""
-
-  def __init__(self, key, config: T5Config):
-    attention_key, mlp_key = jax.random.split(key)
-    self.attention_norm = layers.Norm(config.emb_dim)
-    self.attention = _attention(attention_key, config)
-    self.mlp_norm = layers.Norm(config.emb_dim)
-    self.mlp = _feed_forward(mlp_key, config)
-
-  @jax.named_scope('encoder_layer')
-  def __call__(self, x, mask, bias, row_keys, rate: float):
-    h = self.attention_norm(x)
-    x += layers.dropout(self.attention(h, h, mask, bias, row_keys, rate), row_keys, 2, rate)
-    return x + layers.dropout(self.mlp(self.mlp_norm(x), row_keys, rate), row_keys, 3, rate)
-
-
-class DecoderLayer(nnx.Module):
-  """Causal self-attention, attention to the encoder, feed-forward."""
-
-  def __init__(self, key, config: T5Config):
-    self_key, cross_key, mlp_key = jax.random.split(key, 3)
-    self.self_attention_norm = layers.Norm(config.emb_dim)
-    self.self_attention = _attention(self_key, config)
-    self.cross_attention_norm = layers.Norm(config.emb_dim)
-    self.cross_attention = _attention(cross_key, config)
-    self.mlp_norm = layers.Norm(config.emb_dim)
-    self.mlp = _feed_forward(mlp_key, config)
-
-  @jax.named_scope('decoder_layer')
-  def __call__(self, x, encoded, mask, cross_mask, bias, row_keys, rate: float):
-    cross_keys = layers.fold_in(row_keys, 8)  # attention weights of their own, not the self ones'
-    h = self.self_attention_norm(x)
-    x += layers.dropout(self.self_attention(h, h, mask, bias, row_keys, rate), row_keys, 2, rate)
-    h = self.cross_attention_norm(x)
-    attended = self.cross_attention(h, encoded, cross_mask, None, cross_keys, rate)
-    x += layers.dropout(attended, row_keys, 4, rate)
-    return x + layers.dropout(self.mlp(self.mlp_norm(x), row_keys, rate), row_keys, 3, rate)
-
-  @jax.named_scope('decoder_step')
-  def step(self, x: Float[Array, 'r 1 e'], self_kv, cross_kv, mask, cross_mask, bias):
-    """One token. Returns x [r, 1, e] and this token's key and value [r, 1, h, d].
-
-    The new key and value are appended to what is attended to rather than written into the cache
-    here: then the scan over layers emits one token's worth and the cache is updated in place.
-    """
-    h = self.self_attention_norm(x)
-    key, value = self.self_attention.project_key_value(h)
-    y = layers.attend(
-      self.self_attention.project_query(h),
-      jnp.concatenate([self_kv[0], key], axis=1),
-      jnp.concatenate([self_kv[1], value], axis=1),
-      mask,
-      bias,
-    )
-    x += self.self_attention.project_out(y)
-    # The beams of one input stand side by side as its queries, so its keys are stored once.
-    h = self.cross_attention_norm(x).reshape(cross_kv[0].shape[0], -1, x.shape[-1])
-    query = self.cross_attention.project_query(h)
-    y = layers.attend(query, cross_kv[0], cross_kv[1], cross_mask, None)
-    x += self.cross_attention.project_out(y).reshape(x.shape)
-    return x + self.mlp(self.mlp_norm(x), None, 0.0), (key, value)
 
 
 class T5(nnx.Module):
@@ -383,14 +321,6 @@ def _whole(layer: Any) -> Any:
 @functools.cache
 def _abstract(config: T5Config):
   return nnx.split(nnx.eval_shape(lambda: T5(config, jax.random.key(0))))
-
-
-def _attention(key, config: T5Config) -> layers.Attention:
-  return layers.Attention(key, config.emb_dim, config.num_heads, config.head_dim)
-
-
-def _feed_forward(key, config: T5Config) -> layers.FeedForward:
-  return layers.FeedForward(key, config.emb_dim, config.mlp_dim, len(config.mlp_activations) == 2)
 
 
 def _relative_bias(key, config: T5Config, count: int, bidirectional: bool) -> layers.RelativeBias:
