@@ -46,7 +46,7 @@ def test_buckets_equal_hugging_face_at_every_distance(bidirectional, number, fur
 def test_bias_is_looked_up_by_distance_for_every_head():
   bias = layers.RelativeBias(jax.random.key(0), 2, 8, 16, bidirectional=False)
   table = np.asarray(bias.embedding[...])
-  looked_up = bias(jnp.arange(3), jnp.arange(5))
+  looked_up = bias(jnp.arange(3), jnp.arange(5)).values
   assert looked_up.shape == (1, 2, 3, 5)
   for query in range(3):
     for key in range(5):

@@ -5,6 +5,7 @@ programs.
 """
 
 import contextlib
+import importlib
 import os
 import pathlib
 import signal
@@ -174,6 +175,9 @@ def importable(folder: pathlib.Path) -> Iterator[pathlib.Path]:
   sizes = dict(embedded.SIZES)
   with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(str(folder))
+    sys.modules.pop(MODULE, None)
+    importlib.import_module(MODULE)
+    embedded.problems.cache_clear()  # an earlier test may have made the data in its full size
     yield folder
   embedded.SIZES.update(sizes)
   embedded.problems.cache_clear()
