@@ -1,13 +1,12 @@
 """Real processes of `dss train`, killed and told to stop: what they leave is continued exactly."""
 
 import signal
-import sys
 import time
 
 import jax
 import numpy as np
 import pytest
-from train_processes import MODULE, Processes, params_of, rows_of, share, train_arguments
+from train_processes import Processes, importable, params_of, rows_of, share, train_arguments
 
 from dss_jax import train
 
@@ -16,8 +15,9 @@ STEPS = 30
 
 @pytest.fixture(scope='module')
 def shared(tmp_path_factory):
-  """A folder with the module that makes the data small, and compiled programs."""
-  return share(tmp_path_factory.mktemp('shared'))
+  """A folder with the module that makes the data small, and room for compiled programs."""
+  with importable(share(tmp_path_factory.mktemp('shared'))) as folder:
+    yield folder
 
 
 def _arguments(model_dir) -> list[str]:
@@ -36,19 +36,6 @@ def whole(tmp_path_factory, shared):
   process = _process(folder, shared)
   assert process.finish() == [0], process.log
   return folder
-
-
-@pytest.fixture(autouse=True)
-def _importable(shared, monkeypatch):
-  """This process reads the runs' tasks too; the data's size is put back."""
-  from dss_jax.tasks import embedded
-
-  sizes = dict(embedded.SIZES)
-  monkeypatch.syspath_prepend(str(shared))
-  yield
-  embedded.SIZES.update(sizes)
-  embedded.problems.cache_clear()
-  sys.modules.pop(MODULE, None)
 
 
 def test_a_run_killed_again_and_again_equals_a_whole_one(whole, shared, tmp_path):
