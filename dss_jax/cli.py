@@ -1,10 +1,15 @@
 """`dss VERB ...`: finds the verb's module and runs its `main`. Errors of users become one line."""
 
+import contextlib
 import importlib
 import logging
 import os
+import pathlib
+import platform
 import sys
 import tempfile
+import time
+import zlib
 from collections.abc import Sequence
 
 from dss_jax import config
@@ -22,6 +27,8 @@ VERBS = {  # a verb's module has its name, but for those in MODULES
   'launch': 'run any of these on this machine, Cloud TPU, SkyPilot or GKE',
 }
 SHARED = ('train', 'evaluate', 'predict', 'compare')  # several processes may do it together
+CACHE_VARIABLE = 'JAX_COMPILATION_CACHE_DIR'
+CACHE_DAYS = 90  # that a compiled program is kept without being used
 MODULES = {'import': 'import_weights', 'export': 'export_weights'}  # no names for Python
 
 
@@ -42,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   try:
     if {'--help', '-h'} & set(rest) and (config.gin_root() / run_file).exists():
       config.parse(rest, run_file)  # prints and exits, without a driver's slow imports
+    if verb in SHARED:
+      _cache_compiled_programs()  # before TensorFlow imports JAX, which reads the environment
     if verb != 'launch' and not {'--help', '-h'} & set(rest):
       _import_tensorflow()
     if verb in SHARED and not {'--help', '-h'} & set(rest):
@@ -67,6 +76,43 @@ def _run_shared(verb: str, rest: Sequence[str]) -> int:
     if distributed.several():
       distributed.leave(verb, error)
     raise
+
+
+def _cache_compiled_programs() -> None:
+  """Has JAX keep what it compiles, so that the next start of the same run does not compile again.
+
+  JAX's own variables go before: JAX_COMPILATION_CACHE_DIR is another folder, and
+  JAX_ENABLE_COMPILATION_CACHE=false is none.
+  """
+  if os.environ.get(CACHE_VARIABLE):
+    return
+  try:
+    folder = _cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+  except (OSError, RuntimeError):  # no home, or one that cannot be written: compile every time
+    return
+  os.environ[CACHE_VARIABLE] = str(folder)
+  # JAX would keep only what took a second, and some hundred small programs take that together.
+  os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.05')
+  oldest = time.time() - CACHE_DAYS * 86_400
+  with contextlib.suppress(OSError):  # another process does the same
+    for file in folder.glob('*-cache'):
+      if file.stat().st_atime < oldest:
+        file.unlink()
+
+
+def _cache_folder() -> pathlib.Path:
+  """The user's folder of compiled programs for this kind of processor.
+
+  Programs for CPUs use all instructions of the one that they are compiled on, and homes are shared.
+  """
+  kind = platform.machine()
+  with contextlib.suppress(OSError):
+    lines = pathlib.Path('/proc/cpuinfo').read_text().splitlines()
+    traits = {line for line in lines if line.startswith(('model name', 'flags', 'Features'))}
+    kind += f'-{zlib.crc32(repr(sorted(traits)).encode()):08x}'
+  root = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
+  return pathlib.Path(root).expanduser() / 'dss_jax' / 'compiled' / kind
 
 
 def module_of(verb: str) -> str:

@@ -4,15 +4,21 @@ Owns: the command's options, where its raw files come from, what it prints. Does
 them (tasks/release.py), building (tasks/builder.py), downloading (tasks/download.py).
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import pathlib
 import sys
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-import tensorflow_datasets as tfds
+if TYPE_CHECKING:
+  from dss_jax.tasks import release
 
-from dss_jax.tasks import builder, download, prepared, release
+# TensorFlow, and so our tasks, are imported where they are needed: --help does without.
+DATASETS = ('anli1', 'asdiv', 'cqa', 'esnli', 'svamp')
+FILTERS = ('none', 'clean', 'agree')
 
 RELEASE_URL = 'https://github.com/google-research/distilling-step-by-step/raw/main/datasets.zip'
 COLUMNS = ('examples', 'teacher_accuracy', 'unparsed', 'empty_rationale', 'disagree')
@@ -38,6 +44,8 @@ def main(argv: list[str]) -> int:
     ValueError, OSError: raw files are missing, malformed or cannot be written.
   """
   options = _parser().parse_args(argv)
+  import tensorflow_datasets as tfds
+
   if not sys.stderr.isatty():
     tfds.disable_progress_bar()
   print(json.dumps(_prepare(options)))
@@ -46,6 +54,8 @@ def main(argv: list[str]) -> int:
 
 def _prepare(options: argparse.Namespace) -> dict[str, object]:
   """Does it, prints what people read, and returns what programs read."""
+  from dss_jax.tasks import builder, release
+
   dataset = builder.DATASETS[options.dataset]
   folder = release.release_folder(_raw_folder(options), dataset)
   splits = _available_splits(dataset, folder)
@@ -72,6 +82,8 @@ _CHANGES = {
 
 def _raw_folder(options: argparse.Namespace) -> pathlib.Path:
   """The folder of raw files, after downloading and extracting where that is asked for."""
+  from dss_jax.tasks import download, prepared
+
   data_dir = options.data_dir or prepared.default_data_dir()
   downloads = pathlib.Path('~' if '://' in data_dir else data_dir).expanduser() / 'downloads'
   if options.url is not None:
@@ -93,6 +105,8 @@ def _available_splits(
   Raises:
     ValueError: none is there.
   """
+  from dss_jax.tasks import release
+
   splits = {}
   for split in dataset.splits:
     files = release.split_files(dataset, folder, split)
@@ -126,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
   )
-  parser.add_argument('--dataset', required=True, choices=sorted(builder.DATASETS))
+  parser.add_argument('--dataset', required=True, choices=DATASETS)
   source = parser.add_mutually_exclusive_group(required=True)
   source.add_argument(
     '--raw_dir', metavar='DIR', help='folder that holds NAME/, or a datasets.zip of it'
@@ -146,7 +160,7 @@ def _parser() -> argparse.ArgumentParser:
   )
   parser.add_argument(
     '--filter',
-    choices=builder.FILTERS,
+    choices=FILTERS,
     default='none',
     help='clean drops train rows with an unparsed label or an empty rationale, agree also those '
     'whose teacher label is not the gold one; validation and test are never filtered '

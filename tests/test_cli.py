@@ -2,8 +2,10 @@
 
 import importlib
 import os
+import pathlib
 import subprocess
 import sys
+import time
 import types
 
 import pytest
@@ -28,6 +30,7 @@ def verb(monkeypatch):
     return calls
 
   monkeypatch.delenv('DSS_TRACEBACK', raising=False)
+  monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', 'unused')  # which leaves the environment as it is
   return install
 
 
@@ -85,6 +88,68 @@ def test_help_needs_neither_jax_nor_tensorflow():
   code = 'import sys, dss_jax.cli as c; c.main([]); print({"jax", "tensorflow"} & set(sys.modules))'
   run = [sys.executable, '-c', code]
   assert subprocess.run(run, check=True, capture_output=True, text=True).stdout.endswith('set()\n')
+
+
+@pytest.mark.parametrize('argv', [['prepare', '--help'], ['train', '--help']])
+def test_help_of_a_verb_needs_neither_jax_nor_tensorflow(argv):
+  code = (
+    'import atexit, sys, dss_jax.cli as c\n'
+    'atexit.register(lambda: print({"jax", "tensorflow"} & set(sys.modules)))\n'
+    f'c.main({argv})\n'
+  )
+  run = [sys.executable, '-c', code]
+  text = subprocess.run(run, check=True, capture_output=True, text=True).stdout
+  assert '--' in text and text.endswith('set()\n')
+
+
+@pytest.fixture
+def cache_variables(monkeypatch):
+  """The environment as of a user who has set nothing."""
+  for name in ('JAX_COMPILATION_CACHE_DIR', 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'):
+    monkeypatch.setenv(name, '')  # so that it is put back
+    monkeypatch.delenv(name)
+  return monkeypatch
+
+
+def test_compiled_programs_are_kept_in_the_users_cache_and_old_ones_deleted(
+  cache_variables, tmp_path
+):
+  cache_variables.setenv('XDG_CACHE_HOME', str(tmp_path))
+  folder = cli._cache_folder()
+  assert folder.is_relative_to(tmp_path / 'dss_jax')
+  folder.mkdir(parents=True)
+  for name, days in (('old-cache', cli.CACHE_DAYS + 1), ('new-cache', 1), ('old-note', 1000)):
+    (folder / name).touch()
+    used = time.time() - days * 86_400
+    os.utime(folder / name, (used, used))
+  cli._cache_compiled_programs()
+  assert os.environ['JAX_COMPILATION_CACHE_DIR'] == str(folder)
+  assert sorted(file.name for file in folder.iterdir()) == ['new-cache', 'old-note']
+
+
+def test_without_a_home_that_can_be_written_nothing_is_kept(cache_variables, tmp_path):
+  (tmp_path / 'file').touch()
+  cache_variables.setenv('XDG_CACHE_HOME', str(tmp_path / 'file'))
+  cli._cache_compiled_programs()
+  assert 'JAX_COMPILATION_CACHE_DIR' not in os.environ
+
+
+def test_another_processor_has_another_folder(monkeypatch):
+  here = cli._cache_folder()
+  read = pathlib.Path.read_text
+  other = lambda path: 'flags : fpu sse\n' if str(path) == '/proc/cpuinfo' else read(path)  # noqa: E731
+  monkeypatch.setattr(pathlib.Path, 'read_text', other)
+  assert cli._cache_folder() != here
+  assert cli._cache_folder().parent == here.parent
+
+
+def test_a_folder_of_the_users_choice_is_left_alone(cache_variables, tmp_path):
+  (tmp_path / 'old-cache').touch()
+  os.utime(tmp_path / 'old-cache', (0, 0))
+  cache_variables.setenv('JAX_COMPILATION_CACHE_DIR', str(tmp_path))
+  cli._cache_compiled_programs()
+  assert (tmp_path / 'old-cache').exists()
+  assert 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS' not in os.environ
 
 
 def run(*argv, path):

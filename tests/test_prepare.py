@@ -296,6 +296,12 @@ def test_options_that_cannot_work_are_refused(raw, tmp_path, capsys):
       prepare.main(argv)
 
 
+def test_the_command_knows_what_the_builder_does():
+  """It names them itself, so that --help needs no TensorFlow."""
+  assert sorted(builder.DATASETS) == list(prepare.DATASETS)
+  assert builder.FILTERS == prepare.FILTERS
+
+
 def test_svamp_with_asdiv_joins_gold_and_teacher_labels(raw, tmp_path, capsys, monkeypatch):
   folder = raw / 'asdiv'
   (folder / 'llm').mkdir(parents=True)
