@@ -14,7 +14,7 @@ smoke: install
 	launch/local.sh compare --gin_file=runs/smoke.gin --model_dir=$(RUN)
 
 test: install-test
-	$(VENV)/bin/python -m pytest -n auto
+	$(VENV)/bin/python -m pytest -n auto --dist worksteal
 
 check: install-test
 	$(VENV)/bin/ruff check .
