@@ -92,8 +92,8 @@ def _cache_compiled_programs() -> None:
   except (OSError, RuntimeError):  # no home, or one that cannot be written: compile every time
     return
   os.environ[CACHE_VARIABLE] = str(folder)
-  # JAX would keep only what took a second, and some hundred small programs take that together.
-  os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.05')
+  # JAX would keep only what took a second; a start has many small programs too.
+  os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
   oldest = time.time() - CACHE_DAYS * 86_400
   with contextlib.suppress(OSError):  # another process does the same
     for file in folder.glob('*-cache'):

@@ -7,7 +7,11 @@ def _trained(folder, shared, **variables):
   """One run of two steps and a validation; its log without the times in it."""
   arguments = train_arguments(folder, train_steps=2, eval_period=2)
   # The user's own cache folder, as without any variable of JAX's.
-  environment = {'XDG_CACHE_HOME': str(shared / 'cache'), 'JAX_COMPILATION_CACHE_DIR': ''}
+  environment = {
+    'XDG_CACHE_HOME': str(shared / 'cache'),
+    'JAX_COMPILATION_CACHE_DIR': '',
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+  }
   process = Processes(folder, shared, ['train', *arguments], environment=environment | variables)
   assert process.finish() == [0], process.log
   return process.log
