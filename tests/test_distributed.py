@@ -9,11 +9,11 @@ import signal
 import time
 
 import jax
-import numpy as np
 import pytest
 from train_processes import (
   MODULE,
   Processes,
+  assert_same_run,
   importable,
   params_of,
   rows_of,
@@ -71,17 +71,6 @@ def two(tmp_path_factory, shared, stopped):
   return folder, job
 
 
-def _assert_same_run(folder, expected):
-  """Sums over devices are taken in another order: equal to rounding, which training carries on."""
-  (params, kept), (wanted, wanted_kept) = params_of(folder), params_of(expected)
-  assert kept == wanted_kept
-  for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(wanted), strict=True):
-    np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
-  for row, wanted_row in zip(rows_of(folder), rows_of(expected), strict=True):
-    assert row.pop('kind') == wanted_row.pop('kind')
-    assert row == pytest.approx(wanted_row, rel=1e-5)
-
-
 def test_a_signal_to_one_process_saves_the_same_step_on_all(stopped):
   folder, job = stopped
   _, (step, best) = params_of(folder)
@@ -93,7 +82,7 @@ def test_a_signal_to_one_process_saves_the_same_step_on_all(stopped):
 
 
 def test_two_processes_train_and_validate_and_continue_as_one_does(two, one):
-  _assert_same_run(two[0], one)
+  assert_same_run(two[0], one)
 
 
 def test_one_device_continues_what_two_processes_saved(stopped, one, shared, tmp_path):
@@ -102,7 +91,7 @@ def test_one_device_continues_what_two_processes_saved(stopped, one, shared, tmp
   job = Processes(folder, shared, _arguments(folder, mesh_fsdp=1))
   assert job.finish() == [0], job.log
   assert f'continuing {folder} from step' in job.log
-  _assert_same_run(folder, one)
+  assert_same_run(folder, one)
 
 
 def test_one_process_writes_and_speaks(two):

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 import jax
+import numpy as np
 import pytest
 
 from dss_jax import metric_writer, partitioning, run_config
@@ -201,3 +202,14 @@ def rows_of(folder) -> list[dict]:
   """metrics.jsonl without what depends on the clock."""
   rows = metric_writer.read_metrics(str(folder))
   return [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
+
+
+def assert_same_run(folder, expected):
+  """Sums over devices are taken in another order: equal to rounding, which training carries on."""
+  (params, kept), (wanted, wanted_kept) = params_of(folder), params_of(expected)
+  assert kept == wanted_kept
+  for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(wanted), strict=True):
+    np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+  for row, wanted_row in zip(rows_of(folder), rows_of(expected), strict=True):
+    assert row.pop('kind') == wanted_row.pop('kind')
+    assert row == pytest.approx(wanted_row, rel=1e-5)
