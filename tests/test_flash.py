@@ -125,7 +125,7 @@ def test_a_network_with_kernels_is_the_same_network(
   ],
 )
 def test_kernels_are_used_where_they_fit(monkeypatch, kind, mesh, sizes, expected):
-  monkeypatch.setattr(flash, '_device_kind', lambda: kind)
+  monkeypatch.setattr(partitioning, 'device_kind', lambda: kind)
   with jax.set_mesh(partitioning.make_mesh(partitioning.MeshConfig(*mesh))):
     assert flash.usable(*sizes) is expected
 

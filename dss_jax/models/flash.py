@@ -33,7 +33,7 @@ MEBIBYTE = 2**20
 
 def usable(rows: int, queries: int, keys: int, num_heads: int, head_dim: int) -> bool:
   """Whether attention of these sizes runs as a kernel on the devices of `jax.set_mesh`."""
-  kind = _device_kind()
+  kind = partitioning.device_kind()
   if kind not in VMEM:
     return False
   parts, heads = _divided(jax.sharding.get_abstract_mesh())
@@ -189,12 +189,6 @@ class _Call:
 
 
 INTERPRET = False  # tests run the kernels on a CPU
-
-
-def _device_kind() -> str | None:
-  """What the devices of `jax.set_mesh` are, here or only compiled for; None without a mesh."""
-  mesh = jax.sharding.get_abstract_mesh()
-  return None if mesh.empty or mesh.abstract_device is None else mesh.abstract_device.device_kind
 
 
 def _divided(mesh) -> tuple[int, int]:

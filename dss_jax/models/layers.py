@@ -7,6 +7,7 @@ Axis legend of the shape strings: b batch, q query length, k key length, h heads
 e embed, m mlp.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from dss_jax import partitioning
 from dss_jax.models import flash
 
 NORM_EPSILON = 1e-6
@@ -61,7 +63,8 @@ def dropout(
   shape = list(x.shape)
   shape[broadcast] = 1
   keep = _kept(row_keys, site, rate, tuple(shape[1:]))
-  return jnp.where(keep, x / (1.0 - rate), jnp.zeros((), x.dtype))
+  # A product, since what `where` keeps for the gradient may be a mask of the size of `x`.
+  return (x * (keep / jnp.float32(1.0 - rate))).astype(x.dtype)
 
 
 def _kept(row_keys: Key[Array, 'b'], site: int, rate: float, shape: tuple[int, ...]) -> Array:
@@ -104,6 +107,18 @@ def relative_position_bucket(
   log_ratio = jnp.log(jnp.maximum(distance, 1) / exact) / math.log(max_distance / exact)
   far = exact + (log_ratio * (num_buckets - exact)).astype(jnp.int32)
   return bucket + jnp.where(distance < exact, distance, jnp.minimum(far, num_buckets - 1))
+
+
+def matmul(x: Float[Array, 'b l i'], kernel: Float[Array, 'i o'], dtype=None):
+  """`x @ kernel` [b, l, o] in the dtype of `x`, accumulated in `dtype`."""
+  product = functools.partial(jnp.matmul, preferred_element_type=dtype)
+  kernel = kernel.astype(x.dtype)
+  if partitioning.device_kind() != 'cpu':
+    return product(x, kernel)
+  # As a product of two matrices: with three axes, XLA on CPU transposes for the kernel's gradient
+  # all that `x` was computed from, element by element. TPUs are slower with two.
+  y = product(x.reshape(-1, x.shape[-1]), kernel)
+  return y.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 class Norm(nnx.Module):
@@ -191,7 +206,7 @@ class Attention(nnx.Module):
     self.head_dim = head_dim
 
   def _heads(self, x: Float[Array, 'b l e'], kernel: nnx.Param) -> Float[Array, 'b l h d']:
-    y = x @ kernel[...].astype(x.dtype)
+    y = matmul(x, kernel[...])
     return y.reshape(*x.shape[:2], self.num_heads, self.head_dim)
 
   def project_query(self, x: Float[Array, 'b q e']) -> Float[Array, 'b q h d']:
@@ -205,7 +220,7 @@ class Attention(nnx.Module):
   def project_out(self, y: Float[Array, 'b q h d']) -> Float[Array, 'b q e']:
     """The heads' outputs merged back to the width of the stack."""
     merged = checkpoint_name(y.reshape(*y.shape[:2], -1), ATTENDED)
-    return merged @ self.out[...].astype(y.dtype)
+    return matmul(merged, self.out[...])
 
   def __call__(self, x, x_kv, segments: Segments, bias: Bias | None, row_keys, rate: float):
     """Attends from `x` [b, q, e] to `x_kv` [b, k, e]; one dropout mask is shared by all queries."""
@@ -267,10 +282,10 @@ class FeedForward(nnx.Module):
 
   @jax.named_scope('feed_forward')
   def __call__(self, x: Float[Array, 'b l e'], row_keys: RowKeys, rate: float):
-    hidden = x @ self.wi_0[...].astype(x.dtype)
+    hidden = matmul(x, self.wi_0[...])
     if self.wi_1 is None:
       hidden = jax.nn.relu(hidden)
     else:
-      hidden = jax.nn.gelu(hidden, approximate=True) * (x @ self.wi_1[...].astype(x.dtype))
+      hidden = jax.nn.gelu(hidden, approximate=True) * matmul(x, self.wi_1[...])
     hidden = dropout(hidden, row_keys, site=1, rate=rate)
-    return hidden @ self.wo[...].astype(x.dtype)
+    return matmul(hidden, self.wo[...])

@@ -267,7 +267,7 @@ class T5(nnx.Module):
       kernel = self.embedding[...].T
     else:
       kernel = self.logits_kernel[...]
-    return jnp.matmul(x, kernel.astype(x.dtype), preferred_element_type=jnp.float32)
+    return layers.matmul(x, kernel, jnp.float32)
 
   def _scan(self, layer, x, inputs):
     policy = REMAT_POLICIES[self.config.remat_policy]
