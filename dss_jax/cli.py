@@ -29,6 +29,7 @@ VERBS = {  # a verb's module has its name, but for those in MODULES
 SHARED = ('train', 'evaluate', 'predict', 'compare')  # several processes may do it together
 CACHE_VARIABLE = 'JAX_COMPILATION_CACHE_DIR'
 CACHE_DAYS = 90  # that a compiled program is kept without being used
+STORES = ('tensorflow.python.framework.errors', 'google.api_core', 'google.auth')
 MODULES = {'import': 'import_weights', 'export': 'export_weights'}  # no names for Python
 
 
@@ -58,11 +59,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return importlib.import_module(module_of(verb)).main(rest)
   except KeyboardInterrupt:
     return 130
-  except (ValueError, ArithmeticError, OSError, ImportError) as error:
-    if os.environ.get('DSS_TRACEBACK'):
+  except Exception as error:
+    if os.environ.get('DSS_TRACEBACK') or not _tells(error):
       raise
     print(f'dss {verb}: {error}', file=sys.stderr)
     return 2
+
+
+def _tells(error: Exception) -> bool:
+  """Whether an error's message is all that a user needs; of others the traceback is shown."""
+  if isinstance(error, (ValueError, ArithmeticError, OSError, ImportError)):
+    return True
+  return type(error).__module__.startswith(STORES)  # a bucket that is not there or not allowed
 
 
 def _run_shared(verb: str, rest: Sequence[str]) -> int:

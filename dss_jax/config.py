@@ -78,7 +78,7 @@ def parse(argv: Sequence[str], run_file: str) -> None:
   # Set, not added to: gin keeps them from call to call, and its reader of files inside Python
   # packages takes a folder such as `runs/` for one and fails.
   gin.config._LOCATION_PREFIXES[:] = ['', *search_paths, str(gin_root())]
-  gin.config._FILE_READERS[:] = [(_open, lambda path: epath.Path(path).is_file())]
+  gin.config._FILE_READERS[:] = [(_open, _is_file)]
   logging.disable(logging.ERROR)  # gin logs every folder in which it does not find a file
   try:
     for name in [run_file, *files]:
@@ -167,6 +167,11 @@ def _parse_file(name: str) -> None:
     gin.parse_config_file(name)
   except tokenize.TokenError as error:
     raise ConfigError(f'gin: {name}: a bracket or string that is opened is not closed.') from error
+
+
+def _is_file(path: str) -> bool:
+  """Whether gin may read a name, that it has put behind each of its folders in turn."""
+  return not re.search(r'/\w+://', path) and epath.Path(path).is_file()
 
 
 def _open(path: str):

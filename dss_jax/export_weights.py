@@ -10,6 +10,7 @@ import json
 import pathlib
 import shutil
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -81,26 +82,42 @@ class _Checkpoint(NamedTuple):
 def main(argv: Sequence[str]) -> int:
   """Runs `dss export`; returns the exit code."""
   options = _parser().parse_args(argv)
-  output = pathlib.Path(options.output).expanduser()
-  if '://' in options.output:
-    raise ValueError(f'OUTPUT is a local folder, not {options.output}; copy it from there.')
+  output = config.absolute(epath.Path(options.output).expanduser())
   if output.exists() and (not output.is_dir() or any(output.iterdir())):
     raise ValueError(f'OUTPUT {output} exists and is not empty; name a new folder, or empty it.')
-  made = output.absolute().with_name(f'.{output.absolute().name}.tmp')
-  shutil.rmtree(made, ignore_errors=True)
-  try:
-    made.mkdir(parents=True)
-    summary = export(options.checkpoint, options.step, options.to, made, output.absolute())
-    made.replace(output)  # takes the place of an empty folder
-  except BaseException:
+  remote = '://' in str(output)
+  if remote:
+    made = pathlib.Path(tempfile.mkdtemp())
+  else:
+    made = pathlib.Path(output).with_name(f'.{output.name}.tmp')
     shutil.rmtree(made, ignore_errors=True)
-    raise
-  print(json.dumps({'output': str(output), **summary}))
+    made.mkdir(parents=True)
+  try:
+    summary = export(options.checkpoint, options.step, options.to, made, output)
+    if remote:
+      _upload(made, output)
+    else:
+      made.replace(output)  # takes the place of an empty folder
+  finally:
+    shutil.rmtree(made, ignore_errors=True)
+  print(json.dumps({'output': options.output, **summary}))
   return 0
 
 
+def _upload(folder: pathlib.Path, output: epath.Path) -> None:
+  """Copies a folder into a bucket, where nothing can be renamed: all of it or nothing."""
+  try:
+    for path in sorted(path for path in folder.rglob('*') if path.is_file()):
+      there = output / path.relative_to(folder).as_posix()
+      there.parent.mkdir(parents=True, exist_ok=True)
+      epath.Path(path).copy(there)
+  except BaseException:
+    output.rmtree(missing_ok=True)
+    raise
+
+
 def export(
-  checkpoint: str, step: str, program: str, folder: pathlib.Path, output: pathlib.Path
+  checkpoint: str, step: str, program: str, folder: pathlib.Path, output: epath.Path
 ) -> dict[str, Any]:
   """Writes a checkpoint for another program and compares it with what was read.
 
@@ -227,7 +244,7 @@ def _facts(source: _Checkpoint, vocabulary: seqio.Vocabulary, name: str) -> card
 # ---------------------------------------------------------------- T5X
 
 
-def _write_t5x(source: _Checkpoint, folder: pathlib.Path, output: pathlib.Path) -> dict[str, Any]:
+def _write_t5x(source: _Checkpoint, folder: pathlib.Path, output: epath.Path) -> dict[str, Any]:
   place = f'checkpoint_{source.step}'
   if source.moments is not None and not t5x_adafactor.is_kept(source.model):
     print("Adafactor's state is left out: T5X factors layers smaller than 128", file=sys.stderr)
@@ -245,7 +262,7 @@ def _write_t5x(source: _Checkpoint, folder: pathlib.Path, output: pathlib.Path) 
   return {**compared, 'adafactor': source.moments is not None}
 
 
-def _t5x_gin(model: T5Config, vocabulary: seqio.Vocabulary | None, path: pathlib.Path) -> str:
+def _t5x_gin(model: T5Config, vocabulary: seqio.Vocabulary | None, path: epath.Path) -> str:
   """The network, and its vocabulary that lies at `path`, as a gin file for T5X."""
   example, base = 't5', 't5_1_1' if len(model.mlp_activations) == 2 else 't5_1_0'
   if model.relative_bias_per_layer:
@@ -275,7 +292,7 @@ def _t5x_gin(model: T5Config, vocabulary: seqio.Vocabulary | None, path: pathlib
   return '\n'.join(lines) + '\n'
 
 
-def _t5x_readme(source: _Checkpoint, output: pathlib.Path, place: str) -> str:
+def _t5x_readme(source: _Checkpoint, output: epath.Path, place: str) -> str:
   state = 'the state of Adafactor' if source.moments else "a fresh optimizer's state"
   step = int(source.moments['step']) if source.moments else source.step
   example = 'scalable_t5' if source.model.relative_bias_per_layer else 't5'
@@ -350,7 +367,7 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument(
     '--checkpoint', required=True, metavar='DIR', help='what `dss train` or `dss import` wrote'
   )
-  parser.add_argument('--output', required=True, metavar='DIR', help='a new or empty local folder')
+  parser.add_argument('--output', required=True, metavar='DIR', help='a new or empty folder')
   parser.add_argument(
     '--step',
     default='best',

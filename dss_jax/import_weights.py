@@ -152,7 +152,7 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument(
     '--path',
     required=True,
-    help='a folder, a Hugging Face id (hf), or a T5X checkpoint, local or gs:// (t5x)',
+    help='a folder, local or gs://, or a Hugging Face id (hf)',
   )
   parser.add_argument('--output', required=True, metavar='DIR', help='a new folder')
   parser.add_argument(

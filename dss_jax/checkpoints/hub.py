@@ -1,19 +1,25 @@
-"""A Hugging Face id or folder -> a local folder: which revision, which files, downloaded once.
+"""A Hugging Face id or folder -> a local folder: which revision, which files, fetched once.
 
 Owns the choice among what the hub has of a model, and what is said when it has nothing for us. Uses
 huggingface_hub with its cache, so that a download resumes, HF_ENDPOINT and HF_TOKEN are honoured,
 and what is there is not fetched again. Reads no weights.
 
-Order: a local folder; safetensors of the main revision; safetensors that the hub's own conversion
-bot proposes in a pull request; Flax's msgpack; PyTorch's .bin, if torch is installed.
+Order: a folder, local or gs://; safetensors of the main revision; safetensors that the hub's own
+conversion bot proposes in a pull request; Flax's msgpack; PyTorch's .bin, if torch is installed.
 """
 
+import atexit
 import contextlib
+import fnmatch
+import functools
 import os
 import pathlib
 import re
+import tempfile
 from collections.abc import Iterator
 from typing import Any, NamedTuple
+
+from etils import epath
 
 from dss_jax.checkpoints import hf_config, hf_files
 
@@ -51,9 +57,10 @@ def find(path_or_id: str) -> Found:
     ValueError: there is neither, the model may not be read, or the hub cannot be reached.
     OSError: a file cannot be written.
   """
-  path = pathlib.Path(path_or_id).expanduser()
+  path = epath.Path(path_or_id).expanduser()
   if path.is_dir():
-    return Found(path, f'Hugging Face folder {path_or_id}')
+    here = _copied(path_or_id) if '://' in path_or_id else pathlib.Path(path)
+    return Found(here, f'Hugging Face folder {path_or_id}')
   if path.exists():
     raise ValueError(f'{path_or_id} is a file: give the folder that holds it and config.json.')
   if not _ID.fullmatch(path_or_id):
@@ -62,6 +69,20 @@ def find(path_or_id: str) -> Found:
     )
   folder, notes = _from_hub(path_or_id)
   return Found(folder, f'Hugging Face {path_or_id}', notes)
+
+
+@functools.cache
+def _copied(path: str) -> pathlib.Path:
+  """What can be read of a folder in a bucket, in a folder here that goes with this process."""
+  here = tempfile.TemporaryDirectory(prefix='dss-')
+  atexit.register(here.cleanup)
+  files = {file.name: file for file in epath.Path(path).iterdir()}
+  kinds = hf_files.SAFETENSORS, hf_files.MSGPACK, hf_files.BIN
+  weights = next((kind for kind in kinds if _has(set(files), kind)), kinds[0])
+  for name, file in files.items():
+    if any(fnmatch.fnmatchcase(name, pattern) for pattern in _patterns(weights)):
+      file.copy(pathlib.Path(here.name, name))
+  return pathlib.Path(here.name)
 
 
 def _from_hub(model: str) -> tuple[pathlib.Path, tuple[str, ...]]:
