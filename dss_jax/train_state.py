@@ -14,8 +14,16 @@ from jax.sharding import Mesh
 from dss_jax import partitioning
 from dss_jax.models import t5
 
-# Else products with gathered weights become loops over the parts, each slower than its share.
-TPU_OPTIONS = {'xla_jf_spmd_threshold_for_windowed_einsum_mib': '1000000'}
+# The first: else products with gathered weights become loops over the parts, each slower than its
+# share. The others let weights come in while something is computed, as is the default from v5 on.
+TPU_OPTIONS = {
+  'xla_jf_spmd_threshold_for_windowed_einsum_mib': '1000000',
+  'xla_enable_async_all_gather': 'true',
+  'xla_tpu_enable_async_collective_fusion': 'true',
+  'xla_tpu_enable_async_collective_fusion_fuse_all_gather': 'true',
+  'xla_tpu_enable_async_collective_fusion_multiple_steps': 'true',
+  'xla_tpu_overlap_compute_collective_tc': 'true',
+}
 
 
 class TrainState(NamedTuple):

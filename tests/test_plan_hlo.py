@@ -125,6 +125,7 @@ def test_bookkeeping_costs_nothing():
   'groups, size',
   [
     ("replica_groups=mesh['axis_0'=8,'axis_1'=4] {'axis_0'}", 8),
+    ("replica_groups=mesh['a'=4,'b'=1,'c'=4], device_ids=([4,4]T(1,0)) {'a'}, dimensions={1}", 4),
     ("replica_groups=mesh['axis_0'=8,'axis_1'=4] {'axis_0','axis_1'}", 32),
     ("replica_groups=mesh['axis_0'=8,'axis_1'=4] {'axis_0':(2)4}", 4),
     ('replica_groups=[4,2]<=[8]', 2),

@@ -323,7 +323,9 @@ def _payload(one: Instruction, shapes: Mapping[str, str]) -> int:
 
 def _group(one: Instruction) -> int:
   """Devices that exchange with each other, in the forms that XLA writes; 2 for a permutation."""
-  mesh = re.search(r'replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}', one.rest)
+  mesh = re.search(
+    r'replica_groups=mesh\[([^\]]*)\](?:, device_ids=\([^{]*\))? ?\{([^}]*)\}', one.rest
+  )
   if mesh:
     sizes = dict(re.findall(r"'([\w.]+)'=(\d+)", mesh[1]))
     axes = re.findall(r"'([\w.]+)'(?::\(\d+\)(\d+))?", mesh[2])
