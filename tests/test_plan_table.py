@@ -33,7 +33,8 @@ def test_every_row_is_whole_and_of_a_machine_that_is_here():
     assert row['devices'] == machine.devices == mesh['data'] * mesh['fsdp'] * mesh['tensor']
     memory = row['hbm_bytes_per_device']
     assert row['fits'] == (memory['total'] <= memory['limit'])
-    assert memory['limit'] <= machine.hbm_bytes
+    # Documentation has whole GiB: 95 of a v5p, of which the compiler may use 95.74.
+    assert memory['limit'] < machine.hbm_bytes + 2**30
   cells = [(row['model'], row['topology']) for row in rows]
   assert len(cells) == len(set(cells))
 
