@@ -170,7 +170,7 @@ def _parse_file(name: str) -> None:
 
 
 def _is_file(path: str) -> bool:
-  """Whether gin may read a name, that it has put behind each of its folders in turn."""
+  """Whether gin may read a name; it puts a gs:// one, too, behind each folder that it looks in."""
   return not re.search(r'/\w+://', path) and epath.Path(path).is_file()
 
 

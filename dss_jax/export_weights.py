@@ -108,9 +108,7 @@ def _upload(folder: pathlib.Path, output: epath.Path) -> None:
   """Copies a folder into a bucket, where nothing can be renamed: all of it or nothing."""
   try:
     for path in sorted(path for path in folder.rglob('*') if path.is_file()):
-      there = output / path.relative_to(folder).as_posix()
-      there.parent.mkdir(parents=True, exist_ok=True)
-      epath.Path(path).copy(there)
+      epath.Path(path).copy(output / path.relative_to(folder).as_posix())
   except BaseException:
     output.rmtree(missing_ok=True)
     raise

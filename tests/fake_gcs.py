@@ -95,8 +95,7 @@ class FakeGcs:
         path.write_bytes(self.get(name))
 
   def _post(self, url: str, content: bytes) -> None:
-    kind = 'application/json' if 'upload' not in url else 'application/octet-stream'
-    request = urllib.request.Request(url, content, {'Content-Type': kind})
+    request = urllib.request.Request(url, content, {'Content-Type': 'application/json'})
     urllib.request.urlopen(request).close()
 
   def __enter__(self):
