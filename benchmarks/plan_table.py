@@ -9,6 +9,7 @@ stopped and continued; delete a row, or the file, to plan it anew.
 """
 
 import argparse
+import itertools
 import json
 import pathlib
 import sys
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from dss_jax import config, plan
-from dss_jax.planning import checks, flops, plans, search
+from dss_jax.planning import checks, plans, search
 from dss_jax.planning.report import GIB, mesh_text
 from dss_jax.run_config import RunConfig
 from dss_jax.topologies import TOPOLOGIES, topology
@@ -26,8 +27,7 @@ TABLE = pathlib.Path(plans.__file__).with_name(plans.TABLE)
 PAGE = ROOT / 'docs' / 'plan_table.md'
 MODELS = tuple(f't5_1_1/{size}' for size in ('small', 'base', 'large', 'xl', 'xxl'))
 SLICES = tuple(name for name, one in TOPOLOGIES.items() if one.platform == 'tpu')
-MOST_ROWS_PER_PART = 16
-ROOM_FOR_REPLICAS = 0.4  # of memory that state may take on each device before it is divided
+ROWS_PER_PART = (16, 4, 1)
 LEFT_OUT = ('checks', 'cost', 'recommended')
 
 
@@ -73,26 +73,13 @@ def row_of(model: str, name: str) -> dict[str, Any] | None:
 
 
 def settings(model: str, name: str) -> Iterator[RunConfig]:
-  """Meshes from the least to the most divided, each with batches from large to small.
-
-  Replicas where the state leaves room for activations; else fully sharded; else heads divided too.
-  """
+  """The topology's own mesh, and one that is sharded more, with batches from large to small."""
   config.parse([f'--gin_file=models/{model}.gin', f'--topology={name}'], 'runs/plan.gin')
   run = checks.with_vocab_size(config.configured('plan.PlanConfig').run, plan.T5_VOCAB_SIZE)
-  machine = topology(name)
-  state = flops.parameters(run.model) * search.BYTES_PER_PARAMETER[run.optimizer.name]
-  meshes = search.meshes(run.model, machine, run.optimizer.name)
-  if not meshes:  # the state alone is too much: say how much, of the smallest batch
-    yield search.with_settings(run, run.mesh, run.mesh.data * run.mesh.fsdp)
-  for mesh in meshes:
-    assert machine.hbm_bytes
-    replicas = mesh.fsdp == mesh.tensor == 1
-    if replicas and machine.devices > 1 and state > ROOM_FOR_REPLICAS * machine.hbm_bytes:
-      continue
-    rows = MOST_ROWS_PER_PART
-    while rows:
-      yield search.with_settings(run, mesh, rows * mesh.data * mesh.fsdp)
-      rows //= 4
+  others = search.meshes(run.model, topology(name), run.optimizer.name)
+  more = [mesh for mesh in others if mesh.fsdp > run.mesh.fsdp and mesh.tensor == 1]
+  for rows, mesh in itertools.product(ROWS_PER_PART, (run.mesh, *more)):
+    yield search.with_settings(run, mesh, rows * mesh.data * mesh.fsdp)
 
 
 def write(rows: list[dict[str, Any]]) -> None:

@@ -105,9 +105,11 @@ def candidates(
   compiler: plans.Compiler = programs.compile_program,
   say: Said = lambda candidate: None,
 ) -> Iterator[Candidate]:
-  """The largest batch of every mesh worth trying on which one fits."""
+  """The largest batch of the run's own mesh and of every mesh worth trying on which one fits."""
   machine = topologies.topology(topology)
-  for mesh in meshes(run.model, machine, run.optimizer.name):
+  own = programs.mesh_sizes(run.mesh, machine)
+  others = meshes(run.model, machine, run.optimizer.name)
+  for mesh in dict.fromkeys((MeshConfig(**own), *others)):
     found = largest_batch(run, topology, mesh, compiler, say)
     if found is not None:
       yield found
