@@ -1,12 +1,14 @@
 """The table of machines, against Google's documents and against what libtpu itself says."""
 
+import dataclasses
+import itertools
 import os
 import subprocess
 import sys
 
 import pytest
 
-from dss_jax import topologies
+from dss_jax import partitioning, topologies
 from dss_jax.topologies import TOPOLOGIES, topology
 
 # Read off the pages of Cloud TPU's documentation: accelerator type, hosts, chips, JAX devices,
@@ -63,9 +65,13 @@ def test_libtpu_makes_as_many_devices(name):
   one = topology(name)
   code = f"""
 from jax.experimental import topologies
+from dss_jax import config, partitioning
 found = topologies.get_topology_desc(
   platform='tpu', topology_name='{one.libtpu_name}', chip_config_name='{one.libtpu_chip_config}')
 print(len(found.devices), found.devices[0].device_kind)
+config.parse(['--gin_file=models/t5_1_1/small.gin', '--topology={name}'], 'runs/plan.gin')
+mesh = partitioning.make_mesh(config.configured('plan.PlanConfig').run.mesh, found.devices)
+assert mesh.size == len(found.devices)
 """
   environment = {**os.environ, 'TPU_SKIP_MDS_QUERY': '1', 'ALLOW_MULTIPLE_LIBTPU_LOAD': '1'}
   run = [sys.executable, '-c', code]
@@ -75,3 +81,26 @@ print(len(found.devices), found.devices[0].device_kind)
   assert int(count) == one.devices
   generation = {'v5e': 'v5 lite', 'v5p': 'v5', 'v6e': 'v6 lite'}
   assert kind == f'TPU {generation.get(name.split("-")[0], name.split("-")[0])}'
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """What a mesh is laid out by, of a TPU that is not here."""
+
+  id: int
+  coords: tuple[int, int, int]
+  device_kind: str = 'TPU v6 lite'
+  platform: str = 'tpu'
+  process_index: int = 0
+  core_on_chip: int = 0
+
+
+def test_a_mesh_may_divide_the_rows_of_a_slice():
+  """8 x 8 chips as 4 x 16: each group of 16 is of neighbours, two rows of 8."""
+  places = itertools.product(range(8), range(8))
+  chips = [Chip(number, (x, y, 0)) for number, (y, x) in enumerate(places)]
+  mesh = partitioning.make_mesh(partitioning.MeshConfig(4, 16, 1), chips)
+  assert dict(mesh.shape) == {'data': 4, 'fsdp': 16, 'tensor': 1}
+  for group in mesh.devices[:, :, 0]:
+    xs, ys = ({chip.coords[axis] for chip in group} for axis in (0, 1))
+    assert len(xs) * len(ys) == 16 and min(len(xs), len(ys)) >= 2
