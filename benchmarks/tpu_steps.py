@@ -8,6 +8,7 @@ and its bytes at 80 % of memory bandwidth; collectives that computation waits fo
 
   python benchmarks/tpu_steps.py                all rows, one after the other: an hour on two cores
   python benchmarks/tpu_steps.py base@v5e-8     one
+  python benchmarks/tpu_steps.py --unrolled --remat=none    the faster program, and the longer wait
 """
 
 import argparse
@@ -58,6 +59,7 @@ def main() -> int:
   parser.add_argument('rows', nargs='*', metavar='MODEL@TOPOLOGY', help=', '.join(ROWS))
   parser.add_argument('--mesh', help='another one, e.g. 1x8x1 (data x fsdp x tensor)')
   parser.add_argument('--remat', help='another REMAT_POLICY')
+  parser.add_argument('--unrolled', action='store_true', help='SCAN_LAYERS False')
   parser.add_argument('--json', action='store_true', help='one object a row')
   options = parser.parse_args()
   changes: dict[str, Any] = {}
@@ -66,15 +68,15 @@ def main() -> int:
   if options.remat:
     changes['remat'] = options.remat
   for name in options.rows or ROWS:
-    found = compare(ROWS[name]._replace(**changes))
+    found = compare(ROWS[name]._replace(**changes), scan_layers=not options.unrolled)
     print(json.dumps(found) if options.json else line(found), flush=True)
   return 0
 
 
-def compare(row: Row) -> dict[str, Any]:
+def compare(row: Row, scan_layers: bool = True) -> dict[str, Any]:
   """Compiles our update; its figures and their ratios to T5X's."""
   machine = topologies.topology(row.topology)
-  program = program_of(row)
+  program = program_of(row, scan_layers)
   compiled = programs.compile_program(program)
   found = {**row._asdict(), 'fits': compiled.fits, 'bytes': compiled.memory.total}
   found |= {'compile_seconds': compiled.seconds, 'compile_cpu_seconds': compiled.cpu_seconds}
@@ -94,7 +96,7 @@ def compare(row: Row) -> dict[str, Any]:
   }
 
 
-def program_of(row: Row) -> programs.Program:
+def program_of(row: Row, scan_layers: bool = True) -> programs.Program:
   """The update of a row, with its model's gin file."""
   config.parse(
     [f'--gin_file=models/t5_1_1/{row.model}.gin', f'--topology={row.topology}'], 'runs/plan.gin'
@@ -104,7 +106,7 @@ def program_of(row: Row) -> programs.Program:
     step='train',
     topology=row.topology,
     mesh=MeshConfig(*row.mesh),
-    model=dataclasses.replace(run.model, remat_policy=row.remat),
+    model=dataclasses.replace(run.model, remat_policy=row.remat, scan_layers=scan_layers),
     optimizer=optimizers.OptimizerConfig(name='adafactor', schedule='constant'),
     loss=losses.LossConfig(),
     rows=row.batch,

@@ -4,6 +4,7 @@
     env.json         those values, until the job is over
     package/         the wheel of dss_jax and the versions of what it needs
     files/           files of the submitter's working directory
+    compiled/        JAX's compiled programs: hosts made anew do not compile again
     hosts/N.json     how host N is (running, done, stopped, failed), written every half minute
     logs/*.log       what the hosts wrote, in parts, in order of their names
     stop             someone asks the job to save and end
@@ -30,6 +31,7 @@ class JobFolder:
 
   def __init__(self, path: epath.PathLike):
     self.path = epath.Path(path)
+    self.compiled = self.path / 'compiled'
 
   # ---------------------------------------------------------------- the submitter's
 

@@ -85,7 +85,12 @@ class Host:
 
   def _run_command(self) -> int:
     self.folder.lay_out_files(self.work)
-    environment = {**os.environ, **self.folder.environment(), 'PYTHONUNBUFFERED': '1'}
+    environment = {
+      **os.environ,
+      'JAX_COMPILATION_CACHE_DIR': str(self.folder.compiled),
+      **self.folder.environment(),
+      'PYTHONUNBUFFERED': '1',
+    }
     command = [sys.executable, '-m', 'dss_jax', *self.job.command]
     self._tell('running', None)
     with self.log.local.open('ab') as output:

@@ -39,8 +39,10 @@ def test_a_run_in_a_bucket_is_stopped_continued_and_evaluated_as_on_disk(shared,
     job = Processes(tmp_path / 'two', shared, ['train', *arguments], 2, **gcs)
     job.when(lambda: store.names('runs/one/config.gin'))
     assert job.send(signal.SIGTERM, to=1) == [0, 0], job.all_logs
+    gcs['environment'] |= {'JAX_COMPILATION_CACHE_DIR': 'gs://bucket/compiled'}
     job = Processes(tmp_path / 'one', shared, ['train', *arguments], **gcs)
     assert job.finish() == [0], job.log
+    assert any(name.startswith('compiled/jit_step') for name in store.names('compiled/'))
     assert f'continuing {there} from step' in job.log
     line = ['evaluate', f'--model_dir={there}', *evaluation, '--output=gs://bucket/e']
     job = Processes(tmp_path / 'evaluation', shared, line, **gcs)

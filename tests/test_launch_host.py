@@ -68,10 +68,12 @@ def logs(folder):
 def test_a_command_runs_with_its_files_variables_and_exact_arguments(job):
   submit, start = job
   odd = '--gin.A="it\'s $HOME `id`\n\\ é 中 "'
-  script = 'import os, sys; print([sys.argv[1:], os.environ["SECRET"]]); sys.stdout.flush()'
+  script = 'import os, sys; print([sys.argv[1:], os.environ["SECRET"]]); '
+  script += 'print(os.environ["JAX_COMPILATION_CACHE_DIR"], flush=True)'
   folder = submit(script, arguments=(odd, ''), values={'SECRET': 'hunter2'})
   assert start(folder).wait(PATIENCE_S) == host.OVER
-  assert logs(folder) == repr([['train', odd, ''], 'hunter2']) + '\n'
+  expected = repr([['train', odd, ''], 'hunter2'])
+  assert logs(folder) == f'{expected}\n{folder.path / "compiled"}\n'  # outlives the host
   assert folder.result() == {'state': 'done', 'exit_code': 0, 'message': ''}
   assert folder.reports()[0]['state'] == 'done'
   assert not (folder.path / 'env.json').exists()
