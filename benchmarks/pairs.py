@@ -51,7 +51,8 @@ class Side:
   def close(self) -> None:
     """Lets the side end."""
     assert self._process.stdin
-    self._process.stdin.close()
+    with contextlib.suppress(BrokenPipeError):  # it has died
+      self._process.stdin.close()
     self._process.wait()
 
 
