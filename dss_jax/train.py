@@ -172,7 +172,7 @@ class _Loop:
     # An earlier life may have been told to stop during this step's validation.
     stop = self._due('eval', done) and self._validate(done, state, saved=True) is None
     finished, data_state = self._finished(done), batches.state
-    update = train_state.jit_update(self.step, state)
+    update, begun = train_state.jit_update(self.step, state), done
 
     def put(batch: data.Batch):
       return batch, partitioning.put_batch(self.mesh, batch.arrays)
@@ -183,7 +183,7 @@ class _Loop:
         state, metrics = update(state, arrays)
         done, data_state = done + 1, batch.state
         self.unseen.append((done, metrics, batch))
-        self._look(leave=1)
+        self._look(leave=int(done > begun + 1))  # the first, which compiled, is shown at once
         validated = self._validate(done, state) if self._due('eval', done) else None
         finished = self._finished(done)
         stop = self.stop.asked()  # once: it may be set between two looks
