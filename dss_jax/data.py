@@ -232,13 +232,14 @@ def inference_batches(
     examples: inputs longer than `max_input_length` are cut and keep their EOS.
     batch_size: rows of the global batch; the last one is filled up.
     max_input_length: the largest width.
-    widths: allowed widths; default the powers of two from 32 up, and `max_input_length`.
+    widths: allowed widths; default the powers of two from 32 up, those halfway between two, and
+      `max_input_length`.
     parts: which equal parts of a batch's rows are made here.
     count: how many parts there are.
   """
   local = _local_rows(batch_size, parts, count)
-  powers = (2**power for power in range(5, 31))
-  allowed = sorted({max_input_length, *(w for w in widths or powers if w < max_input_length)})
+  steps = (part * 2**power for power in range(4, 30) for part in (2, 3))  # 32, 48, 64, 96, ...
+  allowed = sorted({max_input_length, *(w for w in widths or steps if w < max_input_length)})
   limits = {'inputs': max_input_length, 'targets': max(1, int(examples.target_lengths.max()))}
   examples = examples.truncated(limits)
   order = np.argsort(-examples.input_lengths, kind='stable')
