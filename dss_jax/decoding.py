@@ -235,7 +235,7 @@ def _take(values: Array, beams: Int[Array, 'b n']) -> Array:
 def _reorder(cache: t5.DecodeCache, parent: Int[Array, 'b k']) -> t5.DecodeCache:
   """The cache with each beam's past replaced by its parent's; the encoder's part is shared."""
 
-  def reorder(past: Array) -> Array:  # [layers, b * k, heads, l, head_dim]
+  def reorder(past: Array) -> Array:  # [layers, b * k, l, heads, head_dim]
     by_row = past.reshape(past.shape[0], *parent.shape, *past.shape[2:])
     return jax.vmap(_take, (0, None))(by_row, parent).reshape(past.shape)
 

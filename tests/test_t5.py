@@ -225,11 +225,11 @@ def test_the_cache_counts_its_tokens_and_keeps_the_encoder_once(tiny_config, tin
     return cache, *network.decode_step(jnp.zeros(6, jnp.int32), cache)
 
   cache, logits, after = empty_and_after_one_step(tiny_params)
-  assert cache.self_key.shape == cache.self_value.shape == (2, 6, 2, 5, 8)
-  assert cache.cross_key.shape == cache.cross_value.shape == (2, 2, 2, 7, 8)
+  assert cache.self_key.shape == cache.self_value.shape == (2, 6, 5, 2, 8)
+  assert cache.cross_key.shape == cache.cross_value.shape == (2, 2, 7, 2, 8)
   assert logits.shape == (6, networks.VOCAB) and logits.dtype == jnp.float32
   assert cache.position == 0 and after.position == 1
-  assert (after.self_key[..., 0, :] != 0).any() and (after.self_key[..., 1:, :] == 0).all()
+  assert (after.self_key[:, :, 0] != 0).any() and (after.self_key[:, :, 1:] == 0).all()
 
 
 # ---------------------------------------------------------------- bfloat16

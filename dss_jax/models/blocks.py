@@ -55,17 +55,17 @@ class DecoderLayer(nnx.Module):
 
   @jax.named_scope('decoder_step')
   def step(self, x: Float[Array, 'r 1 e'], self_kv, cross_kv, mask, cross_mask, bias):
-    """One token. Returns x [r, 1, e] and this token's key and value [r, h, 1, d].
+    """One token. Returns x [r, 1, e] and this token's key and value [r, 1, h, d].
 
     The new key and value are appended to what is attended to rather than written into the cache
     here: then the scan over layers emits one token's worth and the cache is updated in place.
     """
     h = self.self_attention_norm(x)
-    key, value = self.self_attention.project_cached(h)
-    y = layers.attend_cached(
+    key, value = self.self_attention.project_key_value(h)
+    y = layers.attend(
       self.self_attention.project_query(h),
-      jnp.concatenate([self_kv[0], key], axis=2),
-      jnp.concatenate([self_kv[1], value], axis=2),
+      jnp.concatenate([self_kv[0], key], axis=1),
+      jnp.concatenate([self_kv[1], value], axis=1),
       mask,
       bias,
     )
@@ -73,7 +73,7 @@ class DecoderLayer(nnx.Module):
     # The beams of one input stand side by side as its queries, so its keys are stored once.
     h = self.cross_attention_norm(x).reshape(cross_kv[0].shape[0], -1, x.shape[-1])
     query = self.cross_attention.project_query(h)
-    y = layers.attend_cached(query, cross_kv[0], cross_kv[1], cross_mask, None)
+    y = layers.attend(query, cross_kv[0], cross_kv[1], cross_mask, None)
     x += self.cross_attention.project_out(y).reshape(x.shape)
     return x + self.mlp(self.mlp_norm(x), None, 0.0), (key, value)
 

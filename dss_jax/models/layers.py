@@ -214,13 +214,8 @@ class Attention(nnx.Module):
     return self._heads(x, self.query)
 
   def project_key_value(self, x: Float[Array, 'b k e']):
-    """The keys and values of every head, each [b, k, h, d]."""
+    """The keys and values of every head, each [b, k, h, d]: what a decoding cache holds."""
     return self._heads(x, self.key), self._heads(x, self.value)
-
-  def project_cached(self, x: Float[Array, 'b k e']):
-    """The keys and values of every head, each [b, h, k, d]: what a decoding cache holds."""
-    key, value = self.project_key_value(x)
-    return key.swapaxes(1, 2), value.swapaxes(1, 2)
 
   def project_out(self, y: Float[Array, 'b q h d']) -> Float[Array, 'b q e']:
     """The heads' outputs merged back to the width of the stack."""
@@ -268,32 +263,12 @@ def attend(
   for all queries, it can multiply the values, which are fewer.
   """
   logits = jnp.einsum('bqhd,bkhd->bhqk', query, key, preferred_element_type=jnp.float32)
-  weights = _weights(logits, mask, bias).astype(value.dtype)
+  if bias is not None:
+    logits += bias
+  weights = jax.nn.softmax(jnp.where(mask, logits, MASKED), axis=-1).astype(value.dtype)
   if keep is not None:
     value = (value * keep.swapaxes(1, 2)[..., None]).astype(value.dtype)
   return jnp.einsum('bhqk,bkhd->bqhd', weights, value)
-
-
-@jax.named_scope('attend')
-def attend_cached(
-  query: Float[Array, 'b q h d'],
-  key: Float[Array, 'b h k d'],
-  value: Float[Array, 'b h k d'],
-  mask: Bool[Array, '#b 1 #q k'],
-  bias: Float[Array, '1 h #q k'] | None,
-) -> Float[Array, 'b q h d']:
-  """`attend` to a decoding cache, which has its heads first.
-
-  The other way round a CPU transposes the whole cache for every token, 8 times the work.
-  """
-  logits = jnp.einsum('bqhd,bhkd->bhqk', query, key, preferred_element_type=jnp.float32)
-  return jnp.einsum('bhqk,bhkd->bqhd', _weights(logits, mask, bias).astype(value.dtype), value)
-
-
-def _weights(logits: Float[Array, 'b h q k'], mask, bias) -> Float[Array, 'b h q k']:
-  if bias is not None:
-    logits += bias
-  return jax.nn.softmax(jnp.where(mask, logits, MASKED), axis=-1)
 
 
 class FeedForward(nnx.Module):

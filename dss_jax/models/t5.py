@@ -95,8 +95,8 @@ class DecodeCache(NamedTuple):
   """What decoding remembers. `r` rows of the decoder (batch times beams), `b` rows of the encoder.
 
   Attributes:
-    self_key, self_value: of the tokens so far; [layers, r, heads, length, head_dim].
-    cross_key, cross_value: of the encoder's output; [layers, b, heads, inputs, head_dim].
+    self_key, self_value: of the tokens so far; [layers, r, length, heads, head_dim].
+    cross_key, cross_value: of the encoder's output; [layers, b, inputs, heads, head_dim].
     inputs_mask: true on real inputs; [b, inputs].
     position: how many tokens have been decoded; scalar.
   """
@@ -206,10 +206,10 @@ class T5(nnx.Module):
     beams: int = 1,
   ) -> DecodeCache:
     """An empty cache for `length` tokens of `beams` hypotheses for every input."""
-    project = jax.vmap(lambda layer: layer.cross_attention.project_cached(encoded))
+    project = jax.vmap(lambda layer: layer.cross_attention.project_key_value(encoded))
     cross_key, cross_value = project(self.decoder_layers)
-    num_layers, _, num_heads, _, head_dim = cross_key.shape
-    shape = (num_layers, encoded.shape[0] * beams, num_heads, length, head_dim)
+    num_layers, _, _, num_heads, head_dim = cross_key.shape
+    shape = (num_layers, encoded.shape[0] * beams, length, num_heads, head_dim)
     empty = jnp.zeros(shape, encoded.dtype)
     return DecodeCache(empty, empty, cross_key, cross_value, inputs_mask, jnp.zeros((), jnp.int32))
 
@@ -224,7 +224,7 @@ class T5(nnx.Module):
     Returns:
       Float32 logits [r, vocab] of the next token, and the cache with these tokens added.
     """
-    past = jnp.arange(cache.self_key.shape[3])
+    past = jnp.arange(cache.self_key.shape[2])
     # The new token's own key stands behind the cache, at distance 0.
     positions = jnp.append(past, cache.position)
     stacked_bias, bias_of = self._bias(self.decoder_bias, cache.position[None], positions)
@@ -239,7 +239,7 @@ class T5(nnx.Module):
     inputs = (self.decoder_layers, stacked_bias, *caches)
     x, (key, value) = jax.lax.scan(layer, self._embed(tokens[:, None]), inputs)
     logits = self._logits(self.decoder_norm(x))[:, 0]
-    at = (0, 0, 0, cache.position, 0)
+    at = (0, 0, cache.position, 0, 0)
     return logits, cache._replace(
       self_key=jax.lax.dynamic_update_slice(cache.self_key, key, at),
       self_value=jax.lax.dynamic_update_slice(cache.self_value, value, at),
