@@ -36,6 +36,7 @@ class Row(NamedTuple):
   t5x_seconds: float
   t5x_bytes: float
   t5x_compile_seconds: float
+  scan_layers: bool = True
 
 
 ROWS = {
@@ -62,21 +63,21 @@ def main() -> int:
   parser.add_argument('--unrolled', action='store_true', help='SCAN_LAYERS False')
   parser.add_argument('--json', action='store_true', help='one object a row')
   options = parser.parse_args()
-  changes: dict[str, Any] = {}
+  changes: dict[str, Any] = {'scan_layers': not options.unrolled}
   if options.mesh:
     changes['mesh'] = tuple(int(size) for size in options.mesh.split('x'))
   if options.remat:
     changes['remat'] = options.remat
   for name in options.rows or ROWS:
-    found = compare(ROWS[name]._replace(**changes), scan_layers=not options.unrolled)
+    found = compare(ROWS[name]._replace(**changes))
     print(json.dumps(found) if options.json else line(found), flush=True)
   return 0
 
 
-def compare(row: Row, scan_layers: bool = True) -> dict[str, Any]:
+def compare(row: Row) -> dict[str, Any]:
   """Compiles our update; its figures and their ratios to T5X's."""
   machine = topologies.topology(row.topology)
-  program = program_of(row, scan_layers)
+  program = program_of(row)
   compiled = programs.compile_program(program)
   found = {**row._asdict(), 'fits': compiled.fits, 'bytes': compiled.memory.total}
   found |= {'compile_seconds': compiled.seconds, 'compile_cpu_seconds': compiled.cpu_seconds}
@@ -96,7 +97,7 @@ def compare(row: Row, scan_layers: bool = True) -> dict[str, Any]:
   }
 
 
-def program_of(row: Row, scan_layers: bool = True) -> programs.Program:
+def program_of(row: Row) -> programs.Program:
   """The update of a row, with its model's gin file."""
   config.parse(
     [f'--gin_file=models/t5_1_1/{row.model}.gin', f'--topology={row.topology}'], 'runs/plan.gin'
@@ -106,7 +107,7 @@ def program_of(row: Row, scan_layers: bool = True) -> programs.Program:
     step='train',
     topology=row.topology,
     mesh=MeshConfig(*row.mesh),
-    model=dataclasses.replace(run.model, remat_policy=row.remat, scan_layers=scan_layers),
+    model=dataclasses.replace(run.model, remat_policy=row.remat, scan_layers=row.scan_layers),
     optimizer=optimizers.OptimizerConfig(name='adafactor', schedule='constant'),
     loss=losses.LossConfig(),
     rows=row.batch,
