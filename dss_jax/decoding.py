@@ -235,11 +235,11 @@ def _take(values: Array, beams: Int[Array, 'b n']) -> Array:
 def _reorder(cache: t5.DecodeCache, parent: Int[Array, 'b k']) -> t5.DecodeCache:
   """The cache with each beam's past replaced by its parent's; the encoder's part is shared."""
 
-  def reorder(past: Array) -> Array:  # [layers, b * k, l, heads, head_dim]
-    by_row = past.reshape(past.shape[0], *parent.shape, *past.shape[2:])
+  def reorder(past: Array) -> Array:  # [..., b * k, heads, head_dim, l]
+    by_row = past.reshape(-1, *parent.shape, *past.shape[-3:])
     return jax.vmap(_take, (0, None))(by_row, parent).reshape(past.shape)
 
-  return cache._replace(self_key=reorder(cache.self_key), self_value=reorder(cache.self_value))
+  return cache._replace(self_kv=jax.tree.map(reorder, cache.self_kv))
 
 
 def _divisors(decoding: Decoding) -> Float[Array, 'l']:

@@ -5,6 +5,7 @@ the examples (examples.py), batches (data.py), decoding (decoding.py), the metri
 (tasks/metrics.py), nor files and printing (evaluate.py).
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -111,14 +112,15 @@ class Decoder:
       arrays: Any = {**batch.arrays, 'rows': batch.rows.astype(np.int32)}
       if self.mesh is not None:
         arrays = partitioning.put_batch(self.mesh, arrays)
-      outputs = decoding.decode(
-        self.config,
-        params,
-        arrays['encoder_input_tokens'],
-        arrays['encoder_segment_ids'],
-        self.decoding,
-        self._row_keys(arrays['rows']),
-      )
+      with contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh):
+        outputs = decoding.decode(
+          self.config,
+          params,
+          arrays['encoder_input_tokens'],
+          arrays['encoder_segment_ids'],
+          self.decoding,
+          self._row_keys(arrays['rows']),
+        )
       yield multihost_utils.process_allgather((arrays['rows'], *outputs), tiled=True)
 
   def _fewest_rows(self, total: int) -> int:

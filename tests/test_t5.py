@@ -1,5 +1,6 @@
 """Properties of the whole network: the same numbers however it is run, packed, cached or split."""
 
+import contextlib
 import dataclasses
 import functools
 
@@ -9,6 +10,7 @@ import networks
 import numpy as np
 import pytest
 
+from dss_jax import partitioning
 from dss_jax.models import t5
 
 # ---------------------------------------------------------------- parameters
@@ -188,10 +190,13 @@ def _decoded(config, params, inputs, segments, tokens, beams):
   return logits.transpose(1, 0, 2)
 
 
+@pytest.mark.parametrize('unrolled', [False, True])
 @pytest.mark.parametrize(
   'beams, tied, own_biases', [(1, True, False), (3, False, False), (2, False, True)]
 )
-def test_cached_decoding_equals_teacher_forcing_at_every_step(tiny_config, beams, tied, own_biases):
+def test_cached_decoding_equals_teacher_forcing_at_every_step(
+  tiny_config, beams, tied, own_biases, unrolled
+):
   config = dataclasses.replace(
     tiny_config,
     mlp_activations=('relu',) if tied else ('gelu', 'linear'),
@@ -204,7 +209,10 @@ def test_cached_decoding_equals_teacher_forcing_at_every_step(tiny_config, beams
   segments = (inputs > 0).astype(np.int32)
   # Longer than the exact buckets (16), and other tokens in every beam of one input.
   tokens = networks.shifted(networks.tokens(1, *[21] * (2 * beams)))
-  stepwise = _decoded(config, params, inputs, segments, tokens, beams)
+  # The devices of a mesh are known; decoding for CPUs has its layers unrolled.
+  mesh = partitioning.make_mesh(partitioning.MeshConfig(1, 1, 1), jax.devices()[:1])
+  with jax.set_mesh(mesh) if unrolled else contextlib.nullcontext():
+    stepwise = _decoded(config, params, inputs, segments, tokens, beams)
   at_once = networks.logits(
     config,
     params,
@@ -225,11 +233,14 @@ def test_the_cache_counts_its_tokens_and_keeps_the_encoder_once(tiny_config, tin
     return cache, *network.decode_step(jnp.zeros(6, jnp.int32), cache)
 
   cache, logits, after = empty_and_after_one_step(tiny_params)
-  assert cache.self_key.shape == cache.self_value.shape == (2, 6, 5, 2, 8)
-  assert cache.cross_key.shape == cache.cross_value.shape == (2, 2, 7, 2, 8)
+  for kv in (*cache.self_kv, *after.self_kv):
+    assert kv.shape == (2, 6, 2, 8, 5)
+  for kv in cache.cross_kv:
+    assert kv.shape == (2, 2, 2, 8, 7)
   assert logits.shape == (6, networks.VOCAB) and logits.dtype == jnp.float32
   assert cache.position == 0 and after.position == 1
-  assert (after.self_key[:, :, 0] != 0).any() and (after.self_key[:, :, 1:] == 0).all()
+  for kv in after.self_kv:
+    assert (kv[..., 0] != 0).any() and (kv[..., 1:] == 0).all()
 
 
 # ---------------------------------------------------------------- bfloat16

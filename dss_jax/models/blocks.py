@@ -54,28 +54,33 @@ class DecoderLayer(nnx.Module):
     return x + layers.dropout(self.mlp(self.mlp_norm(x), row_keys, rate), row_keys, 3, rate)
 
   @jax.named_scope('decoder_step')
-  def step(self, x: Float[Array, 'r 1 e'], self_kv, cross_kv, mask, cross_mask, bias):
-    """One token. Returns x [r, 1, e] and this token's key and value [r, 1, h, d].
+  def step(self, x: Float[Array, 'r 1 e'], self_kv, extend, cross_kv, mask, cross_mask, bias):
+    """One token. Returns x [r, 1, e], this token's key and value [r, h, d, 1], and all up to it.
 
-    The new key and value are appended to what is attended to rather than written into the cache
-    here: then the scan over layers emits one token's worth and the cache is updated in place.
+    `extend` gives what a cache of `self_kv` [r, h, d, l] is with this token's key or value, of the
+    length that `mask` and `bias` have.
     """
     h = self.self_attention_norm(x)
-    key, value = self.self_attention.project_key_value(h)
-    y = layers.attend(
-      self.self_attention.project_query(h),
-      jnp.concatenate([self_kv[0], key], axis=1),
-      jnp.concatenate([self_kv[1], value], axis=1),
-      mask,
-      bias,
-    )
+    new_kv = tuple(map(cached, self.self_attention.project_key_value(h)))
+    all_kv = tuple(map(extend, self_kv, new_kv))
+    key, value = map(_uncached, all_kv)
+    y = layers.attend(self.self_attention.project_query(h), key, value, mask, bias)
     x += self.self_attention.project_out(y)
     # The beams of one input stand side by side as its queries, so its keys are stored once.
     h = self.cross_attention_norm(x).reshape(cross_kv[0].shape[0], -1, x.shape[-1])
-    query = self.cross_attention.project_query(h)
-    y = layers.attend(query, cross_kv[0], cross_kv[1], cross_mask, None)
+    key, value = map(_uncached, cross_kv)
+    y = layers.attend(self.cross_attention.project_query(h), key, value, cross_mask, None)
     x += self.cross_attention.project_out(y).reshape(x.shape)
-    return x + self.mlp(self.mlp_norm(x), None, 0.0), (key, value)
+    return x + self.mlp(self.mlp_norm(x), None, 0.0), new_kv, all_kv
+
+
+def cached(kv: Float[Array, '... k h d']) -> Float[Array, '... h d k']:
+  """Keys or values as a decoding cache has them: what no token has to transpose."""
+  return jnp.moveaxis(kv, -3, -1)
+
+
+def _uncached(kv: Float[Array, '... h d k']) -> Float[Array, '... k h d']:
+  return jnp.moveaxis(kv, -1, -3)
 
 
 def _attention(key, config: Any) -> layers.Attention:

@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dss_jax import fields, partitioning
 from dss_jax.models import layers
-from dss_jax.models.blocks import DecoderLayer, EncoderLayer
+from dss_jax.models.blocks import DecoderLayer, EncoderLayer, cached
 
 Inputs = Int[Array, 'b s']
 Targets = Int[Array, 'b t']
@@ -94,17 +94,21 @@ class T5Config:
 class DecodeCache(NamedTuple):
   """What decoding remembers. `r` rows of the decoder (batch times beams), `b` rows of the encoder.
 
+  Keys and values have their positions last, so that no token has to transpose them. What there is
+  for every layer is stacked on a leading axis, or on a CPU a tuple, for there a scan copies what it
+  cuts out of a stack.
+
   Attributes:
-    self_key, self_value: of the tokens so far; [layers, r, length, heads, head_dim].
-    cross_key, cross_value: of the encoder's output; [layers, b, inputs, heads, head_dim].
+    layers: the decoder's weights, for every layer.
+    self_kv: keys and values of the tokens so far, for every layer [r, heads, head_dim, length].
+    cross_kv: of the encoder's output, for every layer [b, heads, head_dim, inputs].
     inputs_mask: true on real inputs; [b, inputs].
     position: how many tokens have been decoded; scalar.
   """
 
-  self_key: Array
-  self_value: Array
-  cross_key: Array
-  cross_value: Array
+  layers: Any
+  self_kv: Any
+  cross_kv: Any
   inputs_mask: Array
   position: Array
 
@@ -207,11 +211,12 @@ class T5(nnx.Module):
   ) -> DecodeCache:
     """An empty cache for `length` tokens of `beams` hypotheses for every input."""
     project = jax.vmap(lambda layer: layer.cross_attention.project_key_value(encoded))
-    cross_key, cross_value = project(self.decoder_layers)
-    num_layers, _, _, num_heads, head_dim = cross_key.shape
-    shape = (num_layers, encoded.shape[0] * beams, length, num_heads, head_dim)
-    empty = jnp.zeros(shape, encoded.dtype)
-    return DecodeCache(empty, empty, cross_key, cross_value, inputs_mask, jnp.zeros((), jnp.int32))
+    key, value = map(cached, project(self.decoder_layers))
+    count, rows, num_heads, head_dim, _ = key.shape
+    empty = jnp.zeros((count, rows * beams, num_heads, head_dim, length), key.dtype)
+    stacks = (self.decoder_layers, (empty, empty), (key, value))
+    weights, self_kv, cross_kv = (_of_layers(stack, count) for stack in stacks)
+    return DecodeCache(weights, self_kv, cross_kv, inputs_mask, jnp.zeros((), jnp.int32))
 
   @jax.named_scope('decode_step')
   def decode_step(self, tokens: Int[Array, 'r'], cache: DecodeCache):
@@ -224,27 +229,32 @@ class T5(nnx.Module):
     Returns:
       Float32 logits [r, vocab] of the next token, and the cache with these tokens added.
     """
-    past = jnp.arange(cache.self_key.shape[2])
-    # The new token's own key stands behind the cache, at distance 0.
-    positions = jnp.append(past, cache.position)
-    stacked_bias, bias_of = self._bias(self.decoder_bias, cache.position[None], positions)
-    mask = jnp.append(past < cache.position, True)[None, None, None, :]
-    cross_mask = cache.inputs_mask[:, None, None, :]
-
-    def layer(x, inputs):
-      module, own_bias, self_kv, cross_kv = inputs
-      return module.step(x, self_kv, cross_kv, mask, cross_mask, bias_of(own_bias).values)
-
-    caches = (cache.self_key, cache.self_value), (cache.cross_key, cache.cross_value)
-    inputs = (self.decoder_layers, stacked_bias, *caches)
-    x, (key, value) = jax.lax.scan(layer, self._embed(tokens[:, None]), inputs)
-    logits = self._logits(self.decoder_norm(x))[:, 0]
-    at = (0, 0, cache.position, 0, 0)
-    return logits, cache._replace(
-      self_key=jax.lax.dynamic_update_slice(cache.self_key, key, at),
-      self_value=jax.lax.dynamic_update_slice(cache.self_value, value, at),
-      position=cache.position + 1,
+    past = jnp.arange(jax.tree.leaves(cache.self_kv)[0].shape[-1])
+    write = functools.partial(
+      jax.lax.dynamic_update_slice_in_dim, start_index=cache.position, axis=-1
     )
+    unrolled = isinstance(cache.layers, tuple)
+    if unrolled:
+      extend, positions, seen = write, past, past <= cache.position
+    else:  # a scan emits one token's worth, and the cache is written in place after it
+      extend, positions = functools.partial(jnp.append, axis=-1), jnp.append(past, cache.position)
+      seen = jnp.append(past < cache.position, True)
+    stacked_bias, bias_of = self._bias(self.decoder_bias, cache.position[None], positions)
+    mask, cross_mask = seen[None, None, None, :], cache.inputs_mask[:, None, None, :]
+
+    def layer(x, of_layer):
+      module, own_bias, self_kv, cross_kv = of_layer
+      bias = bias_of(own_bias).values
+      x, new_kv, all_kv = module.step(x, self_kv, extend, cross_kv, mask, cross_mask, bias)
+      return x, all_kv if unrolled else new_kv
+
+    biases = _of_layers(stacked_bias, self.config.num_decoder_layers)
+    of_layers = (cache.layers, biases, cache.self_kv, cache.cross_kv)
+    x, self_kv = _through_layers(layer, self._embed(tokens[:, None]), of_layers)
+    if not unrolled:
+      self_kv = jax.tree.map(write, cache.self_kv, self_kv)
+    logits = self._logits(self.decoder_norm(x))[:, 0]
+    return logits, cache._replace(self_kv=self_kv, position=cache.position + 1)
 
   def _bias(self, module: layers.RelativeBias, queries: Int[Array, 'q'], keys: Int[Array, 'k']):
     """What a scan over layers takes (None where they share a bias), and a layer's bias from it."""
@@ -308,6 +318,24 @@ def abstract(config: T5Config) -> tuple[Params, Params]:
   return nnx.to_pure_dict(shapes), nnx.to_pure_dict(axes)
 
 
+def _of_layers(stacked: Any, count: int) -> Any:
+  """What is stacked for `count` layers; on a CPU cut into a tuple with one for each layer."""
+  if partitioning.device_kind() != 'cpu':
+    return stacked
+  return tuple(jax.tree.map(lambda stack, i=i: stack[i], stacked) for i in range(count))
+
+
+def _through_layers(layer: Any, x, of_layers: tuple):
+  """`x` after all layers, and what each gave besides, as `_of_layers` has it; as `jax.lax.scan`."""
+  if partitioning.device_kind() != 'cpu':
+    return jax.lax.scan(layer, x, of_layers)
+  gave = []
+  for of_layer in zip(*of_layers, strict=True):
+    x, besides = layer(x, of_layer)
+    gave.append(besides)
+  return x, tuple(gave)
+
+
 def _whole(layer: Any) -> Any:
   """A layer cut out of its stack, its weights no longer divided over the mesh's `fsdp`."""
 
@@ -320,7 +348,9 @@ def _whole(layer: Any) -> Any:
 
 @functools.cache
 def _abstract(config: T5Config):
-  return nnx.split(nnx.eval_shape(lambda: T5(config, jax.random.key(0))))
+  # Without the mesh of `jax.set_mesh`, whose axes nnx would look for in the logical ones.
+  with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
+    return nnx.split(nnx.eval_shape(lambda: T5(config, jax.random.key(0))))
 
 
 def _relative_bias(key, config: T5Config, count: int, bidirectional: bool) -> layers.RelativeBias:
