@@ -186,13 +186,19 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, BATCH)
 
 
-def place_rows(x: jax.Array) -> jax.Array:
-  """`x` [rows, ...] within jit, its rows divided as a batch's by the mesh of `jax.set_mesh`."""
+def place(x: jax.Array, rows: Collection[str] = ('data', 'fsdp'), embed: str | None = None):
+  """`x` [rows, ..., embed] within jit, divided so by axes of the mesh of `jax.set_mesh`.
+
+  What lies between is left to the compiler, and so is the last axis where `embed` is None.
+  """
   mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty or x.shape[0] % (mesh.shape['data'] * mesh.shape['fsdp']):
+  if mesh.empty or x.shape[0] % math.prod(mesh.shape[axis] for axis in rows):
     return x
-  free = (PartitionSpec.UNCONSTRAINED,) * (x.ndim - 1)
-  return jax.lax.with_sharding_constraint(x, PartitionSpec(*BATCH, *free))
+  if embed is not None and x.shape[-1] % mesh.shape[embed]:
+    return x
+  free = PartitionSpec.UNCONSTRAINED
+  between = (free,) * (x.ndim - 2)
+  return jax.lax.with_sharding_constraint(x, PartitionSpec(tuple(rows), *between, embed or free))
 
 
 def check_batch(mesh: Mesh, rows: int, setting: str) -> None:

@@ -12,6 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from dss_jax.models import layers
+from dss_jax.partitioning import place
 
 
 class EncoderLayer(nnx.Module):
@@ -60,18 +61,25 @@ class DecoderLayer(nnx.Module):
     `extend` gives what a cache of `self_kv` [r, h, d, l] is with this token's key or value, of the
     length that `mask` and `bias` have.
     """
+    attention = self.self_attention
     h = self.self_attention_norm(x)
-    new_kv = tuple(map(cached, self.self_attention.project_key_value(h)))
+    new_kv = tuple(cached(place(y)) for y in attention.project_key_value(h))
     all_kv = tuple(map(extend, self_kv, new_kv))
     key, value = map(_uncached, all_kv)
-    y = layers.attend(self.self_attention.project_query(h), key, value, mask, bias)
-    x += self.self_attention.project_out(y)
+    y = layers.attend(place(attention.project_query(h)), key, value, mask, bias)
+    x = stationary(x + attention.project_out(place(y, ('data',))))
     # The beams of one input stand side by side as its queries, so its keys are stored once.
+    attention = self.cross_attention
     h = self.cross_attention_norm(x).reshape(cross_kv[0].shape[0], -1, x.shape[-1])
     key, value = map(_uncached, cross_kv)
-    y = layers.attend(self.cross_attention.project_query(h), key, value, cross_mask, None)
-    x += self.cross_attention.project_out(y).reshape(x.shape)
-    return x + self.mlp(self.mlp_norm(x), None, 0.0), new_kv, all_kv
+    y = layers.attend(place(attention.project_query(h)), key, value, cross_mask, None)
+    x = stationary(x + attention.project_out(place(y, ('data',))).reshape(x.shape))
+    return stationary(x + self.mlp(self.mlp_norm(x), None, 0.0)), new_kv, all_kv
+
+
+def stationary(x: Float[Array, 'r 1 e']) -> Float[Array, 'r 1 e']:
+  """The residuals of a token, their width divided as the weights are."""
+  return place(x, rows=('data',), embed='fsdp')
 
 
 def cached(kv: Float[Array, '... k h d']) -> Float[Array, '... h d k']:

@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dss_jax import fields, partitioning
 from dss_jax.models import layers
-from dss_jax.models.blocks import DecoderLayer, EncoderLayer, cached
+from dss_jax.models.blocks import DecoderLayer, EncoderLayer, cached, stationary
 
 Inputs = Int[Array, 'b s']
 Targets = Int[Array, 'b t']
@@ -250,10 +250,10 @@ class T5(nnx.Module):
 
     biases = _of_layers(stacked_bias, self.config.num_decoder_layers)
     of_layers = (cache.layers, biases, cache.self_kv, cache.cross_kv)
-    x, self_kv = _through_layers(layer, self._embed(tokens[:, None]), of_layers)
+    x, self_kv = _through_layers(layer, stationary(self._embed(tokens[:, None])), of_layers)
     if not unrolled:
       self_kv = jax.tree.map(write, cache.self_kv, self_kv)
-    logits = self._logits(self.decoder_norm(x))[:, 0]
+    logits = partitioning.place(self._logits(self.decoder_norm(x)))[:, 0]
     return logits, cache._replace(self_kv=self_kv, position=cache.position + 1)
 
   def _bias(self, module: layers.RelativeBias, queries: Int[Array, 'q'], keys: Int[Array, 'k']):
@@ -268,7 +268,7 @@ class T5(nnx.Module):
     # Said once, of the embedding's output, and all that is computed from it follows. Unsaid, a
     # compiler may divide activations as the weights are, and move them in every layer.
     embedded = jnp.take(self.embedding[...], tokens, axis=0).astype(self.config.dtype)
-    return partitioning.place_rows(embedded)
+    return partitioning.place(embedded)
 
   @jax.named_scope('logits')
   def _logits(self, x: Float[Array, 'b l e']) -> Float[Array, 'b l vocab']:
