@@ -150,3 +150,19 @@ def test_state_is_restored_in_parts(layout, saved):
   restored, _ = checkpoints.restore(1, train_state.abstract(MODEL, OPTIMIZER, _mesh(layout)))
   _assert_divided(restored)
   jax.tree.map(np.testing.assert_array_equal, restored, state)
+
+
+@pytest.mark.parametrize('layout', [(1, 8, 1), (2, 4, 1), (2, 2, 2)], ids=str)
+def test_a_token_moves_activations_and_no_weights(layout):
+  mesh = _mesh(layout)
+  batch = partitioning.put_batch(mesh, _batch())
+  inputs = batch['encoder_input_tokens'], batch['encoder_segment_ids']
+  with jax.set_mesh(mesh):
+    program = decoding.decode.lower(MODEL, _ran(layout).before.params, *inputs, GREEDY).compile()
+  moved = [
+    math.prod(map(int, shape.split(',')))
+    for line in program.as_text().splitlines()
+    if 'decode_step' in line
+    for shape in re.findall(r'= \(?f32\[([\d,]+)\]\S* all-(?:gather|reduce|to-all)', line)
+  ]
+  assert moved and max(moved) <= len(inputs[0]) * MODEL.mlp_dim  # of all rows; a kernel has 16,384
