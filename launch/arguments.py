@@ -21,9 +21,8 @@ from dss_jax.launch import watch as watching
 from dss_jax.launch.folder import JobFolder
 
 USAGE = """dss launch TARGET [flags] -- VERB [arguments of dss VERB]
-       dss launch ACTION BUCKET/NAME
-
-Targets, which only print what they would do unless --submit is given:
+       dss launch ACTION BUCKET/NAME"""
+HELP = """Targets, which only print what they would do unless --submit is given:
   local      this machine, one process or several
   tpu-vm     a Cloud TPU queued resource, made anew when it is lost, deleted at the end
   skypilot   a SkyPilot task with spot recovery
@@ -52,15 +51,25 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(prog='dss launch', usage=USAGE)
-  commands = parser.add_subparsers(required=True, metavar='TARGET or ACTION')
-  here = commands.add_parser('local')
+  raw = argparse.RawDescriptionHelpFormatter
+  parser = argparse.ArgumentParser(
+    prog='dss launch', usage=USAGE, description=HELP, formatter_class=raw
+  )
+  commands = parser.add_subparsers(
+    prog='dss launch', required=True, metavar='TARGET or ACTION', help=argparse.SUPPRESS
+  )
+
+  def add_target(name: str) -> argparse.ArgumentParser:
+    usage = f'dss launch {name} [flags] -- VERB [arguments of dss VERB]'
+    return commands.add_parser(name, usage=usage)
+
+  here = add_target('local')
   here.set_defaults(act=_local)
   here.add_argument('--submit', action='store_true', help='run it')
   here.add_argument('--processes', type=int, default=1, help='that stand for the hosts of a slice')
   here.add_argument('--devices', type=int, help='fake CPU devices of each process')
   for name, act in (('tpu-vm', _tpu_vm), ('skypilot', _skypilot), ('gke', _gke)):
-    target = commands.add_parser(name)
+    target = add_target(name)
     target.set_defaults(act=act)
     _add_remote_flags(target)
     if name == 'tpu-vm':
@@ -78,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     ('stop', _stop),
     ('delete', _delete),
   ):
-    action = commands.add_parser(name)
+    action = commands.add_parser(name, usage=f'dss launch {name} BUCKET/NAME')
     action.set_defaults(act=act)
     action.add_argument('folder', metavar='BUCKET/NAME')
   return parser

@@ -120,6 +120,16 @@ def test_help_is_shown(argv, capsys):
   assert 'dss launch' in capsys.readouterr().out
 
 
+def test_a_missing_flag_is_one_line_under_the_usage(capsys):
+  with pytest.raises(SystemExit) as end:
+    cli.main(['launch', 'gke', '--name=a', '--topology=v5e-8', '--image=i'])
+  assert end.value.code == 2
+  assert capsys.readouterr().err == (
+    'usage: dss launch gke [flags] -- VERB [arguments of dss VERB]\n'
+    'dss launch gke: error: the following arguments are required: --cluster\n'
+  )
+
+
 def test_without_the_extra_it_says_what_to_install(monkeypatch, tmp_path):
   monkeypatch.setitem(sys.modules, 'google.cloud', None)
   where = [*WHERE, f'--bucket={tmp_path}', '--', 'train', '--model_dir=x']
