@@ -65,7 +65,7 @@ def decode(
   decoding: Decoding,
   row_keys: Key[Array, 'b'] | None = None,
 ) -> tuple[Int[Array, 'b l'], Float[Array, 'b']]:
-  """Decodes every input; compiled once for each config, decoding and shape.
+  """Decodes every input; compiled once for each config, decoding, shape and mesh of `set_mesh`.
 
   Args:
     config: the network.

@@ -39,7 +39,8 @@ class MeshConfig:
   Attributes:
     data: parts of the batch; parameters lie divided among them, and are brought together once a
       step, in the compute dtype. -1 takes all devices that are left.
-    fsdp: more parts of the batch; parameters are brought together layer by layer.
+    fsdp: more parts of the batch; parameters are brought together layer by layer, but for
+      decoding: there a token's activations are moved instead.
     tensor: devices that work on the same rows, each with its part of heads, mlp and vocabulary.
   """
 
@@ -186,10 +187,13 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, BATCH)
 
 
-def place(x: jax.Array, rows: Collection[str] = ('data', 'fsdp'), embed: str | None = None):
+def place(
+  x: jax.Array, rows: Collection[str] = ('data', 'fsdp'), embed: str | None = None
+) -> jax.Array:
   """`x` [rows, ..., embed] within jit, divided so by axes of the mesh of `jax.set_mesh`.
 
-  What lies between is left to the compiler, and so is the last axis where `embed` is None.
+  What lies between is left to the compiler, and so is the last axis where `embed` is None. All of
+  `x` is left to it without a mesh, or where one of both sizes does not divide evenly.
   """
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or x.shape[0] % math.prod(mesh.shape[axis] for axis in rows):

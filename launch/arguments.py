@@ -78,8 +78,8 @@ def _parser() -> argparse.ArgumentParser:
     if name == 'skypilot':
       target.add_argument('--output', help='write the task file there')
     if name == 'gke':
-      target.add_argument('--image', required=True, help='container image with dss_jax[tpu]')
-      target.add_argument('--cluster', required=True)
+      target.add_argument('--image', required=True, help='required; with dss_jax[tpu]')
+      target.add_argument('--cluster', required=True, help='required')
   for name, act in (
     ('status', _status),
     ('logs', _logs),
@@ -97,8 +97,8 @@ def _add_remote_flags(parser: argparse.ArgumentParser) -> None:
   slices = [name for name, one in topologies.TOPOLOGIES.items() if one.platform == 'tpu']
   add = parser.add_argument
   add('--submit', action='store_true', help='do it; without this flag it is only printed')
-  add('--name', required=True, help='of the job and of what is rented')
-  add('--topology', required=True, help=', '.join(slices))
+  add('--name', required=True, help='required; of the job and of what is rented')
+  add('--topology', required=True, help=f'required; {", ".join(slices)}')
   add('--bucket', default='', help='gs://BUCKET/FOLDER; the job has a folder NAME in it')
   add('--project', default=os.environ.get('GOOGLE_CLOUD_PROJECT', ''))
   add('--zone', default='', help='e.g. us-west4-a')

@@ -159,10 +159,11 @@ def test_a_token_moves_activations_and_no_weights(layout):
   inputs = batch['encoder_input_tokens'], batch['encoder_segment_ids']
   with jax.set_mesh(mesh):
     program = decoding.decode.lower(MODEL, _ran(layout).before.params, *inputs, GREEDY).compile()
+  collective = re.compile(r' (?:all-gather|all-reduce|all-to-all|reduce-scatter)(?:-start)?\(')
   moved = [
     math.prod(map(int, shape.split(',')))
     for line in program.as_text().splitlines()
-    if 'decode_step' in line
-    for shape in re.findall(r'= \(?f32\[([\d,]+)\]\S* all-(?:gather|reduce|to-all)', line)
+    if 'decode_step' in line and collective.search(line)
+    for shape in re.findall(r'[fu]32\[([\d,]+)\]', collective.split(line)[0])
   ]
   assert moved and max(moved) <= len(inputs[0]) * MODEL.mlp_dim  # of all rows; a kernel has 16,384

@@ -3,7 +3,7 @@
 One network for training (packed rows, dropout), for scoring and for decoding with a cache. It
 knows nothing of gin, data, losses or optimizers, and of devices only when to ask partitioning.py.
 Layers are stacked along a leading `layers` axis and run by `jax.lax.scan`, so that compile time
-does not grow with depth.
+does not grow with depth; but for decoding on CPUs.
 
 Source: Raffel et al. 2020 (arXiv 1910.10683); Shazeer 2020 (arXiv 2002.05202) for the gated
 feed-forward of T5 1.1.
@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from dss_jax import fields, partitioning
 from dss_jax.models import layers
-from dss_jax.models.blocks import DecoderLayer, EncoderLayer, cached, stationary
+from dss_jax.models.blocks import DecoderLayer, EncoderLayer, cached, own_width
 
 Inputs = Int[Array, 'b s']
 Targets = Int[Array, 'b t']
@@ -95,8 +95,9 @@ class DecodeCache(NamedTuple):
   """What decoding remembers. `r` rows of the decoder (batch times beams), `b` rows of the encoder.
 
   Keys and values have their positions last, so that no token has to transpose them. What there is
-  for every layer is stacked on a leading axis, or on a CPU a tuple, for there a scan copies what it
-  cuts out of a stack.
+  for every layer is stacked on a leading axis, or a tuple within `jax.set_mesh` of CPUs: there a
+  scan copies what it cuts out of a stack, at every token. So it is cut once, which takes the memory
+  of the decoder's weights again.
 
   Attributes:
     layers: the decoder's weights, for every layer.
@@ -174,7 +175,7 @@ class T5(nnx.Module):
       return _whole(module)(x, mask, bias_of(own_bias), keys, rate), None
 
     # A stack's own dropouts are sites 0 and 1, so its layers' keys start at 2.
-    x = layers.dropout(self._embed(inputs), row_keys, 0, rate)
+    x = layers.dropout(partitioning.place(self._embed(inputs)), row_keys, 0, rate)
     numbers = jnp.arange(self.config.num_encoder_layers)
     x, _ = self._scan(layer, x, (self.encoder_layers, stacked_bias, numbers))
     return layers.dropout(self.encoder_norm(x), row_keys, 1, rate)
@@ -196,7 +197,7 @@ class T5(nnx.Module):
       keys = layers.fold_in(row_keys, number + 2)
       return _whole(module)(x, encoded, mask, cross_mask, bias_of(own_bias), keys, rate), None
 
-    x = layers.dropout(self._embed(targets_in), row_keys, 0, rate)
+    x = layers.dropout(partitioning.place(self._embed(targets_in)), row_keys, 0, rate)
     numbers = jnp.arange(self.config.num_decoder_layers)
     x, _ = self._scan(layer, x, (self.decoder_layers, stacked_bias, numbers))
     return self._logits(layers.dropout(self.decoder_norm(x), row_keys, 1, rate))
@@ -214,9 +215,10 @@ class T5(nnx.Module):
     key, value = map(cached, project(self.decoder_layers))
     count, rows, num_heads, head_dim, _ = key.shape
     empty = jnp.zeros((count, rows * beams, num_heads, head_dim, length), key.dtype)
-    stacks = (self.decoder_layers, (empty, empty), (key, value))
-    weights, self_kv, cross_kv = (_of_layers(stack, count) for stack in stacks)
-    return DecodeCache(weights, self_kv, cross_kv, inputs_mask, jnp.zeros((), jnp.int32))
+    stacks: Any = (self.decoder_layers, (empty, empty), (key, value))
+    if partitioning.device_kind() == 'cpu':
+      stacks = [_unstack(stack, count) for stack in stacks]
+    return DecodeCache(*stacks, inputs_mask=inputs_mask, position=jnp.zeros((), jnp.int32))
 
   @jax.named_scope('decode_step')
   def decode_step(self, tokens: Int[Array, 'r'], cache: DecodeCache):
@@ -248,11 +250,18 @@ class T5(nnx.Module):
       x, new_kv, all_kv = module.step(x, self_kv, extend, cross_kv, mask, cross_mask, bias)
       return x, all_kv if unrolled else new_kv
 
-    biases = _of_layers(stacked_bias, self.config.num_decoder_layers)
-    of_layers = (cache.layers, biases, cache.self_kv, cache.cross_kv)
-    x, self_kv = _through_layers(layer, stationary(self._embed(tokens[:, None])), of_layers)
-    if not unrolled:
-      self_kv = jax.tree.map(write, cache.self_kv, self_kv)
+    x = own_width(self._embed(tokens[:, None]))
+    if unrolled:
+      biases = _unstack(stacked_bias, self.config.num_decoder_layers)
+      kept = []
+      for of_layer in zip(cache.layers, biases, cache.self_kv, cache.cross_kv, strict=True):
+        x, all_kv = layer(x, of_layer)
+        kept.append(all_kv)
+      self_kv = tuple(kept)
+    else:
+      of_layers = (cache.layers, stacked_bias, cache.self_kv, cache.cross_kv)
+      x, new_kv = jax.lax.scan(layer, x, of_layers)
+      self_kv = jax.tree.map(write, cache.self_kv, new_kv)
     logits = partitioning.place(self._logits(self.decoder_norm(x)))[:, 0]
     return logits, cache._replace(self_kv=self_kv, position=cache.position + 1)
 
@@ -265,10 +274,9 @@ class T5(nnx.Module):
 
   @jax.named_scope('embed')
   def _embed(self, tokens: Int[Array, 'b l']) -> Float[Array, 'b l e']:
-    # Said once, of the embedding's output, and all that is computed from it follows. Unsaid, a
-    # compiler may divide activations as the weights are, and move them in every layer.
-    embedded = jnp.take(self.embedding[...], tokens, axis=0).astype(self.config.dtype)
-    return partitioning.place(embedded)
+    """To be placed once, and all that is computed from it follows: else a compiler may divide
+    activations as the weights are, and move them in every layer."""
+    return jnp.take(self.embedding[...], tokens, axis=0).astype(self.config.dtype)
 
   @jax.named_scope('logits')
   def _logits(self, x: Float[Array, 'b l e']) -> Float[Array, 'b l vocab']:
@@ -295,7 +303,7 @@ def bind(config: T5Config, params: Params) -> T5:
   """The network with these parameters; inside jit it costs nothing and gradients pass through.
 
   Within `jax.set_mesh`, parameters that lie divided over the mesh's `data` are brought together
-  here, matrices in the compute dtype; those of `fsdp` where a layer uses them.
+  here, matrices in the compute dtype; those of `fsdp` where a layer of training uses them.
   """
 
   def whole(path, weight, axes):
@@ -318,22 +326,9 @@ def abstract(config: T5Config) -> tuple[Params, Params]:
   return nnx.to_pure_dict(shapes), nnx.to_pure_dict(axes)
 
 
-def _of_layers(stacked: Any, count: int) -> Any:
-  """What is stacked for `count` layers; on a CPU cut into a tuple with one for each layer."""
-  if partitioning.device_kind() != 'cpu':
-    return stacked
+def _unstack(stacked: Any, count: int) -> tuple:
+  """What is stacked for `count` layers, for each."""
   return tuple(jax.tree.map(lambda stack, i=i: stack[i], stacked) for i in range(count))
-
-
-def _through_layers(layer: Any, x, of_layers: tuple):
-  """`x` after all layers, and what each gave besides, as `_of_layers` has it; as `jax.lax.scan`."""
-  if partitioning.device_kind() != 'cpu':
-    return jax.lax.scan(layer, x, of_layers)
-  gave = []
-  for of_layer in zip(*of_layers, strict=True):
-    x, besides = layer(x, of_layer)
-    gave.append(besides)
-  return x, tuple(gave)
 
 
 def _whole(layer: Any) -> Any:
@@ -348,7 +343,7 @@ def _whole(layer: Any) -> Any:
 
 @functools.cache
 def _abstract(config: T5Config):
-  # Without the mesh of `jax.set_mesh`, whose axes nnx would look for in the logical ones.
+  # Without a mesh: nnx would take the logical axes for names of the mesh's.
   with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
     return nnx.split(nnx.eval_shape(lambda: T5(config, jax.random.key(0))))
 
