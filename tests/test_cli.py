@@ -188,3 +188,13 @@ def test_what_a_failing_import_of_tensorflow_wrote_is_shown(tmp_path):
   failed = run('vocab', '--task=embedded_label', '--output=a.model', path=tmp_path)
   assert failed.returncode != 0
   assert 'no such library' in failed.stderr and 'dss vocab: broken' in failed.stderr
+
+
+def test_a_missing_flag_is_one_line_under_the_usage(capsys):
+  with pytest.raises(SystemExit) as end:
+    cli.main(['launch', 'gke', '--name=a', '--topology=v5e-8', '--image=i'])
+  assert end.value.code == 2
+  assert capsys.readouterr().err == (
+    'usage: dss launch gke [flags] -- VERB [arguments of dss VERB]\n'
+    'dss launch gke: error: the following arguments are required: --cluster\n'
+  )

@@ -218,7 +218,8 @@ class T5(nnx.Module):
     stacks: Any = (self.decoder_layers, (empty, empty), (key, value))
     if partitioning.device_kind() == 'cpu':
       stacks = [_unstack(stack, count) for stack in stacks]
-    return DecodeCache(*stacks, inputs_mask=inputs_mask, position=jnp.zeros((), jnp.int32))
+    weights, self_kv, cross_kv = stacks
+    return DecodeCache(weights, self_kv, cross_kv, inputs_mask, jnp.zeros((), jnp.int32))
 
   @jax.named_scope('decode_step')
   def decode_step(self, tokens: Int[Array, 'r'], cache: DecodeCache):
