@@ -260,15 +260,20 @@ def attend(
   """softmax(query · key + bias) · value over the keys where `mask` is true, softmax in float32.
 
   `keep` is dropout of the weights: what multiplies each key's, 0 or 1 / (1 - rate). Being the same
-  for all queries, it can multiply the values, which are fewer.
+  for all queries, it can multiply the values, which are fewer. For the same reason the output is
+  divided by the sum of the weights, and not they.
   """
   logits = jnp.einsum('bqhd,bkhd->bhqk', query, key, preferred_element_type=jnp.float32)
   if bias is not None:
     logits += bias
-  weights = jax.nn.softmax(jnp.where(mask, logits, MASKED), axis=-1).astype(value.dtype)
+  logits = jnp.where(mask, logits, MASKED)
+  weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True)))
+  total = weights.sum(axis=-1).swapaxes(1, 2)[..., None]
   if keep is not None:
     value = (value * keep.swapaxes(1, 2)[..., None]).astype(value.dtype)
-  return jnp.einsum('bhqk,bkhd->bqhd', weights, value)
+  weights = weights.astype(value.dtype)
+  out = jnp.einsum('bhqk,bkhd->bqhd', weights, value, preferred_element_type=jnp.float32)
+  return (out / total).astype(value.dtype)
 
 
 class FeedForward(nnx.Module):
