@@ -58,7 +58,8 @@ def main() -> int:
   print(pairs.table([{'side': name, **curve} for name, curve in curves.items()]))
   print(f'\nReal tokens in a row: {fills}')
   found = {'machine': pairs.machine('jax', 'torch', 'transformers'), 'pairs_per_second': rows,
-           'losses': curves, 'fill': fills, 'settings': _settings(folder)}  # fmt: skip
+           'losses': curves, 'fill': fills, 'settings': _settings(folder),
+           'every_loss': {name: _losses(answers[name]).tolist() for name in curves}}  # fmt: skip
   print(f'\n{found["machine"]}')
   pairs.write_json(options.json, found)
   return 0
@@ -91,6 +92,7 @@ def lay_out(folder: pathlib.Path, options: argparse.Namespace) -> dict[str, Any]
     'lengths': lengths,
     'rows': run.data.batch_size,
     'pairs': options.pairs,
+    'learning_rate': options.learning_rate,
   }
   fills = {'ours': _fill(mixture, run.data)}
   if options.t5x:
@@ -137,7 +139,7 @@ def seqio_packed(mixture) -> dict[str, np.ndarray]:
 
 def _curve(answers) -> dict[str, Any]:
   """Mean label and rationale loss over each quarter of a side's updates."""
-  losses = np.array([loss for answer in answers for loss in answer['losses']])
+  losses = _losses(answers)
   parts = np.array_split(losses, QUARTERS)
   means = [' '.join(f'{value:.3f}' for value in part.mean(axis=0)) for part in parts if len(part)]
   count = sum(answer['pairs'] for answer in answers)
@@ -147,6 +149,11 @@ def _curve(answers) -> dict[str, Any]:
       answer['seconds'] * len(answers) / len(losses) for answer in answers
     ),
   }
+
+
+def _losses(answers) -> np.ndarray:
+  """Label and rationale loss of each of a side's updates, [updates, 2]."""
+  return np.array([loss for answer in answers for loss in answer['losses']])
 
 
 def _settings(folder: pathlib.Path) -> dict[str, Any]:
@@ -159,6 +166,7 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument('--rounds', type=int, default=5, help='counted, after one that is not')
   parser.add_argument('--steps', type=int, default=2, help='updates of each side in a round')
   parser.add_argument('--pairs', type=int, default=64, help='in a batch of torch and T5X')
+  parser.add_argument('--learning_rate', type=float, default=5e-5, help="the paper's by default")
   parser.add_argument('--without', action='append', default=[], help='leave out a side')
   parser.add_argument('--ours', action='append', default=[], help='a setting: --ours=--pack=False')
   parser.add_argument('--t5x', help='folders of T5X and of what it imports, separated by colons')

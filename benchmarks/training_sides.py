@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-ALPHA, LEARNING_RATE, DECAY_STEPS, CLIP_NORM, DROPOUT = 0.5, 5e-5, 10_000, 1.0, 0.1
+ALPHA, DECAY_STEPS, CLIP_NORM, DROPOUT = 0.5, 10_000, 1.0, 0.1
 TASKS = ('label', 'rationale')
 
 Update = Callable[[], tuple[float, list[float]]]
@@ -41,7 +41,7 @@ def ours(folder: pathlib.Path, settings: dict[str, Any]) -> tuple[Update, Callab
   params = transfer.read_all(opened.recipe, opened.tensors)
   optimizer = optimizers.make_optimizer(
     optimizers.OptimizerConfig(
-      learning_rate=LEARNING_RATE, decay_steps=DECAY_STEPS, clip_norm=CLIP_NORM
+      learning_rate=settings['learning_rate'], decay_steps=DECAY_STEPS, clip_norm=CLIP_NORM
     )
   )
   mesh = partitioning.make_mesh(partitioning.MeshConfig())
@@ -79,7 +79,9 @@ def torch(folder: pathlib.Path, settings: dict[str, Any]) -> tuple[Update, Calla
   model = transformers.T5ForConditionalGeneration.from_pretrained(
     folder / 'hf', dropout_rate=DROPOUT
   ).train()
-  optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0, fused=True)
+  optimizer = torch.optim.AdamW(
+    model.parameters(), lr=settings['learning_rate'], weight_decay=0.0, fused=True
+  )
   schedule = transformers.get_linear_schedule_with_warmup(optimizer, 0, DECAY_STEPS)
   by_task = [_sequences(examples(folder, task)) for task in TASKS]
   order = _endless(len(by_task[0]))
@@ -115,12 +117,13 @@ def t5x(folder: pathlib.Path, settings: dict[str, Any]) -> tuple[Update, Callabl
   from t5x import models, optimizers, partitioning, train_state, trainer
   from t5x.examples.t5 import network
 
+  rate = np.float32(settings['learning_rate'])
   vocabulary = seqio.PassThroughVocabulary(settings['model']['vocab_size'])
   names = ('vocab_size', 'emb_dim', 'num_heads', 'head_dim', 'mlp_dim', 'num_encoder_layers',
            'num_decoder_layers', 'mlp_activations', 'dropout_rate', 'dtype')  # fmt: skip
   config = network.T5Config(**{name: settings['model'][name] for name in names})
   model = models.EncoderDecoderModel(
-    network.Transformer(config), vocabulary, vocabulary, optimizers.adamw(LEARNING_RATE)
+    network.Transformer(config), vocabulary, vocabulary, optimizers.adamw(rate)
   )
   with np.load(folder / 'seqio_packed.npz') as packed:
     arrays = dict(packed)
@@ -137,7 +140,7 @@ def t5x(folder: pathlib.Path, settings: dict[str, Any]) -> tuple[Update, Callabl
   partitioner = partitioning.PjitPartitioner(num_partitions=1)
   with partitioner.mesh:
     state = train_state.FlaxOptimTrainState.create(model.optimizer_def, variables)
-  rate, keys = np.float32(LEARNING_RATE), iter(range(1 << 30))
+  keys = iter(range(1 << 30))
 
   @jax.jit
   def step(state, batch, key):
