@@ -40,16 +40,23 @@ def _bias(embedding, queries, keys, causal):
 
 
 @pytest.mark.parametrize(
-  'queries, keys, bias, causal, dropout, mesh',
+  'queries, keys, bias, causal, dropout, mesh, of_a_call',
   [
-    (128, 128, True, True, True, (8, 1, 1)),
-    (128, 256, False, False, True, (2, 2, 2)),
-    (512, 512, True, False, False, (4, 1, 2)),
-    (512, 128, False, True, False, (1, 8, 1)),
+    (128, 128, True, True, True, (8, 1, 1), 128),
+    (128, 256, False, False, True, (2, 2, 2), 128),
+    (512, 512, True, False, False, (4, 1, 2), 512),
+    (512, 128, False, True, False, (1, 8, 1), 512),
+    (512, 512, True, True, True, (8, 1, 1), 256),
+    (256, 384, True, False, True, (2, 2, 2), 128),
   ],
 )
-def test_kernels_compute_attention_and_its_gradients(queries, keys, bias, causal, dropout, mesh):
-  """Also where a mesh divides rows and heads, and where queries are taken in several blocks."""
+def test_kernels_compute_attention_and_its_gradients(
+  monkeypatch, queries, keys, bias, causal, dropout, mesh, of_a_call
+):
+  """Also where a mesh divides rows and heads, and where queries are taken in several blocks, or in
+  several calls since VMEM does not hold them."""
+  vmem = flash._vmem(1, of_a_call, keys, HEAD_DIM)
+  monkeypatch.setitem(flash.VMEM, 'cpu', vmem / flash.MEBIBYTE)
   qkv, of_queries, of_keys, keep, grad = _arrays(8, queries, keys, dropout)
   embedding = jnp.asarray(np.random.default_rng(1).normal(size=(HEADS, 32)), jnp.float32)
   segments = layers.Segments(of_queries, of_keys, causal)
@@ -66,6 +73,7 @@ def test_kernels_compute_attention_and_its_gradients(queries, keys, bias, causal
 
   run = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True), static_argnums=2)
   with jax.set_mesh(partitioning.make_mesh(partitioning.MeshConfig(*mesh))):
+    assert flash._queries_of_a_call(1, queries, keys, HEAD_DIM) == of_a_call
     found, expected = run(qkv, embedding, True), run(qkv, embedding, False)
   networks.assert_trees_near(found[0][1], expected[0][1], 2e-6)
   networks.assert_trees_near(found[1][0], expected[1][0], 3e-6)
@@ -119,7 +127,9 @@ def test_a_network_with_kernels_is_the_same_network(
     ('TPU v5 lite', (8, 1, 1), (12, 512, 512, 12, 64), False),  # rows do not divide
     ('TPU v5 lite', (8, 1, 1), (16, 500, 512, 12, 64), False),
     ('TPU v5 lite', (8, 1, 1), (16, 512, 512, 12, 48), False),
-    ('TPU v5 lite', (8, 1, 1), (16, 2048, 2048, 12, 64), False),  # more than VMEM has
+    ('TPU v5 lite', (8, 1, 1), (16, 2048, 2048, 12, 64), True),  # in several calls
+    ('TPU v4', (8, 1, 1), (16, 1024, 1024, 12, 64), True),
+    ('TPU v4', (8, 1, 1), (16, 2048, 2048, 12, 64), False),  # more keys than VMEM has
     ('TPU v2', (8, 1, 1), (16, 512, 512, 12, 64), False),
     ('cpu', (8, 1, 1), (16, 512, 512, 12, 64), False),
   ],

@@ -3,10 +3,11 @@
 Owns the Pallas kernels, forward and backward, and where they are used. layers.attend says what they
 compute; they give the same numbers to rounding.
 
-A step of a kernel has one pair of heads (128 lanes) of a few rows, with all their queries and keys:
-at the lengths of T5 these fit into VMEM, so there is no online softmax. Rows are the inner axis of
-the grid: a head's bias is read once for all rows, and its gradient is summed in VMEM. Queries, keys
-and values stay [b, length, heads * head_dim], as the projections make and take them.
+A step of a kernel has one pair of heads (128 lanes) of a few rows, with all their keys: at the
+lengths of T5 these fit into VMEM, so there is no online softmax. It has all queries too, or else
+as many as fit, and the rest are other calls'. Rows are the inner axis of the grid: a head's bias is
+read once for all rows, and its gradient is summed in VMEM. Queries, keys and values stay
+[b, length, heads * head_dim], as the projections make and take them.
 """
 
 import functools
@@ -39,10 +40,8 @@ def usable(rows: int, queries: int, keys: int, num_heads: int, head_dim: int) ->
   parts, heads = _divided(jax.sharding.get_abstract_mesh())
   if rows % parts or num_heads % heads or LANES % head_dim or queries % LANES or keys % LANES:
     return False
-  local_heads = num_heads // heads
-  step = _rows_of_a_step(rows // parts, queries, keys)
-  vmem = _vmem(step, queries, keys, head_dim)
-  return not local_heads % (LANES // head_dim) and vmem <= VMEM[kind] * MEBIBYTE
+  pairs = num_heads // heads % (LANES // head_dim) == 0
+  return pairs and _queries_of_a_call(rows // parts, queries, keys, head_dim) > 0
 
 
 def attend(
@@ -69,14 +68,27 @@ def attend(
   )
   dense = None if bias is None else jax.lax.stop_gradient(bias.values[0])
   buckets = None if bias is None else bias.buckets
-  local = functools.partial(_attend, head_dim, segments.causal)
-  return jax.shard_map(
-    lambda *arrays: local(buckets, *arrays),
-    mesh=mesh,
-    in_specs=specs,
-    out_specs=wide,
-    check_vma=False,
-  )(
+
+  def of_device(qkv, of, bias, keep):
+    (query, key, value), (of_query, of_key), (dense, embedding) = qkv, of, bias
+    size = _queries_of_a_call(query.shape[0], query.shape[1], key.shape[1], head_dim)
+    outs = []
+    for first in range(0, query.shape[1], size):
+      at, seen = slice(first, first + size), slice(first + size if segments.causal else None)
+      outs.append(
+        _attend(
+          head_dim,
+          first if segments.causal else None,
+          None if buckets is None else buckets[at, seen],
+          (query[:, at], key[:, seen], value[:, seen]),
+          (of_query[:, at], of_key[:, seen]),
+          (None if dense is None else dense[:, at, seen], embedding),
+          None if keep is None else keep[:, :, seen],
+        )
+      )
+    return jnp.concatenate(outs, axis=1)
+
+  return jax.shard_map(of_device, mesh=mesh, in_specs=specs, out_specs=wide, check_vma=False)(
     tuple(qkv),
     (segments.query, jnp.where(segments.key > 0, segments.key, -1)),
     (dense, None if bias is None else bias.embedding),
@@ -85,20 +97,23 @@ def attend(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _attend(head_dim: int, causal: bool, buckets, qkv, segments, bias, keep):
-  """One device's part. The bias's gradient is of its embedding, whose few numbers devices add up:
-  that of the dense form would be a sum over devices of [heads, q, k] in every layer."""
-  return _forward(head_dim, causal, qkv, segments, bias[0], keep)
+def _attend(head_dim: int, first: int | None, buckets, qkv, segments, bias, keep):
+  """One call on one device; causal with the first query at position `first`, unless that is None.
+
+  The bias's gradient is of its embedding, whose few numbers devices add up: that of the dense form
+  would be a sum over devices of [heads, q, k] in every layer.
+  """
+  return _forward(head_dim, first, qkv, segments, bias[0], keep)
 
 
-def _attend_fwd(head_dim: int, causal: bool, buckets, qkv, segments, bias, keep):
-  out = _forward(head_dim, causal, qkv, segments, bias[0], keep)
+def _attend_fwd(head_dim: int, first: int | None, buckets, qkv, segments, bias, keep):
+  out = _forward(head_dim, first, qkv, segments, bias[0], keep)
   return out, (buckets, qkv, segments, bias, keep)
 
 
-def _attend_bwd(head_dim: int, causal: bool, residuals, grad_out):
+def _attend_bwd(head_dim: int, first: int | None, residuals, grad_out):
   buckets, qkv, segments, (dense, embedding), keep = residuals
-  *grads, grad_bias = _backward(head_dim, causal, qkv, segments, dense, keep, grad_out)
+  *grads, grad_bias = _backward(head_dim, first, qkv, segments, dense, keep, grad_out)
   grad_embedding = None
   if dense is not None:
     one_hot = jax.nn.one_hot(buckets, embedding.shape[-1], dtype=grad_bias.dtype)
@@ -113,14 +128,14 @@ def _zeros(array):
 _attend.defvjp(_attend_fwd, _attend_bwd)
 
 
-def _forward(head_dim: int, causal: bool, qkv, segments, dense, keep):
-  call = _Call(head_dim, causal, qkv, segments, dense, keep)
+def _forward(head_dim: int, first: int | None, qkv, segments, dense, keep):
+  call = _Call(head_dim, first, qkv, segments, dense, keep)
   wide = qkv[0].shape, qkv[0].dtype
   return call(_forward_kernel, 2, (), [wide], [call.wide(qkv[0])])[0]
 
 
-def _backward(head_dim: int, causal: bool, qkv, segments, dense, keep, grad_out):
-  call = _Call(head_dim, causal, qkv, segments, dense, keep)
+def _backward(head_dim: int, first: int | None, qkv, segments, dense, keep, grad_out):
+  call = _Call(head_dim, first, qkv, segments, dense, keep)
   outs = [(array.shape, array.dtype) for array in qkv]
   specs = [call.wide(array) for array in qkv]
   if dense is not None:
@@ -134,13 +149,13 @@ def _backward(head_dim: int, causal: bool, qkv, segments, dense, keep, grad_out)
 class _Call:
   """A grid of (groups of heads, groups of rows) over the arrays of one attention."""
 
-  def __init__(self, head_dim: int, causal: bool, qkv, segments, dense, keep):
+  def __init__(self, head_dim: int, first: int | None, qkv, segments, dense, keep):
     (rows, queries, inner), keys = qkv[0].shape, qkv[1].shape[1]
     self.heads = LANES // head_dim  # of a step
-    self.rows = _rows_of_a_step(rows, queries, keys)
+    self.rows = _rows_of_a_step(rows, queries, keys, head_dim)
     self.grid = (inner // LANES, rows // self.rows)
     self.work = rows * queries * keys * inner  # multiply-adds of one matrix product
-    self.static = {'head_dim': head_dim, 'causal': causal}
+    self.static = {'head_dim': head_dim, 'first': first}
     self.vmem = _vmem(self.rows, queries, keys, head_dim)
     self.inputs = [*qkv, segments[0][:, None, :], segments[1][:, None, :]]
     self.specs = [self.wide(array) for array in qkv]
@@ -197,10 +212,19 @@ def _divided(mesh) -> tuple[int, int]:
   return math.prod(mesh.shape[axis] for axis in rows), mesh.shape[heads]
 
 
-def _rows_of_a_step(rows: int, queries: int, keys: int) -> int:
-  """Short sequences share a step, whose fixed cost would else be most of it."""
-  most = max(1, 512 * 512 // (queries * keys))
-  return max(n for n in range(1, min(most, 8) + 1) if rows % n == 0)
+def _queries_of_a_call(rows: int, queries: int, keys: int, head_dim: int) -> int:
+  """All queries, or the largest part of them for which there is VMEM; 0 where there is none."""
+  sizes = (queries // parts for parts in range(1, queries // LANES + 1) if queries % parts == 0)
+  usable = (n for n in sizes if n % LANES == 0 and _rows_of_a_step(rows, n, keys, head_dim))
+  return next(usable, 0)
+
+
+def _rows_of_a_step(rows: int, queries: int, keys: int, head_dim: int) -> int:
+  """Short sequences share a step, whose fixed cost would else be most of it; 0 without VMEM."""
+  most = min(8, max(1, 512 * 512 // (queries * keys)))
+  vmem = VMEM.get(partitioning.device_kind() or '', math.inf) * MEBIBYTE
+  shares = (n for n in range(most, 0, -1) if rows % n == 0)
+  return next((n for n in shares if _vmem(n, queries, keys, head_dim) <= vmem), 0)
 
 
 def _vmem(rows: int, queries: int, keys: int, head_dim: int) -> int:
@@ -233,21 +257,21 @@ def _weights(query, key, mask, bias):
   return weights, jnp.sum(weights, axis=-1, keepdims=True)
 
 
-def _mask(query_segments, key_segments, start, causal: bool):
-  """[q, k] from [1, q] and [1, k]; `start` is the first query's position."""
+def _mask(query_segments, key_segments, start, first: int | None):
+  """[q, k] from [1, q] and [1, k]; the first query's position is `first + start`, where causal."""
   mask = query_segments.reshape(-1, 1) == key_segments
-  if causal:
+  if first is not None:
     at = functools.partial(jax.lax.broadcasted_iota, jnp.int32, mask.shape)
-    mask &= at(1) <= at(0) + start
+    mask &= at(1) <= at(0) + start + first
   return mask
 
 
-def _forward_kernel(*refs, has, head_dim: int, causal: bool):
+def _forward_kernel(*refs, has, head_dim: int, first: int | None):
   _, (q, k, v, query_segments, key_segments), bias, keep, (out,) = _read(refs, has, 0)
 
   @_each_block(q)
   def block(row, start, at):
-    mask = _mask(query_segments[row, :, at], key_segments[row], start, causal)
+    mask = _mask(query_segments[row, :, at], key_segments[row], start, first)
     for head in range(LANES // head_dim):
       lanes = pl.ds(head * head_dim, head_dim)
       weights, total = _weights(
@@ -260,7 +284,7 @@ def _forward_kernel(*refs, has, head_dim: int, causal: bool):
       out[row, at, lanes] = (y / total).astype(out.dtype)
 
 
-def _backward_kernel(*refs, has, head_dim: int, causal: bool):
+def _backward_kernel(*refs, has, head_dim: int, first: int | None):
   (grad,), (q, k, v, query_segments, key_segments), bias, keep, outs = _read(refs, has, 1)
   grad_q, grad_k, grad_v, *grad_bias, sum_k, sum_v = outs
   product = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
@@ -278,7 +302,7 @@ def _backward_kernel(*refs, has, head_dim: int, causal: bool):
       sum_k[...] = jnp.zeros_like(sum_k)
       sum_v[...] = jnp.zeros_like(sum_v)
 
-    mask = _mask(query_segments[row, :, at], key_segments[row], start, causal)
+    mask = _mask(query_segments[row, :, at], key_segments[row], start, first)
     for head in range(LANES // head_dim):
       lanes = pl.ds(head * head_dim, head_dim)
       query, key, value = q[row, at, lanes], k[row, :, lanes], v[row, :, lanes]
