@@ -27,13 +27,14 @@ class Side:
     name: for people.
     command: the program and its arguments.
     path: more folders for its PYTHONPATH.
+    platform: where JAX computes.
   """
 
-  def __init__(self, name: str, command: Sequence[str], path: str = ''):
+  def __init__(self, name: str, command: Sequence[str], path: str = '', platform: str = 'cpu'):
     self.name = name
     paths = [path, os.environ.get('PYTHONPATH', '')]
     environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(filter(None, paths))}
-    environment |= {'JAX_PLATFORMS': 'cpu', 'TF_CPP_MIN_LOG_LEVEL': '3'}
+    environment |= {'JAX_PLATFORMS': platform, 'TF_CPP_MIN_LOG_LEVEL': '3'}
     self._process = subprocess.Popen(
       list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     )
