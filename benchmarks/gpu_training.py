@@ -98,7 +98,8 @@ def torch(options: argparse.Namespace) -> Callable[[], Any]:
     vocab_size=VOCAB_SIZE, d_model=model.emb_dim, d_kv=model.head_dim, d_ff=model.mlp_dim,
     num_layers=model.num_encoder_layers, num_decoder_layers=model.num_decoder_layers,
     num_heads=model.num_heads, feed_forward_proj='gated-gelu', tie_word_embeddings=False,
-    dropout_rate=model.dropout_rate, attn_implementation='sdpa', use_cache=False, decoder_start_token_id=0,
+    dropout_rate=model.dropout_rate, attn_implementation='sdpa', use_cache=False,
+    decoder_start_token_id=0,
   )  # fmt: skip
   torch.manual_seed(0)
   torch.set_float32_matmul_precision('high')
