@@ -21,8 +21,10 @@ from typing import Any
 
 import numpy as np
 import pairs
+import tpu_steps
+from tpu_steps import INPUTS, TARGETS, VOCAB_SIZE
 
-INPUTS, TARGETS, VOCAB_SIZE, LEARNING_RATE = 512, 128, 32128, 5e-5
+LEARNING_RATE = 5e-5
 SIDE = 8192  # of the matrices whose product is the card's peak
 
 
@@ -93,7 +95,7 @@ def torch(options: argparse.Namespace) -> Callable[[], Any]:
   import transformers
 
   model = _model(options)
-  device = torch.device('cuda' if options.platform == 'cuda' else 'cpu')
+  device = torch.device(options.platform)
   config = transformers.T5Config(
     vocab_size=VOCAB_SIZE, d_model=model.emb_dim, d_kv=model.head_dim, d_ff=model.mlp_dim,
     num_layers=model.num_encoder_layers, num_decoder_layers=model.num_decoder_layers,
@@ -173,15 +175,8 @@ def matmul_rate(side: int) -> float:
 
 
 def _model(options: argparse.Namespace):
-  from dss_jax import config
-  from dss_jax.planning import checks
-
-  files = [f'--gin_file=models/t5_1_1/{options.model}.gin', '--topology=gpu']
-  config.parse(files, 'runs/plan.gin')
-  run = checks.with_vocab_size(config.configured('plan.PlanConfig').run, VOCAB_SIZE)
-  return dataclasses.replace(
-    run.model, remat_policy=options.remat, scan_layers=not options.unrolled
-  )
+  model = tpu_steps.model_of(options.model, 'gpu')
+  return dataclasses.replace(model, remat_policy=options.remat, scan_layers=not options.unrolled)
 
 
 def _tokens(rows: int) -> tuple[np.ndarray, np.ndarray]:

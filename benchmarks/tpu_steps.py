@@ -18,6 +18,7 @@ import sys
 from typing import Any, NamedTuple
 
 from dss_jax import config, losses, optimizers, topologies
+from dss_jax.models import t5
 from dss_jax.partitioning import MeshConfig
 from dss_jax.planning import checks, estimate, flops, programs
 
@@ -98,22 +99,27 @@ def compare(row: Row) -> dict[str, Any]:
 
 
 def program_of(row: Row) -> programs.Program:
-  """The update of a row, with its model's gin file."""
-  config.parse(
-    [f'--gin_file=models/t5_1_1/{row.model}.gin', f'--topology={row.topology}'], 'runs/plan.gin'
-  )
-  run = checks.with_vocab_size(config.configured('plan.PlanConfig').run, VOCAB_SIZE)
+  """The update of a row."""
   return programs.Program(
     step='train',
     topology=row.topology,
     mesh=MeshConfig(*row.mesh),
-    model=dataclasses.replace(run.model, remat_policy=row.remat, scan_layers=row.scan_layers),
+    model=dataclasses.replace(
+      model_of(row.model, row.topology), remat_policy=row.remat, scan_layers=row.scan_layers
+    ),
     optimizer=optimizers.OptimizerConfig(name='adafactor', schedule='constant'),
     loss=losses.LossConfig(),
     rows=row.batch,
     inputs=INPUTS,
     targets=TARGETS,
   )
+
+
+def model_of(name: str, topology: str) -> t5.T5Config:
+  """A network of gin/models/t5_1_1, with T5's own vocabulary."""
+  files = [f'--gin_file=models/t5_1_1/{name}.gin', f'--topology={topology}']
+  config.parse(files, 'runs/plan.gin')
+  return checks.with_vocab_size(config.configured('plan.PlanConfig').run, VOCAB_SIZE).model
 
 
 def line(found: dict[str, Any]) -> str:
