@@ -82,6 +82,34 @@ def test_kernels_compute_attention_and_its_gradients(
     networks.assert_trees_near(found[1][1], expected[1][1], 3e-6)
 
 
+def test_on_a_v3_bfloat16_is_multiplied_as_float32(monkeypatch):
+  """Its products take nothing else; only what is given and what comes out are rounded."""
+  monkeypatch.setattr(partitioning, 'device_kind', lambda: 'TPU v3')
+  qkv, of_queries, of_keys, keep, grad = _arrays(8, 256, 256, dropout=True)
+  qkv = [array.astype(jnp.bfloat16) for array in qkv]
+  bias = _bias(jnp.ones((HEADS, 32)), 256, 256, causal=False)
+  segments = layers.Segments(of_queries, of_keys)
+
+  def kernels(qkv):
+    merged = [array.reshape(*array.shape[:2], -1) for array in qkv]
+    return flash.attend(merged, segments, bias, keep, HEAD_DIM).reshape(grad.shape)
+
+  def in_float32(qkv):
+    return layers.attend(*qkv, segments.mask(), bias.values, keep)
+
+  with jax.set_mesh(partitioning.make_mesh(partitioning.MeshConfig(8, 1, 1))):
+    out, found = jax.jit(lambda x: _and_gradients(kernels, x, grad))(qkv)
+    exact, expected = _and_gradients(in_float32, [a.astype(jnp.float32) for a in qkv], grad)
+  assert out.dtype == jnp.bfloat16
+  real = (of_queries > 0)[:, :, None, None]
+  networks.assert_trees_near((out * real, found), (exact * real, expected), 4e-3)
+
+
+def _and_gradients(attend, qkv, grad):
+  out, pull = jax.vjp(attend, qkv)
+  return out, pull(grad.astype(out.dtype))[0]
+
+
 @pytest.mark.parametrize('own_biases, remat_policy', [(False, 'none'), (True, 'full')])
 def test_a_network_with_kernels_is_the_same_network(
   tiny_config, monkeypatch, own_biases, remat_policy
@@ -130,6 +158,7 @@ def test_a_network_with_kernels_is_the_same_network(
     ('TPU v5 lite', (8, 1, 1), (16, 2048, 2048, 12, 64), True),  # in several calls
     ('TPU v4', (8, 1, 1), (16, 1024, 1024, 12, 64), True),
     ('TPU v4', (8, 1, 1), (16, 2048, 2048, 12, 64), False),  # more keys than VMEM has
+    ('TPU v3', (8, 1, 1), (16, 512, 512, 12, 64), True),
     ('TPU v2', (8, 1, 1), (16, 512, 512, 12, 64), False),
     ('cpu', (8, 1, 1), (16, 512, 512, 12, 64), False),
   ],

@@ -28,7 +28,14 @@ LANES = 128
 BLOCK = 256  # queries that a kernel works on at a time
 MASKED = -1e10
 # Bytes of VMEM that a kernel may take, of chips where the compiler was seen to accept them.
-VMEM = {'TPU v4': 16, 'TPU v5': 64, 'TPU v5p': 64, 'TPU v5 lite': 96, 'TPU v6 lite': 96}
+VMEM = {
+  'TPU v3': 16,
+  'TPU v4': 16,
+  'TPU v5': 64,
+  'TPU v5p': 64,
+  'TPU v5 lite': 96,
+  'TPU v6 lite': 96,
+}
 MEBIBYTE = 2**20
 
 
@@ -155,7 +162,9 @@ class _Call:
     self.rows = _rows_of_a_step(rows, queries, keys, head_dim)
     self.grid = (inner // LANES, rows // self.rows)
     self.work = rows * queries * keys * inner  # multiply-adds of one matrix product
-    self.static = {'head_dim': head_dim, 'first': first}
+    # A v3's products take float32 alone, and round it to bfloat16 themselves.
+    operand = jnp.float32 if partitioning.device_kind() == 'TPU v3' else qkv[0].dtype
+    self.static = {'head_dim': head_dim, 'first': first, 'operand': operand}
     self.vmem = _vmem(self.rows, queries, keys, head_dim)
     self.inputs = [*qkv, segments[0][:, None, :], segments[1][:, None, :]]
     self.specs = [self.wide(array) for array in qkv]
@@ -266,7 +275,7 @@ def _mask(query_segments, key_segments, start, first: int | None):
   return mask
 
 
-def _forward_kernel(*refs, has, head_dim: int, first: int | None):
+def _forward_kernel(*refs, has, head_dim: int, first: int | None, operand):
   _, (q, k, v, query_segments, key_segments), bias, keep, (out,) = _read(refs, has, 0)
 
   @_each_block(q)
@@ -274,17 +283,17 @@ def _forward_kernel(*refs, has, head_dim: int, first: int | None):
     mask = _mask(query_segments[row, :, at], key_segments[row], start, first)
     for head in range(LANES // head_dim):
       lanes = pl.ds(head * head_dim, head_dim)
-      weights, total = _weights(
-        q[row, at, lanes], k[row, :, lanes], mask, None if bias is None else bias[head, at]
+      query, key, value = (
+        x.astype(operand) for x in (q[row, at, lanes], k[row, :, lanes], v[row, :, lanes])
       )
+      weights, total = _weights(query, key, mask, None if bias is None else bias[head, at])
       if keep is not None:
         weights *= keep[row, 0, pl.ds(head, 1), :]
-      value = v[row, :, lanes]
-      y = jnp.dot(weights.astype(value.dtype), value, preferred_element_type=jnp.float32)
+      y = jnp.dot(weights.astype(operand), value, preferred_element_type=jnp.float32)
       out[row, at, lanes] = (y / total).astype(out.dtype)
 
 
-def _backward_kernel(*refs, has, head_dim: int, first: int | None):
+def _backward_kernel(*refs, has, head_dim: int, first: int | None, operand):
   (grad,), (q, k, v, query_segments, key_segments), bias, keep, outs = _read(refs, has, 1)
   grad_q, grad_k, grad_v, *grad_bias, sum_k, sum_v = outs
   product = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
@@ -305,21 +314,25 @@ def _backward_kernel(*refs, has, head_dim: int, first: int | None):
     mask = _mask(query_segments[row, :, at], key_segments[row], start, first)
     for head in range(LANES // head_dim):
       lanes = pl.ds(head * head_dim, head_dim)
-      query, key, value = q[row, at, lanes], k[row, :, lanes], v[row, :, lanes]
-      grad_out = grad[row, at, lanes]
+      query, key, value, grad_out = (
+        x.astype(operand)
+        for x in (q[row, at, lanes], k[row, :, lanes], v[row, :, lanes], grad[row, at, lanes])
+      )
       weights, total = _weights(query, key, mask, None if bias is None else bias[head, at])
       weights *= 1.0 / total
       kept, grad_kept = weights, product(grad_out, value, (of_rows, ((), ())))
       if keep is not None:
         scale = keep[row, 0, pl.ds(head, 1), :]
         kept, grad_kept = weights * scale, grad_kept * scale
-      sum_v[:, lanes] += product(kept.astype(query.dtype), grad_out, (transposed, ((), ())))
+      sum_v[:, lanes] += product(kept.astype(operand), grad_out, (transposed, ((), ())))
       grad_logits = weights * (grad_kept - jnp.sum(grad_kept * weights, axis=-1, keepdims=True))
       grad_logits = jnp.where(mask, grad_logits, 0.0)
       if grad_bias:
         grad_bias[0][head, at] += grad_logits
-      grad_logits = grad_logits.astype(query.dtype)
-      grad_q[row, at, lanes] = product(grad_logits, key, (of_columns, ((), ()))).astype(query.dtype)
+      grad_logits = grad_logits.astype(operand)
+      grad_q[row, at, lanes] = product(grad_logits, key, (of_columns, ((), ()))).astype(
+        grad_q.dtype
+      )
       sum_k[:, lanes] += product(grad_logits, query, (transposed, ((), ())))
 
     @pl.when(start == q.shape[1] - at.size)
