@@ -102,10 +102,12 @@ def summary(answers: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-  """Rows of equal keys as a Markdown table; floats with three digits that count."""
+  """Rows of equal keys as a Markdown table; floats with three digits that count, or more."""
 
   def cell(value: Any) -> str:
-    return f'{value:.3g}' if isinstance(value, float) and abs(value) < 1000 else str(value)
+    if not isinstance(value, float):
+      return str(value)
+    return f'{value:.3g}' if abs(value) < 1000 else f'{value:.0f}'
 
   names = list(rows[0])
   lines = [names, ['---'] * len(names), *([cell(row[name]) for name in names] for row in rows)]

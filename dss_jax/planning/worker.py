@@ -39,7 +39,7 @@ def compile_here(program: Program) -> Compiled:
     ValueError: libtpu is not installed.
     JaxRuntimeError: the compiler fails, and not for want of memory.
   """
-  devices = _devices(program.topology)
+  devices = devices_of(program.topology)
   mesh = partitioning.make_mesh(program.mesh, devices)
   limit = _limit(program.topology, devices[0])
   state = abstract_state(program, mesh)
@@ -148,7 +148,12 @@ def _memory(program: Program, mesh, state, limit: int | None, analysis, problem:
   return Memory(limit, parameters, optimizer, gradients, batch, temporaries, code, total)
 
 
-def _devices(name: str) -> list[Any]:
+def devices_of(name: str) -> list[Any]:
+  """The devices of a machine that need not be here, for the compiler.
+
+  Raises:
+    ValueError: libtpu is not installed.
+  """
   machine = topology(name)
   if machine.platform != 'tpu':
     return jax.devices('cpu')[:1]
