@@ -27,7 +27,7 @@ from dss_jax import partitioning
 LANES = 128
 BLOCK = 256  # queries that a kernel works on at a time
 MASKED = -1e10
-# Bytes of VMEM that a kernel may take, of chips where the compiler was seen to accept them.
+# Mebibytes of VMEM that a kernel may take, of chips where the compiler was seen to accept them.
 VMEM = {
   'TPU v3': 16,
   'TPU v4': 16,
