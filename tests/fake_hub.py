@@ -67,7 +67,8 @@ class Hub:
 def serve():
   """Runs a hub on a free port of this machine."""
   hub = Hub()
-  server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), _handler(hub))
+  server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), _Handler)
+  server.hub = hub
   thread = threading.Thread(target=server.serve_forever, daemon=True)
   thread.start()
   hub.url = f'http://127.0.0.1:{server.server_address[1]}'
@@ -83,88 +84,87 @@ def _sha(model: str, revision: str) -> str:
   return hashlib.sha1(f'{model}@{revision}'.encode()).hexdigest()
 
 
-def _handler(hub: Hub):
-  class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = 'HTTP/1.1'
+class _Handler(http.server.BaseHTTPRequestHandler):
+  """Answers from the server's hub."""
 
-    def log_message(self, *_):
-      pass
+  protocol_version = 'HTTP/1.1'
 
-    def do_HEAD(self):
-      self._answer()
+  def log_message(self, *_):
+    pass
 
-    def do_GET(self):
-      self._answer()
+  def do_HEAD(self):
+    self._answer()
 
-    def _answer(self):
-      path = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path)
-      hub.asked.append(f'{self.command} {path}')
-      hub.tokens.add(self.headers.get('Authorization'))
-      if match := re.fullmatch(
-        r'/api/models/(.+?)(?:/(revision|tree|discussions)(?:/(.+))?)?', path
-      ):
-        return self._api(match[1], match[2], match[3] or 'main')
-      if match := re.fullmatch(r'/(.+)/resolve/([^/]+)/(.+)', path):
-        return self._file(*match.groups())
+  def do_GET(self):
+    self._answer()
+
+  def _answer(self):
+    path = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path)
+    self.server.hub.asked.append(f'{self.command} {path}')
+    self.server.hub.tokens.add(self.headers.get('Authorization'))
+    if match := re.fullmatch(r'/api/models/(.+?)(?:/(revision|tree|discussions)(?:/(.+))?)?', path):
+      return self._api(match[1], match[2], match[3] or 'main')
+    if match := re.fullmatch(r'/(.+)/resolve/([^/]+)/(.+)', path):
+      return self._file(*match.groups())
+    return self._send(404, b'{}', {'X-Error-Code': 'RepoNotFound'})
+
+  def _api(self, model, what, revision):
+    if model in self.server.hub.refused:
+      status, code = self.server.hub.refused[model]
+      return self._send(status, b'{}', {'X-Error-Code': code} if code else {})
+    known = {_sha(m, r): r for m, r in self.server.hub.revisions if m == model}
+    if not known:
       return self._send(404, b'{}', {'X-Error-Code': 'RepoNotFound'})
-
-    def _api(self, model, what, revision):
-      if model in hub.refused:
-        status, code = hub.refused[model]
-        return self._send(status, b'{}', {'X-Error-Code': code} if code else {})
-      known = {_sha(m, r): r for m, r in hub.revisions if m == model}
-      if not known:
-        return self._send(404, b'{}', {'X-Error-Code': 'RepoNotFound'})
-      if what == 'discussions':
-        found = hub.requests.get(model, [])
-        content: object = {'discussions': found, 'count': len(found), 'start': 0}
-        return self._send(200, json.dumps(content).encode())
-      revision = known.get(revision, revision)
-      files = hub.revisions.get((model, revision))
-      if files is None:
-        return self._send(404, b'{}', {'X-Error-Code': 'RevisionNotFound'})
-      content = {
-        'id': model,
-        'sha': _sha(model, revision),
-        'siblings': [{'rfilename': name} for name in files],
-      }
-      if what == 'tree':
-        content = [
-          {'type': 'file', 'path': name, 'size': len(data), 'oid': hashlib.sha1(data).hexdigest()}
-          for name, data in files.items()
-        ]
+    if what == 'discussions':
+      found = self.server.hub.requests.get(model, [])
+      content: object = {'discussions': found, 'count': len(found), 'start': 0}
       return self._send(200, json.dumps(content).encode())
+    revision = known.get(revision, revision)
+    files = self.server.hub.revisions.get((model, revision))
+    if files is None:
+      return self._send(404, b'{}', {'X-Error-Code': 'RevisionNotFound'})
+    content = {
+      'id': model,
+      'sha': _sha(model, revision),
+      'siblings': [{'rfilename': name} for name in files],
+    }
+    if what == 'tree':
+      content = [
+        {'type': 'file', 'path': name, 'size': len(data), 'oid': hashlib.sha1(data).hexdigest()}
+        for name, data in files.items()
+      ]
+    return self._send(200, json.dumps(content).encode())
 
-    def _file(self, model, revision, name):
-      known = {_sha(m, r): r for m, r in hub.revisions if m == model}
-      data = hub.revisions[model, known[revision]].get(name)
-      if data is None:
-        return self._send(404, b'', {'X-Error-Code': 'EntryNotFound'})
-      headers = {
-        'ETag': f'"{hashlib.sha1(data).hexdigest()}"',
-        'X-Repo-Commit': revision,
-        'Accept-Ranges': 'bytes',
-      }
-      given = self.headers.get('Range')
-      if given is None:
-        return self._send(200, data, headers, hub.cut.pop(name, None) if self._has_body() else None)
-      hub.ranges[name] = given
-      start = int(re.match(r'bytes=(\d+)-', given)[1])
-      headers['Content-Range'] = f'bytes {start}-{len(data) - 1}/{len(data)}'
-      return self._send(206, data[start:], headers)
+  def _file(self, model, revision, name):
+    known = {_sha(m, r): r for m, r in self.server.hub.revisions if m == model}
+    data = self.server.hub.revisions[model, known[revision]].get(name)
+    if data is None:
+      return self._send(404, b'', {'X-Error-Code': 'EntryNotFound'})
+    headers = {
+      'ETag': f'"{hashlib.sha1(data).hexdigest()}"',
+      'X-Repo-Commit': revision,
+      'Accept-Ranges': 'bytes',
+    }
+    given = self.headers.get('Range')
+    if given is None:
+      return self._send(
+        200, data, headers, self.server.hub.cut.pop(name, None) if self._has_body() else None
+      )
+    self.server.hub.ranges[name] = given
+    start = int(re.match(r'bytes=(\d+)-', given)[1])
+    headers['Content-Range'] = f'bytes {start}-{len(data) - 1}/{len(data)}'
+    return self._send(206, data[start:], headers)
 
-    def _has_body(self) -> bool:
-      return self.command == 'GET'
+  def _has_body(self) -> bool:
+    return self.command == 'GET'
 
-    def _send(self, status, data, headers=None, cut=None):
-      self.send_response(status)
-      for name, value in (headers or {}).items():
-        self.send_header(name, value)
-      self.send_header('Content-Length', str(len(data)))
-      self.end_headers()
-      if self._has_body():
-        self.wfile.write(data[:cut])
-        if cut is not None:  # as where a connection breaks
-          self.close_connection = True
-
-  return Handler
+  def _send(self, status, data, headers=None, cut=None):
+    self.send_response(status)
+    for name, value in (headers or {}).items():
+      self.send_header(name, value)
+    self.send_header('Content-Length', str(len(data)))
+    self.end_headers()
+    if self._has_body():
+      self.wfile.write(data[:cut])
+      if cut is not None:  # as where a connection breaks
+        self.close_connection = True
