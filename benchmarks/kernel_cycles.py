@@ -6,20 +6,26 @@ tpu_steps.py charge FLOPs at 60 % of peak. Here each kernel is compiled alone an
 every row and block. What a step of the grid has besides is counted as often, so times are rather
 too long; waiting for memory is not in them.
 
-  python benchmarks/kernel_cycles.py            attention of T5 1.1 base, forward and backward
+  python benchmarks/kernel_cycles.py            a layer of T5 1.1 base, 16 rows a device
+  python benchmarks/tpu_steps.py --json > FILE; python benchmarks/kernel_cycles.py FILE
+                                                a whole update, and its ratio to T5X's
 """
 
 import argparse
 import functools
+import json
 import os
 import pathlib
 import re
 import subprocess
 import sys
 import tempfile
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import pairs
+import tpu_steps
 
 from dss_jax import partitioning, topologies
 from dss_jax.models import flash, layers
@@ -27,58 +33,92 @@ from dss_jax.planning import estimate, programs, worker
 
 SLICES = ('v3-8', 'v4-8', 'v5e-8', 'v5p-8', 'v6e-8')
 ROWS, HEADS, HEAD_DIM = 16, 12, 64  # rows a device
+INPUTS, TARGETS = tpu_steps.INPUTS, tpu_steps.TARGETS
 ATTENTIONS = {  # queries, keys, has a bias, is causal
-  'encoder': (512, 512, True, False),
-  'decoder to encoder': (128, 512, False, False),
-  'decoder': (128, 128, True, True),
+  'encoder': (INPUTS, INPUTS, True, False),
+  'decoder to encoder': (TARGETS, INPUTS, False, False),
+  'decoder': (TARGETS, TARGETS, True, True),
 }
 PRODUCTS = 2 + 5  # of matrices, forward and backward
 
 
 def main() -> int:
-  """Prints a table; a process for every slice, since libtpu reads its options once."""
+  """Prints a table; a process for every row, since libtpu reads its options once."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('slices', nargs='*', help=f'of {", ".join(SLICES)}', default=SLICES)
-  parser.add_argument('--into', help=argparse.SUPPRESS)
+  parser.add_argument('steps', nargs='?', metavar='FILE', help='what `tpu_steps.py --json` printed')
+  parser.add_argument('--of', nargs=4, help=argparse.SUPPRESS)
   options = parser.parse_args()
-  if options.into:
-    of_slice(options.slices[0], pathlib.Path(options.into))
-    return 0
-  print('| slice | attention of a layer | charged, ms | counted, ms |\n|---|---|---|---|')
-  for name in options.slices:
-    with tempfile.TemporaryDirectory() as folder:
-      flags = f'--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true'
-      command = [sys.executable, __file__, name, f'--into={folder}']
-      environment = os.environ | programs.ENVIRONMENT | {'LIBTPU_INIT_ARGS': flags}
-      done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
-      raise SystemExit(done.stderr)
-    print(done.stdout, end='', flush=True)
+  if options.of:
+    name, rows, heads, folder = options.of
+    print(json.dumps(milliseconds(name, int(rows), int(heads), pathlib.Path(folder))))
+  elif options.steps:
+    lines = pathlib.Path(options.steps).read_text().splitlines()
+    print(pairs.table([of_update(json.loads(line)) for line in lines]))
+  else:
+    print(pairs.table([{'slice': name} | _compiled(name, ROWS, HEADS) for name in SLICES]))
   return 0
 
 
-def of_slice(name: str, folder: pathlib.Path) -> None:
-  """Compiles the kernels of every attention; prints a line for each."""
+def of_update(found: dict[str, Any]) -> dict[str, Any]:
+  """A row of tpu_steps.py with its kernels' instructions in place of what was charged."""
+  model = tpu_steps.model_of(found['model'], found['topology'])
+  depths = {'encoder': model.num_encoder_layers}
+  data, fsdp, _ = found['mesh']
+  layer = _compiled(found['topology'], found['batch'] // (data * fsdp), model.num_heads)
+  charged, counted = (
+    sum(
+      depths.get(name, model.num_decoder_layers) * layer[f'{name}, {what}'] for name in ATTENTIONS
+    )
+    for what in ('charged', 'counted')
+  )
+  seconds = found['seconds'] + (counted - charged) / 1e3
+  theirs = found['t5x'] or found['t5x_scanned']
+  return {
+    'model': found['model'],
+    'slice': found['topology'],
+    'batch': found['batch'],
+    'kernels charged, ms': charged,
+    'kernels counted, ms': counted,
+    'step with these, s': seconds,
+    'of T5X': seconds / theirs['seconds'],
+  }
+
+
+def _compiled(name: str, rows: int, heads: int) -> dict[str, float]:
+  """What `milliseconds` says, in a process of its own."""
+  with tempfile.TemporaryDirectory() as folder:
+    flags = f'--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true'
+    command = [sys.executable, __file__, '--of', name, str(rows), str(heads), folder]
+    environment = os.environ | programs.ENVIRONMENT | {'LIBTPU_INIT_ARGS': flags}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+  if done.returncode:
+    raise SystemExit(done.stderr)
+  return json.loads(done.stdout)
+
+
+def milliseconds(name: str, rows: int, heads: int, folder: pathlib.Path) -> dict[str, float]:
+  """Of each attention of a layer, forward and backward, on a device: charged and counted."""
   machine = topologies.topology(name)
   assert machine.clock and machine.peak_flops
   devices = worker.devices_of(name)
   mesh = partitioning.make_mesh(partitioning.MeshConfig(len(devices), 1, 1), devices)
   cores = 2 if machine.libtpu_chip_config == 'megacore' else 1  # of a device; they share the grid
+  found = {}
   for what, sizes in ATTENTIONS.items():
     before = set(folder.iterdir())
     with jax.set_mesh(mesh):
-      runs = _compile(mesh, *sizes)
+      runs = _compile(mesh, rows, heads, *sizes)
     new = set(folder.iterdir()) - before
     cycles = runs * sum(_bundles(kernel, new) for kernel in ('forward_kernel', 'backward_kernel'))
-    flops = PRODUCTS * 2 * ROWS * sizes[0] * sizes[1] * HEADS * HEAD_DIM
-    charged = flops / (estimate.OF_PEAK_FLOPS * machine.peak_flops)
-    counted = cycles / cores / machine.clock
-    print(f'| {name} | {what} | {1e3 * charged:.2f} | {1e3 * counted:.2f} |', flush=True)
+    flops = PRODUCTS * 2 * rows * sizes[0] * sizes[1] * heads * HEAD_DIM
+    found[f'{what}, charged'] = 1e3 * flops / (estimate.OF_PEAK_FLOPS * machine.peak_flops)
+    found[f'{what}, counted'] = 1e3 * cycles / cores / machine.clock
+  return found
 
 
-def _compile(mesh, queries: int, keys: int, has_bias: bool, causal: bool) -> int:
+def _compile(mesh, own_rows: int, heads: int, queries: int, keys: int, has_bias, causal) -> int:
   """Compiles attention with its gradients; how often a device runs what a schedule shows once."""
-  rows, inner = ROWS * mesh.size, HEADS * HEAD_DIM
+  rows, inner = own_rows * mesh.size, heads * HEAD_DIM
   divided = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(('data', 'fsdp')))
   whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
   array = functools.partial(jax.ShapeDtypeStruct, sharding=divided)
@@ -97,14 +137,14 @@ def _compile(mesh, queries: int, keys: int, has_bias: bool, causal: bool) -> int
   wide = [array((rows, n, inner), jnp.bfloat16) for n in (queries, keys, keys)]
   jax.jit(attention).lower(
     tuple(wide),
-    jax.ShapeDtypeStruct((HEADS, 32), jnp.float32, sharding=whole),
+    jax.ShapeDtypeStruct((heads, 32), jnp.float32, sharding=whole),
     array((rows, queries), jnp.int32),
     array((rows, keys), jnp.int32),
-    array((rows, HEADS, keys), jnp.float32),
+    array((rows, heads, keys), jnp.float32),
     wide[0],
   ).compile()
-  of_a_block = min(flash.BLOCK, flash._queries_of_a_call(ROWS, queries, keys, HEAD_DIM))
-  return inner // flash.LANES * ROWS * (queries // of_a_block)
+  of_a_block = min(flash.BLOCK, flash._queries_of_a_call(own_rows, queries, keys, HEAD_DIM))
+  return inner // flash.LANES * own_rows * (queries // of_a_block)
 
 
 def _bundles(kernel: str, files: set[pathlib.Path]) -> int:

@@ -17,9 +17,8 @@ from typing import Any
 import pairs
 import tpu_steps
 
-from dss_jax import topologies
-from dss_jax.planning import estimate, flops, plans
-from dss_jax.planning.programs import Program, compile_program
+from dss_jax.planning import plans
+from dss_jax.planning.programs import Program
 
 ROW = tpu_steps.ROWS['base@v5e-8']
 LENGTHS = ((256, 64), (512, 128), (1024, 256), (2048, 512))
@@ -66,21 +65,18 @@ def variants(program: Program) -> dict[str, list[tuple[str, Program]]]:
 
 
 def figures(program: Program) -> dict[str, Any]:
-  """What the compiler says of an update."""
-  machine = topologies.topology(program.topology)
-  compiled = compile_program(program)
-  if compiled.costs is None or not machine.clock or not machine.peak_flops:
-    return {'step, s': f'does not fit: {compiled.problem}'}
-  seconds = estimate.seconds(compiled.costs, machine).step
-  needed = flops.train_step(program.model, program.rows, program.inputs, program.targets)
+  """What the compiler says of an update, as a row of a table."""
+  found = tpu_steps.figures(program)
+  if 'seconds' not in found:
+    return {'step, s': f'does not fit: {found["problem"]}'}
   return {
-    'step, s': seconds,
-    'model TFLOP': needed / 1e12,
-    'MFU': needed / (seconds * machine.devices * machine.peak_flops),
-    'memory, GB': compiled.memory.total / 1e9,
-    'temporary, GB': compiled.memory.temporaries / 1e9,
-    'sent, GB': sum(one.bytes for one in compiled.costs.collectives) / 1e9,
-    'compiled in, processor s': compiled.cpu_seconds,
+    'step, s': found['seconds'],
+    'model TFLOP': found['model_flops'] / 1e12,
+    'MFU': found['mfu'],
+    'memory, GB': found['bytes'] / 1e9,
+    'temporary, GB': found['temporary_bytes'] / 1e9,
+    'sent, GB': sum(one['bytes'] for one in found['collectives']) / 1e9,
+    'compiled in, processor s': found['compile_cpu_seconds'],
   }
 
 
