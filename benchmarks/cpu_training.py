@@ -83,14 +83,12 @@ def lay_out(folder: pathlib.Path, options: argparse.Namespace) -> dict[str, Any]
   config.parse([f'--gin_file={MODEL_FILE}', f'--vocab_size={size}', *required, *precision,
                 *OURS, *options.ours], 'runs/train.gin')  # fmt: skip
   run = config.configured('run_config.RunConfig')
-  lengths = dict(run.data.task_feature_lengths)
   params = jax.jit(t5.init, static_argnums=0)(run.model, jax.random.key(0))
   (folder / 'hf').mkdir(exist_ok=True)
   huggingface.write(folder / 'hf', run.model, transfer.flatten(params))
   settings = {
     'model': config.to_dict(run.model),
-    'lengths': lengths,
-    'rows': run.data.batch_size,
+    'data': config.to_dict(run.data),
     'pairs': options.pairs,
     'learning_rate': options.learning_rate,
   }
@@ -167,8 +165,10 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument('--steps', type=int, default=2, help='updates of each side in a round')
   parser.add_argument('--pairs', type=int, default=64, help='in a batch of torch and T5X')
   parser.add_argument('--learning_rate', type=float, default=5e-5, help="the paper's by default")
-  parser.add_argument('--without', action='append', default=[], help='leave out a side')
-  parser.add_argument('--ours', action='append', default=[], help='a setting: --ours=--pack=False')
+  parser.add_argument('--without', action='append', default=[], choices=('torch', 't5x'))
+  parser.add_argument(
+    '--ours', action='append', default=[], help='of our model or rows: --ours=--batch_size=8'
+  )
   parser.add_argument('--t5x', help='folders of T5X and of what it imports, separated by colons')
   parser.add_argument('--t5x_python', default=sys.executable)
   parser.add_argument('--json', help='a file for the figures')

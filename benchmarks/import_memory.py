@@ -1,19 +1,19 @@
 """Memory and time of `dss import`: random weights of a size, written as Hugging Face's, imported.
 
-    python benchmarks/import_memory.py --model=models/t5_1_1/large.gin --folder=/tmp/import
+    python benchmarks/import_memory.py --model=models/t5_1_1/large.gin [--folder=DIR]
 
 Prints JSON: bytes of the weights, of the largest single tensor, the peak of the importing
 process's memory over what it uses before it reads (anonymous pages: what the weights cost), the
-ratio of that to the weights, and seconds. Needs twice the weights on the disk.
+ratio of that to the weights, and seconds. Needs twice the weights on the disk, while it runs.
 """
 
 import argparse
 import json
 import math
 import pathlib
-import shutil
 import subprocess
 import sys
+import tempfile
 import time
 
 import numpy as np
@@ -84,19 +84,18 @@ def main() -> None:
   """Measures and prints."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--model', default='models/t5_1_1/large.gin')
-  parser.add_argument('--folder', required=True, type=pathlib.Path, help='new; removed at the end')
+  parser.add_argument('--folder', help='where a folder is made, and removed at the end')
   options = parser.parse_args()
-  try:
-    shapes = _write(options.model, options.folder / 'hf')
+  with tempfile.TemporaryDirectory(dir=options.folder) as made:
+    folder = pathlib.Path(made)
+    shapes = _write(options.model, folder / 'hf')
     # What the program needs without any weights to speak of: the same command on a tiny model.
-    _write('models/t5_1_1/tiny.gin', options.folder / 'tiny')
+    _write('models/t5_1_1/tiny.gin', folder / 'tiny')
     found = {}
     for name in ('tiny', 'hf'):
       command = [sys.executable, '-m', 'dss_jax', 'import', '--from=hf']
-      paths = [f'--path={options.folder / name}', f'--output={options.folder / name}_out']
+      paths = [f'--path={folder / name}', f'--output={folder / name}_out']
       found[name] = _peak([*command, *paths])
-  finally:
-    shutil.rmtree(options.folder, ignore_errors=True)
   weights = 4 * sum(math.prod(shape) for shape in shapes.values())
   added = found['hf'][0] - found['tiny'][0]
   print(

@@ -6,8 +6,8 @@ T5 1.1 small on prepared CQA, float32, AdamW. Three starts of one command in eac
 empty cache of compiled programs, then in a new folder with the cache that the first one left, then
 continuing that folder after a signal. Time counts from the start of the process to the line of the
 first step in metrics.jsonl. Memory is the most that the process held, in all and without files
-that it maps (RssAnon), over the bytes of its state: parameters and AdamW's two moments. Also the
-time of `dss --help` and `dss prepare --help`.
+that it maps (RssAnon), over the bytes of its state: parameters and AdamW's two moments; writing a
+checkpoint at the end is in it. Also the time of `dss --help` and `dss prepare --help`.
 """
 
 import argparse
@@ -84,15 +84,16 @@ def start(
     began = time.perf_counter()
     process = subprocess.Popen(command, env=environment, stderr=log, stdout=log)
     first, worked, memory = None, 0.0, {'VmHWM': 0, 'RssAnon': 0}
+    stopped = False
     while process.poll() is None:
       done = len(_steps(folder)) - before
       if first is None and done > 0:
         first, worked = time.perf_counter() - began, _processor_seconds(process.pid)
       for name, value in _memory(process.pid).items():
         memory[name] = max(memory[name], value)
-      if done > STEPS_BEFORE_SIGNAL:
+      if done > STEPS_BEFORE_SIGNAL and not stopped:
         process.send_signal(signal.SIGTERM)
-        break
+        stopped = True
       time.sleep(POLL_SECONDS)
     code = process.wait()
   if first is None or code:

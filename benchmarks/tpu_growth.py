@@ -24,6 +24,7 @@ ROW = tpu_steps.ROWS['base@v5e-8']
 LENGTHS = ((256, 64), (512, 128), (1024, 256), (2048, 512))
 DEPTHS = (6, 12, 24, 48)
 VOCABULARIES = (32_128, 64_256, 128_512, 256_000)
+ROWS_A_DEVICE = 16
 SLICES = ('v5e-8', 'v5e-16', 'v5e-64', 'v4-8', 'v4-32', 'v4-64', 'v4-128')
 
 
@@ -81,8 +82,13 @@ def figures(program: Program) -> dict[str, Any]:
 
 
 def weak_scaling() -> Iterator[dict[str, Any]]:
-  """Rows of the table of plans with equally many rows a device, by model and kind of chip."""
-  table = {(row['model'], row['topology']): row for row in plans.table() if row['fits']}
+  """Rows of the table of plans with 16 rows a device and REMAT_POLICY full, by kind of chip."""
+  alike = (
+    row
+    for row in plans.table()
+    if row['batch'] == ROWS_A_DEVICE * row['devices'] and row['remat_policy'] == 'full'
+  )
+  table = {(row['model'], row['topology']): row for row in alike if row['fits']}
   for model in dict.fromkeys(model for model, _ in table):
     for name in SLICES:
       row = table.get((model, name))
@@ -93,11 +99,11 @@ def weak_scaling() -> Iterator[dict[str, Any]]:
           'slice': name,
           'devices': row['devices'],
           'mesh': ' x '.join(str(row['mesh'][axis]) for axis in ('data', 'fsdp')),
-          'rows a device': row['batch'] / row['devices'],
           'step, s': row['estimated_step_seconds'],
           'waits, s': times['exposed'],
           'sent beside, s': times['overlapped'],
-          'GB in collectives': sum(one['bytes'] for one in row['collectives']) / 1e9,
+          'collectives': sum(one['count'] for one in row['collectives']),
+          'GB in them': sum(one['bytes'] for one in row['collectives']) / 1e9,
           'memory, GB': row['hbm_bytes_per_device']['total'] / 1e9,
         }
 

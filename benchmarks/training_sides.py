@@ -10,6 +10,7 @@ pairs (a label and a rationale sequence) that they have learned from.
   t5x     T5X's own network, model, loss and train step on rows packed by SeqIO; PYTHONPATH has it
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -53,10 +54,9 @@ def ours(folder: pathlib.Path, settings: dict[str, Any]) -> tuple[Update, Callab
     steps.make_train_step(model, losses.LossConfig(alpha=ALPHA), optimizer, seed=0),
     donate_argnums=0,
   )
-  config = data.DataConfig('cqa', settings['lengths'], settings['rows'])
   mixture = [data.TaskExamples(task, 1.0, examples(folder, task)) for task in TASKS]
   batches = data.Prefetch(
-    data.TrainBatches(mixture, config),
+    data.TrainBatches(mixture, data.DataConfig(**settings['data'])),
     lambda batch: (batch, partitioning.put_batch(mesh, batch.arrays)),
   )
 
@@ -142,7 +142,7 @@ def t5x(folder: pathlib.Path, settings: dict[str, Any]) -> tuple[Update, Callabl
     state = train_state.FlaxOptimTrainState.create(model.optimizer_def, variables)
   keys = iter(range(1 << 30))
 
-  @jax.jit
+  @functools.partial(jax.jit, donate_argnums=0)
   def step(state, batch, key):
     return trainer.train_with_lr(state, batch, rate, key, model, num_microbatches=None)
 
