@@ -72,20 +72,30 @@ def main() -> int:
   """Compiles the rows that are asked for; prints a table, or JSON lines."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('rows', nargs='*', metavar='MODEL@TOPOLOGY', help=', '.join(ROWS))
+  add_changes(parser)
+  parser.add_argument('--json', action='store_true', help='one object a row')
+  options = parser.parse_args()
+  for name in options.rows or ROWS:
+    found = compare(ROWS[name]._replace(**changes(options)))
+    print(json.dumps(found) if options.json else line(found), flush=True)
+  return 0
+
+
+def add_changes(parser: argparse.ArgumentParser) -> None:
+  """What may be changed of a row."""
   parser.add_argument('--mesh', help='another one, e.g. 1x8x1 (data x fsdp x tensor)')
   parser.add_argument('--remat', help='another REMAT_POLICY')
   parser.add_argument('--unrolled', action='store_true', help='SCAN_LAYERS False')
-  parser.add_argument('--json', action='store_true', help='one object a row')
-  options = parser.parse_args()
-  changes: dict[str, Any] = {'scan_layers': not options.unrolled}
+
+
+def changes(options: argparse.Namespace) -> dict[str, Any]:
+  """The fields of a Row that were given."""
+  found: dict[str, Any] = {'scan_layers': not options.unrolled}
   if options.mesh:
-    changes['mesh'] = tuple(int(size) for size in options.mesh.split('x'))
+    found['mesh'] = tuple(int(size) for size in options.mesh.split('x'))
   if options.remat:
-    changes['remat'] = options.remat
-  for name in options.rows or ROWS:
-    found = compare(ROWS[name]._replace(**changes))
-    print(json.dumps(found) if options.json else line(found), flush=True)
-  return 0
+    found['remat'] = options.remat
+  return found
 
 
 def compare(row: Row) -> dict[str, Any]:

@@ -35,18 +35,21 @@ class Seconds:
 
 def seconds(costs: Costs, machine: Topology) -> Seconds:
   """The estimated time of a program on a TPU."""
-  assert machine.clock and machine.peak_flops and machine.hbm_bandwidth  # of every TPU
+  assert machine.clock  # of every TPU
   others = sum(
-    count
-    * max(
-      flops / (OF_PEAK_FLOPS * machine.peak_flops), size / (OF_BANDWIDTH * machine.hbm_bandwidth)
-    )
-    for flops, size, count in costs.without_estimate
+    count * of_work(flops, size, machine) for flops, size, count in costs.without_estimate
   )
   times = {True: 0.0, False: 0.0}
   for one in costs.collectives:
     times[one.overlapped] += _collective(one, machine)
   return Seconds(costs.cycles / machine.clock + others, times[True], times[False])
+
+
+def of_work(flops: int, size: int, machine: Topology) -> float:
+  """Seconds of an instruction for which the compiler has no estimate."""
+  assert machine.peak_flops and machine.hbm_bandwidth  # of every TPU
+  computing = flops / (OF_PEAK_FLOPS * machine.peak_flops)
+  return max(computing, size / (OF_BANDWIDTH * machine.hbm_bandwidth))
 
 
 def _collective(one: Collective, machine: Topology) -> float:

@@ -66,6 +66,17 @@ class Instruction(NamedTuple):
 Computations = Mapping[str, list[Instruction]]
 
 
+class Work(NamedTuple):
+  """An instruction that costs something each time it runs: the compiler's cycles or, where it has
+  none, FLOPs and bytes."""
+
+  instruction: Instruction
+  runs: int
+  cycles: int | None
+  flops: int
+  bytes: int
+
+
 @dataclasses.dataclass(frozen=True)
 class Collective:
   """One kind of traffic between devices, of all the times it runs.
@@ -109,14 +120,20 @@ def costs(text: str, unknown_trips: int = 1) -> Costs:
   """
   computations, entry = parse(text)
   counts = _counts(computations, entry, unknown_trips)
-  fused = {
-    name
-    for instructions in computations.values()
-    for one in instructions
-    if one.op in ('fusion', 'async-start')
-    for _, name in _called(one)
-  }
-  cycles, without_estimate = 0, []
+  found = list(_work(computations, counts))
+  cycles = sum(one.runs * one.cycles for one in found if one.cycles is not None)
+  others = tuple((one.flops, one.bytes, one.runs) for one in found if one.cycles is None)
+  return Costs(cycles, others, tuple(_collectives(computations, counts)))
+
+
+def work(text: str) -> Iterator[Work]:
+  """Every instruction of an optimized HLO module that costs something and is not a collective."""
+  computations, entry = parse(text)
+  return _work(computations, _counts(computations, entry, 1))
+
+
+def _work(computations: Computations, counts: Mapping[str, int]) -> Iterator[Work]:
+  fused = _fused(computations)
   for name, instructions in computations.items():
     if name in fused or not counts[name]:
       continue
@@ -124,12 +141,21 @@ def costs(text: str, unknown_trips: int = 1) -> Costs:
     for one in instructions:
       estimate = re.search(r'"estimated_cycles":"(\d+)"', one.rest)
       if estimate and int(estimate[1]) < _NO_ESTIMATE:
-        cycles += counts[name] * int(estimate[1])
+        yield Work(one, counts[name], int(estimate[1]), 0, 0)
       elif _works(one, computations):
-        work = _declared_flops(one), _bytes_moved(one, shapes, computations)
-        without_estimate.append((*work, counts[name]))
-  collectives = tuple(_collectives(computations, counts, fused))
-  return Costs(cycles, tuple(without_estimate), collectives)
+        size = _bytes_moved(one, shapes, computations)
+        yield Work(one, counts[name], None, _declared_flops(one), size)
+
+
+def _fused(computations: Computations) -> set[str]:
+  """The computations whose instructions run as parts of one."""
+  return {
+    name
+    for instructions in computations.values()
+    for one in instructions
+    if one.op in ('fusion', 'async-start')
+    for _, name in _called(one)
+  }
 
 
 def parse(text: str) -> tuple[Computations, str]:
@@ -286,10 +312,9 @@ def _nbytes(shape: str) -> int:
   return sum(sizes) // 8
 
 
-def _collectives(
-  computations: Computations, counts: Mapping[str, int], fused: set[str]
-) -> Iterator[Collective]:
+def _collectives(computations: Computations, counts: Mapping[str, int]) -> Iterator[Collective]:
   """Every collective, those of one kind, group and overlap added up."""
+  fused = _fused(computations)
   totals: dict[tuple[str, int, bool], list[int]] = {}
   channels: set[str] = set()
   for name, instructions in computations.items():
