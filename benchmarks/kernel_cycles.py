@@ -62,13 +62,11 @@ def main() -> int:
 def of_update(found: dict[str, Any]) -> dict[str, Any]:
   """A row of tpu_steps.py with its kernels' instructions in place of what was charged."""
   model = tpu_steps.model_of(found['model'], found['topology'])
-  depths = {'encoder': model.num_encoder_layers}
   data, fsdp, _ = found['mesh']
   layer = _compiled(found['topology'], found['batch'] // (data * fsdp), model.num_heads)
+  depths = [model.num_encoder_layers, model.num_decoder_layers, model.num_decoder_layers]
   charged, counted = (
-    sum(
-      depths.get(name, model.num_decoder_layers) * layer[f'{name}, {what}'] for name in ATTENTIONS
-    )
+    sum(n * layer[f'{name}, {what}'] for n, name in zip(depths, ATTENTIONS, strict=True))
     for what in ('charged', 'counted')
   )
   seconds = found['seconds'] + (counted - charged) / 1e3
@@ -84,6 +82,7 @@ def of_update(found: dict[str, Any]) -> dict[str, Any]:
   }
 
 
+@functools.cache
 def _compiled(name: str, rows: int, heads: int) -> dict[str, float]:
   """What `milliseconds` says, in a process of its own."""
   with tempfile.TemporaryDirectory() as folder:
