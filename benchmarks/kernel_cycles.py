@@ -1,10 +1,10 @@
 """What attention's kernels take on TPUs by their instructions, beside what plans charge for them.
 
 The compiler for TPUs, on this machine's CPU, has no estimate for kernels. `dss plan` and
-tpu_steps.py charge FLOPs at 60 % of peak. Here each kernel is compiled alone and the instructions
-(bundles, about one a cycle) of its schedule are counted: those of one row and block of queries, for
-every row and block. What a step of the grid has besides is counted as often, so times are rather
-too long; waiting for memory is not in them.
+tpu_steps.py charge FLOPs at 60 % of peak, or bytes at 80 % of bandwidth. Here each kernel is
+compiled alone and the instructions (bundles, about one a cycle) of its schedule are counted: those
+of one row and block of queries, for every row and block. What a step of the grid has besides is
+counted as often, so times are rather too long; waiting for memory is not in them.
 
   python benchmarks/kernel_cycles.py            a layer of T5 1.1 base, 16 rows a device
   python benchmarks/tpu_steps.py --json > FILE; python benchmarks/kernel_cycles.py FILE
@@ -29,7 +29,7 @@ import tpu_steps
 
 from dss_jax import partitioning, topologies
 from dss_jax.models import flash, layers
-from dss_jax.planning import estimate, programs, worker
+from dss_jax.planning import estimate, hlo, programs, worker
 
 SLICES = ('v3-8', 'v4-8', 'v5e-8', 'v5p-8', 'v6e-8')
 ROWS, HEADS, HEAD_DIM = 16, 12, 64  # rows a device
@@ -39,7 +39,7 @@ ATTENTIONS = {  # queries, keys, has a bias, is causal
   'decoder to encoder': (TARGETS, INPUTS, False, False),
   'decoder': (TARGETS, TARGETS, True, True),
 }
-PRODUCTS = 2 + 5  # of matrices, forward and backward
+KERNELS = ('forward_kernel', 'backward_kernel')
 
 
 def main() -> int:
@@ -98,7 +98,7 @@ def _compiled(name: str, rows: int, heads: int) -> dict[str, float]:
 def milliseconds(name: str, rows: int, heads: int, folder: pathlib.Path) -> dict[str, float]:
   """Of each attention of a layer, forward and backward, on a device: charged and counted."""
   machine = topologies.topology(name)
-  assert machine.clock and machine.peak_flops
+  assert machine.clock
   devices = worker.devices_of(name)
   mesh = partitioning.make_mesh(partitioning.MeshConfig(len(devices), 1, 1), devices)
   cores = 2 if machine.libtpu_chip_config == 'megacore' else 1  # of a device; they share the grid
@@ -106,17 +106,20 @@ def milliseconds(name: str, rows: int, heads: int, folder: pathlib.Path) -> dict
   for what, sizes in ATTENTIONS.items():
     before = set(folder.iterdir())
     with jax.set_mesh(mesh):
-      runs = _compile(mesh, rows, heads, *sizes)
+      text, runs = _compile(mesh, rows, heads, *sizes)
     new = set(folder.iterdir()) - before
-    cycles = runs * sum(_bundles(kernel, new) for kernel in ('forward_kernel', 'backward_kernel'))
-    flops = PRODUCTS * 2 * rows * sizes[0] * sizes[1] * heads * HEAD_DIM
-    found[f'{what}, charged'] = 1e3 * flops / (estimate.OF_PEAK_FLOPS * machine.peak_flops)
+    found[f'{what}, charged'] = 1e3 * sum(
+      one.runs * estimate.of_work(one.flops, one.bytes, machine)
+      for one in hlo.work(text)
+      if one.instruction.name.startswith(KERNELS)
+    )
+    cycles = runs * sum(_bundles(kernel, new) for kernel in KERNELS)
     found[f'{what}, counted'] = 1e3 * cycles / cores / machine.clock
   return found
 
 
-def _compile(mesh, own_rows: int, heads: int, queries: int, keys: int, has_bias, causal) -> int:
-  """Compiles attention with its gradients; how often a device runs what a schedule shows once."""
+def _compile(mesh, own_rows: int, heads: int, queries: int, keys: int, has_bias, causal):
+  """Compiles attention with its gradients; its text, and how often a device runs a schedule."""
   rows, inner = own_rows * mesh.size, heads * HEAD_DIM
   divided = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(('data', 'fsdp')))
   whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
@@ -134,16 +137,17 @@ def _compile(mesh, own_rows: int, heads: int, queries: int, keys: int, has_bias,
     return out, pull(grad)
 
   wide = [array((rows, n, inner), jnp.bfloat16) for n in (queries, keys, keys)]
-  jax.jit(attention).lower(
+  lowered = jax.jit(attention).lower(
     tuple(wide),
     jax.ShapeDtypeStruct((heads, 32), jnp.float32, sharding=whole),
     array((rows, queries), jnp.int32),
     array((rows, keys), jnp.int32),
     array((rows, heads, keys), jnp.float32),
     wide[0],
-  ).compile()
+  )
+  text = lowered.compile().as_text() or ''
   of_a_block = min(flash.BLOCK, flash._queries_of_a_call(own_rows, queries, keys, HEAD_DIM))
-  return inner // flash.LANES * own_rows * (queries // of_a_block)
+  return text, inner // flash.LANES * own_rows * (queries // of_a_block)
 
 
 def _bundles(kernel: str, files: set[pathlib.Path]) -> int:
