@@ -52,8 +52,8 @@ def main() -> int:
     name, rows, heads, folder = options.of
     print(json.dumps(milliseconds(name, int(rows), int(heads), pathlib.Path(folder))))
   elif options.steps:
-    lines = pathlib.Path(options.steps).read_text().splitlines()
-    print(pairs.table([of_update(json.loads(line)) for line in lines]))
+    rows = map(json.loads, pathlib.Path(options.steps).read_text().splitlines())
+    print(pairs.table([of_update(row) for row in rows if 'seconds' in row]))  # those that fit
   else:
     print(pairs.table([{'slice': name} | _compiled(name, ROWS, HEADS) for name in SLICES]))
   return 0
