@@ -21,12 +21,9 @@ setuptools.setup(
   license='Apache-2.0',
   python_requires='>=3.11',
   packages=[
-    'dss_jax',
-    'dss_jax.checkpoints',
+    *setuptools.find_packages(include=['dss_jax', 'dss_jax.*']),
     'dss_jax.gin',
     'dss_jax.launch',
-    'dss_jax.models',
-    'dss_jax.planning',
     'dss_jax.tasks',
   ],
   package_dir={
@@ -38,8 +35,8 @@ setuptools.setup(
   package_data={
     'dss_jax.gin': ['**/*.gin'],
     'dss_jax.launch': ['*.sh'],
+    'dss_jax.datasets': ['*.model'],
     'dss_jax.planning': ['*.json'],
-    'dss_jax.tasks': ['*.model'],
   },
   install_requires=[
     'clu>=0.0.12',

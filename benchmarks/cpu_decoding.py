@@ -54,7 +54,7 @@ def main() -> int:
 
 def ours(options: argparse.Namespace):
   """Our decoder, as `dss predict` uses it."""
-  from dss_jax import student
+  from dss_jax.runs import student
 
   pupil = student.load(student.StudentConfig(options.run, batch_size=BATCH))
   model = dataclasses.replace(pupil.run.model, dtype='float32')
@@ -77,7 +77,8 @@ def transformers(options: argparse.Namespace):
   import torch
   import transformers
 
-  from dss_jax import export_weights, student
+  from dss_jax.commands import export_weights
+  from dss_jax.runs import student
 
   torch.set_num_threads(len(os.sched_getaffinity(0)))
   pupil = student.load(student.StudentConfig(options.run, batch_size=BATCH))
@@ -120,7 +121,7 @@ SIDES = {'ours': ours, 'transformers': transformers}
 
 
 def _examples(pupil, task: str, options: argparse.Namespace):
-  from dss_jax import evaluator
+  from dss_jax.inference import evaluator
   from dss_jax.tasks import dataset_of
 
   name = pupil.task if task == 'label' else f'{dataset_of(pupil.task).name}_rationale'

@@ -20,7 +20,8 @@ import pairs
 import real_data
 import training_sides
 
-from dss_jax import config, data
+from dss_jax.data import pipeline
+from dss_jax.settings import config
 
 MODEL_FILE = 'models/t5_1_1/small.gin'
 OURS = (  # lengths in the proportion of CQA's (docs/speed.md); 33 such rows hold 64 pairs
@@ -69,7 +70,8 @@ def lay_out(folder: pathlib.Path, options: argparse.Namespace) -> dict[str, Any]
   """Writes what the sides start from; returns how full the rows of ours and of T5X are."""
   import jax
 
-  from dss_jax.checkpoints import huggingface, transfer
+  from dss_jax.checkpoints import transfer
+  from dss_jax.checkpoints.hf import huggingface
   from dss_jax.models import t5
 
   data_folder, vocabulary = real_data.prepare(options, 'cqa')
@@ -104,9 +106,9 @@ def lay_out(folder: pathlib.Path, options: argparse.Namespace) -> dict[str, Any]
   return fills
 
 
-def _fill(mixture, batches: data.DataConfig) -> dict[str, float]:
+def _fill(mixture, batches: pipeline.DataConfig) -> dict[str, float]:
   """Parts of the encoder's and the decoder's places that hold tokens, and pairs a batch."""
-  stream = data.TrainBatches(mixture, batches)
+  stream = pipeline.TrainBatches(mixture, batches)
   drawn = [next(stream) for _ in range(200)]
   places = {side: np.mean([(batch.arrays[f'{side}coder_segment_ids'] > 0).mean()
                            for batch in drawn]) for side in ('en', 'de')}  # fmt: skip

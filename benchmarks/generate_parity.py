@@ -26,8 +26,10 @@ import numpy as np
 import torch
 import transformers
 
-from dss_jax import evaluator, export_weights, student
-from dss_jax.decoding import EOS_ID, Decoding
+from dss_jax.commands import export_weights
+from dss_jax.inference import evaluator
+from dss_jax.inference.decoding import EOS_ID, Decoding
+from dss_jax.runs import student
 from dss_jax.tasks import dataset_of
 
 METHODS = {

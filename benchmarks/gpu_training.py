@@ -59,7 +59,8 @@ def ours(options: argparse.Namespace) -> Callable[[], Any]:
   """An update as `dss train` makes it; the metrics' loss, not waited for."""
   import jax
 
-  from dss_jax import losses, optimizers, partitioning, steps, train_state
+  from dss_jax.parallel import partitioning
+  from dss_jax.training import losses, optimizers, steps, train_state
 
   model = _model(options)
   mesh = partitioning.make_mesh(partitioning.MeshConfig())

@@ -18,9 +18,10 @@ import time
 
 import numpy as np
 
-from dss_jax import config
-from dss_jax.checkpoints import huggingface, transfer
+from dss_jax.checkpoints import transfer
+from dss_jax.checkpoints.hf import huggingface
 from dss_jax.models import t5
+from dss_jax.settings import config
 
 VOCAB_SIZE = 32128
 POLL_SECONDS = 0.02

@@ -22,8 +22,10 @@ import numpy as np
 import pairs
 import real_data
 
-from dss_jax import data, losses, optimizers, partitioning, steps, train_state
+from dss_jax.data import pipeline
 from dss_jax.models import t5
+from dss_jax.parallel import partitioning
+from dss_jax.training import losses, optimizers, steps, train_state
 
 ROWS, STEP_SECONDS = 128, 0.057
 CPU_ROWS = 8  # of a batch that this machine trains on
@@ -45,8 +47,8 @@ def main() -> int:
     mixture, size = real_data.load(folder, vocabulary, f'{dataset}_dss')
     loaded = time.perf_counter() - prepared
     print(f'{dataset}: prepared in {prepared - began:.1f} s', file=sys.stderr)
-    config = data.DataConfig(f'{dataset}_dss', LENGTHS, ROWS)
-    small = data.DataConfig(f'{dataset}_dss', LENGTHS, CPU_ROWS)
+    config = pipeline.DataConfig(f'{dataset}_dss', LENGTHS, ROWS)
+    small = pipeline.DataConfig(f'{dataset}_dss', LENGTHS, CPU_ROWS)
     rates = [rate(mixture, config, options.seconds) for _ in range(options.rounds)]
     made = statistics.median(rows for rows, _ in rates)
     rows.append(
@@ -69,9 +71,9 @@ def main() -> int:
   return 0
 
 
-def rate(mixture, config: data.DataConfig, seconds: float) -> tuple[float, float]:
+def rate(mixture, config: pipeline.DataConfig, seconds: float) -> tuple[float, float]:
   """Rows and real sequences that one thread makes in a second of its own processor time."""
-  batches = data.TrainBatches(mixture, config)
+  batches = pipeline.TrainBatches(mixture, config)
   next(batches)
   rows = sequences = 0
   began = time.thread_time()
@@ -83,15 +85,15 @@ def rate(mixture, config: data.DataConfig, seconds: float) -> tuple[float, float
 
 
 def wait_share(
-  mixture, config: data.DataConfig, consume: Callable[[Any], None], seconds: float
+  mixture, config: pipeline.DataConfig, consume: Callable[[Any], None], seconds: float
 ) -> float:
   """The part of its time that a consumer waits for batches, after the first few."""
   mesh = partitioning.make_mesh(partitioning.MeshConfig())
 
-  def put(batch: data.Batch):
+  def put(batch: pipeline.Batch):
     return partitioning.put_batch(mesh, batch.arrays)
 
-  with data.Prefetch(data.TrainBatches(mixture, config), put) as batches:
+  with pipeline.Prefetch(pipeline.TrainBatches(mixture, config), put) as batches:
     for _ in range(3):  # compilation, and the first window
       consume(next(batches))
     waited, began = batches.wait_seconds, time.perf_counter()

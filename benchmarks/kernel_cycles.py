@@ -27,9 +27,10 @@ import jax.numpy as jnp
 import pairs
 import tpu_steps
 
-from dss_jax import partitioning, topologies
 from dss_jax.models import flash, layers
+from dss_jax.parallel import partitioning
 from dss_jax.planning import estimate, hlo, programs, worker
+from dss_jax.settings import topologies
 
 SLICES = ('v3-8', 'v4-8', 'v5e-8', 'v5p-8', 'v6e-8')
 ROWS, HEADS, HEAD_DIM = 16, 12, 64  # rows a device

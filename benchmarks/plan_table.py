@@ -16,11 +16,12 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from dss_jax import config, plan
+from dss_jax.commands import plan
 from dss_jax.planning import checks, plans, search
 from dss_jax.planning.report import GIB, mesh_text
-from dss_jax.run_config import RunConfig
-from dss_jax.topologies import TOPOLOGIES, topology
+from dss_jax.runs.run_config import RunConfig
+from dss_jax.settings import config
+from dss_jax.settings.topologies import TOPOLOGIES, topology
 
 ROOT = pathlib.Path(plans.__file__).resolve().parents[2]
 TABLE = pathlib.Path(plans.__file__).with_name(plans.TABLE)

@@ -11,7 +11,7 @@ import pathlib
 import subprocess
 import sys
 
-from dss_jax import data
+from dss_jax.data import pipeline
 
 VOCABULARY_SIZE = 8000
 
@@ -38,14 +38,14 @@ def prepare(options: argparse.Namespace, dataset: str) -> tuple[str, str]:
   return folder, model
 
 
-def load(folder: str, vocabulary: str, mixture: str) -> tuple[list[data.TaskExamples], int]:
+def load(folder: str, vocabulary: str, mixture: str) -> tuple[list[pipeline.TaskExamples], int]:
   """The tokenised train split of a mixture, and the rows that the embedding needs."""
   os.environ['TFDS_DATA_DIR'] = folder
   tasks = importlib.import_module('dss_jax.tasks')
   from dss_jax.tasks.vocabulary import padded_vocab_size
 
   size = padded_vocab_size(tasks.set_vocabulary(vocabulary))
-  return data.load_mixture(mixture, 'train'), size
+  return pipeline.load_mixture(mixture, 'train'), size
 
 
 def _dss(*arguments: str) -> None:

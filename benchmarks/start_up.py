@@ -112,7 +112,9 @@ def state_bytes(folder: pathlib.Path) -> int:
   """Bytes of the parameters and of AdamW's moments of a run."""
   code = (
     'import jax, sys\n'
-    'from dss_jax import optimizers, partitioning, run_config, train_state\n'
+    'from dss_jax.parallel import partitioning\n'
+    'from dss_jax.runs import run_config\n'
+    'from dss_jax.training import optimizers, train_state\n'
     'run = run_config.set_up_tasks(run_config.load_run_config(sys.argv[1]))\n'
     'state = train_state.abstract(run.model, optimizers.make_optimizer(run.optimizer), '
     'partitioning.make_mesh(run.mesh))\n'

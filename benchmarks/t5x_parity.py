@@ -29,15 +29,10 @@ sys.path.insert(0, str(REPOSITORY / 'tests' / 'golden'))
 
 import make_t5x  # noqa: E402
 
-from dss_jax import optimizers  # noqa: E402
-from dss_jax.checkpoints import (  # noqa: E402
-  adafactor,
-  t5x,
-  t5x_adafactor,
-  t5x_files,
-  transfer,
-)
+from dss_jax.checkpoints import adafactor, transfer  # noqa: E402
+from dss_jax.checkpoints.t5x import t5x, t5x_adafactor, t5x_files  # noqa: E402
 from dss_jax.models import t5  # noqa: E402
+from dss_jax.training import optimizers  # noqa: E402
 
 SIZES: dict[str, Any] = {
   'vocab_size': 512,

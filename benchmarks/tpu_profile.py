@@ -18,8 +18,9 @@ import jax
 import pairs
 import tpu_steps
 
-from dss_jax import partitioning, topologies
+from dss_jax.parallel import partitioning
 from dss_jax.planning import estimate, hlo, programs, worker
+from dss_jax.settings import topologies
 
 PHASES = ('forward', 'recomputation', 'gradients', 'optimizer and the rest')
 PARTS = {  # the first whose pattern is in an instruction's name

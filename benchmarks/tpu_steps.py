@@ -20,10 +20,11 @@ import json
 import sys
 from typing import Any, NamedTuple
 
-from dss_jax import config, losses, optimizers, topologies
 from dss_jax.models import t5
-from dss_jax.partitioning import MeshConfig
+from dss_jax.parallel.partitioning import MeshConfig
 from dss_jax.planning import checks, estimate, flops, programs
+from dss_jax.settings import config, topologies
+from dss_jax.training import losses, optimizers
 
 INPUTS, TARGETS = 512, 128
 VOCAB_SIZE = 32128

@@ -33,9 +33,12 @@ def ours(folder: pathlib.Path, settings: dict[str, Any]) -> tuple[Update, Callab
   """What `dss train` does in a step, with its prefetching."""
   import jax
 
-  from dss_jax import data, losses, optimizers, partitioning, steps, train_state
-  from dss_jax.checkpoints import huggingface, transfer
+  from dss_jax.checkpoints import transfer
+  from dss_jax.checkpoints.hf import huggingface
+  from dss_jax.data import pipeline
   from dss_jax.models import t5
+  from dss_jax.parallel import partitioning
+  from dss_jax.training import losses, optimizers, steps, train_state
 
   opened = huggingface.open_pretrained(str(folder / 'hf'))
   model = t5.T5Config(**settings['model'])
@@ -54,9 +57,9 @@ def ours(folder: pathlib.Path, settings: dict[str, Any]) -> tuple[Update, Callab
     steps.make_train_step(model, losses.LossConfig(alpha=ALPHA), optimizer, seed=0),
     donate_argnums=0,
   )
-  mixture = [data.TaskExamples(task, 1.0, examples(folder, task)) for task in TASKS]
-  batches = data.Prefetch(
-    data.TrainBatches(mixture, data.DataConfig(**settings['data'])),
+  mixture = [pipeline.TaskExamples(task, 1.0, examples(folder, task)) for task in TASKS]
+  batches = pipeline.Prefetch(
+    pipeline.TrainBatches(mixture, pipeline.DataConfig(**settings['data'])),
     lambda batch: (batch, partitioning.put_batch(mesh, batch.arrays)),
   )
 
@@ -160,7 +163,7 @@ def t5x(folder: pathlib.Path, settings: dict[str, Any]) -> tuple[Update, Callabl
 
 def examples(folder: pathlib.Path, task: str):
   """The tokenised examples of a task, from FOLDER."""
-  from dss_jax.examples import Examples
+  from dss_jax.data.examples import Examples
 
   with np.load(folder / f'{task}.npz') as arrays:
     return Examples(**arrays)

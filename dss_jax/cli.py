@@ -12,7 +12,7 @@ import time
 import zlib
 from collections.abc import Sequence
 
-from dss_jax import config
+from dss_jax.settings import config
 
 VERBS = {  # a verb's module has its name, but for those in MODULES
   'prepare': 'build a data set from raw files and teacher outputs',
@@ -75,7 +75,7 @@ def _tells(error: Exception) -> bool:
 
 def _run_shared(verb: str, rest: Sequence[str]) -> int:
   """Runs a verb that several processes may do together."""
-  from dss_jax import distributed
+  from dss_jax.parallel import distributed
 
   distributed.initialize(verb, stops_softly=verb in ('train', 'compare'))
   try:
@@ -125,7 +125,7 @@ def _cache_folder() -> pathlib.Path:
 
 def module_of(verb: str) -> str:
   """The full name of a verb's module."""
-  return f'dss_jax.{MODULES.get(verb, verb)}'
+  return 'dss_jax.launch' if verb == 'launch' else f'dss_jax.commands.{MODULES.get(verb, verb)}'
 
 
 def _import_tensorflow() -> None:

@@ -14,11 +14,11 @@ import sys
 import tempfile
 from collections.abc import Sequence
 
-from dss_jax import config, topologies
 from dss_jax.launch import gke, local, package, skypilot, tpu_vm
 from dss_jax.launch import job as jobs
 from dss_jax.launch import watch as watching
 from dss_jax.launch.folder import JobFolder
+from dss_jax.settings import config, topologies
 
 USAGE = """dss launch TARGET [flags] -- VERB [arguments of dss VERB]
        dss launch ACTION BUCKET/NAME"""

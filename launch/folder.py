@@ -22,8 +22,8 @@ from typing import Any
 
 from etils import epath
 
-from dss_jax import config
 from dss_jax.launch.job import Job
+from dss_jax.settings import config
 
 
 class JobFolder:

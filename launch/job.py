@@ -10,7 +10,7 @@ import pathlib
 import re
 from collections.abc import Mapping, Sequence
 
-from dss_jax import topologies
+from dss_jax.settings import topologies
 
 NAME = re.compile(r'[a-z]([-a-z0-9]{0,26}[a-z0-9])?')
 VERBS = ('train', 'compare', 'evaluate', 'predict', 'prepare', 'vocab', 'import', 'export')
@@ -24,7 +24,7 @@ class Job:
   Attributes:
     name: of the job, its folder in the bucket and the resource that is rented.
     command: arguments of `dss`, the verb first, e.g. ('train', '--model_dir=gs://b/cqa').
-    topology: a name of `dss_jax.topologies`.
+    topology: a name of `dss_jax.settings.topologies`.
     bucket: gs:// path or folder that this machine and the job's hosts share.
     project: of Google Cloud.
     zone: of Google Cloud.

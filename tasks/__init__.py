@@ -4,7 +4,7 @@ Importing the package registers them all; it reads no data and needs no vocabula
 Built on SeqIO and TensorFlow; no module of it uses JAX.
 """
 
-from dss_jax.tasks import anli1, asdiv, cqa, embedded, esnli, svamp
+from dss_jax.datasets import anli1, asdiv, cqa, embedded, esnli, svamp
 from dss_jax.tasks.preprocessors import LABEL, RATIONALE, TASK_NAMES
 from dss_jax.tasks.registration import dataset_of, register_dataset
 from dss_jax.tasks.vocabulary import get_vocabulary, load_vocabulary, set_vocabulary

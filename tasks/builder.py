@@ -15,7 +15,8 @@ from typing import Any
 import tensorflow_datasets as tfds
 from etils import epath
 
-from dss_jax.tasks import anli1, asdiv, cqa, esnli, metrics, prepared, release, svamp
+from dss_jax.datasets import anli1, asdiv, cqa, esnli, release, svamp
+from dss_jax.tasks import metrics, prepared
 
 DATASETS: Mapping[str, release.Dataset] = {
   module.DATASET.name: module.DATASET for module in (esnli, anli1, cqa, svamp, asdiv)

@@ -8,7 +8,7 @@ All metrics are fractions in [0, 1].
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from dss_jax.tasks import equations
+from dss_jax.datasets import equations
 
 
 def text_correct(target: str, prediction: str) -> bool:

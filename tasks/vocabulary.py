@@ -6,7 +6,6 @@ Every vocabulary has padding id 0, end-of-sequence id 1 and unknown id 2.
 """
 
 import contextlib
-import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -44,7 +43,9 @@ def load_vocabulary(spec: str, extra_ids: int = EXTRA_IDS) -> seqio.Vocabulary:
   if spec == 'bytes':
     return _Bytes()
   if spec == 'embedded':
-    spec = str(pathlib.Path(__file__).with_name('embedded.model'))
+    from dss_jax.datasets import embedded
+
+    spec = embedded.VOCABULARY_PATH
   path = model_path(spec)
   vocabulary = seqio.SentencePieceVocabulary(path, extra_ids=extra_ids)
   try:

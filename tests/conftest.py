@@ -24,7 +24,12 @@ jax.config.update('jax_num_cpu_devices', 8)
 # Tests compile more than they compute: this halves their time.
 jax.config.update('jax_disable_most_optimizations', True)
 jaxtyping.install_import_hook(
-  ['dss_jax.models', 'dss_jax.losses', 'dss_jax.optimizers', 'dss_jax.decoding'],
+  [
+    'dss_jax.models',
+    'dss_jax.training.losses',
+    'dss_jax.training.optimizers',
+    'dss_jax.inference.decoding',
+  ],
   'beartype.beartype',
 )
 

@@ -3,10 +3,12 @@
 import dataclasses
 from typing import Any
 
-from dss_jax import data, optimizers, run_config
+from dss_jax.data import pipeline
 from dss_jax.models import t5
 from dss_jax.planning.hlo import Collective, Costs
 from dss_jax.planning.programs import Compiled, Memory
+from dss_jax.runs import run_config
+from dss_jax.training import optimizers
 
 GIB = 2**30
 SIZES = {
@@ -39,9 +41,9 @@ def changed(model: t5.T5Config, **settings: Any) -> t5.T5Config:
   return dataclasses.replace(model, **settings)
 
 
-def rows_of(batch: int, inputs: int, targets: int) -> data.DataConfig:
+def rows_of(batch: int, inputs: int, targets: int) -> pipeline.DataConfig:
   """A batch of rows of these lengths, of no data set."""
-  return data.DataConfig('', {'inputs': inputs, 'targets': targets}, batch)
+  return pipeline.DataConfig('', {'inputs': inputs, 'targets': targets}, batch)
 
 
 def answer(total: int = 12 * GIB, limit: int | None = 16 * GIB) -> Compiled:

@@ -3,10 +3,13 @@
 import seqio
 import tensorflow as tf
 
-from dss_jax import data, optimizers, partitioning, run_config, train_state
 from dss_jax.checkpoints import manager
+from dss_jax.data import pipeline
 from dss_jax.models import t5
+from dss_jax.parallel import partitioning
+from dss_jax.runs import run_config
 from dss_jax.tasks.registration import register_dataset
+from dss_jax.training import optimizers, train_state
 
 NAME = 'run_folders'
 INPUTS = [
@@ -55,7 +58,7 @@ def make_run(
   run = run_config.RunConfig(
     model_dir=str(folder),
     model=model,
-    data=data.DataConfig(f'{NAME}_{method}', LENGTHS, 8),
+    data=pipeline.DataConfig(f'{NAME}_{method}', LENGTHS, 8),
     vocabulary='bytes',
     train_steps=2,
     optimizer=optimizers.OptimizerConfig(optimizer, schedule='constant'),
@@ -64,8 +67,8 @@ def make_run(
   run_config.save_run_config(run)
   model = run_config.set_up_tasks(run).model
   mesh = partitioning.make_mesh(partitioning.MeshConfig())
-  mixture = data.load_mixture(run.data.mixture_or_task_name, run.data.split)
-  data_state = {'window': 0, 'row': 0, 'fingerprint': data.fingerprint(mixture)}
+  mixture = pipeline.load_mixture(run.data.mixture_or_task_name, run.data.split)
+  data_state = {'window': 0, 'row': 0, 'fingerprint': pipeline.fingerprint(mixture)}
   transformation = optimizers.make_optimizer(run.optimizer)
   checkpoints = manager.Checkpoints(run.model_dir, keep=len(steps))
   for step in steps:

@@ -11,9 +11,11 @@ from etils import epath
 from golden import make_t5x
 from jax.sharding import NamedSharding, PartitionSpec
 
-from dss_jax import optimizers, partitioning, train_state
-from dss_jax.checkpoints import adafactor, t5x, t5x_files, transfer
+from dss_jax.checkpoints import adafactor, transfer
+from dss_jax.checkpoints.t5x import t5x, t5x_files
 from dss_jax.models import t5
+from dss_jax.parallel import partitioning
+from dss_jax.training import optimizers, train_state
 
 KINDS = ('rows', 'columns', 'full')
 

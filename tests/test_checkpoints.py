@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dss_jax import optimizers, partitioning, train_state
 from dss_jax.checkpoints.manager import FOLDER, Checkpoints, has_checkpoint
+from dss_jax.parallel import partitioning
+from dss_jax.training import optimizers, train_state
 
 DATA = {'window': 3, 'row': 40}
 

@@ -28,7 +28,7 @@ def verb(monkeypatch):
       return result
 
     module = types.SimpleNamespace(main=main)
-    monkeypatch.setattr(importlib, 'import_module', {'dss_jax.train': module}.__getitem__)
+    monkeypatch.setattr(importlib, 'import_module', {'dss_jax.commands.train': module}.__getitem__)
     return calls
 
   monkeypatch.delenv('DSS_TRACEBACK', raising=False)

@@ -7,10 +7,11 @@ import json
 import gin
 import pytest
 
-from dss_jax import config, run_config
-from dss_jax.config import ConfigError
 from dss_jax.planning import programs
-from dss_jax.topologies import TOPOLOGIES
+from dss_jax.runs import run_config
+from dss_jax.settings import config
+from dss_jax.settings.config import ConfigError
+from dss_jax.settings.topologies import TOPOLOGIES
 
 RUN_FILE = 'runs/train.gin'
 TINY = '--gin_file=models/t5_1_1/tiny.gin'

@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from dss_jax import data, packing
-from dss_jax.examples import Examples, TaskExamples, offsets_of
+from dss_jax.data import packing, pipeline
+from dss_jax.data.examples import Examples, TaskExamples, offsets_of
 
 LENGTHS = {'inputs': 64, 'targets': 32}
 
@@ -41,7 +41,7 @@ def paired(n=100, longest=(30, 14)):
 
 
 def config(batch_size=8, **kwargs):
-  return data.DataConfig('unused', LENGTHS, batch_size, **kwargs)
+  return pipeline.DataConfig('unused', LENGTHS, batch_size, **kwargs)
 
 
 def take(batches, n):
@@ -85,10 +85,10 @@ def assert_same(a, b):
 
 @pytest.mark.parametrize('pack', [True, False])
 def test_every_sequence_comes_exactly_once_an_epoch(monkeypatch, pack):
-  monkeypatch.setattr(data, 'WINDOW_DRAWS', 200)  # one epoch of two tasks of 100
+  monkeypatch.setattr(pipeline, 'WINDOW_DRAWS', 200)  # one epoch of two tasks of 100
   mixture = two_tasks(100)
   expected = collections.Counter(s for task in mixture for s in sequences_of(task.examples))
-  batches = data.TrainBatches(mixture, config(1, pack=pack))
+  batches = pipeline.TrainBatches(mixture, config(1, pack=pack))
   for epoch in range(3):
     found: collections.Counter = collections.Counter()
     while batches.state['window'] == epoch:
@@ -98,7 +98,7 @@ def test_every_sequence_comes_exactly_once_an_epoch(monkeypatch, pack):
 
 def test_unpacked_rows_follow_the_permutation():
   examples = random_examples(10)
-  batches = data.TrainBatches([TaskExamples('t', 1.0, examples)], config(5, pack=False, seed=4))
+  batches = pipeline.TrainBatches([TaskExamples('t', 1.0, examples)], config(5, pack=False, seed=4))
   ids = np.concatenate([batch.example_ids[:, 0] for batch in take(batches, 6)])
   expected = np.concatenate([packing.permutation(10, 4, epoch) for epoch in range(3)])
   np.testing.assert_array_equal(ids, expected)
@@ -107,14 +107,14 @@ def test_unpacked_rows_follow_the_permutation():
 def test_example_ids_name_the_segments_of_their_row():
   examples = random_examples(300)
   by_id = sequences_of(examples)
-  batch = next(data.TrainBatches([TaskExamples('t', 1.0, examples)], config()))
+  batch = next(pipeline.TrainBatches([TaskExamples('t', 1.0, examples)], config()))
   named = [by_id[i] for row in batch.example_ids for i in row if i >= 0]
   assert named == segments_of(batch.arrays)
   assert batch.sequences == len(named)
 
 
 def test_decoder_inputs_are_targets_shifted_inside_each_segment():
-  batch = next(data.TrainBatches(two_tasks(), config()))
+  batch = next(pipeline.TrainBatches(two_tasks(), config()))
   arrays = batch.arrays
   segments, inputs = arrays['decoder_segment_ids'], arrays['decoder_input_tokens']
   first = (segments > 0) & (segments != np.pad(segments, ((0, 0), (1, 0)))[:, :-1])
@@ -128,20 +128,20 @@ def test_decoder_inputs_are_targets_shifted_inside_each_segment():
 
 
 def test_packed_batches_hold_nearly_the_mixtures_shares():
-  batches = data.TrainBatches(two_tasks(5000), config(64))
+  batches = pipeline.TrainBatches(two_tasks(5000), config(64))
   for batch in take(batches, 20):
     tasks = np.array([task_id for _, _, task_id in segments_of(batch.arrays)])
     assert abs(tasks.mean() - 0.5) < 0.04
 
 
 def test_unpacked_batches_hold_exactly_the_shares():
-  for batch in take(data.TrainBatches(two_tasks(), config(8, pack=False)), 10):
+  for batch in take(pipeline.TrainBatches(two_tasks(), config(8, pack=False)), 10):
     assert batch.arrays['decoder_task_ids'].max(axis=1).sum() == 4
 
 
 def test_rates_count_examples_not_groups():
   single = TaskExamples('single', 1.0, random_examples(100, task_id=5))
-  batches = data.TrainBatches([*paired(), single], config(6, pack=False))
+  batches = pipeline.TrainBatches([*paired(), single], config(6, pack=False))
   for batch in take(batches, 10):
     assert (batch.arrays['decoder_task_ids'].max(axis=1) == 5).sum() in (2, 3, 4)
   draws = batches._shares
@@ -149,11 +149,11 @@ def test_rates_count_examples_not_groups():
 
 
 def test_pairs_are_adjacent_unpacked_and_in_one_row_packed():
-  for batch in take(data.TrainBatches(paired(), config(6, pack=False)), 10):
+  for batch in take(pipeline.TrainBatches(paired(), config(6, pack=False)), 10):
     ids = batch.example_ids.reshape(-1, 2)
     np.testing.assert_array_equal(ids[:, 0], ids[:, 1])
     assert batch.arrays['decoder_task_ids'].max(axis=1).tolist() == [0, 1] * 3
-  for batch in take(data.TrainBatches(paired(), config(6)), 10):
+  for batch in take(pipeline.TrainBatches(paired(), config(6)), 10):
     for row in batch.example_ids:
       members = row[row >= 0].reshape(-1, 2)
       np.testing.assert_array_equal(members[:, 0], members[:, 1])
@@ -162,12 +162,12 @@ def test_pairs_are_adjacent_unpacked_and_in_one_row_packed():
 @pytest.mark.parametrize('pack', [True, False])
 @pytest.mark.parametrize('at', [0, 3, 57])
 def test_a_restored_stream_continues_identically(monkeypatch, pack, at):
-  monkeypatch.setattr(data, 'WINDOW_DRAWS', 64)
-  batches = data.TrainBatches(two_tasks(), config(pack=pack))
+  monkeypatch.setattr(pipeline, 'WINDOW_DRAWS', 64)
+  batches = pipeline.TrainBatches(two_tasks(), config(pack=pack))
   take(batches, at)
   state = json.loads(json.dumps(batches.state))
   expected = take(batches, 12)
-  resumed = data.TrainBatches(two_tasks(), config(pack=pack))
+  resumed = pipeline.TrainBatches(two_tasks(), config(pack=pack))
   resumed.restore(state)
   for a, b in zip(expected, take(resumed, 12), strict=True):
     assert_same(a, b)
@@ -176,11 +176,11 @@ def test_a_restored_stream_continues_identically(monkeypatch, pack, at):
 
 
 def test_seeds_give_different_orders():
-  a, b = (next(data.TrainBatches(two_tasks(), config(seed=seed))) for seed in (0, 1))
+  a, b = (next(pipeline.TrainBatches(two_tasks(), config(seed=seed))) for seed in (0, 1))
   assert not np.array_equal(a.arrays['encoder_input_tokens'], b.arrays['encoder_input_tokens'])
 
 
-@pytest.mark.parametrize('make', [data.TrainBatches, data.epoch_batches])
+@pytest.mark.parametrize('make', [pipeline.TrainBatches, pipeline.epoch_batches])
 def test_processes_make_the_slices_of_one_batch(make):
   whole = make(two_tasks(), config(8))
   parts = [make(two_tasks(), config(8), [index], 4) for index in range(4)]
@@ -195,7 +195,7 @@ def test_processes_make_the_slices_of_one_batch(make):
 
 def test_long_sequences_are_cut_and_keep_their_eos():
   long = [TaskExamples('long', 1.0, random_examples(50, longest=(200, 90)))]
-  for batch in take(data.TrainBatches(long, config()), 5):
+  for batch in take(pipeline.TrainBatches(long, config()), 5):
     for inputs, targets, _ in segments_of(batch.arrays):
       assert inputs[-1] == targets[-1] == 1
 
@@ -203,12 +203,12 @@ def test_long_sequences_are_cut_and_keep_their_eos():
 @pytest.mark.parametrize(
   ('make', 'message'),
   [
-    (lambda: data.TrainBatches(two_tasks(), config(6), [0], 4), 'multiple of the 4 parts'),
-    (lambda: data.DataConfig('t', {'inputs': 4}, 2), 'TASK_FEATURE_LENGTHS'),
-    (lambda: data.DataConfig('t', {'inputs': 4, 'targets': 0}, 2), 'TASK_FEATURE_LENGTHS'),
+    (lambda: pipeline.TrainBatches(two_tasks(), config(6), [0], 4), 'multiple of the 4 parts'),
+    (lambda: pipeline.DataConfig('t', {'inputs': 4}, 2), 'TASK_FEATURE_LENGTHS'),
+    (lambda: pipeline.DataConfig('t', {'inputs': 4, 'targets': 0}, 2), 'TASK_FEATURE_LENGTHS'),
     (lambda: config(0), 'BATCH_SIZE'),
     (lambda: config(seed=-1), 'seed'),
-    (lambda: data.TrainBatches([two_tasks()[0]._replace(rate=0.0)], config()), 'mixing rates'),
+    (lambda: pipeline.TrainBatches([two_tasks()[0]._replace(rate=0.0)], config()), 'mixing rates'),
   ],
 )
 def test_settings_that_cannot_work_are_refused(make, message):
@@ -222,7 +222,7 @@ def test_settings_that_cannot_work_are_refused(make, message):
 @pytest.mark.parametrize('pack', [True, False])
 def test_an_epoch_holds_every_sequence_once_and_is_filled_with_empty_rows(pack):
   mixture = [*two_tasks(37), *paired(10)]
-  batches = list(data.epoch_batches(mixture, config(16, pack=pack)))
+  batches = list(pipeline.epoch_batches(mixture, config(16, pack=pack)))
   assert {batch.arrays['encoder_input_tokens'].shape for batch in batches} == {(16, 64)}
   found = [segment for batch in batches for segment in segments_of(batch.arrays)]
   expected = [sequence for task in mixture for sequence in sequences_of(task.examples)]
@@ -238,7 +238,7 @@ def test_every_input_is_decoded_once_in_few_widths():
   examples = random_examples(100, longest=(150, 4))
   cut = examples.truncated({'inputs': 100, 'targets': 4})
   seen = []
-  for batch in data.inference_batches(examples, 16, max_input_length=100):
+  for batch in pipeline.inference_batches(examples, 16, max_input_length=100):
     tokens, segments = batch.arrays['encoder_input_tokens'], batch.arrays['encoder_segment_ids']
     assert len(tokens) == len(batch.rows) == 16
     assert tokens.shape[1] in (32, 48, 64, 96, 100)
@@ -253,9 +253,9 @@ def test_every_input_is_decoded_once_in_few_widths():
 
 def test_decoding_widths_and_slices_can_be_chosen():
   examples = random_examples(40, longest=(50, 4))
-  whole = list(data.inference_batches(examples, 8, 64, widths=[16, 48]))
+  whole = list(pipeline.inference_batches(examples, 8, 64, widths=[16, 48]))
   assert {batch.arrays['encoder_input_tokens'].shape[1] for batch in whole} <= {16, 48, 64}
-  halves = [list(data.inference_batches(examples, 8, 64, [16, 48], [i], 2)) for i in range(2)]
+  halves = [list(pipeline.inference_batches(examples, 8, 64, [16, 48], [i], 2)) for i in range(2)]
   for batch, *parts in zip(whole, *halves, strict=True):
     np.testing.assert_array_equal(batch.rows, np.concatenate([part.rows for part in parts]))
 
@@ -281,7 +281,7 @@ def seqio_rows(examples, pack):
 def test_packed_content_equals_seqios_and_is_at_least_as_dense():
   examples = random_examples(200)
   theirs = seqio_rows(examples, pack=True)
-  ours = list(data.epoch_batches([TaskExamples('t', 1.0, examples)], config(1)))
+  ours = list(pipeline.epoch_batches([TaskExamples('t', 1.0, examples)], config(1)))
   our_segments = [segment for batch in ours for segment in segments_of(batch.arrays)]
   task_ids = np.zeros_like(theirs['decoder_segment_ids'])
   their_segments = segments_of({**theirs, 'decoder_task_ids': task_ids})
@@ -293,7 +293,7 @@ def test_unpacked_arrays_equal_seqios():
   examples = random_examples(20)
   theirs = seqio_rows(examples, pack=False)
   mixture = [TaskExamples('t', 1.0, examples)]
-  (ours,) = data.epoch_batches(mixture, config(20, pack=False))
+  (ours,) = pipeline.epoch_batches(mixture, config(20, pack=False))
   real = theirs['decoder_loss_weights'] > 0
   # SeqIO shifts the last EOS into the padding; ours has zeros there. Nothing reads it.
   theirs['decoder_input_tokens'] *= real

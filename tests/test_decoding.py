@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from golden import make_decoding as golden
 
-from dss_jax.checkpoints.huggingface import params_from_state_dict
-from dss_jax.decoding import Decoding, decode
+from dss_jax.checkpoints.hf.huggingface import params_from_state_dict
+from dss_jax.inference.decoding import Decoding, decode
 from dss_jax.models import t5
 
 CONFIGS = {

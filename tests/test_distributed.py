@@ -21,7 +21,8 @@ from train_processes import (
   train_arguments,
 )
 
-from dss_jax import distributed, evaluate, train
+from dss_jax.commands import evaluate, train
+from dss_jax.parallel import distributed
 
 STEPS = 10
 HEARTBEAT_S = 8
@@ -131,7 +132,7 @@ def test_an_evaluation_by_two_processes_is_that_by_one(two, shared, tmp_path, ca
 
 MEETS = """
 import sys, time
-from dss_jax import distributed
+from dss_jax.parallel import distributed
 distributed.initialize('train', stops_softly=True)
 try:
   distributed.check_same(settings=sys.argv[1:])

@@ -8,7 +8,7 @@ import zipfile
 
 import pytest
 
-from dss_jax.tasks import download
+from dss_jax.datasets import download
 
 CONTENT = bytes(range(256)) * 4096
 

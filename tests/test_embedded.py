@@ -6,8 +6,9 @@ import re
 import pytest
 import seqio
 
-from dss_jax import vocab
-from dss_jax.tasks import embedded, equations, vocabulary
+from dss_jax.commands import vocab
+from dss_jax.datasets import embedded, equations
+from dss_jax.tasks import vocabulary
 from dss_jax.tasks.registration import FIELDS
 
 SPLITS = ('train', 'validation', 'test')

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import pytest
 
-from dss_jax.tasks import equations
+from dss_jax.datasets import equations
 
 
 @pytest.mark.parametrize(

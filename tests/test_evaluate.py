@@ -7,8 +7,9 @@ import pytest
 import run_folders
 from run_folders import NAME
 
-from dss_jax import evaluate, student
-from dss_jax.decoding import Decoding
+from dss_jax.commands import evaluate
+from dss_jax.inference.decoding import Decoding
+from dss_jax.runs import student
 
 
 @pytest.fixture(scope='module')

@@ -10,9 +10,10 @@ import seqio
 import tensorflow as tf
 from run_folders import NAME
 
-from dss_jax import evaluator, partitioning
-from dss_jax.decoding import Decoding, decode
+from dss_jax.inference import evaluator
+from dss_jax.inference.decoding import Decoding, decode
 from dss_jax.models import t5
+from dss_jax.parallel import partitioning
 from dss_jax.tasks import metrics, vocabulary
 from dss_jax.tasks.registration import register_dataset
 

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from dss_jax import examples as lib
+from dss_jax.data import examples as lib
 
 
 def ragged(inputs, targets, task_id=0, example_ids=None):

@@ -14,10 +14,16 @@ import pytest
 import run_folders
 from run_folders import INPUTS, NAME
 
-from dss_jax import cli, config, evaluator, export_weights, predict, run_config, student
-from dss_jax.checkpoints import adafactor, huggingface, manager, t5x, transfer
-from dss_jax.decoding import EOS_ID, Decoding
+from dss_jax import cli
+from dss_jax.checkpoints import adafactor, manager, transfer
+from dss_jax.checkpoints.hf import huggingface
+from dss_jax.checkpoints.t5x import t5x
+from dss_jax.commands import export_weights, predict
+from dss_jax.inference import evaluator
+from dss_jax.inference.decoding import EOS_ID, Decoding
 from dss_jax.models.t5 import T5Config
+from dss_jax.runs import run_config, student
+from dss_jax.settings import config
 from dss_jax.tasks import vocabulary
 
 OWN_BIASES = dataclasses.replace(run_folders.MODEL, relative_bias_per_layer=True)

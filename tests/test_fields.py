@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from dss_jax import fields
+from dss_jax.settings import fields
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,8 +8,8 @@ import networks
 import numpy as np
 import pytest
 
-from dss_jax import partitioning
 from dss_jax.models import flash, layers
+from dss_jax.parallel import partitioning
 
 HEADS, HEAD_DIM = 4, 64
 

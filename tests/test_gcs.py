@@ -12,7 +12,7 @@ import signal
 
 import fake_gcs
 
-from dss_jax import evaluate, train
+from dss_jax.commands import evaluate, train
 
 SETTINGS = {'train_steps': 10, 'eval_period': 100}
 

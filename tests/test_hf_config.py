@@ -5,7 +5,7 @@ import json
 import hf_checkpoints
 import pytest
 
-from dss_jax.checkpoints import hf_config
+from dss_jax.checkpoints.hf import hf_config
 from dss_jax.models import t5
 
 T5_1_1 = hf_checkpoints.FAMILIES['T5 1.1']

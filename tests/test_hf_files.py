@@ -13,7 +13,8 @@ import pytest
 from safetensors import numpy as safetensors
 from safetensors import safe_open
 
-from dss_jax.checkpoints import flax_msgpack, hf_files, huggingface, transfer
+from dss_jax.checkpoints import transfer
+from dss_jax.checkpoints.hf import flax_msgpack, hf_files, huggingface
 
 CONFIG = huggingface.network_of(hf_checkpoints.FAMILIES['T5 1.1'], 'T5 1.1')
 FILES = {

@@ -11,7 +11,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
-from dss_jax.checkpoints import hf_files, hub, huggingface
+from dss_jax.checkpoints.hf import hf_files, hub, huggingface
 from dss_jax.tasks import vocabulary
 
 MODEL = 'someone/t5-v1_1-tiny'

@@ -12,7 +12,8 @@ import pytest
 from golden import make_hf, make_t5
 from safetensors import numpy as safetensors
 
-from dss_jax.checkpoints import huggingface, transfer
+from dss_jax.checkpoints import transfer
+from dss_jax.checkpoints.hf import huggingface
 from dss_jax.models import t5
 
 GRADIENT = 'gradient/'

@@ -9,9 +9,13 @@ import numpy as np
 import pytest
 from golden import make_t5x
 
-from dss_jax import cli, import_weights, pretrained
-from dss_jax.checkpoints import huggingface, manager, t5x, transfer
-from dss_jax.tasks import embedded
+from dss_jax import cli
+from dss_jax.checkpoints import manager, transfer
+from dss_jax.checkpoints.hf import huggingface
+from dss_jax.checkpoints.t5x import t5x
+from dss_jax.commands import import_weights
+from dss_jax.datasets import embedded
+from dss_jax.runs import pretrained
 
 
 @pytest.fixture(scope='module')

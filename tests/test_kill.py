@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from train_processes import Processes, importable, params_of, rows_of, share, train_arguments
 
-from dss_jax import train
+from dss_jax.commands import train
 
 STEPS = 30
 

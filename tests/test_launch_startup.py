@@ -28,7 +28,7 @@ READY = ['WAITING_FOR_RESOURCES', 'PROVISIONING', 'ACTIVE/READY']
 STEPS = 60
 SMALL_DATA = """
 import os, pathlib
-from dss_jax.tasks import embedded
+from dss_jax.datasets import embedded
 embedded.SIZES.update(train=600, validation=40, test=40)
 pathlib.Path(os.environ['SEEN']).write_text(os.environ['SECRET'])
 """

@@ -10,9 +10,11 @@ import numpy as np
 import optax
 import pytest
 
-from dss_jax import decoding, losses, optimizers, partitioning, steps, train_state
 from dss_jax.checkpoints.manager import Checkpoints
+from dss_jax.inference import decoding
 from dss_jax.models import t5
+from dss_jax.parallel import partitioning
+from dss_jax.training import losses, optimizers, steps, train_state
 
 LAYOUTS = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 4, 1), (2, 1, 4), (2, 2, 2)]
 ALONE = (1, 1, 1)

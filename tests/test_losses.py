@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import special
 
-from dss_jax import losses
+from dss_jax.training import losses
 
 LABEL, RATIONALE = 0, 1
 

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from dss_jax import metric_writer
-from dss_jax.metric_writer import MetricWriter, Progress, read_metrics
+from dss_jax.runs import metric_writer
+from dss_jax.runs.metric_writer import MetricWriter, Progress, read_metrics
 
 
 def _written(folder, steps, start=0):

@@ -10,9 +10,13 @@ import pytest
 import run_folders
 from run_folders import INPUTS, NAME
 
-from dss_jax import card_facts, data, evaluate, losses, model_card, optimizers, run_config
-from dss_jax.checkpoints import tokenizer
-from dss_jax.tasks import builder, release, vocabulary
+from dss_jax.checkpoints.hf import tokenizer
+from dss_jax.commands import evaluate
+from dss_jax.data import pipeline
+from dss_jax.datasets import release
+from dss_jax.runs import card_facts, model_card, run_config
+from dss_jax.tasks import builder, vocabulary
+from dss_jax.training import losses, optimizers
 
 AGREEMENT = tokenizer.Agreement(10, 0, None)
 VALIDATION = {
@@ -36,8 +40,8 @@ def folder(tmp_path_factory):
 def facts_of(folder, fingerprint=None) -> card_facts.Facts:
   run = run_config.set_up_tasks(run_config.load_run_config(folder))
   if fingerprint is None:
-    mixture = data.load_mixture(run.data.mixture_or_task_name, run.data.split)
-    fingerprint = data.fingerprint(mixture)
+    mixture = pipeline.load_mixture(run.data.mixture_or_task_name, run.data.split)
+    fingerprint = pipeline.fingerprint(mixture)
   return card_facts.of_run('student', run, vocabulary.get_vocabulary(), 1, fingerprint)
 
 
@@ -179,7 +183,7 @@ def test_counts_hashes_and_teacher_of_prepared_data(tmp_path, monkeypatch):
   run = run_config.RunConfig(
     model_dir=str(folder),
     model=run_folders.MODEL,
-    data=data.DataConfig('svamp_dss', run_folders.LENGTHS, 8),
+    data=pipeline.DataConfig('svamp_dss', run_folders.LENGTHS, 8),
     vocabulary='bytes',
     train_steps=2,
     optimizer=optimizers.OptimizerConfig(schedule='constant'),

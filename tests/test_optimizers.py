@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from dss_jax import optimizers
 from dss_jax.models import t5
+from dss_jax.training import optimizers
 
 
 def _schedule(**settings):

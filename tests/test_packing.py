@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from dss_jax import packing
-from dss_jax.examples import Examples, offsets_of
+from dss_jax.data import packing
+from dss_jax.data.examples import Examples, offsets_of
 
 LENGTHS = {'inputs': 8, 'targets': 4}
 

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from golden import make_loss, make_t5
 
-from dss_jax import data, losses, optimizers, steps, train_state
-from dss_jax.checkpoints import huggingface
-from dss_jax.examples import Examples, TaskExamples, offsets_of
+from dss_jax.checkpoints.hf import huggingface
+from dss_jax.data import pipeline
+from dss_jax.data.examples import Examples, TaskExamples, offsets_of
+from dss_jax.training import losses, optimizers, steps, train_state
 
 CASES = [  # version of T5, weight decay, packed
   ('1_1', 0.0, False),
@@ -36,9 +37,9 @@ def _paired_batch(pack: bool):
     sides += [np.concatenate(tokens).astype(np.int32), offsets_of(np.array(list(map(len, tokens))))]
   task_ids = np.tile(np.array([0, 1], np.int32), make_loss.PAIRS)
   examples = Examples(*sides, task_ids, np.repeat(np.arange(make_loss.PAIRS), 2))
-  config = data.DataConfig('unused', LENGTHS, batch_size=12, pack=pack)
+  config = pipeline.DataConfig('unused', LENGTHS, batch_size=12, pack=pack)
   # A pass rather than the stream: every row once. Packed, the unfilled rows are empty.
-  (batch,) = data.epoch_batches([TaskExamples('paired', 1.0, examples)], config)
+  (batch,) = pipeline.epoch_batches([TaskExamples('paired', 1.0, examples)], config)
   assert batch.sequences == 2 * make_loss.PAIRS
   filled = (batch.arrays['decoder_segment_ids'] > 0).any(axis=1).sum()
   assert filled < 6 if pack else filled == 12

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from dss_jax import partitioning
 from dss_jax.models import t5
-from dss_jax.partitioning import MeshConfig
+from dss_jax.parallel import partitioning
+from dss_jax.parallel.partitioning import MeshConfig
 
 
 def _mesh(data=-1, fsdp=1, tensor=1):

@@ -8,7 +8,8 @@ import plan_runs
 import pytest
 from plan_runs import GIB
 
-from dss_jax import cli, plan
+from dss_jax import cli
+from dss_jax.commands import plan
 from dss_jax.planning import plans, programs, worker
 
 TINY = (

@@ -9,8 +9,9 @@ import run_folders
 from plan_runs import run_config_of
 from run_folders import NAME
 
-from dss_jax import data, run_config
+from dss_jax.data import pipeline
 from dss_jax.planning import checks
+from dss_jax.runs import run_config
 
 DSS = f'{NAME}_dss'
 LENGTHS = {'inputs': 48, 'targets': 24}  # the longest have 37 and 18
@@ -45,7 +46,7 @@ def test_what_is_not_named_is_not_looked_at():
 
 def test_all_is_well(tmp_path, before):
   run = _run(
-    data=data.DataConfig(DSS, LENGTHS, 4),
+    data=pipeline.DataConfig(DSS, LENGTHS, 4),
     vocabulary='bytes',
     model_dir=str(tmp_path / 'new' / 'run'),
     initial_checkpoint_path=before,
@@ -63,25 +64,25 @@ def test_all_is_well(tmp_path, before):
 
 
 def test_data_without_a_vocabulary_is_neither_right_nor_wrong():
-  (result,) = checks.check(_run(data=data.DataConfig(DSS, LENGTHS, 4)))[1]
+  (result,) = checks.check(_run(data=pipeline.DataConfig(DSS, LENGTHS, 4)))[1]
   assert result.passed is None and 'not looked at: it takes a VOCABULARY' in result.text
 
 
 def test_a_mixture_that_is_not_there_is_told_with_near_names():
-  texts = _texts(_run(data=data.DataConfig(f'{NAME}_dsss', LENGTHS, 4), vocabulary='bytes'))
+  texts = _texts(_run(data=pipeline.DataConfig(f'{NAME}_dsss', LENGTHS, 4), vocabulary='bytes'))
   assert texts['vocabulary'] == 'ok'
   assert texts['data'].startswith('PROBLEM: ') and DSS in texts['data']
 
 
 def test_lengths_that_cut_the_data_are_told_with_the_setting():
-  short = data.DataConfig(DSS, {'inputs': 24, 'targets': 12}, 4)
+  short = pipeline.DataConfig(DSS, {'inputs': 24, 'targets': 12}, 4)
   run = _run(data=short, vocabulary='bytes', eval=run_config.EvalConfig(period=0))
   text = _texts(run)['data']
   assert 'inputs are cut at 24 tokens' in text and "TASK_FEATURE_LENGTHS['inputs']" in text
 
 
 def test_a_vocabulary_that_is_not_there_is_told_and_the_data_not_looked_at(tmp_path):
-  run = _run(data=data.DataConfig(DSS, LENGTHS, 4), vocabulary=str(tmp_path / 'no.model'))
+  run = _run(data=pipeline.DataConfig(DSS, LENGTHS, 4), vocabulary=str(tmp_path / 'no.model'))
   texts = _texts(run)
   assert texts['vocabulary'].startswith('PROBLEM: ') and 'no.model' in texts['vocabulary']
   assert texts['data'].startswith('not looked at')

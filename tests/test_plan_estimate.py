@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from dss_jax import topologies
 from dss_jax.models import t5
 from dss_jax.planning import estimate, flops
 from dss_jax.planning.hlo import Collective, Costs
+from dss_jax.settings import topologies
 
 ROWS, INPUTS, TARGETS = 3, 5, 4
 

@@ -3,11 +3,11 @@
 import pytest
 from plan_runs import GIB, SIZES, run_config_of
 
-from dss_jax import topologies
-from dss_jax.partitioning import MeshConfig
+from dss_jax.parallel.partitioning import MeshConfig
 from dss_jax.planning import search
 from dss_jax.planning.hlo import Costs
 from dss_jax.planning.programs import Compiled, Memory
+from dss_jax.settings import topologies
 
 FSDP = MeshConfig(1, 8, 1)
 

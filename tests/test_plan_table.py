@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 
 from dss_jax.planning import plans
-from dss_jax.topologies import TOPOLOGIES
+from dss_jax.settings.topologies import TOPOLOGIES
 
 KEYS = {
   'model', 'topology', 'devices', 'mesh', 'batch', 'remat_policy', 'fits', 'hbm_bytes_per_device',

@@ -8,7 +8,8 @@ import pytest
 import run_folders
 from run_folders import INPUTS, NAME
 
-from dss_jax import evaluate, evaluator, predict
+from dss_jax.commands import evaluate, predict
+from dss_jax.inference import evaluator
 from dss_jax.tasks import LABEL, RATIONALE, vocabulary
 
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from dss_jax.prefetch import Prefetch
+from dss_jax.data.prefetch import Prefetch
 
 
 def test_items_come_in_order_and_then_it_ends_for_good():

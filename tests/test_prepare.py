@@ -13,8 +13,10 @@ import zipfile
 import pytest
 import seqio
 
-from dss_jax import cli, prepare, tasks
-from dss_jax.tasks import builder, prepared, release
+from dss_jax import cli, tasks
+from dss_jax.commands import prepare
+from dss_jax.datasets import release
+from dss_jax.tasks import builder, prepared
 from dss_jax.tasks.registration import NumberedSource
 
 GOOD = 'Two and {n}. The answer is (2 + {n}).\n\nQ: X'
@@ -188,8 +190,8 @@ def test_other_raw_files_or_another_filter_replace_the_data(raw, tmp_path, capsy
 
 KILLED = """
 import os, signal, sys
-from dss_jax import prepare
-from dss_jax.tasks import release
+from dss_jax.commands import prepare
+from dss_jax.datasets import release
 read_examples = release.read_examples
 def die(dataset, files, split):
   for number, example in enumerate(read_examples(dataset, files, split)):

@@ -5,7 +5,8 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from dss_jax.tasks import embedded, preprocessors, vocabulary
+from dss_jax.datasets import embedded
+from dss_jax.tasks import preprocessors, vocabulary
 from dss_jax.tasks.preprocessors import LABEL, RATIONALE
 
 PAIR = [(LABEL, 'label'), (RATIONALE, 'rationale')]

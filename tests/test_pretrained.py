@@ -10,9 +10,15 @@ import pytest
 import run_folders
 from golden import make_t5x
 
-from dss_jax import config, optimizers, partitioning, pretrained, run_config, tasks, train_state
-from dss_jax.checkpoints import adafactor, huggingface, manager, t5x, transfer
+from dss_jax import tasks
+from dss_jax.checkpoints import adafactor, manager, transfer
+from dss_jax.checkpoints.hf import huggingface
+from dss_jax.checkpoints.t5x import t5x
 from dss_jax.models import t5
+from dss_jax.parallel import partitioning
+from dss_jax.runs import pretrained, run_config
+from dss_jax.settings import config
+from dss_jax.training import optimizers, train_state
 
 ADAFACTOR = optimizers.OptimizerConfig(name='adafactor', schedule='constant')
 ADAMW = optimizers.OptimizerConfig(schedule='constant')

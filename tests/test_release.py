@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from dss_jax.tasks import anli1, asdiv, cqa, esnli, release, svamp
+from dss_jax.datasets import anli1, asdiv, cqa, esnli, release, svamp
 
 
 def write_rows(path, rows):

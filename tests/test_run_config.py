@@ -6,10 +6,13 @@ import pathlib
 
 import pytest
 
-from dss_jax import data, losses, optimizers, partitioning, run_config
+from dss_jax.data import pipeline
 from dss_jax.models import t5
-from dss_jax.run_config import EvalConfig, RunConfig
+from dss_jax.parallel import partitioning
+from dss_jax.runs import run_config
+from dss_jax.runs.run_config import EvalConfig, RunConfig
 from dss_jax.tasks import vocabulary
+from dss_jax.training import losses, optimizers
 
 
 @pytest.fixture
@@ -17,7 +20,7 @@ def run(tmp_path):
   return RunConfig(
     model_dir=str(tmp_path / 'run'),
     model=t5.T5Config(64, 16, 2, 8, 32, 2, 2),
-    data=data.DataConfig('embedded_dss', {'inputs': 64, 'targets': 32}, batch_size=8),
+    data=pipeline.DataConfig('embedded_dss', {'inputs': 64, 'targets': 32}, batch_size=8),
     vocabulary='bytes',
     train_steps=10,
     optimizer=optimizers.OptimizerConfig(decay_steps=10),

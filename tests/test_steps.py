@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from dss_jax import data, losses, optimizers, partitioning, steps, train_state
-from dss_jax.examples import Examples, TaskExamples, offsets_of
+from dss_jax.data import pipeline
+from dss_jax.data.examples import Examples, TaskExamples, offsets_of
 from dss_jax.models import t5
+from dss_jax.parallel import partitioning
+from dss_jax.training import losses, optimizers, steps, train_state
 
 LENGTHS = {'inputs': 24, 'targets': 16}
 ROWS = 8
@@ -38,8 +40,8 @@ MIXTURE = (_task('label', 0, longest=4), _task('rationale', 1, longest=12))
 
 
 def _batches(count=3, pack=True, mixture=MIXTURE):
-  config = data.DataConfig('unused', LENGTHS, ROWS, pack=pack)
-  batches = data.TrainBatches(mixture, config)
+  config = pipeline.DataConfig('unused', LENGTHS, ROWS, pack=pack)
+  batches = pipeline.TrainBatches(mixture, config)
   return [next(batches).arrays for _ in range(count)]
 
 
@@ -218,8 +220,8 @@ def test_evaluated_parts_add_up_to_the_whole(tiny_config, tiny_params):
   step = jax.jit(steps.make_eval_step(model, LOSS))
 
   def evaluated(rows):
-    config = data.DataConfig('unused', LENGTHS, rows, pack=True)
-    sums = [step(tiny_params, batch.arrays) for batch in data.epoch_batches(MIXTURE, config)]
+    config = pipeline.DataConfig('unused', LENGTHS, rows, pack=True)
+    sums = [step(tiny_params, batch.arrays) for batch in pipeline.epoch_batches(MIXTURE, config)]
     return steps.metrics_of_sums(jax.tree.map(lambda *parts: sum(parts), *sums), LOSS), len(sums)
 
   (parts, number), (whole, one) = evaluated(5), evaluated(64)

@@ -10,8 +10,8 @@ import networks
 import numpy as np
 import pytest
 
-from dss_jax import partitioning
 from dss_jax.models import t5
+from dss_jax.parallel import partitioning
 
 # ---------------------------------------------------------------- parameters
 

@@ -12,9 +12,10 @@ import pytest
 from etils import epath
 from golden import make_t5x
 
-from dss_jax import partitioning
-from dss_jax.checkpoints import t5x, t5x_adafactor, t5x_files, transfer
+from dss_jax.checkpoints import transfer
+from dss_jax.checkpoints.t5x import t5x, t5x_adafactor, t5x_files
 from dss_jax.models import t5
+from dss_jax.parallel import partitioning
 
 KINDS = ('rows', 'columns', 'full')
 

@@ -12,7 +12,8 @@ from etils import epath
 from flax import serialization
 from golden import make_t5x
 
-from dss_jax.checkpoints import t5x_files, transfer
+from dss_jax.checkpoints import transfer
+from dss_jax.checkpoints.t5x import t5x_files
 
 ARRAY = np.arange(24, dtype=np.float32).reshape(6, 4)
 NAME = 'target/encoder/encoder_norm/scale'

@@ -6,8 +6,9 @@ import re
 
 import pytest
 
-from dss_jax.tasks import builder, teacher_outputs
-from dss_jax.tasks.teacher_outputs import TeacherOutput
+from dss_jax.datasets import teacher_outputs
+from dss_jax.datasets.teacher_outputs import TeacherOutput
+from dss_jax.tasks import builder
 
 CHOICES = ['toolbox', 'tool shed', 'hammer store', 'skyscaper', 'washington d.c']
 

@@ -12,8 +12,9 @@ import tensorflow as tf
 import transformers
 from sentencepiece import sentencepiece_model_pb2
 
-from dss_jax.checkpoints import tokenizer
-from dss_jax.tasks import builder, embedded, preprocessors, release, vocabulary
+from dss_jax.checkpoints.hf import tokenizer
+from dss_jax.datasets import embedded, release
+from dss_jax.tasks import builder, preprocessors, vocabulary
 
 KINDS = ('bytes', 'embedded', 'unigram', 'bpe_without_bytes')
 ROWS = 2048

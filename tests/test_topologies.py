@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
-from dss_jax import partitioning, topologies
-from dss_jax.topologies import TOPOLOGIES, topology
+from dss_jax.parallel import partitioning
+from dss_jax.settings import topologies
+from dss_jax.settings.topologies import TOPOLOGIES, topology
 
 # Read off the pages of Cloud TPU's documentation: accelerator type, hosts, chips, JAX devices,
 # GiB of HBM and bfloat16 TFLOP/s of a device.
@@ -65,7 +66,8 @@ def test_libtpu_makes_as_many_devices(name):
   one = topology(name)
   code = f"""
 from jax.experimental import topologies
-from dss_jax import config, partitioning
+from dss_jax.settings import config
+from dss_jax.parallel import partitioning
 found = topologies.get_topology_desc(
   platform='tpu', topology_name='{one.libtpu_name}', chip_config_name='{one.libtpu_chip_config}')
 print(len(found.devices), found.devices[0].device_kind)

@@ -14,11 +14,15 @@ import jax
 import numpy as np
 import pytest
 
-from dss_jax import data, metric_writer, optimizers, partitioning, run_config, train
 from dss_jax.checkpoints import manager
+from dss_jax.commands import train
+from dss_jax.data import pipeline
 from dss_jax.models import t5
-from dss_jax.optimizers import OptimizerConfig
-from dss_jax.run_config import EvalConfig, RunConfig
+from dss_jax.parallel import partitioning
+from dss_jax.runs import metric_writer, run_config
+from dss_jax.runs.run_config import EvalConfig, RunConfig
+from dss_jax.training import optimizers
+from dss_jax.training.optimizers import OptimizerConfig
 
 STEPS = 12
 TIMES = ('examples_per_second', 'tokens_per_second')
@@ -27,7 +31,7 @@ TIMES = ('examples_per_second', 'tokens_per_second')
 @pytest.fixture(scope='module', autouse=True)
 def _small_data():
   """A part of the embedded data, which the runs of this file read once."""
-  from dss_jax.tasks import embedded
+  from dss_jax.datasets import embedded
 
   sizes = dict(embedded.SIZES)
   embedded.SIZES.update(train=600, validation=40, test=40)
@@ -64,7 +68,7 @@ def _config(folder, **changes) -> RunConfig:
     RunConfig(
       model_dir=str(folder),
       model=t5.T5Config(None, 16, 2, 8, 32, 1, 1, dtype='float32'),
-      data=data.DataConfig('embedded_dss', {'inputs': 96, 'targets': 64}, batch_size=8),
+      data=pipeline.DataConfig('embedded_dss', {'inputs': 96, 'targets': 64}, batch_size=8),
       vocabulary='embedded',
       train_steps=STEPS,
       optimizer=OptimizerConfig(learning_rate=0.01, decay_steps=STEPS),
@@ -155,7 +159,7 @@ def _train_up_to(run: RunConfig, step: int):
   checkpoints = manager.Checkpoints(run.model_dir)
   left = iter(range(step - (checkpoints.latest() or 0)))
   checkpoints.close()
-  plain = data.TrainBatches.__next__
+  plain = pipeline.TrainBatches.__next__
 
   def breaking(self):
     if next(left, None) is None:
@@ -163,7 +167,7 @@ def _train_up_to(run: RunConfig, step: int):
     return plain(self)
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(data.TrainBatches, '__next__', breaking)
+    patch.setattr(pipeline.TrainBatches, '__next__', breaking)
     with pytest.raises(RuntimeError, match='the disk is gone'):
       train.train(run)
 
@@ -198,7 +202,7 @@ def test_meshes_train_alike_and_may_change_in_between(whole, tmp_path):
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_off_interval_and_the_run_continues(whole, tmp_path, monkeypatch, number):
-  plain, seen = data.TrainBatches.__next__, []
+  plain, seen = pipeline.TrainBatches.__next__, []
 
   def signalling(self):
     seen.append(1)
@@ -206,13 +210,13 @@ def test_a_signal_saves_off_interval_and_the_run_continues(whole, tmp_path, monk
       os.kill(os.getpid(), number)
     return plain(self)
 
-  monkeypatch.setattr(data.TrainBatches, '__next__', signalling)
+  monkeypatch.setattr(pipeline.TrainBatches, '__next__', signalling)
   handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
   result = train.train(_config(tmp_path, save_period=100, eval=EvalConfig(period=0)))
   assert not result.finished and 4 <= result.step <= 7
   assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers
   assert manager.Checkpoints(str(tmp_path), read_only=True).latest() == result.step
-  monkeypatch.setattr(data.TrainBatches, '__next__', plain)
+  monkeypatch.setattr(pipeline.TrainBatches, '__next__', plain)
   assert train.train(_config(tmp_path, save_period=100, eval=EvalConfig(period=0))).finished
   _assert_same(_params(tmp_path), _params(whole[0]))
 
@@ -247,7 +251,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch, broken):
   text = str(caught.value)
   assert 'not finite at step 5 ' in text and 'The last good checkpoint is step 4' in text
   assert f'INITIAL_CHECKPOINT_PATH={tmp_path}' in text
-  batches = data.TrainBatches(data.load_mixture('embedded_dss', 'train'), run.data)
+  batches = pipeline.TrainBatches(pipeline.load_mixture('embedded_dss', 'train'), run.data)
   fifth = [next(batches) for _ in range(5)][-1]
   assert str(sorted(set(fifth.example_ids[fifth.example_ids >= 0].tolist()))) in text
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(_params(tmp_path)))
@@ -343,13 +347,13 @@ def test_a_batch_that_the_mesh_does_not_divide_is_refused(tmp_path):
 
 
 def test_an_unknown_task_is_refused_with_near_names(tmp_path):
-  config = data.DataConfig('embeded_dss', {'inputs': 96, 'targets': 64}, batch_size=8)
+  config = pipeline.DataConfig('embeded_dss', {'inputs': 96, 'targets': 64}, batch_size=8)
   with pytest.raises(ValueError, match=r'embeded_dss.*embedded_dss'):
     train.train(_config(tmp_path, data=config))
 
 
 def test_truncation_is_told(tmp_path, capsys):
-  config = data.DataConfig('embedded_dss', {'inputs': 96, 'targets': 9}, batch_size=8)
+  config = pipeline.DataConfig('embedded_dss', {'inputs': 96, 'targets': 9}, batch_size=8)
   train.train(_config(tmp_path, data=config, train_steps=1, eval=EvalConfig(period=0),
                       optimizer=OptimizerConfig(schedule='constant')))  # fmt: skip
   assert 'are cut at 9 tokens' in capsys.readouterr().err

@@ -4,9 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from dss_jax import optimizers, partitioning, train_state
 from dss_jax.models import t5
-from dss_jax.optimizers import OptimizerConfig
+from dss_jax.parallel import partitioning
+from dss_jax.training import optimizers, train_state
+from dss_jax.training.optimizers import OptimizerConfig
 
 MESH = partitioning.MeshConfig(2, 2, 2)
 # Wide enough for Adafactor to factor the moments of some weights (128 and more).

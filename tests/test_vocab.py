@@ -6,7 +6,8 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from dss_jax import cli, vocab
+from dss_jax import cli
+from dss_jax.commands import vocab
 from dss_jax.tasks import preprocessors, vocabulary
 from dss_jax.tasks.registration import register_dataset
 

@@ -8,7 +8,8 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from dss_jax.tasks import embedded, vocabulary
+from dss_jax.datasets import embedded
+from dss_jax.tasks import vocabulary
 
 
 @pytest.fixture(autouse=True)

@@ -19,13 +19,14 @@ import jax
 import numpy as np
 import pytest
 
-from dss_jax import metric_writer, partitioning, run_config
 from dss_jax.checkpoints import manager
 from dss_jax.models import t5
+from dss_jax.parallel import partitioning
+from dss_jax.runs import metric_writer, run_config
 
 MODULE = 'small_embedded_data'
 SMALL_DATA = """
-from dss_jax.tasks import embedded
+from dss_jax.datasets import embedded
 embedded.SIZES.update(train=600, validation=40, test=40)
 """
 TIMES = ('examples_per_second', 'tokens_per_second', 'padding')
@@ -171,7 +172,7 @@ def share(folder: pathlib.Path) -> pathlib.Path:
 @contextlib.contextmanager
 def importable(folder: pathlib.Path) -> Iterator[pathlib.Path]:
   """Lets this process too import the module of `share`; puts the data's size back."""
-  from dss_jax.tasks import embedded
+  from dss_jax.datasets import embedded
 
   sizes = dict(embedded.SIZES)
   with pytest.MonkeyPatch.context() as patch:

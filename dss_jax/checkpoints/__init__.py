@@ -1,0 +1,1 @@
+"""Checkpoints: our own by orbax, and those of other programs below."""

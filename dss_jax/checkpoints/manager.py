@@ -14,8 +14,9 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
-from dss_jax import config, distributed
-from dss_jax.train_state import TrainState
+from dss_jax.parallel import distributed
+from dss_jax.settings import config
+from dss_jax.training.train_state import TrainState
 
 FOLDER = 'checkpoints'
 MOMENTS = 'moments'

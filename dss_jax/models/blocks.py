@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from dss_jax import partitioning
 from dss_jax.models import layers
+from dss_jax.parallel import partitioning
 
 
 class EncoderLayer(nnx.Module):

@@ -22,7 +22,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
-from dss_jax import partitioning
+from dss_jax.parallel import partitioning
 
 LANES = 128
 BLOCK = 256  # queries that a kernel works on at a time

@@ -18,8 +18,8 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from dss_jax import partitioning
 from dss_jax.models import flash
+from dss_jax.parallel import partitioning
 
 NORM_EPSILON = 1e-6
 ATTENDED = 'attended'  # what remat knows the output of attention by, before it is projected

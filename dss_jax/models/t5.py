@@ -18,9 +18,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from dss_jax import fields, partitioning
 from dss_jax.models import layers
 from dss_jax.models.blocks import DecoderLayer, EncoderLayer, cached, own_width
+from dss_jax.parallel import partitioning
+from dss_jax.settings import fields
 
 Inputs = Int[Array, 'b s']
 Targets = Int[Array, 'b t']

@@ -1,0 +1,1 @@
+"""Plans: whether a run fits on a machine, and how fast it is, by the compiler alone."""

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 from etils import epath
 
-from dss_jax import data, pretrained, run_config
-from dss_jax.run_config import RunConfig
+from dss_jax.data import pipeline
+from dss_jax.runs import pretrained, run_config
+from dss_jax.runs.run_config import RunConfig
 
 
 class Check(NamedTuple):
@@ -67,8 +68,8 @@ def check(run: RunConfig) -> tuple[RunConfig, list[Check]]:
 
 def examples_per_row(run: RunConfig) -> float:
   """Examples in a row of the first training batch, on average; `check` has set up the tasks."""
-  mixture = data.load_mixture(run.data.mixture_or_task_name, run.data.split)
-  return next(data.TrainBatches(mixture, run.data)).sequences / run.data.batch_size
+  mixture = pipeline.load_mixture(run.data.mixture_or_task_name, run.data.split)
+  return next(pipeline.TrainBatches(mixture, run.data)).sequences / run.data.batch_size
 
 
 def with_vocab_size(run: RunConfig, size: int) -> RunConfig:
@@ -80,8 +81,8 @@ def with_vocab_size(run: RunConfig, size: int) -> RunConfig:
 
 def _data(run: RunConfig, split: str) -> None:
   name = run.data.mixture_or_task_name
-  mixture = data.load_mixture(name, split, skip_empty=split == run.eval.split)
-  cut = data.truncations(mixture, run.data.task_feature_lengths)
+  mixture = pipeline.load_mixture(name, split, skip_empty=split == run.eval.split)
+  cut = pipeline.truncations(mixture, run.data.task_feature_lengths)
   if cut:
     raise ValueError('; '.join(map(str, cut)))
 

@@ -6,7 +6,7 @@ Owns the model of time. Nothing here was measured on a TPU.
 import dataclasses
 
 from dss_jax.planning.hlo import Collective, Costs
-from dss_jax.topologies import Topology
+from dss_jax.settings.topologies import Topology
 
 # What work without an estimate reaches of the nominal rates.
 OF_PEAK_FLOPS = 0.6

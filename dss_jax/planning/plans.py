@@ -10,11 +10,11 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from dss_jax import topologies
 from dss_jax.planning import estimate, flops, programs
 from dss_jax.planning.checks import Check
 from dss_jax.planning.programs import Compiled, Program
-from dss_jax.run_config import RunConfig
+from dss_jax.runs.run_config import RunConfig
+from dss_jax.settings import topologies
 
 Compiler = Callable[[Program], Compiled]
 TABLE = 'table.json'  # beside this file; benchmarks/plan_table.py writes it

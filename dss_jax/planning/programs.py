@@ -15,9 +15,11 @@ import sys
 import time
 from typing import Any
 
-from dss_jax import config, losses, optimizers, partitioning, topologies
 from dss_jax.models import t5
+from dss_jax.parallel import partitioning
 from dss_jax.planning.hlo import Collective, Costs
+from dss_jax.settings import config, topologies
+from dss_jax.training import losses, optimizers
 
 STEPS = ('train', 'decode')
 WORKER = ['-m', 'dss_jax.planning.worker']
@@ -40,7 +42,7 @@ class Program:
 
   Attributes:
     step: of STEPS; 'train' is the update, 'decode' greedy decoding as validation does it.
-    topology: a name of `dss_jax.topologies`.
+    topology: a name of `dss_jax.settings.topologies`.
     mesh: of its devices.
     model: the network, with its vocab_size.
     optimizer: the update; of 'train'.

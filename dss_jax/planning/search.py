@@ -8,12 +8,12 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from dss_jax import topologies
 from dss_jax.models import t5
-from dss_jax.partitioning import MeshConfig
+from dss_jax.parallel.partitioning import MeshConfig
 from dss_jax.planning import estimate, flops, plans, programs
 from dss_jax.planning.programs import Compiled
-from dss_jax.run_config import RunConfig
+from dss_jax.runs.run_config import RunConfig
+from dss_jax.settings import topologies
 
 LANES = 128  # a TPU's vectors: narrower parts of a weight are not scattered but summed whole
 BYTES_PER_PARAMETER = {'adamw': 16, 'adafactor': 8}  # parameter, optimizer state, gradient

@@ -15,10 +15,13 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from dss_jax import config, decoding, optimizers, partitioning, steps, train_state
+from dss_jax.inference import decoding
+from dss_jax.parallel import partitioning
 from dss_jax.planning import hlo
 from dss_jax.planning.programs import Compiled, Memory, Program, needed_bytes, peak_host_bytes
-from dss_jax.topologies import topology
+from dss_jax.settings import config
+from dss_jax.settings.topologies import topology
+from dss_jax.training import optimizers, steps, train_state
 
 
 def main() -> int:

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from golden import make_t5
 
-from dss_jax.checkpoints import huggingface
+from dss_jax.checkpoints.hf import huggingface
 from dss_jax.models import t5
 
 PATH = pathlib.Path(__file__).with_name('loss.npz')

@@ -1,0 +1,1 @@
+"""Hugging Face's formats: weights, configurations, tokenizers and the hub, in and out."""

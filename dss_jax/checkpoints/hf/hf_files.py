@@ -1,0 +1,280 @@
+"""Files of Hugging Face weights: opened without reading them, read in parts, written in a stream.
+
+Owns safetensors, PyTorch's .bin (where torch is installed), and how files are split into shards;
+the form of Flax's msgpack is flax_msgpack.py's. What tensors mean is huggingface.py's.
+
+Everything that can be wrong with a file without reading its tensors is found when it is opened.
+"""
+
+import importlib
+import importlib.util
+import json
+import math
+import os
+import pathlib
+import struct
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, BinaryIO
+
+import ml_dtypes
+import numpy as np
+
+from dss_jax.checkpoints import spans
+from dss_jax.checkpoints.hf import flax_msgpack
+from dss_jax.checkpoints.transfer import Index, Tensor
+
+SAFETENSORS, MSGPACK, BIN = 'model.safetensors', 'flax_model.msgpack', 'pytorch_model.bin'
+INDEX = '.index.json'  # after a name: where the tensors of its shards are
+SHARD_BYTES = 5_000_000_000
+_DTYPES = {'F32': np.float32, 'F16': np.float16, 'BF16': ml_dtypes.bfloat16}
+_METADATA = '__metadata__'
+_HEADER_SIZE = struct.Struct('<Q')
+_LFS_POINTER = b'version https://git-lfs'
+Opener = Callable[[pathlib.Path], dict[str, Tensor]]
+INSTALL_TORCH = (
+  'needs torch to be read: pip install torch (the CPU build is enough), or convert it to '
+  'safetensors with transformers'
+)
+
+
+def has_torch() -> bool:
+  """Whether torch is installed; it is imported only to read a .bin."""
+  return importlib.util.find_spec('torch') is not None
+
+
+def open_weights(folder: pathlib.Path) -> dict[str, Tensor]:
+  """The tensors of a folder by Hugging Face's names: safetensors, else msgpack, else .bin.
+
+  Raises:
+    ValueError: there are none, or a file is truncated, corrupt or missing.
+    OSError: a file cannot be read.
+  """
+  for name, open_file in _FORMATS.items():
+    if (folder / name).is_file():
+      return _opened(folder / name, open_file)
+    if (folder / f'{name}{INDEX}').is_file():
+      return _open_shards(folder / f'{name}{INDEX}', open_file)
+  raise ValueError(
+    f'{folder} holds no weights: looked for {", ".join(_FORMATS)} and their {INDEX} files.'
+  )
+
+
+def write_weights(
+  folder: pathlib.Path,
+  shapes: Mapping[str, tuple[int, ...]],
+  arrays: Iterable[tuple[str, np.ndarray]],
+  shard_bytes: int = SHARD_BYTES,
+) -> None:
+  """Writes float32 safetensors, one array after the other; several files if they are large.
+
+  Args:
+    folder: where to.
+    shapes: of all tensors, in the order in which `arrays` gives them.
+    arrays: names and values; no more than one is held.
+    shard_bytes: at most so much in a file, if no tensor alone is larger.
+
+  Raises:
+    ValueError: an array is not the one that `shapes` announces.
+    OSError: a file cannot be written.
+  """
+  shards = _shards(shapes, shard_bytes)
+  files = [SAFETENSORS]
+  if len(shards) > 1:
+    files = [f'model-{i + 1:05d}-of-{len(shards):05d}.safetensors' for i in range(len(shards))]
+    _write_index(folder / f'{SAFETENSORS}{INDEX}', files, shards, shapes)
+  rest = iter(arrays)
+  for file, names in zip(files, shards, strict=True):
+    with open(folder / file, 'wb') as out:
+      _write_header(out, {name: shapes[name] for name in names})
+      for expected in names:
+        name, array = next(rest, ('nothing', np.empty(0)))
+        if (name, array.shape) != (expected, tuple(shapes[expected])):
+          raise ValueError(
+            f'{name} {array.shape} came where {expected} {shapes[expected]} was to be written.'
+          )
+        out.write(np.ascontiguousarray(array, np.float32).data)
+  if next(rest, None) is not None:
+    raise ValueError('More arrays came than were to be written.')
+
+
+def _open_safetensors(path: pathlib.Path) -> dict[str, Tensor]:
+  size = path.stat().st_size
+  with open(path, 'rb') as file:
+    start = file.read(_HEADER_SIZE.size)
+    length = _HEADER_SIZE.unpack(start)[0] if len(start) == _HEADER_SIZE.size else 0
+    if not 2 <= length <= size - _HEADER_SIZE.size:
+      raise ValueError(
+        f'{path} is truncated or no safetensors file: its header should have {length} bytes and '
+        f'the file has {size}.'
+      )
+    try:
+      header = json.loads(file.read(length))
+      entries = {name: _entry(name, entry) for name, entry in header.items() if name != _METADATA}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+      raise ValueError(f'{path} has a corrupt header: {error!r}.') from error
+  first = _HEADER_SIZE.size + length
+  end = 0
+  for name, (_, _, (at, stop)) in sorted(entries.items(), key=lambda item: item[1][2]):
+    if at != end:
+      raise ValueError(f'{path} has a corrupt header: {name} starts at byte {at}, not {end}.')
+    end = stop
+  if size != first + end:
+    raise ValueError(
+      f'{path} is truncated or corrupt: its header tells of {first + end} bytes and the file has '
+      f'{size}.'
+    )
+  return {
+    name: spans.tensor(shape, dtype, [spans.Span(path, first + at, stop - at)])
+    for name, (dtype, shape, (at, stop)) in entries.items()
+  }
+
+
+def _entry(name: str, entry: Mapping[str, Any]) -> tuple[np.dtype, tuple[int, ...], tuple]:
+  """Type, shape and place of a tensor, as a safetensors header gives them."""
+  shape, (at, stop) = tuple(entry['shape']), entry['data_offsets']
+  if entry['dtype'] not in _DTYPES:
+    raise ValueError(f'{name} is of type {entry["dtype"]}; {", ".join(_DTYPES)} can be read')
+  if not all(type(number) is int and number >= 0 for number in (*shape, at, stop)):
+    raise ValueError(f'{name} has the shape {shape} at {at} to {stop}')
+  dtype = np.dtype(_DTYPES[entry['dtype']])
+  if stop - at != math.prod(shape) * dtype.itemsize:
+    raise ValueError(f'{name} has {stop - at} bytes for {shape} of {dtype}')
+  return dtype, shape, (at, stop)
+
+
+def _open_bin(path: pathlib.Path) -> dict[str, Tensor]:
+  if not has_torch():
+    raise ValueError(f'{path} {INSTALL_TORCH}.')
+  torch = importlib.import_module('torch')
+  with open(path, 'rb') as file:
+    zipped = file.read(2) == b'PK'  # files before torch 1.6 are not, and cannot be mapped
+  try:
+    state = torch.load(path, map_location='cpu', weights_only=True, mmap=zipped)
+  except Exception as error:  # pickle's, zip's, torch's own, and OSError where bytes are missing
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    raise ValueError(
+      f'{path} ({path.stat().st_size} bytes) is truncated, corrupt or holds more than weights: '
+      f'{reason}'
+    ) from error
+  dtypes = {torch.float32: np.float32, torch.float16: np.float16, torch.bfloat16: None}
+  for name, value in state.items() if isinstance(state, dict) else [('It', state)]:
+    if not isinstance(value, torch.Tensor) or value.dtype not in dtypes:
+      what = getattr(value, 'dtype', type(value).__name__)
+      raise ValueError(f'{path} is no state dict of float weights: {name} is of type {what}.')
+
+  def tensor(value) -> Tensor:
+    dtype = np.dtype(dtypes[value.dtype] or ml_dtypes.bfloat16)
+    if value.dtype == torch.bfloat16:
+      value = value.view(torch.int16)  # numpy has no name for it
+    return Tensor(
+      tuple(value.shape), dtype, lambda index: value[index].detach().numpy().view(dtype)
+    )
+
+  return {name: tensor(value) for name, value in state.items()}
+
+
+def _open_msgpack(path: pathlib.Path) -> dict[str, Tensor]:
+  """A Flax model under the names and in the layout of its PyTorch counterpart."""
+  tensors = {}
+  for key, tensor in flax_msgpack.open_arrays(path).items():
+    name, transposed = _from_flax(key)
+    tensors[name] = _turned(tensor) if transposed and len(tensor.shape) == 2 else tensor
+  return tensors
+
+
+def _from_flax(key: str) -> tuple[str, bool]:
+  """The name of a Flax parameter in PyTorch, and whether that is its transpose."""
+  *modules, last = key.split('/')
+  weight = last in ('kernel', 'embedding', 'weight')
+  return '.'.join([*modules, 'weight' if weight else last]), last == 'kernel'
+
+
+def _turned(tensor: Tensor) -> Tensor:
+  def read(index: Index) -> np.ndarray:
+    return tensor.read(index[::-1]).T
+
+  return Tensor(tensor.shape[::-1], tensor.dtype, read)
+
+
+def _opened(path: pathlib.Path, open_file: Opener) -> dict[str, Tensor]:
+  with open(path, 'rb') as file:
+    if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+      raise ValueError(f'{path} is a Git LFS pointer and not the weights: run `git lfs pull`.')
+  return open_file(path)
+
+
+def _open_shards(index: pathlib.Path, open_file: Opener) -> dict[str, Tensor]:
+  try:
+    places = json.loads(index.read_bytes())['weight_map']
+    files = sorted(set(places.values()))
+    if any(os.path.basename(file) != file for file in files):
+      raise ValueError('a shard is in another folder')
+  except (ValueError, TypeError, KeyError, AttributeError) as error:
+    raise ValueError(f'{index} is no index of shards: {error!r}.') from error
+  missing = [file for file in files if not (index.parent / file).is_file()]
+  if missing:
+    raise ValueError(
+      f'{index.parent} lacks {", ".join(missing)}, which {index.name} names: copy it there, or '
+      'download the model again.'
+    )
+  tensors: dict[str, Tensor] = {}
+  home: dict[str, str] = {}
+  for file in files:
+    for name, tensor in _opened(index.parent / file, open_file).items():
+      if name in home:
+        raise ValueError(f'{index.parent} has {name} in both {home[name]} and {file}.')
+      tensors[name], home[name] = tensor, file
+  for key, file in places.items():
+    name = _from_flax(key)[0] if '/' in key else key
+    if home.get(name) != file:
+      raise ValueError(f'{index} says that {key} is in {file}, which does not hold it.')
+  return tensors
+
+
+def _shards(shapes: Mapping[str, tuple[int, ...]], shard_bytes: int) -> list[list[str]]:
+  """The names that each file holds, in order."""
+  shards: list[list[str]] = [[]]
+  used = 0
+  for name, shape in shapes.items():
+    size = _bytes(shape)
+    if shards[-1] and used + size > shard_bytes:
+      shards.append([])
+      used = 0
+    shards[-1].append(name)
+    used += size
+  return shards
+
+
+def _bytes(shape: tuple[int, ...]) -> int:
+  return math.prod(shape) * np.dtype(np.float32).itemsize
+
+
+def _write_header(out: BinaryIO, shapes: Mapping[str, tuple[int, ...]]) -> None:
+  header: dict[str, Any] = {_METADATA: {'format': 'pt'}}
+  at = 0
+  for name, shape in shapes.items():
+    end = at + _bytes(shape)
+    header[name] = {'dtype': 'F32', 'shape': list(shape), 'data_offsets': [at, end]}
+    at = end
+  text = json.dumps(header, separators=(',', ':')).encode()
+  text += b' ' * (-len(text) % 8)  # the format's own alignment
+  out.write(_HEADER_SIZE.pack(len(text)) + text)
+
+
+def _write_index(
+  path: pathlib.Path,
+  files: list[str],
+  shards: list[list[str]],
+  shapes: Mapping[str, tuple[int, ...]],
+) -> None:
+  total = sum(_bytes(shape) for shape in shapes.values())
+  places = {name: file for file, names in zip(files, shards, strict=True) for name in names}
+  content = {'metadata': {'total_size': total}, 'weight_map': places}
+  path.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
+
+
+_FORMATS: dict[str, Opener] = {  # by preference
+  SAFETENSORS: _open_safetensors,
+  MSGPACK: _open_msgpack,
+  BIN: _open_bin,
+}

@@ -1,0 +1,362 @@
+"""`dss export`: a student of ours as a model of Hugging Face or as a checkpoint of T5X.
+
+Owns the command: its options, what is read, what is written in which order, the comparison of what
+was written with what was read, and that nothing half-made is left. Formats are checkpoints/'s, the
+model card is model_card.py's.
+"""
+
+import argparse
+import json
+import pathlib
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import seqio
+from etils import epath
+
+from dss_jax.checkpoints import adafactor, manager, transfer
+from dss_jax.checkpoints.hf import huggingface, tokenizer
+from dss_jax.checkpoints.t5x import t5x, t5x_adafactor
+from dss_jax.models import t5
+from dss_jax.models.t5 import T5Config
+from dss_jax.parallel import partitioning
+from dss_jax.runs import card_facts, model_card, pretrained, run_config
+from dss_jax.settings import config
+from dss_jax.tasks import preprocessors, set_vocabulary
+from dss_jax.training import optimizers, train_state
+
+README = 'README.md'
+T5X_GIN = 'model.gin'
+_DESCRIPTION = """\
+Writes a student for other programs: for Hugging Face a folder that `transformers` loads, with
+tokenizer and model card; for T5X a folder with checkpoint_<step>, Adafactor's state if the run has
+it, a gin file of the network and the vocabulary. Every tensor is read back and compared before the
+folder appears. The last line of the output is JSON.
+
+  dss export --to=hf --checkpoint=runs/cqa --output=cqa_student
+  dss export --to=t5x --checkpoint=runs/cqa --output=cqa_t5x --step=latest
+"""
+
+
+class _Checkpoint(NamedTuple):
+  """What is exported.
+
+  Attributes:
+    folder: of `dss train` or `dss import`.
+    values: of its config.json.
+    run: as it was trained, or None where it was only imported.
+    model: the network.
+    step: of the checkpoint.
+    params: by path, on the host.
+    moments: Adafactor's state as `adafactor.moments_of` gives it, or None.
+    fingerprint: of the data of training, or None.
+  """
+
+  folder: epath.Path
+  values: Mapping[str, Any]
+  run: run_config.RunConfig | None
+  model: T5Config
+  step: int
+  params: dict[transfer.Path, Any]
+  moments: dict[str, Any] | None
+  fingerprint: int | None
+
+
+def main(argv: Sequence[str]) -> int:
+  """Runs `dss export`; returns the exit code."""
+  options = _parser().parse_args(argv)
+  output = config.absolute(epath.Path(options.output).expanduser())
+  if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    raise ValueError(f'OUTPUT {output} exists and is not empty; name a new folder, or empty it.')
+  remote = '://' in str(output)
+  if remote:
+    made = pathlib.Path(tempfile.mkdtemp())
+  else:
+    made = pathlib.Path(output).with_name(f'.{output.name}.tmp')
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir(parents=True)
+  try:
+    summary = export(options.checkpoint, options.step, options.to, made, output)
+    if remote:
+      _upload(made, output)
+    else:
+      made.replace(output)  # takes the place of an empty folder
+  finally:
+    shutil.rmtree(made, ignore_errors=True)
+  print(json.dumps({'output': options.output, **summary}))
+  return 0
+
+
+def _upload(folder: pathlib.Path, output: epath.Path) -> None:
+  """Copies a folder into a bucket, where nothing can be renamed: all of it or nothing."""
+  try:
+    for path in sorted(path for path in folder.rglob('*') if path.is_file()):
+      epath.Path(path).copy(output / path.relative_to(folder).as_posix())
+  except BaseException:
+    output.rmtree(missing_ok=True)
+    raise
+
+
+def export(
+  checkpoint: str, step: str, program: str, folder: pathlib.Path, output: epath.Path
+) -> dict[str, Any]:
+  """Writes a checkpoint for another program and compares it with what was read.
+
+  Args:
+    checkpoint: a folder of `dss train` or `dss import`.
+    step: 'best', 'latest' or a number.
+    program: 'hf' or 't5x'.
+    folder: exists and is empty.
+    output: what `folder` is going to be.
+
+  Returns:
+    JSON values: program, step, tensors and bytes that were compared, and, for hf, how many texts
+      the tokenizer encodes, and how many of them differently than our vocabulary.
+
+  Raises:
+    ValueError: there is no such checkpoint, or it does not read back as it was written.
+  """
+  source = _read(epath.Path(checkpoint).expanduser(), step, moments=program == 't5x')
+  if program == 'hf':
+    found = _write_huggingface(source, folder, output.name)
+  else:
+    found = _write_t5x(source, folder, output)
+  return {'to': program, 'step': source.step, **found}
+
+
+# ---------------------------------------------------------------- reading
+
+
+def _read(folder: epath.Path, step: str, moments: bool) -> _Checkpoint:
+  """A checkpoint; `moments` says whether Adafactor's state is wanted too."""
+  path = folder / run_config.FILE
+  if not path.exists():
+    raise ValueError(
+      f'{folder} holds no {run_config.FILE}: CHECKPOINT is a folder of `dss train` or `dss import`.'
+    )
+  values = json.loads(path.read_text())
+  if 'model' not in values:
+    raise ValueError(
+      f'{folder} is no checkpoint of ours, its {run_config.FILE} has no model: CHECKPOINT is a '
+      'folder of `dss train` or `dss import`.'
+    )
+  run = run_config.load_run_config(folder) if 'train_steps' in values else None
+  model = config.from_dict(T5Config, values['model'])
+  saved = manager.Checkpoints(str(folder), read_only=True)
+  try:
+    number = saved.resolve(int(step) if step.isdigit() else step)
+    state = None
+    if run is not None and moments and run.optimizer.name == 'adafactor':
+      mesh = partitioning.make_mesh(partitioning.MeshConfig())
+      like = train_state.abstract(model, optimizers.make_optimizer(run.optimizer), mesh)
+      restored, _ = saved.restore(number, like)
+      params, state = restored.params, adafactor.moments_of(restored.opt_state)
+    else:
+      params = saved.restore_params(number, _on_host(model))
+    fingerprint = saved.data_state(number).get('fingerprint') if run is not None else None
+  finally:
+    saved.close()
+  if run is None and moments and manager.has_moments(str(folder)):
+    state = manager.load_moments(str(folder))
+  return _Checkpoint(
+    folder, values, run, model, number, transfer.flatten(params), state, fingerprint
+  )
+
+
+def _on_host(model: T5Config) -> Any:
+  """The parameters' shapes, all on one device of this host."""
+  shapes, _ = t5.abstract(model)
+  here = jax.sharding.SingleDeviceSharding(jax.local_devices(backend='cpu')[0])
+  return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here), shapes)
+
+
+def _set_up(source: _Checkpoint) -> seqio.Vocabulary | None:
+  """The vocabulary of a checkpoint, which becomes the process's; None where it has none."""
+  model = source.folder / run_config.VOCABULARY_FILE
+  name = str(model) if model.exists() else source.values.get('vocabulary')
+  return set_vocabulary(name) if name else None
+
+
+# ---------------------------------------------------------------- Hugging Face
+
+
+def _write_huggingface(source: _Checkpoint, folder: pathlib.Path, name: str) -> dict[str, Any]:
+  vocabulary = _set_up(source)
+  if vocabulary is None:
+    raise ValueError(
+      f'{source.folder} has no vocabulary, without which transformers cannot use it: put the '
+      f'SentencePiece model that it was trained with there, as {run_config.VOCABULARY_FILE}.'
+    )
+  huggingface.write(folder, source.model, source.params)
+  compared = _compare(huggingface.open_pretrained(str(folder)), source)
+  lengths = source.run.data.task_feature_lengths if source.run else {}
+  agreement = tokenizer.write(folder, vocabulary, _rows(source.model), lengths.get('inputs'))
+  if agreement.different:
+    print(
+      f'warning: tokenizer.json gives other ids than our vocabulary to {agreement.different} of '
+      f'{agreement.texts} texts of its own pieces, such as {agreement.example!r}',
+      file=sys.stderr,
+    )
+  facts = _facts(source, vocabulary, name)
+  size = sum(array.size for array in source.params.values())
+  (folder / README).write_text(model_card.card(facts, size, agreement), encoding='utf-8')
+  texts = {'tokenizer_texts': agreement.texts, 'tokenizer_different': agreement.different}
+  return {**compared, **texts}
+
+
+def _rows(model: T5Config) -> int:
+  """Rows of the embedding, which a saved network knows."""
+  assert model.vocab_size is not None
+  return model.vocab_size
+
+
+def _facts(source: _Checkpoint, vocabulary: seqio.Vocabulary, name: str) -> card_facts.Facts:
+  """What the model card tells; a run whose tasks are not there any more still has its settings."""
+  if source.run is None:
+    origin = source.values.get('source')
+    return card_facts.Facts(name, source.model, vocabulary, source.step, origin)
+  try:
+    run = run_config.set_up_tasks(source.run)
+  except ImportError:
+    run = source.run
+  return card_facts.of_run(name, run, vocabulary, source.step, source.fingerprint)
+
+
+# ---------------------------------------------------------------- T5X
+
+
+def _write_t5x(source: _Checkpoint, folder: pathlib.Path, output: epath.Path) -> dict[str, Any]:
+  place = f'checkpoint_{source.step}'
+  if source.moments is not None and not t5x_adafactor.is_kept(source.model):
+    print("Adafactor's state is left out: T5X factors layers smaller than 128", file=sys.stderr)
+    source = source._replace(moments=None)
+  t5x.write(str(folder / place), source.model, source.params, source.step, source.moments)
+  compared = _compare(t5x.open_pretrained(str(folder / place)), source)
+  vocabulary = _set_up(source)
+  model = None if vocabulary is None else tokenizer.sentencepiece_path(vocabulary)
+  if model is not None:
+    copied = folder / run_config.VOCABULARY_FILE
+    copied.write_bytes(epath.Path(model).read_bytes())
+  gin = _t5x_gin(source.model, vocabulary, output / run_config.VOCABULARY_FILE)
+  (folder / T5X_GIN).write_text(gin, encoding='utf-8')
+  (folder / README).write_text(_t5x_readme(source, output, place), encoding='utf-8')
+  return {**compared, 'adafactor': source.moments is not None}
+
+
+def _t5x_gin(model: T5Config, vocabulary: seqio.Vocabulary | None, path: epath.Path) -> str:
+  """The network, and its vocabulary that lies at `path`, as a gin file for T5X."""
+  example, base = 't5', 't5_1_1' if len(model.mlp_activations) == 2 else 't5_1_0'
+  if model.relative_bias_per_layer:
+    example, base = 'scalable_t5', 't5_1_1'  # all of the network is said below
+  names = (
+    'vocab_size', 'emb_dim', 'num_heads', 'head_dim', 'mlp_dim', 'num_encoder_layers',
+    'num_decoder_layers', 'mlp_activations', 'logits_via_embedding',
+  )  # fmt: skip
+  lines = [
+    '# The network and the vocabulary of the checkpoint beside this file.',
+    'from __gin__ import dynamic_registration',
+    'import seqio',
+    f'from t5x.examples.{example} import network',
+    f"include 't5x/examples/{example}/{base}/base.gin'",
+    'network.T5Config:',
+    *(f'  {name} = {getattr(model, name)!r}' for name in names),
+  ]
+  if isinstance(vocabulary, seqio.ByteVocabulary):
+    lines.append('VOCABULARY = @seqio.ByteVocabulary()')
+  elif vocabulary is not None:
+    lines += [
+      'VOCABULARY = @seqio.SentencePieceVocabulary()',
+      'seqio.SentencePieceVocabulary:',
+      f'  sentencepiece_model_file = {str(path)!r}',
+      f'  extra_ids = {vocabulary.extra_ids}',
+    ]
+  return '\n'.join(lines) + '\n'
+
+
+def _t5x_readme(source: _Checkpoint, output: epath.Path, place: str) -> str:
+  state = 'the state of Adafactor' if source.moments else "a fresh optimizer's state"
+  step = int(source.moments['step']) if source.moments else source.step
+  example = 'scalable_t5' if source.model.relative_bias_per_layer else 't5'
+  return f"""# {output.name}, for T5X
+
+`{place}` holds float32 weights and {state} at step {step}, for T5X's network
+t5x/examples/{example}. `{T5X_GIN}` is its network and vocabulary; the vocabulary's path there is
+where it was exported to. To continue with T5X:
+
+    python -m t5x.train --gin_search_paths=T5X_FOLDER \\
+      --gin_file={output / T5X_GIN} \\
+      --gin_file=t5x/configs/runs/finetune.gin \\
+      --gin.INITIAL_CHECKPOINT_PATH="'{output / place}'" \\
+      --gin.TRAIN_STEPS={step + 1000} ...
+
+where TRAIN_STEPS counts the {step} steps that were made. The prefixes of the tasks are part of the
+inputs: {', '.join(f'`{prefix}`' for prefix in preprocessors.PREFIXES)}.
+"""
+
+
+# ---------------------------------------------------------------- comparing
+
+
+def _compare(written: transfer.Pretrained, source: _Checkpoint) -> dict[str, int]:
+  """Reads everything back and counts it.
+
+  Raises:
+    ValueError: something is not, bit for bit, what was to be written.
+  """
+  changed = config.differences(source.model, written.config, ignore=pretrained.CHOSEN)
+  if changed:
+    raise ValueError(f'what was written reads as another network: {"; ".join(changed)}.')
+  parts = [(written.recipe, source.params)]
+  if source.moments is not None:
+    if written.moments is None or written.moments.step != int(source.moments['step']):
+      raise ValueError("Adafactor's state does not read back as it was written.")
+    for kind in adafactor.KINDS:
+      recipe = getattr(written.moments, kind)
+      parts.append((recipe, transfer.flatten(source.moments[kind])))
+  tensors = size = 0
+  for recipe, arrays in parts:
+    if set(recipe) != set(arrays):
+      raise ValueError('what was written reads as other tensors; is the disk whole?')
+    for path, leaf in recipe.items():
+      size += _compare_leaf(path, leaf, written.tensors, arrays[path])
+      tensors += len(leaf.names)
+  return {'tensors': tensors, 'bytes': size}
+
+
+def _compare_leaf(path: transfer.Path, leaf: transfer.Leaf, tensors: Any, array: Any) -> int:
+  """Compares one of our arrays, a layer at a time where they are apart; returns its bytes."""
+  rows = range(array.shape[0]) if leaf.per_layer else [None]
+  for row in rows:
+    index = (slice(None) if row is None else slice(row, row + 1),)
+    index += (slice(None),) * (array.ndim - 1)
+    ours = np.ascontiguousarray(np.asarray(array[index]))
+    theirs = np.empty(ours.shape, ours.dtype)
+    transfer.read(leaf, tensors, index, theirs)
+    if ours.tobytes() != theirs.tobytes():
+      raise ValueError(f'{"/".join(path)} does not read back as it was written; is the disk whole?')
+  return array.nbytes
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog='dss export',
+    description=_DESCRIPTION,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  parser.add_argument('--to', required=True, choices=('hf', 't5x'), help='for which program')
+  parser.add_argument(
+    '--checkpoint', required=True, metavar='DIR', help='what `dss train` or `dss import` wrote'
+  )
+  parser.add_argument('--output', required=True, metavar='DIR', help='a new or empty folder')
+  parser.add_argument(
+    '--step',
+    default='best',
+    help="of the checkpoint: 'best' on validation, 'latest', or a number (default: %(default)s)",
+  )
+  return parser

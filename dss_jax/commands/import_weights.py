@@ -1,0 +1,163 @@
+"""`dss import`: another program's weights as a checkpoint of ours.
+
+Owns the command: its options, the order, and that nothing half-made is left. Formats are
+pretrained.py's and checkpoints/'s.
+"""
+
+import argparse
+import gc
+import json
+import resource
+import sys
+import time
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from dss_jax.checkpoints import manager, transfer
+from dss_jax.models import t5
+from dss_jax.runs import pretrained, run_config
+from dss_jax.settings import config
+
+_DESCRIPTION = """\
+Reads the weights of Hugging Face or T5X and writes a folder that INITIAL_CHECKPOINT_PATH takes:
+checkpoints/, config.json (the network, and where it came from) and, where it comes with the
+weights, the vocabulary. Every tensor is accounted for and compared after writing. The last line
+of the output is JSON. INITIAL_CHECKPOINT_PATH takes such sources directly too; import them once
+to read them quickly many times, or where training has no network.
+
+  dss import --from=hf --path=google/t5-v1_1-base --output=weights/t5_1_1_base
+  dss import --from=t5x --path=gs://t5-data/pretrained_models/t5x/t5_1_1_base/checkpoint_1000000 \\
+    --vocabulary=gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model \\
+    --output=weights/t5_1_1_base
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+  """Runs `dss import`; returns the exit code."""
+  options = _parser().parse_args(argv)
+  output = epath.Path(options.output).expanduser()
+  if output.exists():
+    raise ValueError(f'OUTPUT {output} exists already; name a new folder, or remove it.')
+  weights = pretrained.open_weights(options.path, getattr(options, 'from'))
+  vocabulary = options.vocabulary or weights.vocabulary
+  print('\n'.join([f'reading {weights.origin}', *weights.notes]), file=sys.stderr)
+  if vocabulary is None:
+    print('warning: it has no vocabulary; --vocabulary names the one it was trained with, or give '
+          'VOCABULARY when you train.', file=sys.stderr)  # fmt: skip
+  made = output.with_name(f'.{output.name}.tmp')
+  if made.exists():
+    made.rmtree()
+  started = time.perf_counter()
+  try:
+    summary = import_weights(weights, vocabulary, made)
+    made.replace(output)
+  except BaseException:
+    if made.exists():
+      made.rmtree()
+    raise
+  summary['seconds'] = round(time.perf_counter() - started, 1)
+  print(json.dumps({'output': str(output), **summary}))
+  return 0
+
+
+def import_weights(
+  weights: pretrained.Weights, vocabulary: str | None, folder: epath.Path
+) -> dict[str, Any]:
+  """Writes weights into a new folder and compares what was written with what was read.
+
+  Args:
+    weights: opened.
+    vocabulary: what VOCABULARY takes, or None.
+    folder: does not exist yet.
+
+  Returns:
+    JSON values: source, parameters (how many numbers), adafactor (whether its state is there),
+      vocabulary and this process's peak memory.
+
+  Raises:
+    ValueError: a tensor cannot be read, or reads otherwise after writing.
+  """
+  like = _on_one_device(weights.config)
+  params = weights.load(like)
+  moments = weights.load_moments and weights.load_moments()
+  folder.mkdir(parents=True)
+  manager.save_weights(str(folder), params, moments)
+  sums = {path: _sum(array) for path, array in transfer.flatten(params).items()}
+  del params
+  gc.collect()
+  _compare(folder, like, sums)
+  if vocabulary not in (None, 'bytes'):
+    from dss_jax.tasks.vocabulary import load_vocabulary, model_path
+
+    model = model_path(vocabulary)
+    size = load_vocabulary(model).vocab_size
+    if size > weights.config.vocab_size:
+      raise ValueError(
+        f'the vocabulary {model} has {size} ids, more than the {weights.config.vocab_size} rows of '
+        'the embedding; --vocabulary names the one that the weights were trained with.'
+      )
+    config.write_bytes(folder / run_config.VOCABULARY_FILE, epath.Path(model).read_bytes())
+  values = {
+    'model': config.to_dict(weights.config),
+    'vocabulary': vocabulary if vocabulary in (None, 'bytes') else run_config.VOCABULARY_FILE,
+    'source': weights.origin,
+  }
+  config.write_text(folder / run_config.FILE, json.dumps(values, indent=2) + '\n')
+  return {
+    'source': weights.origin,
+    'parameters': sum(leaf.size for leaf in jax.tree.leaves(like)),
+    'adafactor': moments is not None,
+    'vocabulary': values['vocabulary'],
+    'peak_memory_bytes': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+  }
+
+
+def _on_one_device(model: t5.T5Config) -> Any:
+  """The parameters' shapes, all on the first device of this host."""
+  shapes, _ = t5.abstract(model)
+  here = jax.sharding.SingleDeviceSharding(jax.local_devices(backend='cpu')[0])
+  return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here), shapes)
+
+
+def _sum(array: jax.Array) -> int:
+  return zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data)
+
+
+def _compare(folder: epath.Path, like: Any, sums: dict[transfer.Path, int]) -> None:
+  """Raises ValueError if what was written does not read as what was to be written."""
+  wrong = []
+  for name, part in like.items():  # part by part: no more memory than reading needed
+    restored = transfer.flatten({name: manager.load_weights(str(folder), {name: part})[name]})
+    wrong += ['/'.join(path) for path, array in restored.items() if _sum(array) != sums[path]]
+    del restored
+    gc.collect()  # orbax leaves cycles behind that hold the arrays
+  if wrong:
+    raise ValueError(
+      f'{folder} does not read back as it was written: {", ".join(wrong)}; is the disk whole?'
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog='dss import',
+    description=_DESCRIPTION,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  parser.add_argument('--from', required=True, choices=('hf', 't5x'), help='which program wrote it')
+  parser.add_argument(
+    '--path',
+    required=True,
+    help='a folder, local or gs://, or a Hugging Face id (hf)',
+  )
+  parser.add_argument('--output', required=True, metavar='DIR', help='a new folder')
+  parser.add_argument(
+    '--vocabulary',
+    help="'bytes', a SentencePiece .model or a folder with one (default: the weights' own)",
+  )
+  return parser

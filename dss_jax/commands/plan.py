@@ -1,0 +1,135 @@
+"""`dss plan`: whether a run fits on a machine, how fast it is and what it costs, before it is paid.
+
+Owns the order of planning, its settings and what is printed. The numbers are planning/'s.
+"""
+
+import dataclasses
+import functools
+import json
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from etils import epath
+
+from dss_jax.planning import checks, plans, programs, search
+from dss_jax.planning.report import candidate_line, report
+from dss_jax.runs import run_config
+from dss_jax.runs.run_config import RunConfig
+from dss_jax.settings import config, fields, topologies
+
+FLAGS = ('--json', '--search')
+T5_VOCAB_SIZE = 32128  # of T5's own vocabulary, where none is named
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanConfig:
+  """What is planned.
+
+  Attributes:
+    run: the run; its model_dir, vocabulary and mixture may be ''.
+    topology: a name of `dss_jax.settings.topologies`.
+    price_file: JSON with dollars an hour of each topology, or None.
+  """
+
+  run: RunConfig
+  topology: str
+  price_file: str | None = None
+
+  def __post_init__(self):
+    fields.check(self)
+    topologies.topology(self.topology)
+
+
+def task_name(dataset: str | None, method: str) -> str:
+  """As `run_config.task_name`, but '' where no data set is named."""
+  return run_config.task_name(dataset, method) if dataset else ''
+
+
+def main(argv: Sequence[str]) -> int:
+  """Runs `dss plan`; returns 0 if all fits and no check found a problem, else 1."""
+  flags = {flag for flag in FLAGS if flag in argv}
+  rest = [re.sub(r'^--batch(=|$)', r'--batch_size\1', one) for one in argv if one not in flags]
+  config.parse(rest, 'runs/plan.gin')
+  settings = config.configured('plan.PlanConfig')
+  plan = make_plan(settings, _model_name(rest), searching='--search' in flags)
+  print(json.dumps(plans.to_json(plan)) if '--json' in flags else report(plan))
+  return 1 if plan.fits is False or any(one.passed is False for one in plan.checks) else 0
+
+
+def make_plan(settings: PlanConfig, model: str, searching: bool = False) -> plans.Plan:
+  """Checks what the run names, then compiles it; with `searching`, for the best mesh and batch.
+
+  Raises:
+    ValueError: settings that cannot be, a compiler that is not installed, or nothing fits.
+    ChildProcessError: the compiler crashed.
+  """
+  price = _price(settings)
+  compiler = functools.cache(_compile)  # what was searched is not compiled again
+  run, found = checks.check(settings.run)
+  packed = 1.0
+  if any(one.name == 'data' and one.passed for one in found):
+    packed = checks.examples_per_row(run)
+  run = checks.with_vocab_size(run, T5_VOCAB_SIZE)
+  if searching:
+    run = _best(run, settings.topology, compiler)
+  return plans.make(
+    model,
+    run,
+    settings.topology,
+    compiler,
+    checks=tuple(found),
+    dollars_per_hour=price,
+    examples_per_row=packed,
+  )
+
+
+def _compile(program: programs.Program) -> programs.Compiled:
+  _say(f'compiling {program.step} of {program.rows} rows for {program.topology}: minutes')
+  return programs.compile_program(program)
+
+
+def _best(run: RunConfig, topology: str, compiler: plans.Compiler) -> RunConfig:
+  """The run with the mesh and batch of most rows a second."""
+  if topologies.topology(topology).platform != 'tpu':
+    raise ValueError(f'--search compares estimates for TPUs; there are none for {topology}.')
+  say = lambda candidate: _say(candidate_line(candidate))  # noqa: E731
+  found = list(search.candidates(run, topology, compiler, say))
+  if not found:
+    raise ValueError(
+      f'nothing fits on {topology}, not even one row a device; try a larger topology, '
+      "REMAT_POLICY = 'full', OPTIMIZER = 'adafactor' or shorter TASK_FEATURE_LENGTHS."
+    )
+  best = max(found, key=lambda candidate: candidate.rows_per_second)
+  return search.with_settings(run, best.mesh, best.batch)
+
+
+def _price(settings: PlanConfig) -> float | None:
+  """Dollars an hour of the topology.
+
+  Raises:
+    ValueError: the file is not there, not JSON, or has no number for the topology.
+  """
+  if settings.price_file is None:
+    return None
+  path = epath.Path(settings.price_file).expanduser()
+  wanted = f'PRICE_FILE is JSON with dollars an hour, e.g. {{"{settings.topology}": 9.6}}'
+  try:
+    prices: Any = json.loads(path.read_text())
+  except (OSError, ValueError) as error:
+    raise ValueError(f'{wanted}; {path} cannot be read: {error}.') from error
+  price = prices.get(settings.topology) if isinstance(prices, dict) else None
+  if isinstance(price, bool) or not isinstance(price, int | float) or price <= 0:
+    raise ValueError(f'{wanted}; {path} has {price!r} for {settings.topology}.')
+  return float(price)
+
+
+def _model_name(argv: Sequence[str]) -> str:
+  """t5_1_1/xxl of models/t5_1_1/xxl.gin, the last one named; 'T5' without one."""
+  files = re.findall(r'models/([\w./-]+)\.gin', ' '.join(argv))
+  return files[-1] if files else 'T5'
+
+
+def _say(text: str) -> None:
+  print(text, file=sys.stderr)

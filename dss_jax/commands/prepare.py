@@ -1,0 +1,171 @@
+"""`dss prepare`: from the release's raw files to a data set that the tasks read.
+
+Owns: the command's options, where its raw files come from, what it prints. Does not own: reading
+them (tasks/release.py), building (tasks/builder.py), downloading (tasks/download.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+  from dss_jax.datasets import release
+
+# TensorFlow, and so our tasks, are imported where they are needed: --help does without.
+DATASETS = ('anli1', 'asdiv', 'cqa', 'esnli', 'svamp')
+FILTERS = ('none', 'clean', 'agree')
+
+RELEASE_URL = 'https://github.com/google-research/distilling-step-by-step/raw/main/datasets.zip'
+COLUMNS = ('examples', 'teacher_accuracy', 'unparsed', 'empty_rationale', 'disagree')
+
+_DESCRIPTION = """\
+Parses the teacher's raw outputs into rationales and labels, and writes a TFDS data set.
+The last line of the output is JSON: examples written and, counted over the whole split before any
+filter, the teacher's accuracy against gold, completions without a usable label (unparsed), without
+a rationale, and with a label that is not the gold one (disagree). null: no teacher outputs.
+"""
+
+
+def main(argv: list[str]) -> int:
+  """Runs the command.
+
+  Args:
+    argv: arguments after the verb.
+
+  Returns:
+    Exit status 0; wrong options exit with 2.
+
+  Raises:
+    ValueError, OSError: raw files are missing, malformed or cannot be written.
+  """
+  options = _parser().parse_args(argv)
+  import tensorflow_datasets as tfds
+
+  if not sys.stderr.isatty():
+    tfds.disable_progress_bar()
+  print(json.dumps(_prepare(options)))
+  return 0
+
+
+def _prepare(options: argparse.Namespace) -> dict[str, object]:
+  """Does it, prints what people read, and returns what programs read."""
+  from dss_jax.datasets import release
+  from dss_jax.tasks import builder
+
+  dataset = builder.DATASETS[options.dataset]
+  folder = release.release_folder(_raw_folder(options), dataset)
+  splits = _available_splits(dataset, folder)
+  outcome = builder.prepare(dataset, splits, options.data_dir, options.filter)
+  print(f'{dataset.name}: {outcome.folder} {_CHANGES[outcome.change]} (filter {options.filter}).')
+  for split, files in splits.items():
+    if not files.completions:
+      print(
+        f'{split}: no teacher outputs (looked for {files.rows.parent}/llm/'
+        f'{dataset.splits[split]}_CoT_0.json), so no rationales and no teacher labels.'
+      )
+  if options.filter != 'none' and 'train' in splits:
+    print('The filter touches train only.')
+  _print_table(outcome.counts)
+  return {'dataset': dataset.name, 'splits': outcome.counts}
+
+
+_CHANGES = {
+  'new': 'is written',
+  'replaced': 'is written and replaces what was prepared from other raw files or another filter',
+  'unchanged': 'is up to date: same raw files, same filter',
+}
+
+
+def _raw_folder(options: argparse.Namespace) -> pathlib.Path:
+  """The folder of raw files, after downloading and extracting where that is asked for."""
+  from dss_jax.datasets import download
+  from dss_jax.tasks import prepared
+
+  data_dir = options.data_dir or prepared.default_data_dir()
+  downloads = pathlib.Path('~' if '://' in data_dir else data_dir).expanduser() / 'downloads'
+  if options.url is not None:
+    raw = download.fetch(options.url, downloads, options.sha256)
+  else:
+    raw = pathlib.Path(options.raw_dir).expanduser()
+  if raw.is_file():
+    return download.extract(raw, downloads / 'extracted')
+  if not raw.is_dir():
+    raise ValueError(f'--raw_dir={raw}: expected a folder of raw files or a zip archive of it.')
+  return raw
+
+
+def _available_splits(
+  dataset: release.Dataset, folder: pathlib.Path
+) -> dict[str, release.SplitFiles]:
+  """The splits whose raw files are there; reports the others.
+
+  Raises:
+    ValueError: none is there.
+  """
+  from dss_jax.datasets import release
+
+  splits = {}
+  for split in dataset.splits:
+    files = release.split_files(dataset, folder, split)
+    if files is not None:
+      splits[split] = files
+      continue
+    wanted = ' or '.join(map(str, release.wanted_files(dataset, folder, split)))
+    print(f'{split} is left out: {wanted} is missing (it comes from {release.SOURCE}).')
+  if not splits:
+    raise ValueError(
+      f'No raw file of {dataset.name} is in {folder / dataset.name}; get it from {release.SOURCE}.'
+    )
+  return splits
+
+
+def _print_table(counts: Mapping[str, Mapping[str, object]]) -> None:
+  """Prints a row per split."""
+  rows: list[tuple[str, ...]] = [('split', *COLUMNS)]
+  for split, entry in counts.items():
+    values = ('-' if entry[column] is None else str(entry[column]) for column in COLUMNS)
+    rows.append((split, *values))
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  for row in rows:
+    print('  '.join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog='dss prepare',
+    description=_DESCRIPTION,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  parser.add_argument('--dataset', required=True, choices=DATASETS)
+  source = parser.add_mutually_exclusive_group(required=True)
+  source.add_argument(
+    '--raw_dir', metavar='DIR', help='folder that holds NAME/, or a datasets.zip of it'
+  )
+  source.add_argument(
+    '--url',
+    nargs='?',
+    const=RELEASE_URL,
+    help='download a datasets.zip (https, http, file), kept in DATA_DIR/downloads; an interrupted '
+    'download resumes; without a value: the release of the paper, %(const)s',
+  )
+  parser.add_argument('--sha256', metavar='SUM', help="the download's expected SHA-256")
+  parser.add_argument(
+    '--data_dir',
+    metavar='DIR',
+    help='TFDS folder, local or gs:// (default: $TFDS_DATA_DIR, else ~/tensorflow_datasets)',
+  )
+  parser.add_argument(
+    '--filter',
+    choices=FILTERS,
+    default='none',
+    help='clean drops train rows with an unparsed label or an empty rationale, agree also those '
+    'whose teacher label is not the gold one; validation and test are never filtered '
+    '(default: none, as in the paper)',
+  )
+  return parser

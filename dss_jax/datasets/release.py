@@ -1,0 +1,246 @@
+"""The raw release: one JSON row a line, and the teacher's completions in batches beside it.
+
+Owns: the layout of the files, what a data set's specification is, joining rows with completions.
+Does not own: single data sets (svamp.py, ...), how a completion reads (teacher_outputs.py), the
+prepared form (builder.py).
+
+    <folder>/<name>/<name>_<split>.json           one JSON object a line
+    <folder>/<name>/llm/<split>_CoT_<k>.json      JSON list of completions, the k-th batch of rows
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import pathlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from dss_jax.datasets.teacher_outputs import TeacherOutput
+
+Row = Mapping[str, Any]
+
+SOURCE = 'datasets.zip of the repository google-research/distilling-step-by-step'
+"""Where the raw files come from, for messages."""
+TEACHER = 'PaLM 540B'
+"""Whose completions are in the release, for model cards."""
+VALIDATION_FRACTION = 0.1
+VALIDATION_SEED = 0
+INPUT_SEPARATOR = '</s>'
+"""Stands between the parts of an NLI input; the preprocessor makes it a true EOS id."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+  """One row of a prepared data set; texts that nobody gave are empty.
+
+  Attributes:
+    input: what the student reads, without a task prefix.
+    label: gold label.
+    rationale: the teacher's.
+    teacher_label: the teacher's answer.
+  """
+
+  input: str
+  label: str
+  rationale: str = ''
+  teacher_label: str = ''
+
+
+def read_json_lines(path: pathlib.Path) -> Iterator[tuple[int, Row]]:
+  """Yields (line number from 1, row) of a file with one JSON object a line; skips empty lines.
+
+  Raises:
+    ValueError: a line is no JSON object; names file and line.
+  """
+  with path.open('rb') as file:
+    for number, line in enumerate(file, start=1):
+      if not line.strip():
+        continue
+      try:
+        row = json.loads(line)
+      except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f'{path}, line {number}: not valid JSON ({error}).') from error
+      if not isinstance(row, dict):
+        raise ValueError(f'{path}, line {number}: expected a JSON object, got {line[:40]!r}.')
+      yield number, row
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+  """How a data set of the release is read.
+
+  Attributes:
+    name: folder and task name.
+    metric: how its labels are compared, 'text' or 'equation'.
+    fields: gives a row's (input, gold label); raises ValueError for a row that has none.
+    parse: gives a completion's rationale and label; sees the row too.
+    splits: our split names to the release's. `validation` of `train` means the held-out 10 %.
+    file_names: per split of the release, names of its file, best first; by default
+      `<name>_<split>.json`.
+    read: yields the numbered rows of such a file.
+  """
+
+  name: str
+  metric: str
+  fields: Callable[[Row], tuple[str, str]]
+  parse: Callable[[str, Row], TeacherOutput]
+  splits: Mapping[str, str]
+  file_names: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+  read: Callable[[pathlib.Path], Iterator[tuple[int, Row]]] = read_json_lines
+
+  @property
+  def holds_out_validation(self) -> bool:
+    """Whether validation rows are taken from train."""
+    return self.splits.get('validation') == self.splits['train']
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitFiles:
+  """The raw files of a split: its rows and the teacher's completions (maybe none)."""
+
+  rows: pathlib.Path
+  completions: tuple[pathlib.Path, ...]
+
+
+def file_sha256(path: pathlib.Path) -> str:
+  """SHA-256 of a file, hexadecimal."""
+  with path.open('rb') as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def text(row: Row, key: str) -> str:
+  """A row's text without any literal `</s>`, which would read as an end of sequence.
+
+  Raises:
+    ValueError: the row lacks the key, or its value is no text.
+  """
+  value = row.get(key)
+  if not isinstance(value, str):
+    raise ValueError(f'expected a text in field {key!r}, got {value!r}')
+  return without_separator(value)
+
+
+def without_separator(value: str) -> str:
+  """Replaces the literal text `</s>` by a space."""
+  return value.replace(INPUT_SEPARATOR, ' ')
+
+
+def release_folder(folder: pathlib.Path, dataset: Dataset) -> pathlib.Path:
+  """Finds the folder that holds `<name>/`: the one given, its `datasets/`, or its parent.
+
+  Raises:
+    ValueError: none of them does.
+  """
+  for candidate in (folder, folder / 'datasets', folder.parent):
+    if (candidate / dataset.name).is_dir():
+      return candidate
+  raise ValueError(
+    f'Expected a folder {folder / dataset.name} with the raw files of {dataset.name} (from '
+    f'{SOURCE}), but there is none: set --raw_dir to the folder that holds {dataset.name}/.'
+  )
+
+
+def wanted_files(dataset: Dataset, folder: pathlib.Path, split: str) -> tuple[pathlib.Path, ...]:
+  """The paths where a split's rows may lie, best first."""
+  raw_split = dataset.splits[split]
+  names = dataset.file_names.get(raw_split, (f'{dataset.name}_{raw_split}.json',))
+  return tuple(folder / dataset.name / name for name in names)
+
+
+def split_files(dataset: Dataset, folder: pathlib.Path, split: str) -> SplitFiles | None:
+  """Finds a split's raw files; None if its rows are not there.
+
+  Raises:
+    ValueError: a batch of completions is missing between others.
+  """
+  found = [path for path in wanted_files(dataset, folder, split) if path.is_file()]
+  if not found:
+    return None
+  pattern = re.compile(rf'{re.escape(dataset.splits[split])}_CoT_(\d+)\.json')
+  batches = {}
+  for path in (folder / dataset.name / 'llm').glob('*.json'):
+    if match := pattern.fullmatch(path.name):
+      batches[int(match.group(1))] = path
+  if missing := sorted(set(range(len(batches))) - set(batches)):
+    raise ValueError(
+      f'Expected batches 0 to {max(batches)} of the completions of {found[0].name} in '
+      f'{folder / dataset.name / "llm"}, but {dataset.splits[split]}_CoT_{missing[0]}.json is '
+      f'missing; get it from {SOURCE}.'
+    )
+  return SplitFiles(found[0], tuple(path for _, path in sorted(batches.items())))
+
+
+def read_examples(dataset: Dataset, files: SplitFiles, split: str) -> Iterator[Example]:
+  """Yields the examples of a split in the order of its file, one batch of completions in memory.
+
+  Raises:
+    ValueError: a row or a completions file is malformed, or their numbers differ.
+  """
+  if not dataset.holds_out_validation or split == 'test':
+    yield from _joined(dataset, files)
+    return
+  held_out = held_out_rows(sum(1 for _ in dataset.read(files.rows)))
+  for number, example in enumerate(_joined(dataset, files)):
+    if (number in held_out) == (split == 'validation'):
+      yield example
+
+
+def held_out_rows(rows: int) -> frozenset[int]:
+  """Row numbers (from 0) of the 10 %, rounded up, that are held out of train for validation.
+
+  The recipe, and with it the rows, are those of `train_test_split(test_size=0.1, seed=0)` of
+  Hugging Face datasets, which the paper's released code calls.
+  """
+  held_out = int(np.ceil(VALIDATION_FRACTION * rows))
+  return frozenset(np.random.default_rng(VALIDATION_SEED).permutation(rows)[:held_out].tolist())
+
+
+def _joined(dataset: Dataset, files: SplitFiles) -> Iterator[Example]:
+  """All rows of a file, each with its completion if the split has any."""
+  rows = dataset.read(files.rows)
+  if not files.completions:
+    for number, row in rows:
+      yield _example(dataset, files.rows, number, row, None)
+    return
+  rows_seen = completions_seen = 0
+  for numbered_row, completion in itertools.zip_longest(rows, _completions(files)):
+    rows_seen += numbered_row is not None
+    completions_seen += completion is not None
+    if numbered_row is not None and completion is not None:
+      number, row = numbered_row
+      yield _example(dataset, files.rows, number, row, completion)
+  if rows_seen != completions_seen:
+    first, last = files.completions[0], files.completions[-1]
+    names = str(first) if first == last else f'{first} to {last.name}'
+    raise ValueError(
+      f'Expected one completion for each row, but {files.rows} has {rows_seen} rows and {names} '
+      f'hold {completions_seen} completions: get both from the same release.'
+    )
+
+
+def _example(
+  dataset: Dataset, path: pathlib.Path, number: int, row: Row, completion: str | None
+) -> Example:
+  try:
+    input_text, label = dataset.fields(row)
+    if completion is None:
+      return Example(input_text, label)
+    output = dataset.parse(without_separator(completion), row)
+  except ValueError as error:
+    raise ValueError(f'{path}, line {number}: {error}.') from error
+  return Example(input_text, label, output.rationale, output.label)
+
+
+def _completions(files: SplitFiles) -> Iterator[str]:
+  for path in files.completions:
+    try:
+      batch = json.loads(path.read_text(encoding='utf-8'))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+      raise ValueError(f'{path}: not valid JSON ({error}).') from error
+    if not isinstance(batch, list) or not all(isinstance(item, str) for item in batch):
+      raise ValueError(f'{path}: expected a JSON list of texts, the raw completions.')
+    yield from batch

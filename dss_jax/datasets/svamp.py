@@ -1,0 +1,17 @@
+"""SVAMP: arithmetic word problems; the label is an equation, compared by value.
+
+Source: Patel et al. 2021, arXiv 2103.07191; split and teacher outputs from the paper's release.
+"""
+
+from dss_jax.datasets import release, teacher_outputs
+from dss_jax.tasks import prepared, registration
+
+DATASET = release.Dataset(
+  name='svamp',
+  metric='equation',
+  fields=lambda row: (release.text(row, 'input'), release.text(row, 'label')),
+  parse=lambda completion, row: teacher_outputs.equation(completion),
+  splits={'train': 'train', 'validation': 'train', 'test': 'test'},
+)
+
+registration.register_dataset(DATASET.name, prepared.PreparedSource(DATASET.name), DATASET.metric)

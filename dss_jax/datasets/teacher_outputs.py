@@ -1,0 +1,136 @@
+"""What a teacher wrote: from a raw completion to a rationale and a label.
+
+Owns: where a completion ends, where its answer begins, what counts as an answer. Does not own: the
+files the completions lie in (release.py), whether an answer is right (metrics.py).
+
+A completion runs on into an invented next example, or is cut off. Rules that hold everywhere:
+  - only the text before the next example (a line that opens with `Q:` or `Premise:`) is read;
+  - the rationale is the text before the answer marker. Without a marker nobody knows where the
+    rationale ends, so it is empty, as is the label (the paper's code does the same);
+  - a label is empty where the answer is missing, cut off, or names several choices.
+"""
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Sequence
+
+from dss_jax.datasets import equations
+
+NLI_LABELS = ('entailment', 'neutral', 'contradiction')
+"""In the order of the integers in the raw files."""
+SIMILAR = 0.75
+"""difflib ratio from which the teacher's spelling of a choice is that choice (`skyscraper`, gold
+`skyscaper`); the lowest true match in CQA has 0.8, the highest false one 0.5."""
+
+_NEXT_EXAMPLE = re.compile(r'(?:^|\n)[ \t]*(?:Q|Premise):')
+_ANSWER_IS = re.compile(
+  r'(?:[,;]?\s*\b(?:so|thus|hence|therefore),?\s+)?\bthe answer is\b', re.IGNORECASE
+)
+_ANSWER_LINE = re.compile(r'\bAnswer:')
+_NLI_LABEL = re.compile(rf'\s*({"|".join(NLI_LABELS)})\b', re.IGNORECASE)
+_CHOICE = re.compile(r'\(([a-z])\)', re.IGNORECASE)
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherOutput:
+  """A parsed completion; either text is empty where the teacher gave none that can be used."""
+
+  rationale: str
+  label: str
+
+
+def nli_answer_is(completion: str) -> TeacherOutput:
+  """Parses ANLI's `<rationale> So the answer is neutral.`"""
+  rationale, answer = _split_answer_is(completion)
+  return TeacherOutput(rationale, _nli_label(answer))
+
+
+def nli_answer_line(completion: str) -> TeacherOutput:
+  """Parses e-SNLI's `<rationale>\\nAnswer: neutral`."""
+  own = _own_part(completion)
+  marker = _ANSWER_LINE.search(own)
+  if marker is None:
+    return TeacherOutput('', '')
+  return TeacherOutput(own[: marker.start()].strip(), _nli_label(own[marker.end() :]))
+
+
+def choice(completion: str, choices: Sequence[str]) -> TeacherOutput:
+  """Parses CQA's `<rationale> So the answer is (d) math problem.`
+
+  The text after the letter counts, not the letter: it becomes the choice that it spells but for
+  case and punctuation, else the letter's choice if that is much the same text, else it stays as it
+  is (the teacher answered with something that was not offered).
+  """
+  rationale, answer = _split_answer_is(completion)
+  letters = list(_CHOICE.finditer(answer))
+  if len(letters) != 1:  # none, or `either (a) chair or (c) table`
+    return TeacherOutput(rationale, '')
+  text = answer[letters[0].end() :].strip().removesuffix('.')
+  same = [option for option in choices if _plain(option) == _plain(text)]
+  if same:
+    return TeacherOutput(rationale, same[0].strip())
+  position = ord(letters[0].group(1).lower()) - ord('a')
+  if position < len(choices) and _similar(text, choices[position]):
+    return TeacherOutput(rationale, choices[position].strip())
+  return TeacherOutput(rationale, text)
+
+
+def equation(completion: str) -> TeacherOutput:
+  """Parses SVAMP's `<rationale> The answer is (84 / 2).`
+
+  An equation that is not in brackets as a whole, `(16 * 17) * 4`, is put in brackets as gold labels
+  are. Text in brackets that has no value, `(some - 8)`, stays: it is an answer, and wrong.
+  """
+  rationale, answer = _split_answer_is(completion)
+  answer = answer.strip().removesuffix('.')
+  if answer.count('(') != answer.count(')'):  # cut off
+    return TeacherOutput(rationale, '')
+  in_brackets = answer[answer.find('(') : answer.rfind(')') + 1] if '(' in answer else ''
+  for text in (answer, in_brackets):
+    if equations.evaluate(text) is not None:
+      return TeacherOutput(rationale, text if _is_one_bracket(text) else f'({text})')
+  return TeacherOutput(rationale, in_brackets)
+
+
+def _own_part(completion: str) -> str:
+  """The completion without the invented next example."""
+  return _NEXT_EXAMPLE.split(completion, maxsplit=1)[0]
+
+
+def _split_answer_is(completion: str) -> tuple[str, str]:
+  """Rationale, and what follows `the answer is` on its line; two empty texts without a marker."""
+  own = _own_part(completion)
+  markers = list(_ANSWER_IS.finditer(own))
+  if not markers:
+    return '', ''
+  answer = own[markers[-1].end() :].strip().split('\n', maxsplit=1)[0]
+  return own[: markers[-1].start()].strip().removesuffix(','), answer
+
+
+def _nli_label(answer: str) -> str:
+  match = _NLI_LABEL.match(answer)
+  return match.group(1).lower() if match else ''
+
+
+def _plain(text: str) -> str:
+  """Lower case, letters and digits only, single spaces."""
+  return ' '.join(re.findall(r'\w+', text.lower()))
+
+
+def _similar(text: str, option: str) -> bool:
+  """Whether a spelling is an option's up to typing errors, a lost end or some extra words."""
+  first, second = _plain(text), _plain(option)
+  if not first or not second or first.startswith(second) or second.startswith(first):
+    return True
+  return difflib.SequenceMatcher(None, first, second).ratio() >= SIMILAR
+
+
+def _is_one_bracket(text: str) -> bool:
+  """Whether the first bracket closes at the very end: `((1 + 2) * 3)`, not `(1 + 2) * (3 + 4)`."""
+  depth = 0
+  for position, character in enumerate(text):
+    depth += (character == '(') - (character == ')')
+    if depth == 0:
+      return position == len(text) - 1
+  return False

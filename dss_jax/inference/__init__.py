@@ -1,0 +1,1 @@
+"""A trained student at work: decoding, and the scoring of what it writes."""

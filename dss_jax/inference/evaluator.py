@@ -1,0 +1,235 @@
+"""How well a student does a task: decodes its examples and scores the texts.
+
+Owns the way from examples and parameters to predictions, records and metrics. Does not own reading
+the examples (examples.py), batches (data.py), decoding (decoding.py), the metrics themselves
+(tasks/metrics.py), nor files and printing (evaluate.py).
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from dss_jax.data import pipeline
+from dss_jax.inference import decoding
+from dss_jax.models import t5
+from dss_jax.parallel import partitioning
+from dss_jax.tasks import metrics
+from dss_jax.tasks.preprocessors import RATIONALE
+from dss_jax.tasks.registration import dataset_of
+from dss_jax.tasks.vocabulary import get_vocabulary
+
+Progress = Callable[[int, int], None]
+"""Called after every batch with the numbers of examples done and in all."""
+
+
+class Evaluation(NamedTuple):
+  """What an evaluation found.
+
+  Attributes:
+    metrics: fractions in [0, 1]. Of labels: accuracy, the ends accuracy_low and accuracy_high of
+      its 95 % interval, for equations parse_rate. Of rationales: rouge_l. Always: unfinished, of
+      the outputs that reached the maximal length without an EOS.
+    records: a dict per example, in order: id, input, target, prediction, score (the decoder's) and
+      the example's own correct (a bool) or rouge_l.
+    truncated: how many inputs were cut to the maximal length.
+  """
+
+  metrics: dict[str, float]
+  records: list[dict[str, Any]]
+  truncated: int
+
+
+class Decoded(NamedTuple):
+  """The outputs of n examples: tokens int32 [n, l] with 0 after the EOS, scores float32 [n]."""
+
+  tokens: np.ndarray
+  scores: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Decoder:
+  """Decodes examples in batches bucketed by length; compiled once per width of batch.
+
+  Attributes:
+    config: the network.
+    decoding: method and settings.
+    batch_size: rows decoded at once, over all devices; with a mesh, a multiple of data x fsdp.
+    max_input_length: in tokens; longer inputs are cut and keep their EOS.
+    mesh: divides the rows over its batch axes; None leaves them on one device.
+    seed: of temperature sampling; an example's sample depends on seed and position alone.
+  """
+
+  config: t5.T5Config
+  decoding: decoding.Decoding
+  batch_size: int
+  max_input_length: int
+  mesh: Mesh | None = None
+  seed: int = 0
+
+  def __post_init__(self):
+    for name in ('batch_size', 'max_input_length'):
+      if getattr(self, name) < 1:
+        raise ValueError(f'Decoder.{name} is at least 1, not {getattr(self, name)}.')
+    if self.mesh is not None:
+      partitioning.check_batch(self.mesh, self.batch_size, 'the batch size of decoding')
+
+  def __call__(
+    self, params: t5.Params, examples: pipeline.Examples, progress: Progress | None = None
+  ) -> Decoded:
+    """The output of every example, in their order."""
+    total = len(examples)
+    tokens = np.zeros((total, self.decoding.max_length), np.int32)
+    scores = np.zeros(total, np.float32)
+    done = 0
+    for rows, batch_tokens, batch_scores in self._batches(params, examples):
+      real = rows >= 0
+      tokens[rows[real]] = batch_tokens[real]
+      scores[rows[real]] = batch_scores[real]
+      done += int(real.sum())
+      if progress is not None:
+        progress(done, total)
+    return Decoded(tokens, scores)
+
+  def truncated(self, examples: pipeline.Examples) -> int:
+    """How many of the inputs are cut."""
+    return int((examples.input_lengths > self.max_input_length).sum())
+
+  def _batches(self, params: t5.Params, examples: pipeline.Examples) -> Iterator[tuple]:
+    """Index of each row's example (-1: filler), tokens and scores, over all processes."""
+    parts, count = ((0,), 1) if self.mesh is None else partitioning.local_parts(self.mesh)
+    batches = pipeline.inference_batches(
+      examples,
+      min(self.batch_size, self._fewest_rows(len(examples))),
+      self.max_input_length,
+      parts=parts,
+      count=count,
+    )
+    for batch in batches:
+      arrays: Any = {**batch.arrays, 'rows': batch.rows.astype(np.int32)}
+      if self.mesh is not None:
+        arrays = partitioning.put_batch(self.mesh, arrays)
+      with contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh):
+        outputs = decoding.decode(
+          self.config,
+          params,
+          arrays['encoder_input_tokens'],
+          arrays['encoder_segment_ids'],
+          self.decoding,
+          self._row_keys(arrays['rows']),
+        )
+      yield multihost_utils.process_allgather((arrays['rows'], *outputs), tiled=True)
+
+  def _fewest_rows(self, total: int) -> int:
+    """The least number of rows that holds all examples and that the mesh divides evenly."""
+    parts = 1 if self.mesh is None else self.mesh.shape['data'] * self.mesh.shape['fsdp']
+    return -(-total // parts) * parts
+
+  def _row_keys(self, rows):
+    if self.decoding.method != 'temperature':
+      return None
+    return _fold_in(jax.random.key(self.seed), rows)
+
+
+@jax.jit
+def _fold_in(key, rows):
+  return jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
+
+
+def load_examples(task: str, split: str, num_examples: int | None = None) -> pipeline.Examples:
+  """The examples of a task's split with their texts, or the first `num_examples` of them.
+
+  Raises:
+    ValueError: unknown task or split (with near names), a task of both labels and rationales, or
+      `num_examples` below 1.
+  """
+  if num_examples is not None and num_examples < 1:
+    raise ValueError(f'num_examples is at least 1, or None for all, not {num_examples}.')
+  examples = pipeline.load_examples(task, split, keep_text=True)
+  if len(np.unique(examples.task_ids)) > 1:
+    raise ValueError(
+      f'{task!r} mixes labels and rationales, which are scored differently; evaluate '
+      f'{dataset_of(task).evaluation_task!r} or {dataset_of(task).name}_rationale.'
+    )
+  return examples if num_examples is None else _first(examples, num_examples)
+
+
+def evaluate(
+  task: str,
+  examples: pipeline.Examples,
+  decoder: Decoder,
+  params: t5.Params,
+  progress: Progress | None = None,
+) -> Evaluation:
+  """Decodes the examples of a task and scores them by the task's metrics.
+
+  Args:
+    task: made by `register_dataset`; it says how labels are compared.
+    examples: from `load_examples`.
+    decoder: how to decode.
+    params: of the network; replicated or sharded.
+    progress: told after each batch.
+  """
+  metric = dataset_of(task).metric
+  outputs = decoder(params, examples, progress)
+  predictions = [to_text(row) for row in outputs.tokens]
+  rationale = is_rationale(examples)
+  score = _score_rationales if rationale else _score_labels
+  targets = examples.texts['targets_pretokenized' if rationale else 'label']
+  found, own = score(metric, targets, predictions)
+  found['unfinished'] = float(np.mean(~(outputs.tokens == decoding.EOS_ID).any(axis=1)))
+  columns = {
+    'id': examples.example_ids.tolist(),
+    'input': examples.texts['inputs_pretokenized'],
+    'target': targets,
+    'prediction': predictions,
+    'score': [float(score) for score in outputs.scores],
+    **own,
+  }
+  records = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+  return Evaluation(found, records, decoder.truncated(examples))
+
+
+def is_rationale(examples: pipeline.Examples) -> bool:
+  """Whether the examples' targets are rationales, not labels."""
+  return int(examples.task_ids[0]) == RATIONALE
+
+
+def to_text(tokens: np.ndarray) -> str:
+  """The text of one output, [l], up to its EOS."""
+  ends = np.flatnonzero(tokens == decoding.EOS_ID)
+  return get_vocabulary().decode(tokens[: ends[0] if len(ends) else None].tolist())
+
+
+def _score_labels(metric: str, targets, predictions) -> tuple[dict[str, float], dict[str, list]]:
+  """Accuracy with its 95 % interval, and whether each prediction is correct."""
+  correct = list(map(metrics.LABEL_CORRECT[metric], targets, predictions))
+  low, high = metrics.wilson_interval(sum(correct), len(correct))
+  found = metrics.LABEL_METRICS[metric](targets, predictions)
+  return {**found, 'accuracy_low': low, 'accuracy_high': high}, {'correct': correct}
+
+
+def _score_rationales(_: str, targets, predictions) -> tuple[dict[str, float], dict[str, list]]:
+  """Mean ROUGE-L, and each prediction's."""
+  pairs = zip(targets, predictions, strict=True)
+  own = [metrics.rouge_l([target], [prediction])['rouge_l'] for target, prediction in pairs]
+  return {'rouge_l': float(np.mean(own))}, {'rouge_l': own}
+
+
+def _first(examples: pipeline.Examples, count: int) -> pipeline.Examples:
+  count = min(count, len(examples))
+  return dataclasses.replace(
+    examples,
+    inputs=examples.inputs[: examples.input_offsets[count]],
+    input_offsets=examples.input_offsets[: count + 1],
+    targets=examples.targets[: examples.target_offsets[count]],
+    target_offsets=examples.target_offsets[: count + 1],
+    task_ids=examples.task_ids[:count],
+    example_ids=examples.example_ids[:count],
+    texts={name: texts[:count] for name, texts in examples.texts.items()},
+  )

@@ -1,0 +1,245 @@
+"""Where arrays live: the mesh of devices, and one table from logical axes to mesh axes.
+
+Owns meshes and shardings. Knows nothing of what the arrays mean.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from dss_jax.settings import fields
+
+AXES = ('data', 'fsdp', 'tensor')
+
+# Every logical axis a weight can have, and the mesh axes that divide it: so lie weights and an
+# optimizer's state; `gather` brings together what a computation needs whole.
+RULES: Mapping[str, tuple[str, ...]] = {
+  'vocab': ('tensor',),
+  'heads': ('tensor',),
+  'mlp': ('tensor',),
+  'embed': ('fsdp', 'data'),
+  'layers': (),
+  'buckets': (),
+}
+BATCH = PartitionSpec(('data', 'fsdp'))
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+  """How many devices share the batch, the weights' embed axis, and heads, mlp and vocabulary.
+
+  Attributes:
+    data: parts of the batch; parameters lie divided among them, and are brought together once a
+      step, in the compute dtype. -1 takes all devices that are left.
+    fsdp: more parts of the batch; parameters are brought together layer by layer, but for
+      decoding: there a token's activations are moved instead.
+    tensor: devices that work on the same rows, each with its part of heads, mlp and vocabulary.
+  """
+
+  data: int = -1
+  fsdp: int = 1
+  tensor: int = 1
+
+  def __post_init__(self):
+    fields.check(self)
+    if (self.data != -1 and self.data < 1) or min(self.fsdp, self.tensor) < 1:
+      raise ValueError(
+        'MeshConfig (MESH_DATA, MESH_FSDP, MESH_TENSOR) is of sizes of at least 1, or -1 for '
+        f'MESH_DATA, not {self.data} x {self.fsdp} x {self.tensor}.'
+      )
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
+  """The mesh over all devices, or those given, in the order data, fsdp, tensor.
+
+  Raises:
+    ValueError: the sizes do not multiply to the number of devices.
+  """
+  count = jax.device_count() if devices is None else len(devices)
+  data = config.data
+  if data == -1:
+    data = max(count // (config.fsdp * config.tensor), 1)
+  if data * config.fsdp * config.tensor != count:
+    raise ValueError(
+      f'MeshConfig (MESH_DATA, MESH_FSDP, MESH_TENSOR) must multiply to the {count} devices that '
+      f'are here, not {data} x {config.fsdp} x {config.tensor}; MESH_DATA = -1 takes what is left.'
+    )
+  # `jax.make_mesh` splits a slice's physical axes on v5e only: 4 x 16 on the 8 x 8 of a v6e fails.
+  placed = mesh_utils.create_device_mesh(
+    (data, config.fsdp, config.tensor), devices, allow_split_physical_axes=True
+  )
+  return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def spec(axes: tuple[str | None, ...], without: Collection[str] = ()) -> PartitionSpec:
+  """The mesh axes that divide a weight with these logical axes.
+
+  Args:
+    axes: logical ones.
+    without: mesh axes that divide nothing.
+
+  Raises:
+    ValueError: a logical axis has no rule, or two would be divided by one mesh axis.
+  """
+  unknown = [axis for axis in axes if axis is not None and axis not in RULES]
+  if unknown:
+    raise ValueError(f'logical axis {unknown[0]!r} has no rule; there are {sorted(RULES)}.')
+  divided = [
+    tuple(one for one in RULES[axis] if one not in without) if axis else () for axis in axes
+  ]
+  used = [one for by in divided for one in by]
+  if len(used) != len(set(used)):
+    raise ValueError(f'two of the logical axes {axes} are divided by one mesh axis: {divided}.')
+  return PartitionSpec(*(by[0] if len(by) == 1 else by or None for by in divided))
+
+
+def shardings(mesh: Mesh, shapes: Any, axes: Any) -> Any:
+  """A tree of NamedShardings for weights of these shapes and logical axes.
+
+  A dimension that its mesh axes do not divide evenly is divided by fewer of them, or stays whole.
+  """
+  return jax.tree.map(
+    lambda shape, names: NamedSharding(mesh, _fitting(mesh, shape.shape, spec(names))),
+    shapes,
+    axes,
+  )
+
+
+def _fitting(mesh: Any, shape: tuple[int, ...], wanted: PartitionSpec) -> PartitionSpec:
+  """The division of an array that its sizes allow."""
+
+  def fit(size: int, by: str | tuple[str, ...] | None):
+    by = by if isinstance(by, tuple) else (by,) if by else ()
+    while by and size % math.prod(mesh.shape[axis] for axis in by):
+      by = by[:-1]
+    return by[0] if len(by) == 1 else by or None
+
+  return PartitionSpec(*map(fit, shape, wanted))
+
+
+def gather(
+  weight: jax.Array,
+  axes: tuple[str | None, ...],
+  over: Collection[str],
+  gathered: Collection[str] = (),
+  dtype: Any = None,
+) -> jax.Array:
+  """A weight within jit as `dtype`, no longer divided by some axes of the mesh of `jax.set_mesh`.
+
+  It is sent in `dtype`, its gradient is added up in that as well and lies divided as the weight
+  does. Said so because a compiler left alone may rather send activations, or all of a gradient to
+  all devices.
+
+  Args:
+    weight: divided as `spec(axes)` says.
+    axes: its logical axes.
+    over: mesh axes whose parts are brought together.
+    gathered: mesh axes of which that has been done before.
+    dtype: of the result; None for the weight's own.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  dtype = jnp.dtype(dtype or weight.dtype)
+  if mesh.empty or all(mesh.shape[axis] == 1 for axis in over):
+    return weight.astype(dtype)
+  before = _fitting(mesh, weight.shape, spec(axes, gathered))
+  after = _fitting(mesh, weight.shape, spec(axes, {*gathered, *over}))
+  return _gather(before, after, dtype, weight.dtype, weight)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
+def _gather(before, after, dtype, own_dtype, weight):
+  place = jax.lax.with_sharding_constraint
+  return place(place(weight.astype(dtype), before), after)
+
+
+def _gather_fwd(before, after, dtype, own_dtype, weight):
+  return _gather(before, after, dtype, own_dtype, weight), None
+
+
+def _gather_bwd(before, after, dtype, own_dtype, _, grad):
+  return (jax.lax.with_sharding_constraint(grad, before).astype(own_dtype),)
+
+
+_gather.defvjp(_gather_fwd, _gather_bwd)
+
+
+def device_kind() -> str | None:
+  """What the devices of `jax.set_mesh` are, here or only compiled for; None without a mesh."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return None if mesh.empty or mesh.abstract_device is None else mesh.abstract_device.device_kind
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """The sharding of what every device holds whole."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """The sharding of arrays whose first axis is the row of a batch."""
+  return NamedSharding(mesh, BATCH)
+
+
+def place(
+  x: jax.Array, rows: Collection[str] = ('data', 'fsdp'), embed: str | None = None
+) -> jax.Array:
+  """`x` [rows, ..., embed] within jit, divided so by axes of the mesh of `jax.set_mesh`.
+
+  What lies between is left to the compiler, and so is the last axis where `embed` is None. All of
+  `x` is left to it without a mesh, or where one of both sizes does not divide evenly.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or x.shape[0] % math.prod(mesh.shape[axis] for axis in rows):
+    return x
+  if embed is not None and x.shape[-1] % mesh.shape[embed]:
+    return x
+  free = PartitionSpec.UNCONSTRAINED
+  between = (free,) * (x.ndim - 2)
+  return jax.lax.with_sharding_constraint(x, PartitionSpec(tuple(rows), *between, embed or free))
+
+
+def check_batch(mesh: Mesh, rows: int, setting: str) -> None:
+  """Refuses a number of rows that the mesh's batch axes do not divide evenly."""
+  parts = mesh.shape['data'] * mesh.shape['fsdp']
+  if rows % parts:
+    raise ValueError(f'{setting} {rows} is not a multiple of data x fsdp = {parts} mesh devices.')
+
+
+def local_parts(mesh: Mesh) -> tuple[tuple[int, ...], int]:
+  """Which of the batch's equal parts this process's devices hold, ascending, and of how many.
+
+  A process may hold several, and several processes the same ones, where `tensor` spans them.
+  """
+  count = mesh.shape['data'] * mesh.shape['fsdp']
+  places = batch_sharding(mesh).addressable_devices_indices_map((count,)).values()
+  return tuple(sorted({(index or (slice(None),))[0].start or 0 for index in places})), count
+
+
+def put_batch(mesh: Mesh, arrays: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+  """Global arrays, divided over the batch axes of the mesh.
+
+  Args:
+    mesh: where they go.
+    arrays: the rows of this process's `local_parts`, one part after the other.
+  """
+  sharding = batch_sharding(mesh)
+  parts, count = local_parts(mesh)
+
+  def put(local: np.ndarray) -> jax.Array:
+    rows = len(local) // len(parts)
+
+    def part(index: tuple[slice, ...] | None) -> np.ndarray:
+      assert index is not None
+      place = parts.index((index[0].start or 0) // rows)
+      return local[place * rows : (place + 1) * rows]
+
+    return jax.make_array_from_callback((rows * count, *local.shape[1:]), sharding, part)
+
+  return {name: put(array) for name, array in arrays.items()}

@@ -1,0 +1,273 @@
+"""The README.md of an exported student: what it is, how it was made, how good it is, how to use it.
+
+Owns the text alone; facts are read by card_facts.py.
+"""
+
+import hashlib
+import importlib.metadata
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import yaml
+from etils import epath
+
+from dss_jax.checkpoints.hf import tokenizer
+from dss_jax.datasets import release
+from dss_jax.runs import run_config
+from dss_jax.runs.card_facts import Data, Facts, Score, evaluation_task
+from dss_jax.tasks import preprocessors
+
+NOT_RECORDED = 'not recorded'
+PLACEHOLDER = 'A question of the kind that it was trained on.'
+METHODS = {
+  'dss': 'distilling step by step: labels and rationales as two prefixed tasks',
+  'paired': 'distilling step by step, both rows of an example in one batch',
+  'standard': 'standard finetuning on labels, without prefix',
+  'label': 'finetuning on labels',
+  'rationale': "finetuning on the teacher's rationales",
+}
+_HUB_ID = re.compile(r'(?:Hugging Face )?([A-Za-z0-9][\w.-]*/[\w.-]+)')
+
+
+def card(facts: Facts, parameters: int, agreement: tokenizer.Agreement) -> str:
+  """The README.md.
+
+  Args:
+    facts: of the student.
+    parameters: how many numbers its weights are.
+    agreement: of its tokenizer files with its vocabulary.
+  """
+  front = yaml.safe_dump(_front_matter(facts), sort_keys=False, allow_unicode=True, width=1000)
+  sections = [
+    f'---\n{front}---',
+    f'# {facts.name}',
+    _introduction(facts),
+    f'## Use\n\n{_use(facts)}',
+    f'## Metrics\n\n{_metrics(facts.scores)}',
+    f'## Training\n\n{_training(facts)}',
+    f'## Data\n\n{_data(facts)}',
+    f'## Size and vocabulary\n\n{_size(facts, parameters, agreement)}',
+  ]
+  if facts.gin:
+    sections.append(
+      '<details><summary>gin configuration</summary>\n\n'
+      f'```\n{facts.gin.strip()}\n```\n\n</details>'
+    )
+  return '\n\n'.join(sections) + '\n'
+
+
+def _front_matter(facts: Facts) -> dict[str, Any]:
+  front: dict[str, Any] = {
+    'library_name': 'transformers',
+    'pipeline_tag': 'text2text-generation',
+    'tags': ['t5', 'distilling-step-by-step', 'dss_jax'],
+  }
+  found = _HUB_ID.fullmatch(facts.source or '')
+  if found and not epath.Path(facts.source or '').exists():
+    front['base_model'] = found[1]
+  if isinstance(facts.data, Data) and facts.data.prepared:
+    front['datasets'] = list(facts.data.prepared)
+  results = [result for score in facts.scores for result in _results(score)]
+  if results:
+    front['model-index'] = [{'name': facts.name, 'results': results}]
+  return front
+
+
+def _results(score: Score) -> Iterator[dict[str, Any]]:
+  for name, (low, high) in score.intervals.items():
+    yield {
+      'task': {'type': 'text2text-generation'},
+      'dataset': {'name': score.task, 'type': score.task, 'split': score.split},
+      'metrics': [
+        {
+          'type': name,
+          'value': round(score.metrics[name], 6),
+          'name': f'{name} ({score.decoding})',
+          'args': {'low_95': round(low, 6), 'high_95': round(high, 6)},
+        }
+      ],
+    }
+
+
+def _introduction(facts: Facts) -> str:
+  version = importlib.metadata.version('dss_jax')
+  text = f'A T5 in float32, written by `dss export` of dss_jax {version}'
+  if facts.run is None:
+    return f'{text} from weights that it read from {facts.source or NOT_RECORDED}.'
+  return f'{text}: a student of `{facts.run.data.mixture_or_task_name}`, step {facts.step}.'
+
+
+def _use(facts: Facts) -> str:
+  prefixes = _prefixes(facts.run)
+  question = facts.data.question if isinstance(facts.data, Data) else None
+  labels = facts.run.eval.max_decode_length if facts.run else 64
+  if prefixes == ('',):
+    says = 'Inputs have no prefix; the output is the label.'
+  else:
+    says = ' '.join(
+      f'`{prefix}` before the input (with its space) asks for the {name}.'
+      for prefix, name in zip(prefixes, preprocessors.TASK_NAMES, strict=True)
+    )
+  if facts.run is None:
+    says = 'It was not trained on a task of dss_jax; the prefixes are those of one.'
+  lengths = facts.run.data.task_feature_lengths if facts.run else {}
+  cut = f' Inputs were cut at {lengths["inputs"]} tokens.' if lengths else ''
+  asked = dict(zip(prefixes, (labels, lengths.get('targets', labels)), strict=False))
+  return f"""{says}{cut} `</s>` stands between the parts of an input, as in
+`premise</s>hypothesis`. Use `AutoTokenizer`; `T5Tokenizer` cannot read every vocabulary of ours.
+
+```python
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+path = '.'  # this folder
+tokenizer = AutoTokenizer.from_pretrained(path)
+model = AutoModelForSeq2SeqLM.from_pretrained(path).eval()
+question = {question or PLACEHOLDER!r}
+for prefix, most in {asked!r}.items():
+  inputs = tokenizer(prefix + question, return_tensors='pt', truncation=True)
+  outputs = model.generate(**inputs, max_new_tokens=most, do_sample=False)
+  print(tokenizer.decode(outputs[0], skip_special_tokens=True))
+```"""
+
+
+def _prefixes(run: run_config.RunConfig | None) -> tuple[str, ...]:
+  """The prefixes that a student was trained with; one empty one where there were none."""
+  return ('',) if run and evaluation_task(run).endswith('_standard') else preprocessors.PREFIXES
+
+
+def _metrics(scores: Sequence[Score]) -> str:
+  if not scores:
+    return 'None: this step was neither validated nor evaluated with `dss evaluate`.'
+  rows = [
+    (
+      score.task,
+      score.split,
+      'all' if score.examples is None else score.examples,
+      score.decoding,
+      name,
+      f'{value:.4f}',
+      '{:.4f} to {:.4f}'.format(*score.intervals[name]) if name in score.intervals else '',
+    )
+    for score in scores
+    for name, value in score.metrics.items()
+  ]
+  header = ('task', 'split', 'examples', 'decoding', 'metric', 'value', '95 % interval')
+  return _table(header, rows)
+
+
+def _training(facts: Facts) -> str:
+  run = facts.run
+  if run is None:
+    return f'None here; the weights come from {facts.source or NOT_RECORDED}.'
+  rows = [
+    ('method', _method(run)),
+    ('objective', _objective(run)),
+    ('teacher', _teacher(facts)),
+    ('start', facts.source or f'random parameters, seed {run.seed}'),
+    ('step', f'{facts.step} of {run.train_steps}'),
+    ('batch', f'{run.data.batch_size} rows{" (packed)" if run.data.pack else ""}'),
+    ('tokens of a row', ', '.join(f'{k} {v}' for k, v in run.data.task_feature_lengths.items())),
+    ('optimizer', _optimizer(run)),
+    ('dropout', run.model.dropout_rate),
+    ('activations', run.model.dtype),
+    ('seed', run.seed),
+  ]
+  return _table(('', ''), rows)
+
+
+def _optimizer(run: run_config.RunConfig) -> str:
+  o = run.optimizer
+  return (
+    f'{o.name}, learning rate {o.learning_rate:g} ({o.schedule}, warmup {o.warmup_steps}), '
+    f'clipped at {o.clip_norm}, weight decay {o.weight_decay:g}'
+  )
+
+
+def _kind(run: run_config.RunConfig) -> str:
+  """The method in a task's name: 'dss' of 'svamp_teacher_dss'."""
+  return run.data.mixture_or_task_name.rsplit('_', 1)[-1]
+
+
+def _method(run: run_config.RunConfig) -> str:
+  labels = ", labels are the teacher's" if '_teacher_' in run.data.mixture_or_task_name else ''
+  return METHODS.get(_kind(run), run.data.mixture_or_task_name) + labels
+
+
+def _objective(run: run_config.RunConfig) -> str:
+  if _kind(run) not in ('dss', 'paired'):
+    return 'token cross-entropy'
+  alpha = run.loss.alpha
+  if alpha is not None:
+    return f'{alpha:g} L_label + {1 - alpha:g} L_rationale'
+  return f'L_label + λ L_rationale, λ = {run.loss.rationale_weight:g}'
+
+
+def _teacher(facts: Facts) -> str:
+  assert facts.run is not None
+  name = facts.run.data.mixture_or_task_name
+  if _kind(facts.run) in ('standard', 'label') and '_teacher_' not in name:
+    return 'none: gold labels alone'
+  if not isinstance(facts.data, Data) or not facts.data.prepared:
+    return NOT_RECORDED
+  counts = [notes.get('counts', {}).get('train', {}) for notes in facts.data.prepared.values()]
+  known = any(count.get('teacher_accuracy') is not None for count in counts)
+  return f'{release.TEACHER}, outputs of {release.SOURCE}' if known else NOT_RECORDED
+
+
+def _data(facts: Facts) -> str:
+  if isinstance(facts.data, str) or facts.run is None:
+    return str(facts.data)
+  rows = ', '.join(f'{count} rows of `{task}`' for task, count in facts.data.rows.items())
+  parts = [
+    f'Trained on {rows} (split {facts.run.data.split}); CRC-32 of their tokens '
+    f'{facts.fingerprint:08x}, the same when this card was written.'
+  ]
+  for name, notes in facts.data.prepared.items():
+    columns = ('examples', 'teacher_accuracy', 'unparsed', 'empty_rationale', 'disagree')
+    counts = [
+      (split, *('' if entry[column] is None else entry[column] for column in columns))
+      for split, entry in notes['counts'].items()
+    ]
+    files = [
+      (split, f'`{file}`', f'`{digest}`')
+      for split, digests in notes['sources'].items()
+      for file, digest in digests.items()
+    ]
+    parts += [
+      f'`{name}`, prepared with filter `{notes["filter"]}`; what the teacher got right is counted '
+      'before the filter:',
+      _table(('split', *(column.replace('_', ' ') for column in columns)), counts),
+      '<details><summary>SHA-256 of the raw files</summary>\n\n'
+      f'{_table(("split", "file", "SHA-256"), files)}\n\n</details>',
+    ]
+  return '\n\n'.join(parts)
+
+
+def _size(facts: Facts, parameters: int, agreement: tokenizer.Agreement) -> str:
+  model, path = facts.model, tokenizer.sentencepiece_path(facts.vocabulary)
+  vocabulary = 'bytes'
+  if path is not None:
+    digest = hashlib.sha256(epath.Path(path).read_bytes()).hexdigest()
+    vocabulary = f'SentencePiece, `{tokenizer.SENTENCEPIECE}`, SHA-256 `{digest}`'
+  alike = (
+    f'{agreement.texts - agreement.different} of {agreement.texts} texts of its own pieces have '
+    'the same ids by `tokenizer.json`'
+  )
+  rows = [
+    ('parameters', f'{parameters:,}'),
+    (
+      'width',
+      f'{model.emb_dim}, feed-forward {model.mlp_dim} ({", ".join(model.mlp_activations)})',
+    ),
+    ('heads', f'{model.num_heads} of {model.head_dim}'),
+    ('layers', f'{model.num_encoder_layers} + {model.num_decoder_layers}'),
+    ('embedding', f'{model.vocab_size} rows{", tied" if model.logits_via_embedding else ""}'),
+    ('vocabulary', f'{facts.vocabulary.vocab_size} ids; {vocabulary}; {alike}'),
+  ]
+  return _table(('', ''), rows)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+  lines = [header, ['---'] * len(header), *rows]
+  return '\n'.join(f'| {" | ".join(map(str, line))} |' for line in lines)

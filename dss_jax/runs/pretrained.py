@@ -1,0 +1,215 @@
+"""Weights to start from: a run folder, an imported one, or a checkpoint of another program.
+
+Owns what INITIAL_CHECKPOINT_PATH and `dss import` take, told apart by what is there, and the
+network and vocabulary that come with it. Formats are read in checkpoints/.
+"""
+
+import dataclasses
+import functools
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import optax
+from etils import epath
+
+from dss_jax.checkpoints import adafactor, manager, transfer
+from dss_jax.checkpoints.hf import huggingface
+from dss_jax.checkpoints.t5x import t5x
+from dss_jax.models.t5 import Params, T5Config
+from dss_jax.parallel import distributed
+from dss_jax.runs import run_config
+from dss_jax.settings import config
+from dss_jax.training import train_state
+from dss_jax.training.train_state import TrainState
+
+ACCEPTED = (
+  'a folder that `dss train` or `dss import` wrote, a Hugging Face folder or id such as '
+  'google/t5-v1_1-base, or a T5X checkpoint'
+)
+# A network's settings that a user of its weights is free to choose.
+CHOSEN = ('dropout_rate', 'dtype', 'remat_policy', 'scan_layers')
+_HUB_ID = re.compile(r'[\w.-]+(/[\w.-]+)?')
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Weights:
+  """Weights that are there to be read.
+
+  Attributes:
+    origin: what they are, for people.
+    config: the network that they belong to.
+    vocabulary: what VOCABULARY takes, or None where they came without one.
+    load: reads the parameters, placed as a nested dict of ShapeDtypeStructs with shardings.
+    load_moments: reads Adafactor's state ({'step', 'rows', 'columns', 'full'}, see
+      checkpoints/adafactor.py), or None where there is none.
+    notes: lines that a person should read.
+  """
+
+  origin: str
+  config: T5Config
+  vocabulary: str | None
+  load: Callable[[Params], Params]
+  load_moments: Callable[[], dict[str, Any]] | None = None
+  notes: tuple[str, ...] = ()
+
+
+def open_weights(path: str, program: str | None = None) -> Weights:
+  """Finds out what is at a path and opens it.
+
+  Args:
+    path: local, gs://, or a Hugging Face id where no such folder is.
+    program: 'hf' or 't5x' to read it as that alone; None: as what it is.
+
+  Raises:
+    ValueError: there is nothing, or it is not whole; the message says what was expected.
+  """
+  program = program or _program_of(path)
+  if program == 'dss':
+    return _ours(path)
+  opened = {'hf': huggingface, 't5x': t5x}[program].open_pretrained(path)
+  moments = opened.moments
+  return Weights(
+    origin=opened.origin,
+    config=opened.config,
+    vocabulary=opened.vocabulary,
+    load=functools.partial(transfer.load, opened.recipe, opened.tensors),
+    load_moments=moments and functools.partial(_load_moments, moments, opened.tensors),
+    notes=opened.notes,
+  )
+
+
+def network(path: str | None, **chosen: Any) -> T5Config:
+  """The network of INITIAL_CHECKPOINT_PATH, for gin: models/pretrained.gin.
+
+  Args:
+    path: INITIAL_CHECKPOINT_PATH.
+    **chosen: settings that are not of the weights: dropout_rate, dtype, ...
+
+  Raises:
+    ValueError: no path is given, or nothing is there.
+  """
+  return dataclasses.replace(_opened_for_gin(path).config, **chosen)
+
+
+def vocabulary(path: str | None) -> str:
+  """The vocabulary that came with INITIAL_CHECKPOINT_PATH, for gin: models/pretrained.gin.
+
+  Raises:
+    ValueError: it came without one.
+  """
+  weights = _opened_for_gin(path)
+  if weights.vocabulary is None:
+    raise ValueError(
+      f'{weights.origin} came without a vocabulary; give --vocabulary=spiece.model, the one it was '
+      'trained with.'
+    )
+  return weights.vocabulary
+
+
+def check_network(weights: Weights, wanted: T5Config) -> None:
+  """Raises ValueError if a run asks for another network than the weights are of."""
+  changed = config.differences(weights.config, wanted, ignore=CHOSEN)
+  if changed:
+    raise ValueError(
+      f'INITIAL_CHECKPOINT_PATH {weights.origin} holds another network than MODEL (there -> here): '
+      f'{"; ".join(changed)}. --gin_file=models/pretrained.gin takes the one that is there.'
+    )
+
+
+def start(
+  path: str, model: T5Config, optimizer: optax.GradientTransformation, like: TrainState
+) -> TrainState:
+  """The state before the first update of a run that starts from a checkpoint's parameters.
+
+  Adafactor's second moments are taken along where the checkpoint has them and `optimizer` is
+  Adafactor.
+
+  Args:
+    path: INITIAL_CHECKPOINT_PATH.
+    model: the network of the run.
+    optimizer: of the run.
+    like: the state as ShapeDtypeStructs with shardings.
+
+  Raises:
+    ValueError: it is no checkpoint, or of another network or vocabulary.
+  """
+  weights = open_weights(path)
+  check_network(weights, model)
+  if weights.vocabulary is not None:
+    run_config.check_vocabulary(weights.vocabulary, weights.origin)
+  params = weights.load(like.params)
+  make = functools.partial(train_state.from_params, optimizer=optimizer)
+  place = jax.tree.map(lambda leaf: leaf.sharding, like)
+  state = jax.jit(make, out_shardings=place, donate_argnums=0)(params)
+  notes = [f'starting from {weights.origin}', *weights.notes]
+  if weights.load_moments is not None:
+    continued = adafactor.with_moments(state.opt_state, weights.load_moments())
+    notes.append(
+      'its Adafactor state is left out: OPTIMIZER is another one'
+      if continued is None
+      else 'its Adafactor state is continued'
+    )
+    state = state if continued is None else state._replace(opt_state=continued)
+  distributed.say('\n'.join(notes))
+  return state
+
+
+def _opened_for_gin(path: str | None) -> Weights:
+  if path is None:
+    raise ValueError(
+      f'models/pretrained.gin is the network of INITIAL_CHECKPOINT_PATH: give it {ACCEPTED}.'
+    )
+  return open_weights(path)
+
+
+def _program_of(path: str) -> str:
+  """'dss', 'hf' or 't5x': which program wrote what is at `path`."""
+  folder = epath.Path(path).expanduser()
+  if not folder.exists():
+    if _HUB_ID.fullmatch(path):
+      return 'hf'
+    raise ValueError(f'there is no folder {path}; expected {ACCEPTED}.')
+  settings = folder / run_config.FILE
+  if settings.exists():
+    try:
+      values = json.loads(settings.read_text())
+    except ValueError as error:
+      raise ValueError(f'{settings} is not JSON: {error}.') from error
+    return 'dss' if 'model' in values else 'hf'
+  if t5x.is_checkpoint(path):
+    return 't5x'
+  raise ValueError(f'{path} holds no weights that can be read; expected {ACCEPTED}.')
+
+
+def _ours(path: str) -> Weights:
+  folder = epath.Path(path).expanduser()
+  values = json.loads((folder / run_config.FILE).read_text())
+  model = folder / run_config.VOCABULARY_FILE
+  return Weights(
+    origin=path,
+    config=config.from_dict(T5Config, values['model']),
+    vocabulary=str(model) if model.exists() else values['vocabulary'],
+    load=functools.partial(_load_ours, str(folder)),
+    load_moments=(
+      functools.partial(manager.load_moments, str(folder))
+      if manager.has_moments(str(folder))
+      else None
+    ),
+  )
+
+
+def _load_ours(folder: str, like: Params) -> Params:
+  checkpoints = manager.Checkpoints(folder, read_only=True)
+  try:
+    return checkpoints.restore_params('best', like)
+  finally:
+    checkpoints.close()
+
+
+def _load_moments(moments: transfer.Moments, tensors: Mapping[str, transfer.Tensor]):
+  parts = {name: getattr(moments, name) for name in ('rows', 'columns', 'full')}
+  read = {name: transfer.read_all(recipe, tensors) for name, recipe in parts.items()}
+  return {'step': moments.step, **read}

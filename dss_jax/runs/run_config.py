@@ -1,0 +1,248 @@
+"""What a training run is: one frozen dataclass, kept in the run folder as config.json.
+
+Owns the settings of a run and the check that a folder is continued with the same ones. Doing the
+run is train.py's.
+"""
+
+import dataclasses
+import importlib
+import json
+import os
+from typing import Any
+
+from etils import epath
+
+from dss_jax.data import pipeline
+from dss_jax.models import t5
+from dss_jax.parallel import distributed, partitioning
+from dss_jax.settings import config, fields
+from dss_jax.training import losses, optimizers
+
+FILE = 'config.json'
+VOCABULARY_FILE = 'spiece.model'
+
+# What may change when a run is continued: it decides what is saved and said, not what is learned.
+FREE = (
+  'checkpoints_to_keep',
+  'data_dir',  # the data's fingerprint is compared
+  'eval.batch_size',
+  'initial_checkpoint_path',
+  'log_period',
+  'mesh.data',
+  'mesh.fsdp',
+  'mesh.tensor',
+  'model.remat_policy',
+  'model.scan_layers',
+  'model_dir',
+  'num_microbatches',
+  'save_period',
+  'train_steps',
+  'vocabulary',  # its content is compared
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+  """Validation while training.
+
+  Attributes:
+    period: steps between validations; the last step is always validated. 0: never.
+    split: never the test split; the best checkpoint is chosen by it.
+    num_examples: how many examples are decoded; None for all.
+    batch_size: rows decoded at once.
+    max_decode_length: most tokens of a decoded label.
+    patience: stop after this many validations without a new best accuracy; None: never.
+  """
+
+  period: int = 1000
+  split: str = 'validation'
+  num_examples: int | None = None
+  batch_size: int = 64
+  max_decode_length: int = 64
+  patience: int | None = None
+
+  def __post_init__(self):
+    fields.check(self)
+    least = {'period': 0, 'batch_size': 1, 'max_decode_length': 1, 'num_examples': 1, 'patience': 1}
+    for name, value in least.items():
+      if (given := getattr(self, name)) is not None and given < value:
+        raise ValueError(f'EvalConfig.{name} is at least {value}, not {given}.')
+    if self.patience is not None and not self.period:
+      raise ValueError('PATIENCE counts validations; set EVAL_PERIOD above 0, or PATIENCE = None.')
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+  """A training run.
+
+  Attributes:
+    model_dir: the run folder; a run found there is continued.
+    model: the network; a vocab_size of None becomes the vocabulary's, rounded up to 128.
+    data: what it is trained on.
+    vocabulary: 'bytes', a SentencePiece model, or a folder that holds one.
+    loss: the objective.
+    optimizer: the update.
+    mesh: how the devices share the work.
+    eval: validation.
+    train_steps: updates in all.
+    seed: of parameters, dropout and data order.
+    num_microbatches: parts that a batch is computed in; the result is the same, with less memory.
+    initial_checkpoint_path: what the first parameters are read from: a folder of `dss train` (its
+      best checkpoint) or `dss import`, a Hugging Face folder or id, or a T5X checkpoint; None
+      starts from random ones.
+    log_period: steps between lines of training metrics.
+    save_period: steps between checkpoints; every validation and the last step save one too.
+    checkpoints_to_keep: how many of the latest stay, besides the best.
+    module: a module to import that registers more SeqIO tasks (MIXTURE_OR_TASK_MODULE).
+    data_dir: where prepared data sets are; None: TFDS_DATA_DIR or ~/tensorflow_datasets.
+  """
+
+  model_dir: str
+  model: t5.T5Config
+  data: pipeline.DataConfig
+  vocabulary: str
+  train_steps: int
+  loss: losses.LossConfig = dataclasses.field(default_factory=losses.LossConfig)
+  optimizer: optimizers.OptimizerConfig = dataclasses.field(
+    default_factory=optimizers.OptimizerConfig
+  )
+  mesh: partitioning.MeshConfig = dataclasses.field(default_factory=partitioning.MeshConfig)
+  eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
+  seed: int = 0
+  num_microbatches: int = 1
+  initial_checkpoint_path: str | None = None
+  log_period: int = 50
+  save_period: int = 1000
+  checkpoints_to_keep: int = 1
+  module: str | None = None
+  data_dir: str | None = None
+
+  def __post_init__(self):
+    fields.check(self)
+    for name in (
+      'train_steps', 'num_microbatches', 'log_period', 'save_period', 'checkpoints_to_keep'
+    ):  # fmt: skip
+      if getattr(self, name) < 1:
+        raise ValueError(
+          f'RunConfig.{name} ({name.upper()}) is at least 1, not {getattr(self, name)}.'
+        )
+    if self.data.batch_size % self.num_microbatches:
+      raise ValueError(
+        f'NUM_MICROBATCHES {self.num_microbatches} does not divide BATCH_SIZE '
+        f'{self.data.batch_size}.'
+      )
+
+
+def task_name(dataset: str | None, method: str) -> str:
+  """The SeqIO task or mixture of a method on a data set: 'svamp' and 'dss' make 'svamp_dss'.
+
+  Raises:
+    ValueError: no data set was named.
+  """
+  if dataset is None:
+    raise ValueError(
+      'no data set is named; give --gin_file=datasets/NAME.gin, or --mixture_or_task_name=NAME.'
+    )
+  return f'{dataset}_{method}'
+
+
+def set_up_tasks(run: RunConfig) -> RunConfig:
+  """Registers tasks and sets the process's vocabulary; returns `run` with its vocab_size known.
+
+  Raises:
+    ValueError: the vocabulary is missing, or larger than the model's embedding.
+  """
+  if run.data_dir:
+    run = dataclasses.replace(
+      run, data_dir=str(config.absolute(epath.Path(run.data_dir).expanduser()))
+    )
+    os.environ['TFDS_DATA_DIR'] = str(run.data_dir)
+  tasks = importlib.import_module('dss_jax.tasks')
+  from dss_jax.tasks.vocabulary import padded_vocab_size
+
+  if run.module:
+    importlib.import_module(run.module)
+  vocabulary = tasks.set_vocabulary(run.vocabulary)
+  size = run.model.vocab_size
+  if size is None:
+    size = padded_vocab_size(vocabulary)
+  elif size < vocabulary.vocab_size:
+    raise ValueError(
+      f'VOCAB_SIZE {size} is smaller than the vocabulary {run.vocabulary} with its '
+      f'{vocabulary.vocab_size} ids; VOCAB_SIZE = None takes what is needed.'
+    )
+  return dataclasses.replace(run, model=dataclasses.replace(run.model, vocab_size=size))
+
+
+def save_run_config(run: RunConfig, started: bool = True) -> None:
+  """Writes the run folder's config.json, or checks the one that is there.
+
+  Args:
+    run: the settings.
+    started: whether the folder has a checkpoint; without one, its settings bind nobody.
+
+  Raises:
+    ValueError: the folder's run has other settings than `run`; the message lists them.
+  """
+  folder = epath.Path(run.model_dir)
+  if started and (folder / FILE).exists():
+    changed = config.differences(load_run_config(folder), run, ignore=FREE)
+    if changed:
+      raise ValueError(
+        f'{folder} holds a run with other settings; choose another MODEL_DIR, or set back '
+        f'(there -> now):\n  ' + '\n  '.join(changed)
+      )
+  if distributed.is_main():
+    folder.mkdir(parents=True, exist_ok=True)
+    config.write_text(folder / FILE, json.dumps(config.to_dict(run), indent=2) + '\n')
+
+
+def keep_vocabulary(model_dir: epath.PathLike, started: bool) -> None:
+  """Keeps the process's SentencePiece model in the run folder, where all later use finds it.
+
+  Raises:
+    ValueError: the folder's run was started with another vocabulary.
+  """
+  path = epath.Path(model_dir) / VOCABULARY_FILE
+  if started:
+    check_vocabulary(str(path) if path.exists() else 'bytes', f'the run in {model_dir}')
+  model = _sentencepiece_model()
+  if model and distributed.is_main():
+    config.write_bytes(path, model)
+
+
+def check_vocabulary(vocabulary: str, origin: str) -> None:
+  """Raises ValueError if the process's vocabulary is not `vocabulary`, that of `origin`."""
+  from dss_jax.tasks.vocabulary import model_path
+
+  path = None if vocabulary == 'bytes' else epath.Path(model_path(vocabulary))
+  if (path.read_bytes() if path else b'') != _sentencepiece_model():
+    raise ValueError(
+      f'VOCABULARY is another one than that of {origin}, so its ids would mean something else; '
+      f'set VOCABULARY to {path or "bytes"}.'
+    )
+
+
+def _sentencepiece_model() -> bytes:
+  """The process's vocabulary as a .model file; empty for bytes."""
+  from dss_jax.tasks.vocabulary import get_vocabulary
+
+  # The file, not seqio's `sp_model`: that has the extra ids in it, which loading would add again.
+  path = getattr(get_vocabulary(), 'sentencepiece_model_file', None)
+  return epath.Path(path).read_bytes() if path else b''
+
+
+def load_run_config(model_dir: epath.PathLike) -> RunConfig:
+  """The settings of the run in a folder.
+
+  Raises:
+    ValueError: there is no run.
+  """
+  path = epath.Path(model_dir) / FILE
+  if not path.exists():
+    raise ValueError(f'{model_dir} holds no run: no {FILE}; MODEL_DIR is what `dss train` wrote.')
+  values: dict[str, Any] = json.loads(path.read_text())
+  run = dataclasses.replace(config.from_dict(RunConfig, values), model_dir=str(model_dir))
+  if not path.with_name(VOCABULARY_FILE).exists():
+    return run
+  return dataclasses.replace(run, vocabulary=str(path.with_name(VOCABULARY_FILE)))

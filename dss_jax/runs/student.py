@@ -1,0 +1,131 @@
+"""A trained student, read from its run folder and ready to decode, for evaluate.py and predict.py.
+
+Owns the way from a run folder to parameters on devices and a decoder for a task. Does not own the
+folder's contents (run_config.py, checkpoints/manager.py), decoding (evaluator.py), nor what is
+decoded.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+
+import jax
+import rich.console
+import rich.progress
+from jax.sharding import Mesh
+
+from dss_jax.checkpoints import manager
+from dss_jax.inference import evaluator
+from dss_jax.inference.decoding import Decoding
+from dss_jax.models import t5
+from dss_jax.parallel import distributed, partitioning
+from dss_jax.runs import run_config
+from dss_jax.settings import fields
+from dss_jax.tasks import dataset_of
+
+
+@dataclasses.dataclass(frozen=True)
+class StudentConfig:
+  """Which student decodes, and how.
+
+  Attributes:
+    model_dir: the run folder that `dss train` wrote.
+    step: of the checkpoint: 'best' on validation, 'latest', or a number.
+    decoding: method and settings; its max_length gives way to `max_decode_length`.
+    max_decode_length: most tokens of an output; None: as in the run's validation for labels, the
+      run's TASK_FEATURE_LENGTHS['targets'] for rationales.
+    batch_size: rows decoded at once, over all devices.
+    seed: of temperature sampling.
+    mesh: how the devices share the work.
+    module, data_dir: where they are now; None: where the run had them.
+  """
+
+  model_dir: str
+  step: int | str = 'best'
+  decoding: Decoding = dataclasses.field(default_factory=Decoding)
+  max_decode_length: int | None = None
+  batch_size: int = 64
+  seed: int = 0
+  mesh: partitioning.MeshConfig = dataclasses.field(default_factory=partitioning.MeshConfig)
+  module: str | None = None
+  data_dir: str | None = None
+
+  def __post_init__(self):
+    fields.check(self)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Student:
+  """A student whose tasks and vocabulary are set up in this process.
+
+  Attributes:
+    config: what it was loaded by.
+    run: what it was trained as.
+    step: of its checkpoint.
+    params: placed on `mesh`.
+    task: the task with gold labels whose inputs look as they did in training.
+  """
+
+  config: StudentConfig
+  run: run_config.RunConfig
+  step: int
+  params: t5.Params
+  mesh: Mesh
+  task: str
+
+  def decoder(self, is_rationale: bool) -> evaluator.Decoder:
+    """How it decodes labels, or rationales."""
+    length = self.config.max_decode_length
+    if length is None:
+      lengths = self.run.data.task_feature_lengths
+      length = lengths['targets'] if is_rationale else self.run.eval.max_decode_length
+    return evaluator.Decoder(
+      config=self.run.model,
+      decoding=dataclasses.replace(self.config.decoding, max_length=length),
+      batch_size=self.config.batch_size,
+      max_input_length=self.run.data.task_feature_lengths['inputs'],
+      mesh=self.mesh,
+      seed=self.config.seed,
+    )
+
+
+def load(config: StudentConfig) -> Student:
+  """Reads a student from its run folder.
+
+  Raises:
+    ValueError: no run, checkpoint or vocabulary is where it should be; the message says which.
+  """
+  now = {name: getattr(config, name) for name in ('module', 'data_dir')}
+  run = run_config.load_run_config(config.model_dir)
+  run = dataclasses.replace(run, **{name: value for name, value in now.items() if value})
+  run = run_config.set_up_tasks(run)
+  mesh = partitioning.make_mesh(config.mesh)
+  shapes, axes = t5.abstract(run.model)
+  like = jax.tree.map(
+    lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
+    shapes,
+    partitioning.shardings(mesh, shapes, axes),
+  )
+  checkpoints = manager.Checkpoints(config.model_dir, read_only=True)
+  try:
+    step = checkpoints.resolve(config.step)
+    params = checkpoints.restore_params(step, like)
+  finally:
+    checkpoints.close()
+  task = dataset_of(run.data.mixture_or_task_name).evaluation_task
+  return Student(config, run, step, params, mesh, task)
+
+
+@contextlib.contextmanager
+def progress_bar(name: str) -> Iterator[evaluator.Progress]:
+  """A bar on standard error while decoding, on a terminal and of the main process only."""
+  console = rich.console.Console(stderr=True)
+  with rich.progress.Progress(
+    *rich.progress.Progress.get_default_columns(),
+    rich.progress.MofNCompleteColumn(),
+    console=console,
+    transient=True,
+    disable=not (console.is_terminal and distributed.is_main()),
+  ) as bar:
+    task = bar.add_task(name, total=None)
+    yield lambda done, total: bar.update(task, completed=done, total=total)

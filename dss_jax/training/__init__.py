@@ -1,0 +1,1 @@
+"""One update: state, losses, optimizers and the step."""

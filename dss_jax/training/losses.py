@@ -1,0 +1,167 @@
+"""The objective: L = L_label + λ L_rationale over teacher-forced logits.
+
+Owns the token losses and how they are combined over tasks. Knows nothing of the model: it sees
+logits, targets, loss weights and task ids. Tasks are numbered as in `dss_jax.tasks`: 0 label,
+1 rationale.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from dss_jax.settings import fields
+
+TASKS = ('label', 'rationale')
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+  """How the tasks' losses are made and weighed.
+
+  Attributes:
+    rationale_weight: λ of L_label + λ L_rationale (Eq. 3); ignored where `alpha` is given.
+    alpha: the released code's form, alpha L_label + (1 - alpha) L_rationale, with alpha in [0, 1].
+    z_loss: weight of log²Z added to every token's loss, which keeps logits small; T5X uses 1e-4.
+    label_smoothing: probability mass given to all other tokens together, in [0, 1).
+  """
+
+  rationale_weight: float = 1.0
+  alpha: float | None = None
+  z_loss: float = 0.0
+  label_smoothing: float = 0.0
+
+  def __post_init__(self):
+    fields.check(self)
+    if self.alpha is not None and not 0.0 <= self.alpha <= 1.0:
+      raise ValueError(f'LossConfig.alpha (ALPHA) is in [0, 1] or None, not {self.alpha}.')
+    if self.rationale_weight < 0.0:
+      raise ValueError(
+        'LossConfig.rationale_weight (RATIONALE_WEIGHT) is at least 0, '
+        f'not {self.rationale_weight}.'
+      )
+    if not 0.0 <= self.label_smoothing < 1.0:
+      raise ValueError(
+        f'LossConfig.label_smoothing (LABEL_SMOOTHING) is in [0, 1), not {self.label_smoothing}.'
+      )
+
+  @property
+  def task_weights(self) -> tuple[float, float]:
+    """The weights of the label loss and of the rationale loss."""
+    if self.alpha is None:
+      return 1.0, self.rationale_weight
+    return self.alpha, 1.0 - self.alpha
+
+
+def token_losses(
+  logits: Float[Array, '*batch vocab'],
+  targets: Int[Array, '*batch'],
+  z_loss: float = 0.0,
+  label_smoothing: float = 0.0,
+) -> Float[Array, '*batch']:
+  """Cross-entropy of every token in nats, in float32.
+
+      -Σ_v q(v) log p(v) + Σ_v q(v) log q(v) + z_loss log²Z
+
+  where q puts 1 - label_smoothing on the target and the rest evenly on the other tokens. The second
+  term is a constant that makes a perfect prediction cost nothing.
+
+  Args:
+    logits: unnormalised log probabilities.
+    targets: token ids in [0, vocab).
+    z_loss: weight of log²Z.
+    label_smoothing: mass on all other tokens together, in [0, 1).
+
+  Returns:
+    One loss a token.
+
+  Source: T5X `losses.cross_entropy_with_logits`.
+  """
+  return _token_losses(logits.astype(jnp.float32), targets, z_loss, label_smoothing)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _token_losses(logits, targets, z_loss: float, label_smoothing: float):
+  return _forward(logits, targets, z_loss, label_smoothing)[0]
+
+
+def _forward(logits, targets, z_loss: float, label_smoothing: float):
+  """The losses, and what the gradient needs: no array of the logits' size but the logits."""
+  largest = jnp.max(logits, axis=-1)
+  log_z = largest + jnp.log(jnp.sum(jnp.exp(logits - largest[..., None]), axis=-1))
+  loss = log_z - _target_logits(logits, targets)
+  if label_smoothing > 0.0:
+    vocab = logits.shape[-1]
+    confidence, each = 1.0 - label_smoothing, label_smoothing / (vocab - 1)
+    others = vocab * log_z - jnp.sum(logits, axis=-1) - loss
+    entropy = -(confidence * jnp.log(confidence) + label_smoothing * jnp.log(each))
+    loss = confidence * loss + each * others - entropy
+  if z_loss:
+    loss += z_loss * jnp.square(log_z)
+  return loss, (logits, targets, log_z)
+
+
+def _backward(z_loss: float, label_smoothing: float, residuals, gradient):
+  """p (1 + 2 z_loss log Z) - q in one pass over the logits, where autodiff takes three."""
+  logits, targets, log_z = residuals
+  each = label_smoothing / (logits.shape[-1] - 1)
+  p = jnp.exp(logits - log_z[..., None])
+  q = jnp.where(_is_target(logits, targets), 1.0 - label_smoothing, each)
+  return gradient[..., None] * (p * (1.0 + 2.0 * z_loss * log_z)[..., None] - q), None
+
+
+_token_losses.defvjp(_forward, _backward)
+
+
+def correct(
+  logits: Float[Array, '*batch vocab'], targets: Int[Array, '*batch']
+) -> Float[Array, '*batch']:
+  """1.0 where no other token is likelier than the target, else 0.0."""
+  # An argmax would be another pass over the logits; these two the loss makes too.
+  logits = logits.astype(jnp.float32)
+  return (_target_logits(logits, targets) >= jnp.max(logits, axis=-1)).astype(jnp.float32)
+
+
+def _target_logits(logits, targets):
+  # A sum, since a gather is no part of a fused pass, and moves logits that devices share.
+  return jnp.sum(jnp.where(_is_target(logits, targets), logits, 0.0), axis=-1)
+
+
+def _is_target(logits, targets):
+  return jnp.arange(logits.shape[-1]) == targets[..., None]
+
+
+def sum_by_task(values: Float[Array, 'b l'], task_ids: Int[Array, 'b l']) -> Float[Array, 'tasks']:
+  """Sums of `values` over the tokens of each task."""
+  return jnp.stack([jnp.sum(jnp.where(task_ids == t, values, 0.0)) for t in range(len(TASKS))])
+
+
+def mean_by_task(
+  sums: Float[Array, 'tasks'], loss_weights: Float[Array, 'tasks']
+) -> Float[Array, 'tasks']:
+  """sums / loss_weights, and 0 for a task that has no tokens."""
+  return sums / jnp.maximum(loss_weights, jnp.finfo(jnp.float32).tiny)
+
+
+def combine(
+  loss_sums: Float[Array, 'tasks'], loss_weights: Float[Array, 'tasks'], config: LossConfig
+) -> Float[Array, '']:
+  """Σ_task weight_task · Σ loss_task / N_task.
+
+  N is the *global* loss weight of each task: of the whole batch over all devices and microbatches.
+  Then a long rationale does not outweigh a short label, and the sum over microbatches of this
+  function with the same N is the loss of the whole batch.
+
+  Args:
+    loss_sums: sum of weighted token losses of each task, over any part of the batch.
+    loss_weights: N of each task over the whole batch.
+    config: the tasks' weights.
+
+  Returns:
+    The objective.
+
+  Source: Hsieh et al. 2023, Eq. 3; the alpha form is `compute_loss` of the released code.
+  """
+  return jnp.sum(jnp.asarray(config.task_weights) * mean_by_task(loss_sums, loss_weights))

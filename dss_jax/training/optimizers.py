@@ -1,0 +1,133 @@
+"""Optimizers and learning-rate schedules, from optax.
+
+Owns the choice and its per-layer form for stacked layers. The update itself is optax's.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+
+from dss_jax.settings import fields
+
+STACKED = ('encoder_layers', 'decoder_layers')
+OPTIMIZERS = ('adamw', 'adafactor')
+SCHEDULES = ('constant', 'linear', 'rsqrt')
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+  """Which optimizer, at which learning rate; the defaults are the paper's recipe.
+
+  Attributes:
+    name: 'adamw' or 'adafactor' (T5X's: factored, relative to the parameter's size, no momentum).
+    learning_rate: the peak, or the factor of 'rsqrt'.
+    schedule: 'constant'; 'linear' to 0 at `decay_steps`; 'rsqrt': rate / sqrt(max(t, warmup)).
+    warmup_steps: linear from 0 at step 0 ('constant', 'linear'), flat ('rsqrt', as in T5X).
+    decay_steps: where 'linear' reaches 0: the whole of training (TRAIN_STEPS); None otherwise, so
+      that a run with another schedule can be made longer.
+    clip_norm: largest global gradient norm, or None.
+    weight_decay: of AdamW.
+    decay_rate: of Adafactor's second moment: 1 - t^-decay_rate.
+  """
+
+  name: str = 'adamw'
+  learning_rate: float = 5e-5
+  schedule: str = 'linear'
+  warmup_steps: int = 0
+  decay_steps: int | None = None
+  clip_norm: float | None = 1.0
+  weight_decay: float = 0.0
+  b1: float = 0.9
+  b2: float = 0.999
+  eps: float = 1e-8
+  decay_rate: float = 0.8
+
+  def __post_init__(self):
+    fields.check(self)
+    if self.schedule != 'linear':
+      object.__setattr__(self, 'decay_steps', None)
+    if self.name not in OPTIMIZERS:
+      raise ValueError(
+        f'OptimizerConfig.name (OPTIMIZER) is one of {OPTIMIZERS}, not {self.name!r}.'
+      )
+    if self.name == 'adafactor' and self.weight_decay:
+      raise ValueError(
+        "OptimizerConfig.weight_decay (WEIGHT_DECAY) is of 'adamw' alone; OPTIMIZER 'adafactor' "
+        f'takes 0, not {self.weight_decay}.'
+      )
+    if self.schedule not in SCHEDULES:
+      raise ValueError(
+        f'OptimizerConfig.schedule (SCHEDULE) is one of {SCHEDULES}, not {self.schedule!r}.'
+      )
+    if self.schedule == 'linear' and (self.decay_steps or 0) <= self.warmup_steps:
+      raise ValueError(
+        "OptimizerConfig.decay_steps (TRAIN_STEPS) of schedule 'linear' is more than warmup_steps "
+        f'(WARMUP_STEPS) {self.warmup_steps}, not {self.decay_steps}.'
+      )
+
+
+def make_schedule(config: OptimizerConfig) -> Callable[[Any], Any]:
+  """The learning rate as a function of how many updates have been made.
+
+  Returns:
+    A function of a step count from 0, as optax and torch count.
+  """
+  peak, warmup = config.learning_rate, config.warmup_steps
+  if config.schedule == 'rsqrt':
+    return lambda step: peak * jax.lax.rsqrt(jax.numpy.maximum(1.0 * step, max(warmup, 1)))
+  if config.schedule == 'linear':
+    assert config.decay_steps is not None  # __post_init__ has seen to it
+    after = optax.linear_schedule(peak, 0.0, config.decay_steps - warmup)
+  else:
+    after = optax.constant_schedule(peak)
+  if not warmup:
+    return after
+  return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
+
+
+def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
+  """The optax transformation for the parameters of `t5.init`.
+
+  Adafactor looks at a whole tensor (its clipping and its scale), so over stacked layers it would be
+  another optimizer than the one T5 was trained with; it is mapped over the layer axis instead.
+  """
+  schedule = make_schedule(config)
+  if config.name == 'adamw':
+    update = optax.adamw(
+      schedule, b1=config.b1, b2=config.b2, eps=config.eps, weight_decay=config.weight_decay
+    )
+  else:
+    adafactor = optax.adafactor(schedule, decay_rate=config.decay_rate)
+    # One optimizer for each stack, since their numbers of layers differ, and one for the rest.
+    parts = {stack: per_layer(adafactor) for stack in STACKED} | {'single': adafactor}
+    update = optax.partition(parts, _part_of)
+  clip = (
+    optax.identity() if config.clip_norm is None else optax.clip_by_global_norm(config.clip_norm)
+  )
+  return optax.chain(clip, update)
+
+
+def per_layer(transform: optax.GradientTransformation) -> optax.GradientTransformation:
+  """`transform` applied to each slice along the leading axis of every leaf, as if on its own."""
+
+  def update(updates, state, params=None):
+    return jax.vmap(transform.update)(updates, state, params)
+
+  return optax.GradientTransformation(jax.vmap(transform.init), update)
+
+
+def _part_of(params):
+  """For each weight, the stack that its leading axis counts the layers of, or 'single'."""
+
+  def part(name: str, weight) -> str:
+    stack = name.replace('_bias', '_layers')  # which is stacked where every layer has its own
+    stacked = name in STACKED or (stack in STACKED and weight.ndim == 3)
+    return stack if stacked else 'single'
+
+  return {
+    name: jax.tree.map(lambda weight, name=name: part(name, weight), tree)
+    for name, tree in params.items()
+  }

@@ -1,0 +1,93 @@
+"""What training carries from step to step, and where its arrays live.
+
+Owns the state's form, creation and shardings. Saving it is checkpoints/manager.py's.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from dss_jax.models import t5
+from dss_jax.parallel import partitioning
+
+# The first: else products with gathered weights become loops over the parts, each slower than its
+# share. The others let weights come in while something is computed, as is the default from v5 on.
+TPU_OPTIONS = {
+  'xla_jf_spmd_threshold_for_windowed_einsum_mib': '1000000',
+  'xla_enable_async_all_gather': 'true',
+  'xla_tpu_enable_async_collective_fusion': 'true',
+  'xla_tpu_enable_async_collective_fusion_fuse_all_gather': 'true',
+  'xla_tpu_enable_async_collective_fusion_multiple_steps': 'true',
+  'xla_tpu_overlap_compute_collective_tc': 'true',
+}
+
+
+class TrainState(NamedTuple):
+  """Everything that an update changes.
+
+  Attributes:
+    step: int32 scalar, updates made so far.
+    params: nested dict of float32 arrays.
+    opt_state: optax's state.
+  """
+
+  step: Any
+  params: Any
+  opt_state: Any
+
+
+def create(
+  model: t5.T5Config, optimizer: optax.GradientTransformation, mesh: Mesh, seed: int
+) -> TrainState:
+  """A fresh state, made where it will live: no array is ever whole on one device."""
+  shapes = abstract(model, optimizer, mesh)
+  make = jax.jit(
+    lambda: from_params(t5.init(model, jax.random.key(seed)), optimizer),
+    out_shardings=jax.tree.map(lambda leaf: leaf.sharding, shapes),
+  )
+  return make()
+
+
+def from_params(params: t5.Params, optimizer: optax.GradientTransformation) -> TrainState:
+  """The state before the first update of these parameters."""
+  return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+
+def jit_update(update: Callable, state: TrainState) -> Any:
+  """`update`, (state, batch) -> (state, metrics), jitted: the new state lies where the old one did.
+
+  Left to the compiler parts of it may lie elsewhere, and the next call compiles all again.
+  """
+  places = jax.tree.map(lambda leaf: leaf.sharding, state)
+  platform = next(iter(state.step.sharding.device_set)).platform
+  options = TPU_OPTIONS if platform == 'tpu' else None
+  return jax.jit(update, donate_argnums=0, out_shardings=(places, None), compiler_options=options)
+
+
+def abstract(model: t5.T5Config, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+  """The state as ShapeDtypeStructs with shardings; optimizer state follows its parameter."""
+  shapes, axes = t5.abstract(model)
+  param_shardings = partitioning.shardings(mesh, shapes, axes)
+  state = jax.eval_shape(lambda params: from_params(params, optimizer), shapes)
+  by_path = {
+    path: (leaf.shape, sharding)
+    for (path, leaf), sharding in zip(
+      jax.tree.leaves_with_path(shapes), jax.tree.leaves(param_shardings), strict=True
+    )
+  }
+  whole = partitioning.replicated(mesh)
+
+  def place(path, leaf):
+    # An optimizer's leaf that belongs to a parameter has that parameter's path as the end of its
+    # own; factored moments have another shape and stay whole.
+    ends = (path[start:] for start in range(len(path)))
+    shape, sharding = next((by_path[end] for end in ends if end in by_path), (None, whole))
+    return jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=sharding if shape == leaf.shape else whole
+    )
+
+  return jax.tree.map_with_path(place, state)
