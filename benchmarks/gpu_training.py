@@ -82,7 +82,7 @@ def ours(options: argparse.Namespace) -> Callable[[], Any]:
     'decoder_loss_weights': ones.astype(np.float32),
   })  # fmt: skip
   jax.set_mesh(mesh)
-  made = steps.make_train_step(model, losses.LossConfig(), optimizer, seed=0)
+  made = steps.make_train_step(model, losses.Objective(), optimizer, seed=0)
   step = train_state.jit_update(made, state)
 
   def update():

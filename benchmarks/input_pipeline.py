@@ -114,7 +114,7 @@ def training_of(vocab_size: int) -> Callable[[Any], None]:
   state = train_state.create(
     model, optimizer, partitioning.make_mesh(partitioning.MeshConfig()), seed=0
   )
-  update = steps.make_train_step(model, losses.LossConfig(), optimizer, seed=0)
+  update = steps.make_train_step(model, losses.Objective(), optimizer, seed=0)
   step = jax.jit(update, donate_argnums=0)
 
   def consume(arrays) -> None:

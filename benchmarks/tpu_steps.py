@@ -145,7 +145,7 @@ def program_of(row: Row) -> programs.Program:
       model_of(row.model, row.topology), remat_policy=row.remat, scan_layers=row.scan_layers
     ),
     optimizer=optimizers.OptimizerConfig(name='adafactor', schedule='constant'),
-    loss=losses.LossConfig(),
+    objective=losses.Objective(),
     rows=row.batch,
     inputs=INPUTS,
     targets=TARGETS,

@@ -54,7 +54,7 @@ def ours(folder: pathlib.Path, settings: dict[str, Any]) -> tuple[Update, Callab
   state = make(params)
   jax.set_mesh(mesh)
   step = jax.jit(
-    steps.make_train_step(model, losses.LossConfig(alpha=ALPHA), optimizer, seed=0),
+    steps.make_train_step(model, losses.Objective(weights=(ALPHA, 1.0 - ALPHA)), optimizer, seed=0),
     donate_argnums=0,
   )
   mixture = [pipeline.TaskExamples(task, 1.0, examples(folder, task)) for task in TASKS]

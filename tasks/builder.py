@@ -10,32 +10,37 @@ killed preparation leaves the old version, or both, of which the newer is read.
 import dataclasses
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 from etils import epath
 
-from dss_jax.datasets import anli1, asdiv, cqa, esnli, release, svamp
+from dss_jax.datasets import release
 from dss_jax.tasks import metrics, prepared
 
-DATASETS: Mapping[str, release.Dataset] = {
-  module.DATASET.name: module.DATASET for module in (esnli, anli1, cqa, svamp, asdiv)
-}
-FILTERS = ('none', 'clean', 'agree')
-"""`clean` drops train rows with an unparsed label or an empty rationale; `agree` also drops those
-whose teacher label is not the gold one. Validation and test are never filtered."""
-FORMAT = 1
+FILTERS = release.FILTERS
+FORMAT = 2
 """Count up when the parsing or the features change: prepared data is then built again."""
 STALE_SECONDS = 3600
 """Age at which an unfinished folder is that of a killed preparation, not of a running one."""
+
+
+class Sample(NamedTuple):
+  """What a teacher said of a row in one sample, the gold label, and whether its label is right."""
+
+  rationale: str
+  label: str
+  gold: str
+  correct: bool
 
 
 @dataclasses.dataclass
 class Counts:
   """What is known of a split before any filter, and how many examples are left after it.
 
-  `disagree` counts parsed labels only, so a row with a gold label is counted once: as unparsed, as
-  disagreeing or as agreeing.
+  Examples are counted by rows, all else by the teacher's samples, of which a row has one or K.
+  `disagree` counts parsed labels only, so a sample of a row with a gold label is counted once: as
+  unparsed, as disagreeing or as agreeing.
   """
 
   examples: int = 0
@@ -45,14 +50,13 @@ class Counts:
   unparsed: int = 0
   empty_rationale: int = 0
 
-  def add(self, example: release.Example, correct: bool, kept: bool) -> None:
-    """Counts one example."""
-    self.examples += kept
-    self.judged += bool(example.label)
-    self.agree += correct
-    self.disagree += bool(example.label and example.teacher_label and not correct)
-    self.unparsed += not example.teacher_label
-    self.empty_rationale += not example.rationale
+  def add(self, sample: Sample) -> None:
+    """Counts one sample of the teacher's."""
+    self.judged += bool(sample.gold)
+    self.agree += sample.correct
+    self.disagree += bool(sample.gold and sample.label and not sample.correct)
+    self.unparsed += not sample.label
+    self.empty_rationale += not sample.rationale
 
   def report(self, has_teacher: bool) -> dict[str, Any]:
     """The split's entry in the command's JSON; None where there are no teacher outputs."""
@@ -83,12 +87,12 @@ class Prepared:
   counts: Mapping[str, Mapping[str, Any]]
 
 
-def keeps(row_filter: str, example: release.Example, correct: bool) -> bool:
-  """Whether a train row passes a filter; without a gold label nothing disagrees."""
+def keeps(row_filter: str, sample: Sample) -> bool:
+  """Whether a sample of a train row passes a filter; without a gold label nothing disagrees."""
   if row_filter == 'none':
     return True
-  clean = bool(example.teacher_label and example.rationale)
-  return clean and (row_filter == 'clean' or correct or not example.label)
+  clean = bool(sample.label and sample.rationale)
+  return clean and (row_filter == 'clean' or sample.correct or not sample.gold)
 
 
 def prepare(
@@ -117,7 +121,13 @@ def prepare(
       f'--filter={row_filter} judges teacher outputs, but {train.rows} has none beside it '
       f'(llm/{dataset.splits["train"]}_CoT_<k>.json): add them or set --filter=none.'
     )
-  identity = {'format': FORMAT, 'filter': row_filter, 'sources': _hashes(splits)}
+  teacher = dataset.teacher if any(files.completions for files in splits.values()) else ''
+  identity = {
+    'format': FORMAT,
+    'filter': row_filter,
+    'sources': _hashes(splits),
+    'teacher': teacher,
+  }
   folder = prepared.dataset_folder(dataset.name, data_dir)
   found = prepared.versions(folder)
   if found:
@@ -147,7 +157,6 @@ class Dss(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ign
   name = prepared.BUILDER_NAME
   VERSION = tfds.core.Version('1.0.0')
   code_path = None  # TFDS would look for checksum files beside the code; there are none
-  BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name) for name in DATASETS]  # noqa: RUF012
 
   def __init__(
     self,
@@ -164,14 +173,17 @@ class Dss(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ign
     self._filter = identity['filter']
     self._notes = tfds.core.MetadataDict(dataset=dataset.name, **identity, counts={})
     self.VERSION = tfds.core.Version('.'.join(map(str, version)))
-    super().__init__(config=dataset.name, data_dir=data_dir)
+    config = tfds.core.BuilderConfig(name=dataset.name)
+    super().__init__(config=config, data_dir=data_dir)
 
   def _info(self) -> tfds.core.DatasetInfo:
-    names = [field.name for field in dataclasses.fields(release.Example)]
+    text, texts = tfds.features.Text(), tfds.features.Sequence(tfds.features.Text())
     return tfds.core.DatasetInfo(
       builder=self,
       description=self.__doc__,
-      features=tfds.features.FeaturesDict({name: tfds.features.Text() for name in names}),
+      features=tfds.features.FeaturesDict(
+        {'input': text, 'label': text, 'rationale': texts, 'teacher_label': texts}
+      ),
       disable_shuffling=True,
       metadata=self._notes,
     )
@@ -179,18 +191,33 @@ class Dss(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ign
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
     return {split: self._generate_examples(split) for split in self._splits}
 
-  def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, str]]]:
+  def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields (number, row), and notes the counts of the split at its end."""
     files = self._splits[split]
     row_filter = self._filter if split == 'train' else 'none'
     is_correct = metrics.LABEL_CORRECT[self._dataset.metric]
     counts = Counts()
     for example in release.read_examples(self._dataset, files, split):
-      correct = bool(example.label) and is_correct(example.label, example.teacher_label)
-      kept = keeps(row_filter, example, correct)
-      counts.add(example, correct, kept)
+      samples = [
+        Sample(
+          rationale, label, example.label, bool(example.label) and is_correct(example.label, label)
+        )
+        for rationale, label in zip(example.rationale, example.teacher_label, strict=True)
+      ] or [Sample('', '', example.label, False)]
+      for sample in samples:
+        counts.add(sample)
+      kept = [sample for sample in samples if keeps(row_filter, sample)]
       if kept:
-        yield counts.examples - 1, dataclasses.asdict(example)
+        yield (
+          counts.examples,
+          {
+            'input': example.input,
+            'label': example.label,
+            'rationale': [sample.rationale for sample in kept],
+            'teacher_label': [sample.label for sample in kept],
+          },
+        )
+        counts.examples += 1
     if not counts.examples:
       raise ValueError(
         f'{files.rows}: no row of split {split} is left with --filter={row_filter}; expected at '

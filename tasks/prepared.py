@@ -101,7 +101,7 @@ class PreparedSource(seqio.TfdsDataSource):
     shard_info: seqio.ShardInfo | None = None,
     **unused: Any,
   ) -> tf.data.Dataset:
-    """Returns dicts of the scalar strings input, label, rationale, teacher_label.
+    """Returns dicts of the strings input and label, and rationale and teacher_label [samples].
 
     Raises:
       ValueError: the data set is not prepared, or was prepared without this split.
@@ -148,7 +148,7 @@ class AugmentedSource(seqio.DataSource):
     return count
 
   def get_dataset(self, split: str = 'train', **kwargs: Any) -> tf.data.Dataset:
-    """Returns dicts of the scalar strings input, label, rationale, teacher_label.
+    """Returns dicts of the strings input and label, and rationale and teacher_label [samples].
 
     Raises:
       ValueError: a data set is not prepared, or the second one has no teacher outputs.
@@ -163,7 +163,7 @@ class AugmentedSource(seqio.DataSource):
         'files and run `dss prepare` again.'
       )
     unlabeled = self._unlabeled.get_dataset(split, **kwargs)
-    return labeled.concatenate(unlabeled.map(lambda row: {**row, 'label': row['teacher_label']}))
+    return labeled.concatenate(unlabeled.map(lambda row: {**row, 'label': row['teacher_label'][0]}))
 
 
 class _NewestVersion(seqio.utils.LazyTfdsLoader):

@@ -1,35 +1,36 @@
-"""From a dataset's strings to the token rows of the two tasks.
+"""From a data set's strings to the token rows of a method.
 
-Owns: the prefixes that tell the student which task it does, the choice of target, the separator
-between the parts of an input, tokenisation. Does not own: which tasks exist (registration.py),
-the vocabulary (vocabulary.py), packing and batching (dss_jax/data.py).
+Owns: filling a method's templates, the separator between the parts of an input, tokenisation. Does
+not own: which rows there are (dss_jax/methods), which tasks exist (registration.py), the vocabulary
+(vocabulary.py), packing and batching (dss_jax/data).
 
 Every step here takes a dataset of batches, because tf.data spends more time on each step of a row
 than on the row: a task is `[batch, make_rows(...), tokenize, append_eos_after_trim, unbatch]`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import seqio
 import tensorflow as tf
 
-LABEL = 0
-RATIONALE = 1
-TASK_NAMES = ('label', 'rationale')
-PREFIXES = tuple(f'[{name}] ' for name in TASK_NAMES)
+from dss_jax.methods import Row, base, registry
+
 SEPARATOR = '</s>'
 
 BATCH = 512
 """Source examples that are tokenised at once."""
 
 Features = Mapping[str, tf.Tensor]
-Row = tuple[int, str]
-"""The task of a row (LABEL or RATIONALE) and the source field that holds its target."""
+TEACHERS = ('rationale', 'teacher_label')
+"""Fields that an example may have K of: what a teacher said in K samples."""
 
 
 def batch(dataset: tf.data.Dataset) -> tf.data.Dataset:
   """Groups source examples; the first step of a task. Their order stays as it is."""
-  return dataset.batch(BATCH)
+  shapes = [spec.shape for spec in dataset.element_spec.values()]
+  if all(shape.is_fully_defined() for shape in shapes):
+    return dataset.batch(BATCH)
+  return dataset.padded_batch(BATCH)  # K differs: '' fills up, of which no row is made
 
 
 def unbatch(dataset: tf.data.Dataset) -> tf.data.Dataset:
@@ -37,41 +38,79 @@ def unbatch(dataset: tf.data.Dataset) -> tf.data.Dataset:
   return dataset.unbatch()
 
 
-def make_rows(rows: Sequence[Row], prefixed: bool) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
-  """Makes the preprocessor that turns every source example into one row per task, in order.
-
-  A row whose target is blank is left out: it would train the student to say nothing.
+def make_rows(
+  rows: Sequence[Row],
+  label_field: str = 'label',
+  needed: Collection[str] | None = None,
+  all_samples: bool = True,
+) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
+  """Makes the preprocessor that turns every source example into rows by their templates.
 
   Args:
-    rows: what each source example becomes, e.g. `[(LABEL, 'label'), (RATIONALE, 'rationale')]`.
-    prefixed: whether inputs begin with the task's prefix.
+    rows: what each source example becomes, in this order.
+    label_field: what `{label}` is: 'label', or 'teacher_label'.
+    needed: fields without which there is no row; None: all fields of the row's templates but the
+      input. A row with a blank target would train the student to say nothing.
+    all_samples: a row that names the rationale is made for each of an example's K rationales, with
+      the teacher label of the same sample; otherwise for the first alone.
 
   Returns:
-    A function from a dataset of batches of the strings `input`, `label`, `rationale`,
-    `teacher_label` and the integer `example_id`, all [examples], to one of batches of the strings
-    `inputs`, `targets`, `label` (always the gold one) and the int32 `task_id`, `example_id`, all
-    [rows]. Rows of one example stay adjacent.
+    A function from a dataset of batches to one of batches. In: strings [examples], of the teacher's
+    maybe [examples, K], and the integer `example_id`. Out: the strings `inputs`, `targets`, `label`
+    (always the gold one) and the int32 `task_id`, `example_id`, all [rows]. Rows of one example
+    stay adjacent.
   """
-  prefixes = [PREFIXES[task_id] if prefixed else '' for task_id, _ in rows]
-  task_ids = [task_id for task_id, _ in rows]
 
   def rows_of(examples: Features) -> Features:
-    targets = tf.stack([examples[field] for _, field in rows], axis=1)  # [examples, tasks]
-    number, label, text = (
-      tf.repeat(examples[key][:, tf.newaxis], len(rows), axis=1)
-      for key in ('example_id', 'label', 'input')
-    )
+    parts = [_filled(row, examples, label_field, needed, all_samples) for row in rows]
+    inputs, targets, kept, task_ids = (tf.concat(column, axis=1) for column in zip(*parts))  # noqa: B905
+    shape = tf.shape(inputs)
     columns = {
-      'inputs': tf.strings.join([tf.broadcast_to(prefixes, tf.shape(text)), text]),
+      'inputs': inputs,
       'targets': targets,
-      'label': label,
-      'task_id': tf.broadcast_to(tf.constant(task_ids, tf.int32), tf.shape(text)),
-      'example_id': tf.cast(number, tf.int32),
+      'label': tf.broadcast_to(examples['label'][:, tf.newaxis], shape),
+      'task_id': task_ids,
+      'example_id': tf.broadcast_to(
+        tf.cast(examples['example_id'], tf.int32)[:, tf.newaxis], shape
+      ),
     }
-    has_target = tf.strings.length(tf.strings.strip(targets)) > 0
-    return {name: tf.boolean_mask(column, has_target) for name, column in columns.items()}
+    return {name: tf.boolean_mask(column, kept) for name, column in columns.items()}
 
   return lambda dataset: dataset.map(rows_of, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def _filled(
+  row: Row, examples: Features, label_field: str, needed: Collection[str] | None, all_samples: bool
+) -> tuple[tf.Tensor, ...]:
+  """Inputs, targets, whether they are kept, and task ids of one row, all [examples, samples]."""
+  missing = sorted(row.fields - {'label'} - set(examples))
+  if missing:
+    raise ValueError(
+      f'the row {row.input!r} -> {row.target!r} needs the field {missing[0]!r}; the source of the '
+      f'data set gives {sorted(set(examples) - {"example_id"})}.'
+    )
+  samples_of_all = all_samples and 'rationale' in row.fields
+
+  def field(name: str) -> tf.Tensor:  # [examples, samples]; samples is 1 where there is one of it
+    values = examples[label_field if name == 'label' else name]
+    values = values[:, tf.newaxis] if values.shape.rank == 1 else values
+    return values if samples_of_all else values[:, :1]
+
+  fields = {name: field(name) for name in sorted(row.fields)}
+  shape = tf.shape(fields['rationale'] if samples_of_all else next(iter(fields.values())))
+  fields = {name: tf.broadcast_to(values, shape) for name, values in fields.items()}
+
+  def text(template: str) -> tf.Tensor:
+    parts = [part for piece in base.pieces(template) for part in piece]
+    literal = [fields[part] if at % 2 else part for at, part in enumerate(parts) if part]
+    return tf.strings.join(literal)
+
+  wanted = row.fields - {'input'} if needed is None else set(needed)
+  kept = tf.ones(shape, bool)
+  for name in sorted(wanted):
+    kept &= tf.strings.length(tf.strings.strip(field(name))) > 0
+  task_ids = tf.fill(shape, tf.constant(registry.task_id(row.task), tf.int32))
+  return text(row.input), text(row.target), kept, task_ids
 
 
 def tokenize(
@@ -115,14 +154,16 @@ def encode_parts(texts: tf.Tensor, vocabulary: seqio.Vocabulary) -> tf.RaggedTen
   return parts.with_values(ids).merge_dims(1, 2)[:, :-1]
 
 
-def gold_label(
-  output: str, example: Mapping[str, bytes] | None = None, is_target: bool = False
-) -> str:
-  """SeqIO postprocessor of label tasks: predictions are always compared with the gold label.
+def label_reader(row: Row) -> Callable[..., str]:
+  """SeqIO's postprocessor of a task whose outputs hold a label, read by the row's target.
 
-  Without it, the tasks whose targets are the teacher's labels would measure agreement with the
-  teacher.
+  Predictions are always compared with the gold label. Without that, the tasks whose targets are the
+  teacher's labels would measure agreement with the teacher.
   """
-  if not is_target or example is None:
-    return output
-  return tf.compat.as_text(example['label'])
+
+  def read(output: str, example: Mapping[str, bytes] | None = None, is_target: bool = False) -> str:
+    if is_target and example is not None:
+      return tf.compat.as_text(example['label'])
+    return output if row.is_label_alone else row.parse(output)['label']
+
+  return read

@@ -1,45 +1,72 @@
-"""Registers all tasks and mixtures of a data set with SeqIO.
+"""Registers with SeqIO what methods make of data sets.
 
-Owns: the names and make-up of the tasks, the numbering and shuffling of source examples. Does not
-own: where the data comes from (one module per data set), the rows themselves (preprocessors.py),
-the vocabulary (vocabulary.py).
+Owns: the names and make-up of SeqIO's tasks and mixtures, which data set and which method a name
+stands for, the numbering and shuffling of source examples. Does not own: what a method is
+(dss_jax/methods), the data sets (dss_jax/datasets), rows as tensors (preprocessors.py), the
+vocabulary (vocabulary.py).
+
+Every method and every data set meet, in whichever order they are registered. A method of one row,
+or one that keeps an example's rows together, is a task `<data set>_<method>`; another is a mixture
+of that name over the tasks of its rows, of equal rates. Nothing ever takes such a name apart: what
+it stands for is looked up here.
 """
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import seqio
 import tensorflow as tf
 
+from dss_jax import methods
+from dss_jax.methods import Method, Row
 from dss_jax.tasks import metrics, preprocessors, vocabulary
-from dss_jax.tasks.preprocessors import LABEL, RATIONALE, Row
 
 FIELDS = ('input', 'label', 'rationale', 'teacher_label')
 SHUFFLE_BUFFER = 100_000
 """Most source examples held in memory to shuffle them: all of every set but e-SNLI's train."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class DatasetInfo:
-  """What the name of a task or mixture stands for.
+  """A registered data set.
 
   Attributes:
     name: the data set.
     metric: how its labels are scored, a key of `metrics.LABEL_METRICS`.
-    evaluation_task: the task with gold labels whose inputs look as they did in training.
+    source: of its numbered examples.
+    teacher: who wrote its rationales and teacher labels; '' where nobody said.
+    parts: the prepared data sets that it is made of, if it is; their notes name the teacher.
   """
 
   name: str
   metric: str
-  evaluation_task: str
+  source: seqio.DataSource
+  teacher: str = ''
+  parts: tuple[str, ...] = ()
 
 
-_infos: dict[str, DatasetInfo] = {}
+class TaskInfo(NamedTuple):
+  """What a SeqIO name stands for: a data set, the rows of its examples, and the method, if one."""
+
+  dataset: DatasetInfo
+  rows: tuple[Row, ...]
+  method: Method | None
 
 
-def register_dataset(name: str, source: seqio.DataSource, metric: str = 'text') -> None:
-  """Registers the tasks of a data set. The vocabulary may be set later.
+_datasets: dict[str, DatasetInfo] = {}
+_infos: dict[str, TaskInfo] = {}
+_row_tasks: dict[tuple[str, Row, str], str] = {}  # of (data set, row, source of the label)
+
+
+def register_dataset(
+  name: str,
+  source: seqio.DataSource,
+  metric: str = 'text',
+  teacher: str = '',
+  parts: Sequence[str] = (),
+) -> None:
+  """Registers the tasks of a data set, for all methods. The vocabulary may be set later.
 
       <name>_label      inputs `[label] <input>`      targets: gold label
       <name>_rationale  inputs `[rationale] <input>`  targets: the teacher's rationale
@@ -47,8 +74,9 @@ def register_dataset(name: str, source: seqio.DataSource, metric: str = 'text') 
       <name>_paired     both rows of each example, adjacent also when SeqIO shuffles
       <name>_standard   inputs without prefix         targets: gold label
 
-  and with the teacher's label as the target <name>_teacher_{label,dss,paired,standard}. Rows with
-  a blank target are left out. A data set of your own, from files of JSON lines:
+  likewise <name>_single_task and what other methods there are, and with the teacher's label as the
+  target <name>_teacher_{label,dss,paired,standard,...}. Rows with a blank target are left out. A
+  data set of your own, from files of JSON lines:
 
       import json, seqio, tensorflow as tf
       from dss_jax.tasks.registration import FIELDS, register_dataset
@@ -63,35 +91,36 @@ def register_dataset(name: str, source: seqio.DataSource, metric: str = 'text') 
   Args:
     name: letters, digits and underscores.
     source: yields dicts of strings `input`, `label`, `rationale`, `teacher_label`; a rationale or
-      teacher label that is absent is the empty string. An input may hold `</s>` between its parts.
+      teacher label that is absent is the empty string, and where a teacher was asked K times both
+      are vectors [K]. An input may hold `</s>` between its parts. Other strings are passed on, for
+      methods whose templates name them.
     metric: 'text' for labels compared as strings, 'equation' for labels compared by value.
+    teacher: who wrote the rationales, for model cards.
+    parts: names of the prepared data sets that `source` reads; what `dss prepare` noted of them
+      names the teacher.
 
   Raises:
     ValueError: the name is taken, or the metric unknown.
   """
-  if name in {info.name for info in _infos.values()}:
+  if name in _datasets:
     raise ValueError(f'The data set {name!r} is registered already; choose another name.')
   if metric not in metrics.LABEL_METRICS:
     raise ValueError(f'metric must be one of {list(metrics.LABEL_METRICS)}; got {metric!r}.')
-  source = NumberedSource(source)
-  score = metrics.LABEL_METRICS[metric]
-
-  _add_task(f'{name}_rationale', source, [(RATIONALE, 'rationale')], metrics.rouge_l)
-  for variant, target in ((name, 'label'), (f'{name}_teacher', 'teacher_label')):
-    label_row = (LABEL, target)
-    _add_task(f'{variant}_label', source, [label_row], score)
-    _add_task(f'{variant}_standard', source, [label_row], score, prefixed=False)
-    _add_task(f'{variant}_paired', source, [label_row, (RATIONALE, 'rationale')])
-    members = [f'{variant}_label', f'{name}_rationale']
-    seqio.MixtureRegistry.add(f'{variant}_dss', members, default_rate=1.0)
-    for kind in ('label', 'standard', 'paired', 'dss'):
-      evaluation = f'{name}_standard' if kind == 'standard' else f'{name}_label'
-      _infos[f'{variant}_{kind}'] = DatasetInfo(name, metric, evaluation)
-  _infos[f'{name}_rationale'] = DatasetInfo(name, metric, f'{name}_label')
+  _datasets[name] = DatasetInfo(name, metric, NumberedSource(source), teacher, tuple(parts))
+  add_methods()
 
 
-def dataset_of(task_or_mixture_name: str) -> DatasetInfo:
-  """Returns the data set that a task or mixture trains on and is evaluated on.
+def add_methods() -> None:
+  """Registers the tasks of methods that were registered after a data set; idempotent."""
+  known = sorted(methods.registered(), key=lambda method: len(method.rows))  # their rows are shared
+  for dataset in _datasets.values():
+    for method in known:
+      if f'{dataset.name}_{method.name}' not in _infos:
+        _add(dataset, method)
+
+
+def dataset_of(name: str) -> DatasetInfo:
+  """The data set that a task or mixture trains on and is evaluated on.
 
   A mixture over several data sets, made with seqio.MixtureRegistry, stands for the data set of its
   first member.
@@ -99,16 +128,139 @@ def dataset_of(task_or_mixture_name: str) -> DatasetInfo:
   Raises:
     ValueError: the name, or the mixture's first member, was not made by `register_dataset`.
   """
-  name = task_or_mixture_name
-  while name not in _infos and name in seqio.MixtureRegistry.names():
-    name = next(iter(seqio.MixtureRegistry.get(name).rate_per_task_name))
-  if name not in _infos:
+  return next(_infos_of(name)).dataset
+
+
+def method_of(name: str) -> Method:
+  """The method that a task or mixture is of.
+
+  A mixture of your own is of the method whose rows are those of its members.
+
+  Raises:
+    ValueError: the name was not made by `register_dataset`, or no method has these rows.
+  """
+  infos = list(_infos_of(name))
+  own = {info.method for info in infos}
+  if len(own) == 1 and (method := own.pop()) is not None:
+    return method
+  rows = {row for info in infos for row in info.rows}
+  for method in methods.registered():
+    if set(method.rows) == rows:
+      return method
+  raise ValueError(
+    f'no method makes the rows of {name!r} ({", ".join(sorted(row.task for row in rows))}): set '
+    'METHOD.'
+  )
+
+
+def is_known(task: str) -> bool:
+  """Whether `register_dataset` made this very task or mixture."""
+  return task in _infos
+
+
+def is_dataset(name: str) -> bool:
+  """Whether a data set of this name is registered."""
+  return name in _datasets
+
+
+def row_of(task: str) -> Row:
+  """The row by which the outputs of a task are read.
+
+  Raises:
+    ValueError: the task was not made by `register_dataset`, or has rows of several kinds.
+  """
+  rows = {row for info in _infos_of(task) for row in info.rows}
+  if len(rows) > 1:
+    method = method_of(task)
+    one_each = [_row_tasks[dataset_of(task).name, row, 'gold'] for row in method.rows]
+    kinds = ' and '.join(f'{row.task}s' for row in method.rows)
     raise ValueError(
-      f'No task or mixture {task_or_mixture_name!r}; expected one of a registered data set '
-      f'({", ".join(sorted({info.name for info in _infos.values()}))}), such as <name>_dss. '
-      'Set MIXTURE_OR_TASK_NAME.'
+      f'{task!r} mixes {kinds}, which are scored differently; evaluate '
+      f'{" or ".join(map(repr, one_each))}.'
     )
-  return _infos[name]
+  return rows.pop()
+
+
+def evaluation_task(dataset: str, method: Method) -> str:
+  """The task with gold labels that a student of a method is judged by; registered if need be.
+
+  It has every example with a gold label, whatever the teacher said or did not say of it.
+
+  Args:
+    dataset: name of a registered data set.
+    method: what the student was trained with.
+  """
+  answer, info = method.answer, _datasets[dataset]
+  found = _row_tasks.get((dataset, answer, 'gold'))
+  if found and answer.is_label_alone and not method.needs:
+    return found
+  name = f'{dataset}_{method.name}_answer'
+  if name not in _infos:
+    asked = Row(answer.task, answer.input, '{label}')
+    _add_task(name, info, [asked], read_by=answer, needed={'label'}, all_samples=False)
+    _infos[name] = TaskInfo(info, (answer,), method)
+  return name
+
+
+def first_examples(name: str, split: str, count: int) -> list[dict[str, str]]:
+  """The first source examples of a task's data set: its texts, of the teacher the first sample."""
+  rows = dataset_of(name).source.get_dataset(split, shuffle=False).take(count)
+  return [
+    {key: _text(value) for key, value in row.items() if key != 'example_id'}
+    for row in rows.as_numpy_iterator()
+  ]
+
+
+def _text(value: Any) -> str:
+  """A text, or the first of several; '' where there is none."""
+  if isinstance(value, bytes):
+    return value.decode()
+  return value[0].decode() if len(value) else ''
+
+
+def _infos_of(name: str) -> Iterator[TaskInfo]:
+  """What a name stands for: itself, or the members of a mixture of somebody else's."""
+  if name in _infos:
+    yield _infos[name]
+    return
+  members = []
+  if name in seqio.MixtureRegistry.names():
+    members = list(seqio.MixtureRegistry.get(name).rate_per_task_name)
+  if not members:
+    raise ValueError(
+      f'No task or mixture {name!r}; expected one of a registered data set '
+      f'({", ".join(sorted(_datasets))}), such as <name>_dss. Set MIXTURE_OR_TASK_NAME.'
+    )
+  for member in members:
+    yield from _infos_of(member)
+
+
+def _add(dataset: DatasetInfo, method: Method) -> None:
+  """Registers the task or mixture of a method on a data set."""
+  name = f'{dataset.name}_{method.name}'
+  if len(method.rows) == 1 or method.paired:
+    _add_task(name, dataset, method.rows, label_source=method.label_source)
+  else:
+    members = [_row_task(dataset, method, row) for row in method.rows]
+    seqio.MixtureRegistry.add(name, members, default_rate=1.0)
+  _infos[name] = TaskInfo(dataset, method.rows, method)
+  if len(method.rows) == 1:
+    _row_tasks.setdefault(_row_key(dataset, method, method.rows[0]), name)
+
+
+def _row_task(dataset: DatasetInfo, method: Method, row: Row) -> str:
+  """The task of one row of a method, which methods with the same row share."""
+  key = _row_key(dataset, method, row)
+  if key not in _row_tasks:
+    name = f'{dataset.name}_{method.name}_{row.task}'
+    _add_task(name, dataset, [row], label_source=method.label_source)
+    _infos[name] = TaskInfo(dataset, (row,), None)
+    _row_tasks[key] = name
+  return _row_tasks[key]
+
+
+def _row_key(dataset: DatasetInfo, method: Method, row: Row) -> tuple[str, Row, str]:
+  return dataset.name, row, method.label_source if 'label' in row.fields else 'gold'
 
 
 class NumberedSource(seqio.DataSource):
@@ -148,7 +300,7 @@ class NumberedSource(seqio.DataSource):
     shard_info: seqio.ShardInfo | None = None,
     **unused: Any,
   ) -> tf.data.Dataset:
-    """Returns dicts of strings, FIELDS, and the int64 scalar `example_id`.
+    """Returns dicts of strings, FIELDS and others, and the int64 scalar `example_id`.
 
     Raises:
       ValueError: a field is missing or not a string.
@@ -158,8 +310,10 @@ class NumberedSource(seqio.DataSource):
     wrong = [k for k in FIELDS if k not in spec or spec[k].dtype != tf.string]
     if wrong:
       raise ValueError(f'A source must yield the strings {FIELDS}; {wrong} are not in {spec}.')
+    texts = [k for k, of in spec.items() if of.dtype == tf.string and of.shape.rank == 0]
+    kept = {*texts, *preprocessors.TEACHERS}  # numbers and the like are nothing to a template
     dataset = dataset.enumerate().map(
-      lambda number, row: {**{k: row[k] for k in FIELDS}, 'example_id': number}
+      lambda number, row: {**{k: row[k] for k in kept}, 'example_id': number}
     )
     if shuffle:
       buffer = min(self.num_input_examples(split) or SHUFFLE_BUFFER, SHUFFLE_BUFFER)
@@ -184,25 +338,44 @@ class DistillationTask(seqio.Task):
 
 def _add_task(
   name: str,
-  source: seqio.DataSource,
+  dataset: DatasetInfo,
   rows: Sequence[Row],
-  metric: Any = None,
-  prefixed: bool = True,
+  label_source: str = 'gold',
+  read_by: Row | None = None,
+  needed: Collection[str] | None = None,
+  all_samples: bool = True,
 ) -> None:
-  """Adds one task with a row for each of `rows` per source example."""
+  """Adds one task with these rows of every source example.
+
+  Args:
+    name: of the task.
+    dataset: whose examples.
+    rows: what each becomes.
+    label_source: of the targets.
+    read_by: by which row an output is read; None: by the task's own.
+    needed: see `preprocessors.make_rows`.
+    all_samples: likewise.
+  """
   feature = seqio.Feature(vocabulary.LazyVocabulary(), add_eos=True)
+  label_field = 'label' if label_source == 'gold' else 'teacher_label'
+  read_by = read_by or (rows[0] if len(rows) == 1 else None)
+  metric = postprocess = None
+  if read_by is not None and read_by.has_label:
+    metric, postprocess = metrics.LABEL_METRICS[dataset.metric], preprocessors.label_reader(read_by)
+  elif read_by is not None:
+    metric = metrics.rouge_l
   task = DistillationTask(
     name,
-    source=source,
+    source=dataset.source,
     output_features={'inputs': feature, 'targets': feature},
     preprocessors=[
       preprocessors.batch,
-      preprocessors.make_rows(rows, prefixed),
+      preprocessors.make_rows(rows, label_field, needed, all_samples),
       preprocessors.tokenize,
       seqio.preprocessors.append_eos_after_trim,
       preprocessors.unbatch,
     ],
-    postprocess_fn=preprocessors.gold_label if len(rows) == 1 and rows[0][0] == LABEL else None,
+    postprocess_fn=postprocess,
     metric_fns=[metric] if metric else [],
     shuffle_buffer_size=None,  # the source shuffles
   )

@@ -12,6 +12,8 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
+from dss_jax.datasets import embedded
+
 EXTRA_IDS = 100
 MODEL_NAMES = ('spiece.model', 'sentencepiece.model')
 _SPECIAL_IDS = {'pad_id': 0, 'eos_id': 1, 'unk_id': 2}
@@ -43,8 +45,6 @@ def load_vocabulary(spec: str, extra_ids: int = EXTRA_IDS) -> seqio.Vocabulary:
   if spec == 'bytes':
     return _Bytes()
   if spec == 'embedded':
-    from dss_jax.datasets import embedded
-
     spec = embedded.VOCABULARY_PATH
   path = model_path(spec)
   vocabulary = seqio.SentencePieceVocabulary(path, extra_ids=extra_ids)

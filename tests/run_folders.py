@@ -3,6 +3,7 @@
 import seqio
 import tensorflow as tf
 
+from dss_jax import methods
 from dss_jax.checkpoints import manager
 from dss_jax.data import pipeline
 from dss_jax.models import t5
@@ -45,6 +46,22 @@ def register() -> None:
     register_dataset(NAME, seqio.FunctionDataSource(read, ['train', 'validation', 'test']))
 
 
+def run_config_of(
+  folder, method: str, optimizer: str = 'adamw', model: t5.T5Config = MODEL
+) -> run_config.RunConfig:
+  """The settings of a small run of a method."""
+  return run_config.RunConfig(
+    model_dir=str(folder),
+    model=model,
+    data=pipeline.DataConfig(f'{NAME}_{method}', LENGTHS, 8),
+    vocabulary='bytes',
+    train_steps=2,
+    method=methods.get(method),
+    optimizer=optimizers.OptimizerConfig(optimizer, schedule='constant'),
+    eval=run_config.EvalConfig(max_decode_length=8),
+  )
+
+
 def make_run(
   folder,
   method: str = 'dss',
@@ -55,19 +72,13 @@ def make_run(
 ) -> str:
   """A run folder as `dss train` leaves it, with other random parameters at every step."""
   register()
-  run = run_config.RunConfig(
-    model_dir=str(folder),
-    model=model,
-    data=pipeline.DataConfig(f'{NAME}_{method}', LENGTHS, 8),
-    vocabulary='bytes',
-    train_steps=2,
-    optimizer=optimizers.OptimizerConfig(optimizer, schedule='constant'),
-    eval=run_config.EvalConfig(max_decode_length=8),
-  )
+  run = run_config_of(folder, method, optimizer, model)
   run_config.save_run_config(run)
   model = run_config.set_up_tasks(run).model
   mesh = partitioning.make_mesh(partitioning.MeshConfig())
-  mixture = pipeline.load_mixture(run.data.mixture_or_task_name, run.data.split)
+  mixture = pipeline.load_mixture(
+    run.data.mixture_or_task_name, run.data.split, run.objective.tasks
+  )
   data_state = {'window': 0, 'row': 0, 'fingerprint': pipeline.fingerprint(mixture)}
   transformation = optimizers.make_optimizer(run.optimizer)
   checkpoints = manager.Checkpoints(run.model_dir, keep=len(steps))

@@ -7,9 +7,10 @@ import pytest
 import run_folders
 from run_folders import NAME
 
+from dss_jax import methods
 from dss_jax.commands import evaluate
 from dss_jax.inference.decoding import Decoding
-from dss_jax.runs import student
+from dss_jax.runs import evaluation, student
 
 
 @pytest.fixture(scope='module')
@@ -56,26 +57,26 @@ def test_task_split_step_and_output_are_chosen_on_the_command_line(run, tmp_path
 
 
 def test_the_settings_reach_the_decoder(run):
-  settings = evaluate.EvaluateConfig(
+  settings = evaluation.EvaluateConfig(
     run, step=2, decoding=Decoding('beam', beams=3), batch_size=16, seed=7
   )
-  pupil = student.load(settings)
-  decoder = pupil.decoder(is_rationale=False)
-  assert pupil.step == 2
+  loaded = student.load(settings)
+  decoder = loaded.decoder(methods.dss.LABEL_ROW)
+  assert loaded.step == 2
   assert decoder.decoding == Decoding('beam', max_length=8, beams=3)  # the run's validation length
   assert (decoder.batch_size, decoder.max_input_length, decoder.seed) == (16, 48, 7)
-  assert pupil.decoder(is_rationale=True).decoding.max_length == 12  # the run's targets
+  assert loaded.decoder(methods.dss.RATIONALE_ROW).decoding.max_length == 12  # the run's targets
 
 
 def test_the_length_of_outputs_can_be_set(run):
-  pupil = student.load(evaluate.EvaluateConfig(run, max_decode_length=3))
-  lengths = {pupil.decoder(is_rationale).decoding.max_length for is_rationale in (False, True)}
+  loaded = student.load(evaluation.EvaluateConfig(run, max_decode_length=3))
+  lengths = {loaded.decoder(row).decoding.max_length for row in methods.dss.DSS.rows}
   assert lengths == {3}
 
 
 def test_each_step_has_its_own_parameters(run):
-  steps = {step: student.load(evaluate.EvaluateConfig(run, step=step)) for step in (1, 2, 'best')}
-  embedding = {step: pupil.params['embedding'] for step, pupil in steps.items()}
+  steps = {step: student.load(evaluation.EvaluateConfig(run, step=step)) for step in (1, 2, 'best')}
+  embedding = {step: loaded.params['embedding'] for step, loaded in steps.items()}
   assert (embedding[1] != embedding[2]).any()
   assert (embedding[1] == embedding['best']).all()
 

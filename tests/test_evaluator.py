@@ -196,7 +196,7 @@ class TestLoadExamples:
     [
       (f'{NAME}_lable', 'test', None, f'{NAME}_label'),
       (f'{NAME}_label', 'tests', None, "'tests'.*test"),
-      (f'{NAME}_paired', 'test', None, f"evaluate '{NAME}_label' or {NAME}_rationale"),
+      (f'{NAME}_paired', 'test', None, f"evaluate '{NAME}_label' or '{NAME}_rationale'"),
       (f'{NAME}_label', 'test', 0, 'num_examples is at least 1'),
     ],
   )
@@ -206,7 +206,8 @@ class TestLoadExamples:
 
 
 def test_text_ends_before_the_eos():
-  ids = vocabulary.get_vocabulary().encode('ab')
-  assert evaluator.to_text(np.array([*ids, 1, *ids])) == 'ab'
-  assert evaluator.to_text(np.array(ids)) == 'ab'
-  assert evaluator.to_text(np.array([1, 0, 0])) == ''
+  known = vocabulary.get_vocabulary()
+  ids = known.encode('ab')
+  assert evaluator.to_text(np.array([*ids, 1, *ids]), known) == 'ab'
+  assert evaluator.to_text(np.array(ids), known) == 'ab'
+  assert evaluator.to_text(np.array([1, 0, 0]), known) == ''

@@ -84,7 +84,7 @@ def _ran(layout):
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(jax, 'jit', compiled)
     before = train_state.create(MODEL, OPTIMIZER, mesh, seed=0)
-  step = steps.make_train_step(MODEL, losses.LossConfig(), OPTIMIZER, seed=1)
+  step = steps.make_train_step(MODEL, losses.Objective(), OPTIMIZER, seed=1)
   update = train_state.jit_update(step, before)
   batch = partitioning.put_batch(mesh, _batch())
   inputs = batch['encoder_input_tokens'], batch['encoder_segment_ids']

@@ -6,9 +6,16 @@ import numpy as np
 import pytest
 from scipy import special
 
+from dss_jax import methods
+from dss_jax.methods import Term
 from dss_jax.training import losses
 
 LABEL, RATIONALE = 0, 1
+
+
+def _objective(**settings):
+  """Step by step's objective with settings of a run."""
+  return losses.objective(methods.dss.DSS.loss, losses.LossConfig(**settings))
 
 
 def _drawn(*shape, vocab=11, seed=0):
@@ -33,8 +40,8 @@ def _token_task_sums(logits, targets, weights, task_ids):
   loss = losses.token_losses(jnp.asarray(logits), jnp.asarray(targets))
   task_ids = jnp.asarray(task_ids)
   return (
-    losses.sum_by_task(loss * weights, task_ids),
-    losses.sum_by_task(jnp.asarray(weights), task_ids),
+    losses.sum_by_task(loss * weights, task_ids, 2),
+    losses.sum_by_task(jnp.asarray(weights), task_ids, 2),
   )
 
 
@@ -152,13 +159,13 @@ def test_huge_logits_stay_finite():
 def test_each_task_is_divided_by_its_own_loss_weight():
   """Ten rationale tokens against two label tokens: a token mean would weigh them 5 to 1."""
   loss_sums, weights = jnp.array([2 * 3.0, 10 * 0.5]), jnp.array([2.0, 10.0])
-  total = losses.combine(loss_sums, weights, losses.LossConfig())
+  total = losses.combine(loss_sums, weights, _objective())
   np.testing.assert_allclose(total, 3.0 + 0.5)
 
 
 @pytest.mark.parametrize('rationale_weight', [0.0, 0.3, 2.0])
 def test_lambda_weighs_the_rationales(rationale_weight):
-  config = losses.LossConfig(rationale_weight=rationale_weight)
+  config = _objective(rationale_weight=rationale_weight)
   total = losses.combine(jnp.array([6.0, 5.0]), jnp.array([2.0, 10.0]), config)
   np.testing.assert_allclose(total, 3.0 + rationale_weight * 0.5, rtol=1e-6)
 
@@ -166,17 +173,15 @@ def test_lambda_weighs_the_rationales(rationale_weight):
 @pytest.mark.parametrize('alpha', [0.1, 0.5, 0.8])
 def test_alpha_is_lambda_up_to_a_factor(alpha):
   sums, weights = jnp.array([6.0, 5.0]), jnp.array([2.0, 10.0])
-  by_alpha = losses.combine(sums, weights, losses.LossConfig(alpha=alpha))
-  by_lambda = losses.combine(sums, weights, losses.LossConfig(rationale_weight=(1 - alpha) / alpha))
+  by_alpha = losses.combine(sums, weights, _objective(alpha=alpha))
+  by_lambda = losses.combine(sums, weights, _objective(rationale_weight=(1 - alpha) / alpha))
   np.testing.assert_allclose(by_alpha, alpha * 3.0 + (1 - alpha) * 0.5, rtol=1e-6)
   np.testing.assert_allclose(by_alpha, alpha * by_lambda, rtol=1e-6)
 
 
 @pytest.mark.parametrize('alpha, kept', [(0.0, 0.5), (1.0, 3.0)])
 def test_the_ends_of_alpha_keep_one_task(alpha, kept):
-  total = losses.combine(
-    jnp.array([6.0, 5.0]), jnp.array([2.0, 10.0]), losses.LossConfig(alpha=alpha)
-  )
+  total = losses.combine(jnp.array([6.0, 5.0]), jnp.array([2.0, 10.0]), _objective(alpha=alpha))
   np.testing.assert_allclose(total, kept)
 
 
@@ -242,7 +247,7 @@ def _expected(rows):
 def test_the_objective_does_not_depend_on_packing_or_padding(places, width):
   rows = _rows()
   sums, weights = _token_task_sums(*_laid_out(rows, places, width))
-  total = losses.combine(sums, weights, losses.LossConfig(rationale_weight=0.7))
+  total = losses.combine(sums, weights, _objective(rationale_weight=0.7))
   np.testing.assert_allclose(total, _expected(rows), rtol=1e-6)
   np.testing.assert_array_equal(weights, [10.0, 21.0])
 
@@ -250,7 +255,7 @@ def test_the_objective_does_not_depend_on_packing_or_padding(places, width):
 @pytest.mark.parametrize('cuts', [[1], [3], [2, 4], [1, 2, 3, 4, 5, 6]])
 def test_parts_with_the_whole_batchs_weights_add_up_to_the_whole(cuts):
   """Parts of one task only, and of unequal numbers of tokens, are among them."""
-  rows, config = _rows(), losses.LossConfig(rationale_weight=0.7)
+  rows, config = _rows(), _objective(rationale_weight=0.7)
   arrays = _laid_out(rows, [[i] for i in range(7)], 9)
   weights = _token_task_sums(*arrays)[1]
   parts = [
@@ -268,7 +273,7 @@ def test_an_absent_task_costs_nothing_and_its_gradient_is_finite(absent):
 
   def objective(x):
     sums, counts = _token_task_sums(x, targets, weights, tasks)
-    return losses.combine(sums, counts, losses.LossConfig())
+    return losses.combine(sums, counts, _objective())
 
   total, gradient = jax.value_and_grad(objective)(logits)
   tokens = np.array(losses.token_losses(logits, targets))[weights > 0]
@@ -279,5 +284,33 @@ def test_an_absent_task_costs_nothing_and_its_gradient_is_finite(absent):
 
 def test_an_empty_batch_costs_nothing():
   zeros = jnp.zeros(2)
-  total, gradient = jax.value_and_grad(losses.combine)(zeros, zeros, losses.LossConfig())
+  total, gradient = jax.value_and_grad(losses.combine)(zeros, zeros, _objective())
   assert total == 0.0 and np.isfinite(gradient).all()
+
+
+# The open table of tasks
+
+
+def test_a_methods_own_weights_hold_unless_the_run_sets_lambda():
+  terms = (Term('label', 2.0), Term('rationale', 0.25), Term('self_evaluation', 3.0))
+  found = losses.objective(terms, losses.LossConfig())
+  assert (found.tasks, found.weights) == (('label', 'rationale', 'self_evaluation'), (2, 0.25, 3))
+  assert losses.objective(terms, losses.LossConfig(rationale_weight=0.5)).weights == (2, 0.5, 3)
+  assert losses.objective(terms, losses.LossConfig(alpha=0.25)).weights == (0.25, 0.75, 3)
+
+
+@pytest.mark.parametrize('settings', [{'alpha': 0.25}, {'rationale_weight': 0.5}])
+def test_a_method_of_one_task_ignores_the_weights_of_two(settings):
+  for method in (methods.standard.STANDARD, methods.one_task.RATIONALE):
+    assert losses.objective(method.loss, losses.LossConfig(**settings)).weights == (1.0,)
+
+
+def test_three_tasks_are_each_divided_by_their_own_loss_weight():
+  terms = (Term('label'), Term('rationale', 0.5), Term('third', 2.0))
+  objective = losses.objective(terms, losses.LossConfig())
+  values = jnp.array([[6.0, 1.0, 2.0, 2.0, 9.0, 1.0]])
+  tasks = jnp.array([[0, 1, 2, 2, 0, 1]])
+  sums = losses.sum_by_task(values, tasks, 3)
+  weights = losses.sum_by_task(jnp.ones_like(values), tasks, 3)
+  total = losses.combine(sums, weights, objective)
+  np.testing.assert_allclose(total, 7.5 + 0.5 * 1.0 + 2.0 * 2.0)

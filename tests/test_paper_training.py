@@ -57,7 +57,7 @@ def _trained(version: str, weight_decay: float, pack: bool):
       weight_decay=weight_decay,
     )
   )
-  loss = losses.LossConfig(alpha=make_loss.ALPHA)
+  loss = losses.Objective(weights=(make_loss.ALPHA, 1.0 - make_loss.ALPHA))
   step = jax.jit(steps.make_train_step(make_loss.config_of(version), loss, optimizer, seed=0))
   state = train_state.from_params(_start(version), optimizer)
   batch, history = _paired_batch(pack), []

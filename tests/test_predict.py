@@ -8,9 +8,11 @@ import pytest
 import run_folders
 from run_folders import INPUTS, NAME
 
-from dss_jax.commands import evaluate, predict
-from dss_jax.inference import evaluator
-from dss_jax.tasks import LABEL, RATIONALE, vocabulary
+from dss_jax import methods
+from dss_jax.commands import predict
+from dss_jax.inference import evaluator, predictor
+from dss_jax.runs import evaluation
+from dss_jax.tasks import vocabulary
 
 
 @pytest.fixture(scope='module')
@@ -24,17 +26,16 @@ def run_main(capsys, *arguments):
 
 
 @pytest.mark.parametrize('spec', ['bytes', 'embedded'])
-@pytest.mark.parametrize(
-  ('task', 'task_id'), [('label', LABEL), ('rationale', RATIONALE), ('standard', LABEL)]
-)
-def test_tokens_are_those_of_the_task(spec, task, task_id):
+@pytest.mark.parametrize('name', ['label', 'rationale', 'standard'])
+def test_tokens_are_those_of_the_task(spec, name):
   run_folders.register()
-  with vocabulary.temporary_vocabulary(spec):
-    expected = evaluator.load_examples(f'{NAME}_{task}', 'test')
-    found = predict.encode(f'{NAME}_{task}', INPUTS)
+  (row,) = methods.get(name).rows
+  with vocabulary.temporary_vocabulary(spec) as known:
+    expected = evaluator.load_examples(f'{NAME}_{name}', 'test')
+    asked = predictor.Predictor(None, methods.get(name), known, None)
+    found = asked.encode(row, INPUTS)
   np.testing.assert_array_equal(found.inputs, expected.inputs)
   np.testing.assert_array_equal(found.input_offsets, expected.input_offsets)
-  assert found.task_ids.tolist() == [task_id] * len(INPUTS)
   assert len(found.target_lengths) == len(INPUTS)
 
 
@@ -43,7 +44,7 @@ def test_answers_are_those_of_evaluation(run):
   assert [answer['input'] for answer in answers] == INPUTS
   for task in ('label', 'rationale'):
     output = f'{run}/{task}.jsonl'
-    evaluate.evaluate(evaluate.EvaluateConfig(run, task=f'{NAME}_{task}', output=output))
+    evaluation.evaluate(evaluation.EvaluateConfig(run, task=f'{NAME}_{task}', output=output))
     with open(output, encoding='utf-8') as lines:
       expected = [json.loads(line)['prediction'] for line in lines]
     assert [answer[task] for answer in answers] == expected
@@ -87,8 +88,8 @@ def test_answers_can_go_to_a_file(run, tmp_path, capsys):
 def test_cut_inputs_are_reported_apart_from_the_answers(run, capsys):
   assert predict.main([f'--model_dir={run}', f'--input={"long " * 20}', '--input=short']) == 0
   captured = capsys.readouterr()
-  assert '_label: 1 of 2 inputs are cut at 48 tokens' in captured.err
-  assert '_rationale: 1 of 2 inputs are cut' in captured.err
+  assert 'label: 1 of 2 inputs are cut at 48 tokens' in captured.err
+  assert 'rationale: 1 of 2 inputs are cut' in captured.err
   assert len(captured.out.splitlines()) == 2
 
 

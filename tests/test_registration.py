@@ -8,6 +8,8 @@ import pytest
 import seqio
 import tensorflow as tf
 
+from dss_jax import methods
+from dss_jax.methods import Method, Row, Term
 from dss_jax.tasks import metrics, preprocessors, registration, vocabulary
 from dss_jax.tasks.registration import FIELDS, dataset_of, register_dataset
 
@@ -178,11 +180,14 @@ def test_metrics_of_label_tasks_compare_with_gold_whatever_the_target():
 def test_names_lead_to_the_data_set_and_to_what_it_is_evaluated_on():
   assert dataset_of('toy_dss') == dataset_of('toy_teacher_paired')
   info = dataset_of('toy_dss')
-  assert (info.name, info.metric, info.evaluation_task) == ('toy', 'text', 'toy_label')
-  assert dataset_of('toy_teacher_standard').evaluation_task == 'toy_standard'
+  assert (info.name, info.metric) == ('toy', 'text')
+  evaluated = lambda name: registration.evaluation_task('toy', methods.get(name))  # noqa: E731
+  assert evaluated('dss') == evaluated('teacher_paired') == 'toy_label'
+  assert evaluated('teacher_standard') == 'toy_standard'
   register_dataset('more_toys', source_of(ROWS), metric='equation')
   seqio.MixtureRegistry.add('joined', [('more_toys_dss', 2.0), ('toy_dss', 1.0)])
   assert dataset_of('joined').name == 'more_toys'
+  assert registration.method_of('joined') is methods.dss.DSS
   with pytest.raises(ValueError, match=r'No task or mixture .toy.*MIXTURE_OR_TASK_NAME'):
     dataset_of('toy')
 
@@ -223,3 +228,62 @@ def test_a_data_set_of_json_lines_takes_ten_lines(tmp_path, monkeypatch):
   assert texts('mine_label', split='test') == [('[label] ' + r['input'], r['label']) for r in ROWS]
   assert len(read('mine_paired')) == 23
   assert dataset_of('mine_dss').metric == 'text'
+
+
+# ---------------------------------------------------------------- methods
+
+
+def test_a_single_task_is_judged_on_every_example_by_the_label_that_it_writes():
+  assert texts('toy_single_task') == [
+    (row['input'], f'{row["rationale"]} [label] {row["label"]}') for row in ROWS if row['rationale']
+  ]
+  name = registration.evaluation_task('toy', methods.single_task.SINGLE_TASK)
+  assert texts(name) == [(row['input'], row['label']) for row in ROWS]  # without a rationale, too
+  task = seqio.get_mixture_or_task(name)
+  assert task.postprocess_fn('since [label] gold0', example=read(name)[0]) == 'gold0'
+  assert registration.row_of(name) == methods.single_task.ROW
+
+
+def test_a_rationale_as_input_is_read_in_training_and_at_test_time():
+  name = registration.evaluation_task('toy', methods.rationale_input.RATIONALE_INPUT)
+  expected = [(f'q{n} [rationale] {row["rationale"]}', f'gold{n}') for n, row in enumerate(ROWS)]
+  assert texts(name) == expected
+  assert texts('toy_rationale_input') == [e for n, e in enumerate(expected) if n != 3]
+
+
+def test_a_method_registered_later_gets_its_tasks_and_shares_rows_it_has_in_common():
+  third = Row('why_not', '[why not] {input}', 'not {teacher_label}')
+  method = methods.register(
+    Method(
+      'toy_method',
+      'three tasks',
+      (*methods.dss.DSS.rows, third),
+      (Term('label'), Term('rationale'), Term('why_not', 0.1)),
+      methods.dss.LABEL_ROW,
+    )
+  )
+  registration.add_methods()
+  members = seqio.get_mixture_or_task('toy_toy_method').tasks
+  assert {task.name for task in members} == {'toy_label', 'toy_rationale', 'toy_toy_method_why_not'}
+  assert texts('toy_toy_method_why_not')[0] == ('[why not] q0', 'not said0')
+  assert registration.method_of('toy_toy_method') is method
+  ids = {int(row['task_id']) for task in members for row in read(task.name)}
+  assert ids == {0, 1, methods.registry.task_id('why_not')} and len(ids) == 3
+
+
+def test_a_mixture_of_ones_own_needs_a_method_where_none_has_its_rows():
+  seqio.MixtureRegistry.add('odd', [('toy_standard', 1.0), ('toy_rationale', 1.0)])
+  with pytest.raises(ValueError, match=r'no method makes the rows of .odd.*set METHOD'):
+    registration.method_of('odd')
+
+
+def test_more_fields_of_a_source_reach_the_templates():
+  def source(split, shuffle_files):
+    columns = {k: [row[k] for row in ROWS] for k in FIELDS}
+    hints = [f'hint{n}' for n in range(len(ROWS))]
+    return tf.data.Dataset.from_tensor_slices({**columns, 'hint': hints, 'number': hints})
+
+  row = Row('label', '{input} ({hint})', '{label}')
+  methods.register(Method('hinted', 'a hint is read', (row,), (Term('label'),), row))
+  register_dataset('toy_with_hints', seqio.FunctionDataSource(source, ['train']))
+  assert texts('toy_with_hints_hinted')[2] == ('q2 (hint2)', 'gold2')

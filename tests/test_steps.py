@@ -19,7 +19,7 @@ LENGTHS = {'inputs': 24, 'targets': 16}
 ROWS = 8
 # A large epsilon makes Adam's update smooth in the gradient, so that rounding stays rounding.
 OPTIMIZER = optimizers.OptimizerConfig(learning_rate=0.05, schedule='constant', eps=1e-2)
-LOSS = losses.LossConfig(rationale_weight=0.5, z_loss=1e-3, label_smoothing=0.1)
+LOSS = losses.Objective(weights=(1.0, 0.5), z_loss=1e-3, label_smoothing=0.1)
 
 
 def _task(name, task_id, longest, count=40):
@@ -141,7 +141,7 @@ def test_every_row_has_dropout_of_its_own(tiny_config):
 
 def test_losses_of_both_tasks_fall_on_a_batch_that_is_repeated(tiny_config):
   _, history = _trained(_with_dropout(tiny_config, 0.0), _batches(1) * 40)
-  for task in losses.TASKS:
+  for task in LOSS.tasks:
     assert history[-1][f'{task}/loss'] < 0.7 * history[0][f'{task}/loss']
 
 
@@ -158,24 +158,22 @@ def _counted(model, params, batch, loss):
   targets = batch['decoder_target_tokens']
   token_loss = losses.token_losses(logits, jnp.asarray(targets), loss.z_loss, loss.label_smoothing)
   token_loss, best = np.asarray(token_loss, np.float64), np.asarray(logits).argmax(-1)
-  counted = {f'{task}/{name}': 0.0 for task in losses.TASKS for name in ('rows', 'loss_weight')}
-  sums = dict.fromkeys(losses.TASKS, np.zeros(2))
+  counted = {f'{task}/{name}': 0.0 for task in LOSS.tasks for name in ('rows', 'loss_weight')}
+  sums = dict.fromkeys(LOSS.tasks, np.zeros(2))
   for row in range(len(targets)):
     for segment in range(1, batch['decoder_segment_ids'][row].max() + 1):
       here = batch['decoder_segment_ids'][row] == segment
       (number,) = set(batch['decoder_task_ids'][row][here])
-      task = losses.TASKS[number]
+      task = LOSS.tasks[number]
       counted[f'{task}/rows'] += 1
       counted[f'{task}/loss_weight'] += here.sum()
       right = (best[row] == targets[row])[here].sum()
       sums[task] = sums[task] + [token_loss[row][here].sum(), right]
-  for task in losses.TASKS:
+  for task in LOSS.tasks:
     means = sums[task] / max(counted[f'{task}/loss_weight'], 1)
     counted |= {f'{task}/loss': means[0], f'{task}/accuracy': means[1]}
-  weights = loss.task_weights
-  counted['loss'] = sum(
-    w * counted[f'{t}/loss'] for w, t in zip(weights, losses.TASKS, strict=True)
-  )
+  weights = loss.weights
+  counted['loss'] = sum(w * counted[f'{t}/loss'] for w, t in zip(weights, LOSS.tasks, strict=True))
   return counted
 
 
@@ -196,7 +194,7 @@ def test_a_batch_of_labels_alone_is_the_plain_label_loss(tiny_config):
   model = _with_dropout(tiny_config, 0.0)
   batches = _batches(2, mixture=MIXTURE[:1])
   state, history = _trained(model, batches)
-  plain = _trained(model, batches, loss=dataclasses.replace(LOSS, rationale_weight=0.0))
+  plain = _trained(model, batches, loss=dataclasses.replace(LOSS, weights=(1.0, 0.0)))
   _assert_near((state, history), plain, tolerance=1e-7)
   for metrics in history:
     assert metrics['loss'] == metrics['label/loss'] > 0

@@ -190,7 +190,9 @@ def test_real_inputs_and_targets_have_our_ids(load, vocabularies, raw_dir, kind,
   for split in dataset.splits:
     files = release.split_files(dataset, raw_dir, split)
     for example in release.read_examples(dataset, files, split) if files else ():
-      inputs |= {f'{prefix}{example.input}' for prefix in ('', *preprocessors.PREFIXES)}
+      inputs |= {
+        f'{prefix}{example.input}' for prefix in ('', *(f'{mark} ' for mark in methods.marks()))
+      }
       targets |= {example.label, example.rationale, example.teacher_label}
   assert len(inputs) > 2000
   texts = sorted(inputs)

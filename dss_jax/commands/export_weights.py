@@ -19,6 +19,7 @@ import numpy as np
 import seqio
 from etils import epath
 
+from dss_jax import methods
 from dss_jax.checkpoints import adafactor, manager, transfer
 from dss_jax.checkpoints.hf import huggingface, tokenizer
 from dss_jax.checkpoints.t5x import t5x, t5x_adafactor
@@ -27,7 +28,7 @@ from dss_jax.models.t5 import T5Config
 from dss_jax.parallel import partitioning
 from dss_jax.runs import card_facts, model_card, pretrained, run_config
 from dss_jax.settings import config
-from dss_jax.tasks import preprocessors, set_vocabulary
+from dss_jax.tasks import set_vocabulary
 from dss_jax.training import optimizers, train_state
 
 README = 'README.md'
@@ -279,6 +280,7 @@ def _t5x_gin(model: T5Config, vocabulary: seqio.Vocabulary | None, path: epath.P
 
 
 def _t5x_readme(source: _Checkpoint, output: epath.Path, place: str) -> str:
+  method = (source.run and source.run.method) or methods.get(methods.DEFAULT)
   state = 'the state of Adafactor' if source.moments else "a fresh optimizer's state"
   step = int(source.moments['step']) if source.moments else source.step
   example = 'scalable_t5' if source.model.relative_bias_per_layer else 't5'
@@ -294,8 +296,8 @@ where it was exported to. To continue with T5X:
       --gin.INITIAL_CHECKPOINT_PATH="'{output / place}'" \\
       --gin.TRAIN_STEPS={step + 1000} ...
 
-where TRAIN_STEPS counts the {step} steps that were made. The prefixes of the tasks are part of the
-inputs: {', '.join(f'`{prefix}`' for prefix in preprocessors.PREFIXES)}.
+where TRAIN_STEPS counts the {step} steps that were made. Inputs are made by the templates
+{', '.join(f'`{row.input}`' for row in (method.answer, *method.other_rows))}.
 """
 
 

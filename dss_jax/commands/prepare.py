@@ -1,24 +1,18 @@
 """`dss prepare`: from the release's raw files to a data set that the tasks read.
 
 Owns: the command's options, where its raw files come from, what it prints. Does not own: reading
-them (tasks/release.py), building (tasks/builder.py), downloading (tasks/download.py).
+them (datasets/release.py), building (tasks/builder.py), downloading (datasets/download.py).
 """
 
-from __future__ import annotations
-
 import argparse
+import importlib
 import json
 import pathlib
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-  from dss_jax.datasets import release
-
-# TensorFlow, and so our tasks, are imported where they are needed: --help does without.
-DATASETS = ('anli1', 'asdiv', 'cqa', 'esnli', 'svamp')
-FILTERS = ('none', 'clean', 'agree')
+from dss_jax import datasets
+from dss_jax.datasets import download, release
 
 RELEASE_URL = 'https://github.com/google-research/distilling-step-by-step/raw/main/datasets.zip'
 COLUMNS = ('examples', 'teacher_accuracy', 'unparsed', 'empty_rationale', 'disagree')
@@ -44,6 +38,8 @@ def main(argv: list[str]) -> int:
     ValueError, OSError: raw files are missing, malformed or cannot be written.
   """
   options = _parser().parse_args(argv)
+  for module in options.module:
+    importlib.import_module(module)
   import tensorflow_datasets as tfds
 
   if not sys.stderr.isatty():
@@ -54,10 +50,9 @@ def main(argv: list[str]) -> int:
 
 def _prepare(options: argparse.Namespace) -> dict[str, object]:
   """Does it, prints what people read, and returns what programs read."""
-  from dss_jax.datasets import release
   from dss_jax.tasks import builder
 
-  dataset = builder.DATASETS[options.dataset]
+  dataset = datasets.get(options.dataset)
   folder = release.release_folder(_raw_folder(options), dataset)
   splits = _available_splits(dataset, folder)
   outcome = builder.prepare(dataset, splits, options.data_dir, options.filter)
@@ -83,7 +78,6 @@ _CHANGES = {
 
 def _raw_folder(options: argparse.Namespace) -> pathlib.Path:
   """The folder of raw files, after downloading and extracting where that is asked for."""
-  from dss_jax.datasets import download
   from dss_jax.tasks import prepared
 
   data_dir = options.data_dir or prepared.default_data_dir()
@@ -107,7 +101,6 @@ def _available_splits(
   Raises:
     ValueError: none is there.
   """
-  from dss_jax.datasets import release
 
   splits = {}
   for split in dataset.splits:
@@ -142,7 +135,9 @@ def _parser() -> argparse.ArgumentParser:
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
   )
-  parser.add_argument('--dataset', required=True, choices=DATASETS)
+  parser.add_argument(
+    '--dataset', required=True, help=f'one of {", ".join(datasets.names())}, or of --module'
+  )
   source = parser.add_mutually_exclusive_group(required=True)
   source.add_argument(
     '--raw_dir', metavar='DIR', help='folder that holds NAME/, or a datasets.zip of it'
@@ -162,10 +157,16 @@ def _parser() -> argparse.ArgumentParser:
   )
   parser.add_argument(
     '--filter',
-    choices=FILTERS,
+    choices=release.FILTERS,
     default='none',
     help='clean drops train rows with an unparsed label or an empty rationale, agree also those '
     'whose teacher label is not the gold one; validation and test are never filtered '
     '(default: none, as in the paper)',
+  )
+  parser.add_argument(
+    '--module',
+    action='append',
+    default=[],
+    help='import this module first: one of yours that registers data sets (repeatable)',
   )
   return parser

@@ -22,7 +22,7 @@ from dss_jax.runs import metric_writer, pretrained
 from dss_jax.runs.run_config import RunConfig, keep_vocabulary, save_run_config, set_up_tasks
 from dss_jax.runs.validation import Validation
 from dss_jax.settings import config
-from dss_jax.training import losses, optimizers, steps, train_state
+from dss_jax.training import optimizers, steps, train_state
 
 BEST_METRIC = 'accuracy'
 
@@ -72,7 +72,9 @@ def train(run: RunConfig) -> Result:
   partitioning.check_batch(
     mesh, run.data.batch_size // run.num_microbatches, 'BATCH_SIZE / NUM_MICROBATCHES'
   )
-  mixture = pipeline.load_mixture(run.data.mixture_or_task_name, run.data.split)
+  mixture = pipeline.load_mixture(
+    run.data.mixture_or_task_name, run.data.split, run.objective.tasks
+  )
   validation = Validation.of(run, mesh)
   started = manager.has_checkpoint(run.model_dir)
   fingerprint = pipeline.fingerprint(mixture)
@@ -136,7 +138,7 @@ class _Loop:
   def __init__(self, run, mesh, optimizer, checkpoints, validation, start: int, past: Mapping):
     self.run, self.mesh, self.checkpoints, self.validation = run, mesh, checkpoints, validation
     self.step = steps.make_train_step(
-      run.model, run.loss, optimizer, run.seed, run.num_microbatches
+      run.model, run.objective, optimizer, run.seed, run.num_microbatches
     )
     self.schedule = optimizers.make_schedule(run.optimizer)
     self.writer = metric_writer.MetricWriter(run.model_dir, start)
@@ -227,7 +229,7 @@ class _Loop:
       step, 'train', {**metrics, 'learning_rate': learning_rate, 'padding': padding, **rate}
     )
     parts = [f'loss {metrics["loss"]:.4f}']
-    for task in losses.TASKS:
+    for task in self.run.objective.tasks:
       if metrics[f'{task}/rows']:
         parts.append(f'{task} {metrics[f"{task}/loss"]:.4f}')
     if rate:

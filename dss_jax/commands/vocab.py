@@ -20,6 +20,8 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 
+from dss_jax import methods
+
 DEFAULT_SIZE = 8000
 MAX_TEXTS = 2_000_000
 """At most so many texts of the tasks are read; they are held in memory."""
@@ -90,8 +92,6 @@ def train_vocabulary(texts: Iterator[str], size: int) -> TrainedVocabulary:
   import sentencepiece
   from sentencepiece import sentencepiece_model_pb2
 
-  from dss_jax.tasks import preprocessors
-
   counted = list(itertools.islice(texts, MAX_TEXTS))
   if not counted:
     raise ValueError('The tasks have no text to train a vocabulary on.')
@@ -110,7 +110,7 @@ def train_vocabulary(texts: Iterator[str], size: int) -> TrainedVocabulary:
         eos_id=1,
         unk_id=2,
         bos_id=-1,
-        user_defined_symbols=[f'▁{prefix.strip()}' for prefix in preprocessors.PREFIXES],
+        user_defined_symbols=[f'▁{mark}' for mark in methods.marks()],
         byte_fallback=True,
         split_digits=True,
         normalization_rule_tsv=rules.name,

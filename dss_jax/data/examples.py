@@ -14,6 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dss_jax.methods import registry
+
+DEFAULT_TASKS = ('label', 'rationale')
 TEXTS = ('inputs_pretokenized', 'targets_pretokenized', 'label')
 READ_BATCH = 1024  # examples that cross from TensorFlow to numpy at once
 
@@ -29,7 +32,8 @@ class Examples:
     input_offsets: int64 [n + 1].
     targets: int32 [target tokens], each sequence with its EOS.
     target_offsets: int64 [n + 1].
-    task_ids: int32 [n], which loss an example belongs to (0 label, 1 rationale).
+    task_ids: int32 [n], which task of the objective an example belongs to: its place in `tasks` of
+      `load_mixture`.
     example_ids: int64 [n], the row of the source example. Neighbours with equal ids (the two rows
       of a paired task) form a group that is drawn and packed together.
     texts: name -> n strings, for evaluation; empty unless asked for.
@@ -133,19 +137,20 @@ def truncations(mixture: Sequence[TaskExamples], lengths: Mapping[str, int]) -> 
 
 
 def load_mixture(
-  name: str, split: str, keep_text: bool = False, skip_empty: bool = False
+  name: str, split: str, tasks: Sequence[str] = DEFAULT_TASKS, skip_empty: bool = False
 ) -> list[TaskExamples]:
   """Reads a SeqIO task or mixture; the tasks of a mixture come in the order of their names.
 
   Args:
     name: a registered task or mixture; import the module that registers it first.
     split: a split that all its tasks have.
-    keep_text: also keep the strings named in TEXTS, for evaluation.
+    tasks: of the objective, in order; a row's task_id becomes its task's place among them.
     skip_empty: leave out tasks without examples, unless all are: a validation split need not have
       rationales.
 
   Raises:
-    ValueError: unknown name or split (with the near names), or a task without examples.
+    ValueError: unknown name or split (with the near names), a task without examples, or one whose
+      rows are of a task that the objective does not have.
   """
   import seqio
 
@@ -154,11 +159,11 @@ def load_mixture(
     raise ValueError(_unknown('MIXTURE_OR_TASK_NAME: task or mixture', name, known))
   provider = seqio.get_mixture_or_task(name)
   if isinstance(provider, seqio.Task):
-    return [TaskExamples(name, 1.0, load_examples(name, split, keep_text))]
+    return [TaskExamples(name, 1.0, load_examples(name, split, tasks))]
   loaded, empty = [], None
   for task in provider.tasks:
     try:
-      examples = load_examples(task.name, split, keep_text)
+      examples = load_examples(task.name, split, tasks)
     except EmptyTaskError as error:
       if not skip_empty:
         raise
@@ -170,10 +175,18 @@ def load_mixture(
   return loaded
 
 
-def load_examples(task_name: str, split: str, keep_text: bool = False) -> Examples:
+def load_examples(
+  task_name: str, split: str, tasks: Sequence[str] | None = None, keep_text: bool = False
+) -> Examples:
   """Reads one split of a SeqIO task, untruncated, unshuffled, once. See `load_mixture`.
 
-  A task without `task_id` gets 0, one without `example_id` the numbers 0..n-1.
+  Rows without `task_id` are of the first task, rows without `example_id` get the numbers 0..n-1.
+
+  Args:
+    task_name: a registered task.
+    split: one that it has.
+    tasks: of the objective; None leaves the numbers as SeqIO's rows have them.
+    keep_text: also keep the strings named in TEXTS, for evaluation.
   """
   import seqio
   import tensorflow as tf
@@ -197,7 +210,24 @@ def load_examples(task_name: str, split: str, keep_text: bool = False) -> Exampl
     {key: value for key, value in batch.items() if key in wanted}
     for batch in _batched(tf, rows).prefetch(2)
   ]
-  return _concatenate(batches, task_name, split)
+  examples = _concatenate(batches, task_name, split)
+  if tasks is None or 'task_id' not in batches[0]:
+    return examples
+  return dataclasses.replace(examples, task_ids=_places(examples.task_ids, tasks, task_name))
+
+
+def _places(task_ids: np.ndarray, tasks: Sequence[str], task_name: str) -> np.ndarray:
+  """int32 [n]: the place of each row's task among those of the objective."""
+  places = np.zeros(len(task_ids), np.int32)
+  for number in np.unique(task_ids):
+    task = registry.task_of(int(number))
+    if task not in tasks:
+      raise ValueError(
+        f'{task_name!r} has rows of the task {task!r}, but the loss of METHOD is of '
+        f'{", ".join(tasks)}; choose another METHOD, or another MIXTURE_OR_TASK_NAME.'
+      )
+    places[task_ids == number] = tasks.index(task)
+  return places
 
 
 def _batched(tf: Any, rows: Any) -> Any:

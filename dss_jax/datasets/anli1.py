@@ -5,7 +5,6 @@ Source: Nie et al. 2020, arXiv 1910.14599.
 
 from dss_jax.datasets import release, teacher_outputs
 from dss_jax.datasets.esnli import nli_fields
-from dss_jax.tasks import prepared, registration
 
 DATASET = release.Dataset(
   name='anli1',
@@ -13,6 +12,5 @@ DATASET = release.Dataset(
   fields=nli_fields,
   parse=lambda completion, row: teacher_outputs.nli_answer_is(completion),
   splits={'train': 'train', 'validation': 'valid', 'test': 'test'},
+  teacher=release.TEACHER,
 )
-
-registration.register_dataset(DATASET.name, prepared.PreparedSource(DATASET.name), DATASET.metric)

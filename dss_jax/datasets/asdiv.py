@@ -12,7 +12,6 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 
 from dss_jax.datasets import equations, release, teacher_outputs
-from dss_jax.tasks import prepared, registration
 
 
 def read_problems(path: pathlib.Path) -> Iterator[tuple[int, release.Row]]:
@@ -61,9 +60,5 @@ DATASET = release.Dataset(
   splits={'train': 'train'},
   file_names={'train': ('asdiv_train.json', 'ASDiv.xml')},
   read=read_problems,
-)
-
-registration.register_dataset(DATASET.name, prepared.PreparedSource(DATASET.name), DATASET.metric)
-registration.register_dataset(
-  'svamp_asdiv', prepared.AugmentedSource('svamp', unlabeled=DATASET.name), DATASET.metric
+  teacher=release.TEACHER,
 )

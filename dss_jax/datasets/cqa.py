@@ -5,7 +5,6 @@ validation split is the test set, and validation is held out of train, as in the
 """
 
 from dss_jax.datasets import release, teacher_outputs
-from dss_jax.tasks import prepared, registration
 
 LETTERS = 'abcde'
 
@@ -31,6 +30,5 @@ DATASET = release.Dataset(
   fields=_fields,
   parse=lambda completion, row: teacher_outputs.choice(completion, _choices(row)),
   splits={'train': 'train', 'validation': 'train', 'test': 'test'},
+  teacher=release.TEACHER,
 )
-
-registration.register_dataset(DATASET.name, prepared.PreparedSource(DATASET.name), DATASET.metric)

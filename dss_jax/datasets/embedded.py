@@ -1,8 +1,7 @@
 """The embedded data set: arithmetic word problems from our own templates, generated with a seed.
 
-Owns: the problems and their registration as `embedded`. It needs no file and no network, so that
-the smoke run and the tests have something real to learn. Its vocabulary, `embedded.model`, is what
-`dss vocab --task=embedded_dss --size=540` writes.
+It needs no file and no network, so that the smoke run and the tests have something real to learn.
+Its vocabulary, `embedded.model`, is what `dss vocab --task=embedded_dss --size=540` writes.
 
     input      Mia has 27 apples. She buys 13 more. She loses 6. How many apples does Mia have now?
     label      ( ( 27 + 13 ) - 6 )
@@ -18,11 +17,6 @@ import dataclasses
 import functools
 import pathlib
 import random
-
-import seqio
-import tensorflow as tf
-
-from dss_jax.tasks.registration import FIELDS, register_dataset
 
 SIZES = {'train': 8000, 'validation': 500, 'test': 500}
 SEED = 2305
@@ -177,17 +171,3 @@ def _equation(operators: list[str], operands: list[int]) -> str:
   for operator, operand in zip(operators, operands[1:], strict=True):
     text = f'( {text} {operator} {operand} )'
   return text
-
-
-def _read(split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:
-  """Returns a split for SeqIO, in the order in which it was generated."""
-  del shuffle_files, seed  # there are no files; NumberedSource shuffles
-  rows = problems(split)
-  return tf.data.Dataset.from_tensor_slices({k: [row[k] for row in rows] for k in FIELDS})
-
-
-register_dataset(
-  'embedded',
-  seqio.FunctionDataSource(_read, splits=list(SIZES), num_input_examples=SIZES),
-  metric='equation',
-)

@@ -5,7 +5,6 @@ the teacher's. `nli_fields` serves ANLI too.
 """
 
 from dss_jax.datasets import release, teacher_outputs
-from dss_jax.tasks import prepared, registration
 
 
 def nli_fields(row: release.Row) -> tuple[str, str]:
@@ -28,6 +27,5 @@ DATASET = release.Dataset(
   fields=nli_fields,
   parse=lambda completion, row: teacher_outputs.nli_answer_line(completion),
   splits={'train': 'train', 'validation': 'valid', 'test': 'test'},
+  teacher=release.TEACHER,
 )
-
-registration.register_dataset(DATASET.name, prepared.PreparedSource(DATASET.name), DATASET.metric)

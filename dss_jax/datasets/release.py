@@ -5,7 +5,8 @@ Does not own: single data sets (svamp.py, ...), how a completion reads (teacher_
 prepared form (builder.py).
 
     <folder>/<name>/<name>_<split>.json           one JSON object a line
-    <folder>/<name>/llm/<split>_CoT_<k>.json      JSON list of completions, the k-th batch of rows
+    <folder>/<name>/llm/<split>_CoT_<k>.json      JSON list of completions, the k-th batch of rows;
+                                                  a list of lists where a row has several
 """
 
 import dataclasses
@@ -26,9 +27,12 @@ Row = Mapping[str, Any]
 SOURCE = 'datasets.zip of the repository google-research/distilling-step-by-step'
 """Where the raw files come from, for messages."""
 TEACHER = 'PaLM 540B'
-"""Whose completions are in the release, for model cards."""
+"""Whose completions are in the release."""
 VALIDATION_FRACTION = 0.1
 VALIDATION_SEED = 0
+FILTERS = ('none', 'clean', 'agree')
+"""`clean` drops train rows with an unparsed label or an empty rationale; `agree` also drops those
+whose teacher label is not the gold one. Validation and test are never filtered."""
 INPUT_SEPARATOR = '</s>'
 """Stands between the parts of an NLI input; the preprocessor makes it a true EOS id."""
 
@@ -40,14 +44,14 @@ class Example:
   Attributes:
     input: what the student reads, without a task prefix.
     label: gold label.
-    rationale: the teacher's.
-    teacher_label: the teacher's answer.
+    rationale: the teacher's, one for each of K samples.
+    teacher_label: the teacher's answer in each of them.
   """
 
   input: str
   label: str
-  rationale: str = ''
-  teacher_label: str = ''
+  rationale: tuple[str, ...] = ()
+  teacher_label: tuple[str, ...] = ()
 
 
 def read_json_lines(path: pathlib.Path) -> Iterator[tuple[int, Row]]:
@@ -82,6 +86,7 @@ class Dataset:
     file_names: per split of the release, names of its file, best first; by default
       `<name>_<split>.json`.
     read: yields the numbered rows of such a file.
+    teacher: who wrote the completions, for model cards; '' where nobody knows.
   """
 
   name: str
@@ -91,6 +96,7 @@ class Dataset:
   splits: Mapping[str, str]
   file_names: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
   read: Callable[[pathlib.Path], Iterator[tuple[int, Row]]] = read_json_lines
+  teacher: str = ''
 
   @property
   def holds_out_validation(self) -> bool:
@@ -204,7 +210,7 @@ def _joined(dataset: Dataset, files: SplitFiles) -> Iterator[Example]:
   rows = dataset.read(files.rows)
   if not files.completions:
     for number, row in rows:
-      yield _example(dataset, files.rows, number, row, None)
+      yield _example(dataset, files.rows, number, row, ())
     return
   rows_seen = completions_seen = 0
   for numbered_row, completion in itertools.zip_longest(rows, _completions(files)):
@@ -223,24 +229,32 @@ def _joined(dataset: Dataset, files: SplitFiles) -> Iterator[Example]:
 
 
 def _example(
-  dataset: Dataset, path: pathlib.Path, number: int, row: Row, completion: str | None
+  dataset: Dataset, path: pathlib.Path, number: int, row: Row, completions: Sequence[str]
 ) -> Example:
   try:
     input_text, label = dataset.fields(row)
-    if completion is None:
-      return Example(input_text, label)
-    output = dataset.parse(without_separator(completion), row)
+    outputs = [dataset.parse(without_separator(text), row) for text in completions]
   except ValueError as error:
     raise ValueError(f'{path}, line {number}: {error}.') from error
-  return Example(input_text, label, output.rationale, output.label)
+  rationales = tuple(output.rationale for output in outputs)
+  return Example(input_text, label, rationales, tuple(output.label for output in outputs))
 
 
-def _completions(files: SplitFiles) -> Iterator[str]:
+def _completions(files: SplitFiles) -> Iterator[list[str]]:
+  """The completions of every row: one, or K."""
   for path in files.completions:
     try:
       batch = json.loads(path.read_text(encoding='utf-8'))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
       raise ValueError(f'{path}: not valid JSON ({error}).') from error
-    if not isinstance(batch, list) or not all(isinstance(item, str) for item in batch):
-      raise ValueError(f'{path}: expected a JSON list of texts, the raw completions.')
-    yield from batch
+    rows = [[row] if isinstance(row, str) else row for row in batch] if _is_list(batch) else [None]
+    if not all(_is_list(row) and all(isinstance(text, str) for text in row) for row in rows):
+      raise ValueError(
+        f'{path}: expected a JSON list of texts, the raw completions, or of lists of texts where '
+        'each row has several.'
+      )
+    yield from rows
+
+
+def _is_list(value: Any) -> bool:
+  return isinstance(value, list)

@@ -4,7 +4,6 @@ Source: Patel et al. 2021, arXiv 2103.07191; split and teacher outputs from the 
 """
 
 from dss_jax.datasets import release, teacher_outputs
-from dss_jax.tasks import prepared, registration
 
 DATASET = release.Dataset(
   name='svamp',
@@ -12,6 +11,5 @@ DATASET = release.Dataset(
   fields=lambda row: (release.text(row, 'input'), release.text(row, 'label')),
   parse=lambda completion, row: teacher_outputs.equation(completion),
   splits={'train': 'train', 'validation': 'train', 'test': 'test'},
+  teacher=release.TEACHER,
 )
-
-registration.register_dataset(DATASET.name, prepared.PreparedSource(DATASET.name), DATASET.metric)

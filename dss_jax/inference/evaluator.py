@@ -1,27 +1,28 @@
 """How well a student does a task: decodes its examples and scores the texts.
 
 Owns the way from examples and parameters to predictions, records and metrics. Does not own reading
-the examples (examples.py), batches (data.py), decoding (decoding.py), the metrics themselves
-(tasks/metrics.py), nor files and printing (evaluate.py).
+the examples (data/examples.py), batches (data/pipeline.py), decoding (decoding.py), the metrics
+themselves (tasks/metrics.py), nor files and printing (runs/evaluation.py).
 """
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import seqio
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from dss_jax.data import examples as loading
 from dss_jax.data import pipeline
+from dss_jax.data.examples import Examples
 from dss_jax.inference import decoding
 from dss_jax.models import t5
 from dss_jax.parallel import partitioning
-from dss_jax.tasks import metrics
-from dss_jax.tasks.preprocessors import RATIONALE
-from dss_jax.tasks.registration import dataset_of
+from dss_jax.tasks import metrics, registration
 from dss_jax.tasks.vocabulary import get_vocabulary
 
 Progress = Callable[[int, int], None]
@@ -36,7 +37,8 @@ class Evaluation(NamedTuple):
       its 95 % interval, for equations parse_rate. Of rationales: rouge_l. Always: unfinished, of
       the outputs that reached the maximal length without an EOS.
     records: a dict per example, in order: id, input, target, prediction, score (the decoder's) and
-      the example's own correct (a bool) or rouge_l.
+      the example's own correct (a bool) or rouge_l; and output, all that was written, where the
+      prediction is but a part of it.
     truncated: how many inputs were cut to the maximal length.
   """
 
@@ -80,14 +82,19 @@ class Decoder:
       partitioning.check_batch(self.mesh, self.batch_size, 'the batch size of decoding')
 
   def __call__(
-    self, params: t5.Params, examples: pipeline.Examples, progress: Progress | None = None
+    self, params: t5.Params, examples: Examples, progress: Progress | None = None
   ) -> Decoded:
     """The output of every example, in their order."""
     total = len(examples)
     tokens = np.zeros((total, self.decoding.max_length), np.int32)
     scores = np.zeros(total, np.float32)
     done = 0
-    for rows, batch_tokens, batch_scores in self._batches(params, examples):
+
+    def step(inputs, segments, rows):
+      keys = self._row_keys(rows)
+      return decoding.decode(self.config, params, inputs, segments, self.decoding, keys)
+
+    for rows, (batch_tokens, batch_scores) in self.map_batches(examples, step):
       real = rows >= 0
       tokens[rows[real]] = batch_tokens[real]
       scores[rows[real]] = batch_scores[real]
@@ -96,12 +103,20 @@ class Decoder:
         progress(done, total)
     return Decoded(tokens, scores)
 
-  def truncated(self, examples: pipeline.Examples) -> int:
+  def truncated(self, examples: Examples) -> int:
     """How many of the inputs are cut."""
     return int((examples.input_lengths > self.max_input_length).sum())
 
-  def _batches(self, params: t5.Params, examples: pipeline.Examples) -> Iterator[tuple]:
-    """Index of each row's example (-1: filler), tokens and scores, over all processes."""
+  def map_batches(self, examples: Examples, step: Callable[..., Any]) -> Iterator[tuple]:
+    """What a program gives for every batch of the examples' inputs, over all processes.
+
+    Args:
+      examples: whose inputs are taken, longest first.
+      step: (tokens [rows, width], segment ids [rows, width], example [rows]) -> arrays [rows, ...].
+
+    Yields:
+      int32 [rows]: the index of each row's example, -1 for a filler row; and what `step` gave.
+    """
     parts, count = ((0,), 1) if self.mesh is None else partitioning.local_parts(self.mesh)
     batches = pipeline.inference_batches(
       examples,
@@ -115,15 +130,10 @@ class Decoder:
       if self.mesh is not None:
         arrays = partitioning.put_batch(self.mesh, arrays)
       with contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh):
-        outputs = decoding.decode(
-          self.config,
-          params,
-          arrays['encoder_input_tokens'],
-          arrays['encoder_segment_ids'],
-          self.decoding,
-          self._row_keys(arrays['rows']),
+        outputs = step(
+          arrays['encoder_input_tokens'], arrays['encoder_segment_ids'], arrays['rows']
         )
-      yield multihost_utils.process_allgather((arrays['rows'], *outputs), tiled=True)
+      yield multihost_utils.process_allgather((arrays['rows'], outputs), tiled=True)
 
   def _fewest_rows(self, total: int) -> int:
     """The least number of rows that holds all examples and that the mesh divides evenly."""
@@ -141,32 +151,32 @@ def _fold_in(key, rows):
   return jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
 
 
-def load_examples(task: str, split: str, num_examples: int | None = None) -> pipeline.Examples:
+def load_examples(task: str, split: str, num_examples: int | None = None) -> Examples:
   """The examples of a task's split with their texts, or the first `num_examples` of them.
 
   Raises:
-    ValueError: unknown task or split (with near names), a task of both labels and rationales, or
+    ValueError: unknown task or split (with near names), a task of several kinds of rows, or
       `num_examples` below 1.
   """
   if num_examples is not None and num_examples < 1:
     raise ValueError(f'num_examples is at least 1, or None for all, not {num_examples}.')
-  examples = pipeline.load_examples(task, split, keep_text=True)
-  if len(np.unique(examples.task_ids)) > 1:
-    raise ValueError(
-      f'{task!r} mixes labels and rationales, which are scored differently; evaluate '
-      f'{dataset_of(task).evaluation_task!r} or {dataset_of(task).name}_rationale.'
-    )
+  if registration.is_known(task):
+    registration.row_of(task)  # rows of several kinds are scored differently
+  examples = loading.load_examples(task, split, keep_text=True)
   return examples if num_examples is None else _first(examples, num_examples)
 
 
 def evaluate(
   task: str,
-  examples: pipeline.Examples,
+  examples: Examples,
   decoder: Decoder,
   params: t5.Params,
   progress: Progress | None = None,
 ) -> Evaluation:
   """Decodes the examples of a task and scores them by the task's metrics.
+
+  Where the task's row has a label, the label is read out of the output and compared with the gold
+  one; other texts are compared with their targets by ROUGE-L.
 
   Args:
     task: made by `register_dataset`; it says how labels are compared.
@@ -175,38 +185,39 @@ def evaluate(
     params: of the network; replicated or sharded.
     progress: told after each batch.
   """
-  metric = dataset_of(task).metric
-  outputs = decoder(params, examples, progress)
-  predictions = [to_text(row) for row in outputs.tokens]
-  rationale = is_rationale(examples)
-  score = _score_rationales if rationale else _score_labels
-  targets = examples.texts['targets_pretokenized' if rationale else 'label']
-  found, own = score(metric, targets, predictions)
-  found['unfinished'] = float(np.mean(~(outputs.tokens == decoding.EOS_ID).any(axis=1)))
+  row = registration.row_of(task)
+  decoded = decoder(params, examples, progress)
+  outputs = predictions = [to_text(tokens, get_vocabulary()) for tokens in decoded.tokens]
+  targets = examples.texts['label' if row.has_label else 'targets_pretokenized']
+  if row.has_label and not row.is_label_alone:
+    predictions = [row.parse(output)['label'] for output in outputs]
+  if row.has_label:
+    found, own = _score_labels(registration.dataset_of(task).metric, targets, predictions)
+  else:
+    found, own = _score_texts(targets, predictions)
+  found['unfinished'] = float(np.mean(~(decoded.tokens == decoding.EOS_ID).any(axis=1)))
   columns = {
     'id': examples.example_ids.tolist(),
     'input': examples.texts['inputs_pretokenized'],
     'target': targets,
     'prediction': predictions,
-    'score': [float(score) for score in outputs.scores],
+    'score': [float(score) for score in decoded.scores],
     **own,
+    **({} if predictions is outputs else {'output': outputs}),
   }
-  records = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+  records = [dict(zip(columns, line, strict=True)) for line in zip(*columns.values(), strict=True)]
   return Evaluation(found, records, decoder.truncated(examples))
 
 
-def is_rationale(examples: pipeline.Examples) -> bool:
-  """Whether the examples' targets are rationales, not labels."""
-  return int(examples.task_ids[0]) == RATIONALE
-
-
-def to_text(tokens: np.ndarray) -> str:
+def to_text(tokens: np.ndarray, vocabulary: seqio.Vocabulary) -> str:
   """The text of one output, [l], up to its EOS."""
   ends = np.flatnonzero(tokens == decoding.EOS_ID)
-  return get_vocabulary().decode(tokens[: ends[0] if len(ends) else None].tolist())
+  return vocabulary.decode(tokens[: ends[0] if len(ends) else None].tolist())
 
 
-def _score_labels(metric: str, targets, predictions) -> tuple[dict[str, float], dict[str, list]]:
+def _score_labels(
+  metric: str, targets: Sequence[str], predictions: Sequence[str]
+) -> tuple[dict[str, float], dict[str, list]]:
   """Accuracy with its 95 % interval, and whether each prediction is correct."""
   correct = list(map(metrics.LABEL_CORRECT[metric], targets, predictions))
   low, high = metrics.wilson_interval(sum(correct), len(correct))
@@ -214,14 +225,16 @@ def _score_labels(metric: str, targets, predictions) -> tuple[dict[str, float], 
   return {**found, 'accuracy_low': low, 'accuracy_high': high}, {'correct': correct}
 
 
-def _score_rationales(_: str, targets, predictions) -> tuple[dict[str, float], dict[str, list]]:
+def _score_texts(
+  targets: Sequence[str], predictions: Sequence[str]
+) -> tuple[dict[str, float], dict[str, list]]:
   """Mean ROUGE-L, and each prediction's."""
   pairs = zip(targets, predictions, strict=True)
   own = [metrics.rouge_l([target], [prediction])['rouge_l'] for target, prediction in pairs]
   return {'rouge_l': float(np.mean(own))}, {'rouge_l': own}
 
 
-def _first(examples: pipeline.Examples, count: int) -> pipeline.Examples:
+def _first(examples: Examples, count: int) -> Examples:
   count = min(count, len(examples))
   return dataclasses.replace(
     examples,

@@ -68,7 +68,9 @@ def check(run: RunConfig) -> tuple[RunConfig, list[Check]]:
 
 def examples_per_row(run: RunConfig) -> float:
   """Examples in a row of the first training batch, on average; `check` has set up the tasks."""
-  mixture = pipeline.load_mixture(run.data.mixture_or_task_name, run.data.split)
+  mixture = pipeline.load_mixture(
+    run.data.mixture_or_task_name, run.data.split, run.objective.tasks
+  )
   return next(pipeline.TrainBatches(mixture, run.data)).sequences / run.data.batch_size
 
 
@@ -81,7 +83,9 @@ def with_vocab_size(run: RunConfig, size: int) -> RunConfig:
 
 def _data(run: RunConfig, split: str) -> None:
   name = run.data.mixture_or_task_name
-  mixture = pipeline.load_mixture(name, split, skip_empty=split == run.eval.split)
+  mixture = pipeline.load_mixture(
+    name, split, run.objective.tasks, skip_empty=split == run.eval.split
+  )
   cut = pipeline.truncations(mixture, run.data.task_feature_lengths)
   if cut:
     raise ValueError('; '.join(map(str, cut)))

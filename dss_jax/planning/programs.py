@@ -46,7 +46,7 @@ class Program:
     mesh: of its devices.
     model: the network, with its vocab_size.
     optimizer: the update; of 'train'.
-    loss: the objective; of 'train'.
+    objective: what is minimised; of 'train'.
     rows: of the global batch.
     inputs: encoder tokens of a row.
     targets: decoder tokens of a row; of 'decode' the most tokens of an output.
@@ -58,7 +58,7 @@ class Program:
   mesh: partitioning.MeshConfig
   model: t5.T5Config
   optimizer: optimizers.OptimizerConfig
-  loss: losses.LossConfig
+  objective: losses.Objective
   rows: int
   inputs: int
   targets: int

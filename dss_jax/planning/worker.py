@@ -76,7 +76,7 @@ def lower(program: Program, mesh: Mesh, state: train_state.TrainState) -> jax.st
   if program.step == 'train':
     step = steps.make_train_step(
       program.model,
-      program.loss,
+      program.objective,
       optimizers.make_optimizer(program.optimizer),
       seed=0,
       num_microbatches=program.num_microbatches,

@@ -15,10 +15,9 @@ import seqio
 from etils import epath
 
 from dss_jax.data import pipeline
-from dss_jax.inference import evaluator
 from dss_jax.models.t5 import T5Config
 from dss_jax.runs import metric_writer, run_config
-from dss_jax.tasks import builder, dataset_of, prepared, preprocessors
+from dss_jax.tasks import prepared, registration
 
 _Z95 = statistics.NormalDist().inv_cdf(0.975)
 
@@ -40,12 +39,14 @@ class Data(NamedTuple):
   Attributes:
     rows: of each task in the training mixture.
     prepared: what builder.py noted of each prepared data set behind them: filter, counts, hashes.
-    question: an input of the validation split without its prefix.
+    teacher: who wrote the rationales and teacher labels; '' where nobody said.
+    question: an example of the validation split, or None where there is none.
   """
 
   rows: Mapping[str, int]
   prepared: Mapping[str, Mapping[str, Any]]
-  question: str | None
+  teacher: str
+  question: Mapping[str, str] | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -115,32 +116,27 @@ def _origin(path: str) -> str:
 def _data_of(run: run_config.RunConfig, fingerprint: int | None) -> Data | str:
   name = run.data.mixture_or_task_name
   try:
-    mixture = pipeline.load_mixture(name, run.data.split)
-    info = dataset_of(name)
+    mixture = pipeline.load_mixture(name, run.data.split, run.objective.tasks)
+    info = registration.dataset_of(name)
   except (ValueError, OSError) as error:
     return f'The data was not there when this card was written ({error}).'
   if pipeline.fingerprint(mixture) != fingerprint:
     return 'The data that was there when this card was written is not the data of training.'
+  parts = {part: prepared.read_metadata(prepared.newest(part, run.data_dir)) for part in info.parts}
+  noted = {notes['teacher'] for notes in parts.values() if notes.get('teacher')}
   return Data(
     rows={part.name: len(part.examples) for part in mixture},
-    prepared=dict(_prepared(info.name, run.data_dir)),
-    question=_question(info.evaluation_task, run.eval.split),
+    prepared=parts,
+    teacher=' and '.join(sorted(noted)) if parts else info.teacher,
+    question=_question(name, run.eval.split),
   )
 
 
-def _prepared(name: str, data_dir: str | None) -> Iterator[tuple[str, Mapping[str, Any]]]:
-  """Notes of the prepared data sets that a data set is made of: 'svamp_asdiv' is of two."""
-  for part in builder.DATASETS:
-    if part in name.split('_'):
-      yield part, prepared.read_metadata(prepared.newest(part, data_dir))
-
-
-def _question(task: str, split: str) -> str | None:
+def _question(name: str, split: str) -> Mapping[str, str] | None:
   try:
-    text = evaluator.load_examples(task, split, 1).texts['inputs_pretokenized'][0]
+    return next(iter(registration.first_examples(name, split, 1)), None)
   except ValueError:
     return None
-  return text.removeprefix(preprocessors.PREFIXES[preprocessors.LABEL])
 
 
 def _validation(run: run_config.RunConfig, step: int) -> Iterator[Score]:
@@ -151,7 +147,7 @@ def _validation(run: run_config.RunConfig, step: int) -> Iterator[Score]:
       names = ('accuracy', 'parse_rate', 'unfinished', 'loss')
       shown = {name: row[name] for name in names if name in row}
       interval = {'accuracy': (row['accuracy_low'], row['accuracy_high'])}
-      task = evaluation_task(run)
+      task = run_config.evaluation_task(run)
       yield Score(task, run.eval.split, run.eval.num_examples, 'greedy', shown, interval)
 
 
@@ -180,11 +176,3 @@ def _interval(values: Sequence[float]) -> tuple[float, float]:
   if len(values) > 1:
     error = _Z95 * statistics.stdev(values) / math.sqrt(len(values))
   return mean - error, mean + error
-
-
-def evaluation_task(run: run_config.RunConfig) -> str:
-  """The task with gold labels that a run is judged by."""
-  try:
-    return dataset_of(run.data.mixture_or_task_name).evaluation_task
-  except ValueError:
-    return run.data.mixture_or_task_name

@@ -12,21 +12,14 @@ from typing import Any
 import yaml
 from etils import epath
 
+from dss_jax import methods
 from dss_jax.checkpoints.hf import tokenizer
-from dss_jax.datasets import release
+from dss_jax.methods.base import fields_of
 from dss_jax.runs import run_config
-from dss_jax.runs.card_facts import Data, Facts, Score, evaluation_task
-from dss_jax.tasks import preprocessors
+from dss_jax.runs.card_facts import Data, Facts, Score
 
 NOT_RECORDED = 'not recorded'
-PLACEHOLDER = 'A question of the kind that it was trained on.'
-METHODS = {
-  'dss': 'distilling step by step: labels and rationales as two prefixed tasks',
-  'paired': 'distilling step by step, both rows of an example in one batch',
-  'standard': 'standard finetuning on labels, without prefix',
-  'label': 'finetuning on labels',
-  'rationale': "finetuning on the teacher's rationales",
-}
+PLACEHOLDERS = {'input': 'A question of the kind that it was trained on.'}
 _HUB_ID = re.compile(r'(?:Hugging Face )?([A-Za-z0-9][\w.-]*/[\w.-]+)')
 
 
@@ -99,22 +92,24 @@ def _introduction(facts: Facts) -> str:
 
 
 def _use(facts: Facts) -> str:
-  prefixes = _prefixes(facts.run)
-  question = facts.data.question if isinstance(facts.data, Data) else None
-  labels = facts.run.eval.max_decode_length if facts.run else 64
-  if prefixes == ('',):
-    says = 'Inputs have no prefix; the output is the label.'
-  else:
-    says = ' '.join(
-      f'`{prefix}` before the input (with its space) asks for the {name}.'
-      for prefix, name in zip(prefixes, preprocessors.TASK_NAMES, strict=True)
-    )
+  method = (facts.run and facts.run.method) or methods.get(methods.DEFAULT)
+  rows = (method.answer, *method.other_rows)
+  example = (facts.data.question if isinstance(facts.data, Data) else None) or {}
+  wanted = sorted(frozenset[str]().union(*(fields_of(row.input) for row in rows)))
+  question = {name: example.get(name) or PLACEHOLDERS.get(name, name) for name in wanted}
+  says = [f'Asked with `{row.input}`, it writes `{row.target}`.' for row in rows]
+  if method.needs:
+    says.append(f'Every question needs {" and ".join(sorted(method.needs))} too.')
   if facts.run is None:
-    says = 'It was not trained on a task of dss_jax; the prefixes are those of one.'
+    says = ['It was not trained on a task of dss_jax; the templates are those of one.']
   lengths = facts.run.data.task_feature_lengths if facts.run else {}
-  cut = f' Inputs were cut at {lengths["inputs"]} tokens.' if lengths else ''
-  asked = dict(zip(prefixes, (labels, lengths.get('targets', labels)), strict=False))
-  return f"""{says}{cut} `</s>` stands between the parts of an input, as in
+  if lengths:
+    says.append(f'Inputs were cut at {lengths["inputs"]} tokens.')
+  labels = facts.run.eval.max_decode_length if facts.run else 64
+  most = {
+    row.input: labels if row.is_label_alone else lengths.get('targets', labels) for row in rows
+  }
+  return f"""{' '.join(says)} `</s>` stands between the parts of an input, as in
 `premise</s>hypothesis`. Use `AutoTokenizer`; `T5Tokenizer` cannot read every vocabulary of ours.
 
 ```python
@@ -123,17 +118,12 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 path = '.'  # this folder
 tokenizer = AutoTokenizer.from_pretrained(path)
 model = AutoModelForSeq2SeqLM.from_pretrained(path).eval()
-question = {question or PLACEHOLDER!r}
-for prefix, most in {asked!r}.items():
-  inputs = tokenizer(prefix + question, return_tensors='pt', truncation=True)
+question = {question!r}
+for template, most in {most!r}.items():
+  inputs = tokenizer(template.format(**question), return_tensors='pt', truncation=True)
   outputs = model.generate(**inputs, max_new_tokens=most, do_sample=False)
   print(tokenizer.decode(outputs[0], skip_special_tokens=True))
 ```"""
-
-
-def _prefixes(run: run_config.RunConfig | None) -> tuple[str, ...]:
-  """The prefixes that a student was trained with; one empty one where there were none."""
-  return ('',) if run and evaluation_task(run).endswith('_standard') else preprocessors.PREFIXES
 
 
 def _metrics(scores: Sequence[Score]) -> str:
@@ -161,7 +151,7 @@ def _training(facts: Facts) -> str:
   if run is None:
     return f'None here; the weights come from {facts.source or NOT_RECORDED}.'
   rows = [
-    ('method', _method(run)),
+    ('method', run.method.summary if run.method else NOT_RECORDED),
     ('objective', _objective(run)),
     ('teacher', _teacher(facts)),
     ('start', facts.source or f'random parameters, seed {run.seed}'),
@@ -184,35 +174,22 @@ def _optimizer(run: run_config.RunConfig) -> str:
   )
 
 
-def _kind(run: run_config.RunConfig) -> str:
-  """The method in a task's name: 'dss' of 'svamp_teacher_dss'."""
-  return run.data.mixture_or_task_name.rsplit('_', 1)[-1]
-
-
-def _method(run: run_config.RunConfig) -> str:
-  labels = ", labels are the teacher's" if '_teacher_' in run.data.mixture_or_task_name else ''
-  return METHODS.get(_kind(run), run.data.mixture_or_task_name) + labels
-
-
 def _objective(run: run_config.RunConfig) -> str:
-  if _kind(run) not in ('dss', 'paired'):
+  """The objective as a formula, `L_label + 0.5 L_rationale`, of mean token cross-entropies."""
+  objective = run.objective
+  if len(objective.tasks) == 1:
     return 'token cross-entropy'
-  alpha = run.loss.alpha
-  if alpha is not None:
-    return f'{alpha:g} L_label + {1 - alpha:g} L_rationale'
-  return f'L_label + λ L_rationale, λ = {run.loss.rationale_weight:g}'
+  terms = zip(objective.tasks, objective.weights, strict=True)
+  return ' + '.join(
+    f'L_{task}' if weight == 1 else f'{weight:g} L_{task}' for task, weight in terms
+  )
 
 
 def _teacher(facts: Facts) -> str:
-  assert facts.run is not None
-  name = facts.run.data.mixture_or_task_name
-  if _kind(facts.run) in ('standard', 'label') and '_teacher_' not in name:
+  method = facts.run and facts.run.method
+  if method is not None and not method.uses_teacher:
     return 'none: gold labels alone'
-  if not isinstance(facts.data, Data) or not facts.data.prepared:
-    return NOT_RECORDED
-  counts = [notes.get('counts', {}).get('train', {}) for notes in facts.data.prepared.values()]
-  known = any(count.get('teacher_accuracy') is not None for count in counts)
-  return f'{release.TEACHER}, outputs of {release.SOURCE}' if known else NOT_RECORDED
+  return (facts.data.teacher if isinstance(facts.data, Data) else '') or NOT_RECORDED
 
 
 def _data(facts: Facts) -> str:

@@ -12,7 +12,9 @@ from typing import Any
 
 from etils import epath
 
+from dss_jax import methods
 from dss_jax.data import pipeline
+from dss_jax.methods import Method
 from dss_jax.models import t5
 from dss_jax.parallel import distributed, partitioning
 from dss_jax.settings import config, fields
@@ -80,7 +82,9 @@ class RunConfig:
     model: the network; a vocab_size of None becomes the vocabulary's, rounded up to 128.
     data: what it is trained on.
     vocabulary: 'bytes', a SentencePiece model, or a folder that holds one.
-    loss: the objective.
+    method: how an example is learned and asked; None: that of the mixture's rows (see
+      `set_up_tasks`).
+    loss: settings of the objective.
     optimizer: the update.
     mesh: how the devices share the work.
     eval: validation.
@@ -102,6 +106,7 @@ class RunConfig:
   data: pipeline.DataConfig
   vocabulary: str
   train_steps: int
+  method: Method | None = None
   loss: losses.LossConfig = dataclasses.field(default_factory=losses.LossConfig)
   optimizer: optimizers.OptimizerConfig = dataclasses.field(
     default_factory=optimizers.OptimizerConfig
@@ -132,8 +137,28 @@ class RunConfig:
         f'{self.data.batch_size}.'
       )
 
+  @property
+  def objective(self) -> losses.Objective:
+    """What is minimised: the method's loss terms with the run's settings."""
+    return losses.objective((self.method or methods.get(methods.DEFAULT)).loss, self.loss)
 
-def task_name(dataset: str | None, method: str) -> str:
+
+def method(name: str | Method | None, module: str | None = None) -> Method | None:
+  """The method that METHOD names, for gin.
+
+  Args:
+    name: of a registered method, or the method itself; None is left to `set_up_tasks`.
+    module: imported first, since it may register methods: MIXTURE_OR_TASK_MODULE.
+
+  Raises:
+    ValueError: no such method.
+  """
+  if module:
+    importlib.import_module(module)
+  return methods.get(name) if isinstance(name, str) else name
+
+
+def task_name(dataset: str | None, method: str | Method | None) -> str:
   """The SeqIO task or mixture of a method on a data set: 'svamp' and 'dss' make 'svamp_dss'.
 
   Raises:
@@ -143,14 +168,20 @@ def task_name(dataset: str | None, method: str) -> str:
     raise ValueError(
       'no data set is named; give --gin_file=datasets/NAME.gin, or --mixture_or_task_name=NAME.'
     )
-  return f'{dataset}_{method}'
+  name = method.name if isinstance(method, Method) else method or methods.DEFAULT
+  return f'{dataset}_{name}'
 
 
 def set_up_tasks(run: RunConfig) -> RunConfig:
-  """Registers tasks and sets the process's vocabulary; returns `run` with its vocab_size known.
+  """Registers tasks and sets the process's vocabulary.
+
+  Returns:
+    The run with its vocab_size known, and its method: METHOD, else the one whose rows
+    MIXTURE_OR_TASK_NAME has, else step by step.
 
   Raises:
-    ValueError: the vocabulary is missing, or larger than the model's embedding.
+    ValueError: the vocabulary is missing, or larger than the model's embedding; or METHOD is not
+      the one of MIXTURE_OR_TASK_NAME.
   """
   if run.data_dir:
     run = dataclasses.replace(
@@ -162,6 +193,7 @@ def set_up_tasks(run: RunConfig) -> RunConfig:
 
   if run.module:
     importlib.import_module(run.module)
+  run = _with_method(run)
   vocabulary = tasks.set_vocabulary(run.vocabulary)
   size = run.model.vocab_size
   if size is None:
@@ -172,6 +204,42 @@ def set_up_tasks(run: RunConfig) -> RunConfig:
       f'{vocabulary.vocab_size} ids; VOCAB_SIZE = None takes what is needed.'
     )
   return dataclasses.replace(run, model=dataclasses.replace(run.model, vocab_size=size))
+
+
+def evaluation_task(run: RunConfig) -> str:
+  """The task with gold labels that a run's students are judged by; its tasks are set up.
+
+  Raises:
+    ValueError: the run's mixture was not made by `register_dataset`.
+  """
+  from dss_jax.tasks import registration
+
+  assert run.method is not None
+  dataset = registration.dataset_of(run.data.mixture_or_task_name)
+  return registration.evaluation_task(dataset.name, run.method)
+
+
+def _with_method(run: RunConfig) -> RunConfig:
+  """The run with its method known, whose tasks are registered."""
+  from dss_jax.tasks import registration, sources
+
+  if run.method is not None:
+    methods.register(run.method)
+  sources.add_prepared_datasets()
+  registration.add_methods()
+  name = run.data.mixture_or_task_name
+  own = registration.method_of(name) if registration.is_known(name) else None
+  if own is not None and run.method not in (None, own):
+    raise ValueError(
+      f'METHOD is {run.method.name}, but MIXTURE_OR_TASK_NAME {name} is of {own.name}; give one of '
+      'both.'
+    )
+  if run.method is None and own is None:
+    try:
+      own = registration.method_of(name)
+    except ValueError:  # tasks of somebody else's: labels, and maybe rationales
+      own = methods.get(methods.DEFAULT)
+  return dataclasses.replace(run, method=run.method or own)
 
 
 def save_run_config(run: RunConfig, started: bool = True) -> None:

@@ -1,8 +1,7 @@
-"""A trained student, read from its run folder and ready to decode, for evaluate.py and predict.py.
+"""A trained student, read from its run folder: its parameters on devices, ready to decode.
 
-Owns the way from a run folder to parameters on devices and a decoder for a task. Does not own the
-folder's contents (run_config.py, checkpoints/manager.py), decoding (evaluator.py), nor what is
-decoded.
+Owns the way from a run folder to a decoder or a predictor. Does not own the folder's contents
+(run_config.py, checkpoints/manager.py), decoding and asking (inference/), nor what is decoded.
 """
 
 import contextlib
@@ -12,16 +11,19 @@ from collections.abc import Iterator
 import jax
 import rich.console
 import rich.progress
+import seqio
 from jax.sharding import Mesh
 
 from dss_jax.checkpoints import manager
 from dss_jax.inference import evaluator
 from dss_jax.inference.decoding import Decoding
+from dss_jax.inference.predictor import Predictor
+from dss_jax.methods import Method, Row
 from dss_jax.models import t5
 from dss_jax.parallel import distributed, partitioning
 from dss_jax.runs import run_config
 from dss_jax.settings import fields
-from dss_jax.tasks import dataset_of
+from dss_jax.tasks.vocabulary import load_vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,14 +58,15 @@ class StudentConfig:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Student:
-  """A student whose tasks and vocabulary are set up in this process.
+  """A student with its vocabulary.
 
   Attributes:
     config: what it was loaded by.
-    run: what it was trained as.
+    run: what it was trained as; its method is known.
     step: of its checkpoint.
     params: placed on `mesh`.
-    task: the task with gold labels whose inputs look as they did in training.
+    mesh: of the devices.
+    vocabulary: of its inputs and outputs.
   """
 
   config: StudentConfig
@@ -71,26 +74,36 @@ class Student:
   step: int
   params: t5.Params
   mesh: Mesh
-  task: str
+  vocabulary: seqio.Vocabulary
 
-  def decoder(self, is_rationale: bool) -> evaluator.Decoder:
-    """How it decodes labels, or rationales."""
+  @property
+  def method(self) -> Method:
+    """How it was trained, and how it is asked."""
+    assert self.run.method is not None
+    return self.run.method
+
+  def decoder(self, row: Row) -> evaluator.Decoder:
+    """How it decodes the outputs of a row: labels alone, or longer texts."""
     length = self.config.max_decode_length
+    lengths = self.run.data.task_feature_lengths
     if length is None:
-      lengths = self.run.data.task_feature_lengths
-      length = lengths['targets'] if is_rationale else self.run.eval.max_decode_length
+      length = self.run.eval.max_decode_length if row.is_label_alone else lengths['targets']
     return evaluator.Decoder(
       config=self.run.model,
       decoding=dataclasses.replace(self.config.decoding, max_length=length),
       batch_size=self.config.batch_size,
-      max_input_length=self.run.data.task_feature_lengths['inputs'],
+      max_input_length=lengths['inputs'],
       mesh=self.mesh,
       seed=self.config.seed,
     )
 
+  def predictor(self) -> Predictor:
+    """The student as one that is asked many times."""
+    return Predictor(self.params, self.method, self.vocabulary, self.decoder)
+
 
 def load(config: StudentConfig) -> Student:
-  """Reads a student from its run folder.
+  """Reads a student from its run folder; needs neither its data nor the module of its tasks.
 
   Raises:
     ValueError: no run, checkpoint or vocabulary is where it should be; the message says which.
@@ -98,7 +111,8 @@ def load(config: StudentConfig) -> Student:
   now = {name: getattr(config, name) for name in ('module', 'data_dir')}
   run = run_config.load_run_config(config.model_dir)
   run = dataclasses.replace(run, **{name: value for name, value in now.items() if value})
-  run = run_config.set_up_tasks(run)
+  if run.method is None or run.model.vocab_size is None:
+    run = run_config.set_up_tasks(run)
   mesh = partitioning.make_mesh(config.mesh)
   shapes, axes = t5.abstract(run.model)
   like = jax.tree.map(
@@ -112,8 +126,7 @@ def load(config: StudentConfig) -> Student:
     params = checkpoints.restore_params(step, like)
   finally:
     checkpoints.close()
-  task = dataset_of(run.data.mixture_or_task_name).evaluation_task
-  return Student(config, run, step, params, mesh, task)
+  return Student(config, run, step, params, mesh, load_vocabulary(run.vocabulary))
 
 
 @contextlib.contextmanager

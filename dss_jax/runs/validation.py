@@ -16,8 +16,8 @@ from dss_jax.data import pipeline
 from dss_jax.inference import decoding, evaluator
 from dss_jax.models import t5
 from dss_jax.parallel import partitioning
-from dss_jax.runs.run_config import RunConfig
-from dss_jax.tasks import dataset_of
+from dss_jax.runs.run_config import RunConfig, evaluation_task
+from dss_jax.tasks import registration
 from dss_jax.training import steps
 
 
@@ -52,16 +52,18 @@ class Validation:
     if not run.eval.period:
       return None
     name = run.data.mixture_or_task_name
-    task = dataset_of(name).evaluation_task
+    task = evaluation_task(run)
+    row, lengths = registration.row_of(task), run.data.task_feature_lengths
+    length = run.eval.max_decode_length if row.is_label_alone else lengths['targets']
     decoder = evaluator.Decoder(
       config=run.model,
-      decoding=decoding.Decoding(max_length=run.eval.max_decode_length),
+      decoding=decoding.Decoding(max_length=length),
       batch_size=run.eval.batch_size,
-      max_input_length=run.data.task_feature_lengths['inputs'],
+      max_input_length=lengths['inputs'],
       mesh=mesh,
     )
     try:
-      mixture = pipeline.load_mixture(name, run.eval.split, skip_empty=True)
+      mixture = pipeline.load_mixture(name, run.eval.split, run.objective.tasks, skip_empty=True)
       examples = evaluator.load_examples(task, run.eval.split, run.eval.num_examples)
     except ValueError as error:
       raise ValueError(f'validation: {error}. EVAL_PERIOD = 0 trains without one.') from error
@@ -80,7 +82,7 @@ class Validation:
       part = jax.device_get(self._step(params, partitioning.put_batch(self.mesh, batch.arrays)))
       sums = part if sums is None else jax.tree.map(np.add, sums, part)
       between()
-    metrics: dict[str, Any] = dict(steps.metrics_of_sums(sums, self.run.loss))
+    metrics: dict[str, Any] = dict(steps.metrics_of_sums(sums, self.run.objective))
     metrics |= evaluator.evaluate(
       self.task, self.examples, self.decoder, params, lambda done, total: between()
     ).metrics
@@ -88,4 +90,4 @@ class Validation:
 
   @functools.cached_property
   def _step(self):
-    return jax.jit(steps.make_eval_step(self.run.model, self.run.loss))
+    return jax.jit(steps.make_eval_step(self.run.model, self.run.objective))

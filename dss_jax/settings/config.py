@@ -275,7 +275,9 @@ def _value_of(hint: Any, value: Any) -> Any:
   kind = _dataclass_of(hint)
   if kind and value is not None:
     return from_dict(kind, value)
-  return tuple(value) if typing.get_origin(hint) is tuple else value
+  if typing.get_origin(hint) is tuple:
+    return tuple(_value_of(typing.get_args(hint)[0], item) for item in value)
+  return value
 
 
 def _dataclass_of(hint: Any) -> Any:

@@ -1,34 +1,38 @@
-"""The objective: L = L_label + λ L_rationale over teacher-forced logits.
+"""The objective: a weighted sum of the mean token losses of tasks, over teacher-forced logits.
+
+    L = Σ_task weight_task · mean token loss of the task, e.g. L_label + λ L_rationale
 
 Owns the token losses and how they are combined over tasks. Knows nothing of the model: it sees
-logits, targets, loss weights and task ids. Tasks are numbered as in `dss_jax.tasks`: 0 label,
-1 rationale.
+logits, targets, loss weights and task numbers. Which tasks there are is the method's
+(dss_jax/methods): a task's number in a batch is its place among the objective's tasks.
 """
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from dss_jax.methods import Term
 from dss_jax.settings import fields
-
-TASKS = ('label', 'rationale')
 
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-  """How the tasks' losses are made and weighed.
+  """What a run sets of its objective.
 
   Attributes:
-    rationale_weight: λ of L_label + λ L_rationale (Eq. 3); ignored where `alpha` is given.
+    rationale_weight: λ of L_label + λ L_rationale (Eq. 3), the weight of the task `rationale`;
+      ignored where `alpha` is given. None: as the method has it, which is 1 for step by step.
     alpha: the released code's form, alpha L_label + (1 - alpha) L_rationale, with alpha in [0, 1].
+      Methods without the task `rationale` ignore both.
     z_loss: weight of log²Z added to every token's loss, which keeps logits small; T5X uses 1e-4.
     label_smoothing: probability mass given to all other tokens together, in [0, 1).
   """
 
-  rationale_weight: float = 1.0
+  rationale_weight: float | None = None
   alpha: float | None = None
   z_loss: float = 0.0
   label_smoothing: float = 0.0
@@ -37,7 +41,7 @@ class LossConfig:
     fields.check(self)
     if self.alpha is not None and not 0.0 <= self.alpha <= 1.0:
       raise ValueError(f'LossConfig.alpha (ALPHA) is in [0, 1] or None, not {self.alpha}.')
-    if self.rationale_weight < 0.0:
+    if self.rationale_weight is not None and self.rationale_weight < 0.0:
       raise ValueError(
         'LossConfig.rationale_weight (RATIONALE_WEIGHT) is at least 0, '
         f'not {self.rationale_weight}.'
@@ -47,12 +51,33 @@ class LossConfig:
         f'LossConfig.label_smoothing (LABEL_SMOOTHING) is in [0, 1), not {self.label_smoothing}.'
       )
 
-  @property
-  def task_weights(self) -> tuple[float, float]:
-    """The weights of the label loss and of the rationale loss."""
-    if self.alpha is None:
-      return 1.0, self.rationale_weight
-    return self.alpha, 1.0 - self.alpha
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+  """The objective of a step; hashable.
+
+  Attributes:
+    tasks: their names, in the order of their numbers.
+    weights: of their mean token losses.
+    z_loss: see `LossConfig`.
+    label_smoothing: likewise.
+  """
+
+  tasks: tuple[str, ...] = ('label', 'rationale')
+  weights: tuple[float, ...] = (1.0, 1.0)
+  z_loss: float = 0.0
+  label_smoothing: float = 0.0
+
+
+def objective(terms: Sequence[Term], config: LossConfig) -> Objective:
+  """The objective of a method's loss terms with a run's settings."""
+  weights = {term.task: float(term.weight) for term in terms}
+  if 'rationale' in weights and len(weights) > 1:
+    if config.alpha is not None:
+      weights |= {'label': config.alpha, 'rationale': 1.0 - config.alpha}
+    elif config.rationale_weight is not None:
+      weights['rationale'] = config.rationale_weight
+  return Objective(tuple(weights), tuple(weights.values()), config.z_loss, config.label_smoothing)
 
 
 def token_losses(
@@ -133,9 +158,11 @@ def _is_target(logits, targets):
   return jnp.arange(logits.shape[-1]) == targets[..., None]
 
 
-def sum_by_task(values: Float[Array, 'b l'], task_ids: Int[Array, 'b l']) -> Float[Array, 'tasks']:
-  """Sums of `values` over the tokens of each task."""
-  return jnp.stack([jnp.sum(jnp.where(task_ids == t, values, 0.0)) for t in range(len(TASKS))])
+def sum_by_task(
+  values: Float[Array, 'b l'], task_ids: Int[Array, 'b l'], count: int
+) -> Float[Array, 'tasks']:
+  """Sums of `values` over the tokens of each of `count` tasks."""
+  return jnp.stack([jnp.sum(jnp.where(task_ids == t, values, 0.0)) for t in range(count)])
 
 
 def mean_by_task(
@@ -146,7 +173,7 @@ def mean_by_task(
 
 
 def combine(
-  loss_sums: Float[Array, 'tasks'], loss_weights: Float[Array, 'tasks'], config: LossConfig
+  loss_sums: Float[Array, 'tasks'], loss_weights: Float[Array, 'tasks'], objective: Objective
 ) -> Float[Array, '']:
   """Σ_task weight_task · Σ loss_task / N_task.
 
@@ -157,11 +184,11 @@ def combine(
   Args:
     loss_sums: sum of weighted token losses of each task, over any part of the batch.
     loss_weights: N of each task over the whole batch.
-    config: the tasks' weights.
+    objective: the tasks' weights.
 
   Returns:
-    The objective.
+    Its value.
 
   Source: Hsieh et al. 2023, Eq. 3; the alpha form is `compute_loss` of the released code.
   """
-  return jnp.sum(jnp.asarray(config.task_weights) * mean_by_task(loss_sums, loss_weights))
+  return jnp.sum(jnp.asarray(objective.weights) * mean_by_task(loss_sums, loss_weights))

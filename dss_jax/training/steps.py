@@ -21,7 +21,7 @@ Metrics = dict[str, Array]
 
 def make_train_step(
   model: t5.T5Config,
-  loss: losses.LossConfig,
+  objective: losses.Objective,
   optimizer: optax.GradientTransformation,
   seed: int,
   num_microbatches: int = 1,
@@ -33,7 +33,7 @@ def make_train_step(
 
   Args:
     model: the network.
-    loss: the objective.
+    objective: what is minimised.
     optimizer: optax's transformation.
     seed: of dropout.
     num_microbatches: how many parts of the batch are computed one after the other.
@@ -49,42 +49,46 @@ def make_train_step(
     if model.dropout_rate > 0.0:
       key = jax.random.fold_in(jax.random.key(seed), state.step)
       row_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(rows))
-    loss_weights = losses.sum_by_task(batch['decoder_loss_weights'], batch['decoder_task_ids'])
+    loss_weights = losses.sum_by_task(
+      batch['decoder_loss_weights'], batch['decoder_task_ids'], len(objective.tasks)
+    )
 
-    def objective(params, part):
+    def loss_of(params, part):
       part_batch, part_keys = part
-      sums = _task_sums(model, loss, params, part_batch, part_keys)
-      return losses.combine(sums['loss'], loss_weights, loss), sums
+      sums = _task_sums(model, objective, params, part_batch, part_keys)
+      return losses.combine(sums['loss'], loss_weights, objective), sums
 
     grads, sums = _accumulate(
-      jax.grad(objective, has_aux=True), state.params, (dict(batch), row_keys), num_microbatches
+      jax.grad(loss_of, has_aux=True), state.params, (dict(batch), row_keys), num_microbatches
     )
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     norms = {'grad_norm': optax.tree.norm(grads), 'param_norm': optax.tree.norm(params)}
-    metrics = _metrics(sums, loss) | norms
+    metrics = _metrics(sums, objective) | norms
     return TrainState(state.step + 1, params, opt_state), metrics
 
   return step
 
 
 def make_eval_step(
-  model: t5.T5Config, loss: losses.LossConfig
+  model: t5.T5Config, objective: losses.Objective
 ) -> Callable[[t5.Params, Batch], Metrics]:
   """Sums by task of one batch without dropout; `metrics_of_sums` of their total is the result."""
 
   def step(params: t5.Params, batch: Batch) -> Metrics:
-    return _task_sums(model, loss, params, batch, None)
+    return _task_sums(model, objective, params, batch, None)
 
   return step
 
 
-def metrics_of_sums(sums: Metrics, loss: losses.LossConfig) -> Metrics:
+def metrics_of_sums(sums: Metrics, objective: losses.Objective) -> Metrics:
   """The metrics of the sums that eval steps gave, added up over batches."""
-  return _metrics(jax.tree.map(jnp.asarray, sums), loss)
+  return _metrics(jax.tree.map(jnp.asarray, sums), objective)
 
 
-def _task_sums(model, loss, params, batch: Batch, row_keys) -> Metrics:
+def _task_sums(
+  model: t5.T5Config, objective: losses.Objective, params, batch: Batch, row_keys
+) -> Metrics:
   """Sums over the batch of each task's token losses, correct tokens, loss weights and rows."""
   logits = t5.bind(model, params)(
     batch['encoder_input_tokens'],
@@ -94,14 +98,15 @@ def _task_sums(model, loss, params, batch: Batch, row_keys) -> Metrics:
     row_keys,
   )
   targets, weights = batch['decoder_target_tokens'], batch['decoder_loss_weights']
-  token_loss = losses.token_losses(logits, targets, loss.z_loss, loss.label_smoothing)
+  token_loss = losses.token_losses(logits, targets, objective.z_loss, objective.label_smoothing)
   by_task = {
     'loss': token_loss * weights,
     'correct': losses.correct(logits, targets) * weights,
     'loss_weight': weights,
     'rows': _starts(batch['decoder_segment_ids']),
   }
-  return {k: losses.sum_by_task(v, batch['decoder_task_ids']) for k, v in by_task.items()}
+  task_ids, count = batch['decoder_task_ids'], len(objective.tasks)
+  return {name: losses.sum_by_task(v, task_ids, count) for name, v in by_task.items()}
 
 
 def _starts(segment_ids: Array) -> Array:
@@ -110,7 +115,7 @@ def _starts(segment_ids: Array) -> Array:
   return ((segment_ids != before) & (segment_ids > 0)).astype(jnp.float32)
 
 
-def _metrics(sums: Metrics, loss: losses.LossConfig) -> Metrics:
+def _metrics(sums: Metrics, objective: losses.Objective) -> Metrics:
   """`loss`, and for each task <task>/{loss, accuracy, loss_weight, rows}; accuracy is of tokens."""
   weight = sums['loss_weight']
   means = {
@@ -119,8 +124,8 @@ def _metrics(sums: Metrics, loss: losses.LossConfig) -> Metrics:
     'loss_weight': weight,
     'rows': sums['rows'],
   }
-  metrics = {'loss': losses.combine(sums['loss'], weight, loss)}
-  for number, task in enumerate(losses.TASKS):
+  metrics = {'loss': losses.combine(sums['loss'], weight, objective)}
+  for number, task in enumerate(objective.tasks):
     metrics |= {f'{task}/{name}': value[number] for name, value in means.items()}
   return metrics
 

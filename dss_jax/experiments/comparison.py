@@ -1,0 +1,195 @@
+"""Several methods on one data set: a student of each from the same start, scored on one split.
+
+Owns the protocol and the table. A run is training's, its score runs/evaluation.py's.
+
+The protocol is the paper's: every method sees as many labels a step. B examples are B label rows to
+each method, and B rationale rows more to one that learns rationales too. So such a method computes
+more, and the table says how much. Beside it stands the first method with the compute of the
+costliest one, spent on more steps.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import rich.box
+import rich.console
+import rich.table
+from etils import epath
+
+from dss_jax.parallel import distributed
+from dss_jax.runs import evaluation, metric_writer, run_config, student
+from dss_jax.settings import config, fields
+from dss_jax.tasks import registration
+
+FILE = 'comparison.json'
+QUESTIONS = 3
+EQUAL_COMPUTE = 'equal_compute'
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareConfig:
+  """Which methods are compared, and on what.
+
+  Attributes:
+    model_dir: folder of the comparison; each method's run is a folder below it.
+    methods: names of files in methods/. All start from the same parameters: the seed's, or
+      INITIAL_CHECKPOINT_PATH's. BATCH_SIZE is the rows of a method with one row an example; one
+      with two gets twice as many.
+    equal_compute: whether the first method is also trained for as many steps as make its compute
+      that of the costliest one.
+    split: what the students are scored on.
+  """
+
+  model_dir: str
+  methods: Sequence[str] = ('standard', 'dss')
+  equal_compute: bool = True
+  split: str = 'test'
+
+  def __post_init__(self):
+    fields.check(self)
+    if not self.methods:
+      raise ValueError('CompareConfig.methods (METHODS) names at least one method; it is empty.')
+
+
+class Score(NamedTuple):
+  """One line of the table.
+
+  Attributes:
+    name: of the method, and how it was trained if that differs.
+    accuracy: with the ends of its 95 % interval, accuracy_low and accuracy_high.
+    examples: scored.
+    labels_per_step: rows with a label in a batch, on average.
+    steps: updates.
+    compute: of training, as a multiple of the first line's.
+    seconds: of training steps alone.
+  """
+
+  name: str
+  accuracy: float
+  accuracy_low: float
+  accuracy_high: float
+  examples: int
+  labels_per_step: float
+  steps: int
+  compute: float
+  seconds: float
+
+
+class Entry(NamedTuple):
+  """A run to be made: its name, its settings, and its compute as a multiple of the first one's."""
+
+  name: str
+  run: run_config.RunConfig
+  compute: float
+
+
+def entries(
+  compared: CompareConfig, run_of: Callable[[str], run_config.RunConfig]
+) -> Iterator[Entry]:
+  """The runs of a comparison, in the order of the table.
+
+  Args:
+    compared: what is compared.
+    run_of: gives the settings of a method's run by the name of its file in methods/.
+  """
+  made = []
+  for name in compared.methods:
+    run = run_of(name)
+    assert run.method is not None
+    batch_size = run.data.batch_size * len(run.method.rows)
+    made.append((name, dataclasses.replace(
+      run,
+      model_dir=str(epath.Path(compared.model_dir) / name),
+      data=dataclasses.replace(run.data, batch_size=batch_size),
+    )))  # fmt: skip
+  work = [run.data.batch_size * run.train_steps for _, run in made]
+  for (name, run), rows in zip(made, work, strict=True):
+    yield Entry(name, run, rows / work[0])
+  ratio = max(work) / work[0]
+  if compared.equal_compute and ratio > 1.0:
+    name, run = made[0]
+    steps = round(run.train_steps * ratio)
+    optimizer = dataclasses.replace(run.optimizer, decay_steps=steps)
+    folder = str(epath.Path(compared.model_dir) / f'{name}_{EQUAL_COMPUTE}')
+    longer = dataclasses.replace(run, model_dir=folder, train_steps=steps, optimizer=optimizer)
+    yield Entry(f'{name}, equal compute', longer, ratio)
+
+
+def score(entry: Entry, steps: int, seconds: float, split: str) -> Score:
+  """Scores the best checkpoint of a run that is trained."""
+  run = entry.run
+  settings = evaluation.EvaluateConfig(
+    model_dir=run.model_dir, split=split, mesh=run.mesh, batch_size=run.eval.batch_size
+  )
+  summary = evaluation.evaluate(settings)
+  metrics = summary['metrics']
+  return Score(
+    entry.name,
+    metrics['accuracy'],
+    metrics['accuracy_low'],
+    metrics['accuracy_high'],
+    summary['examples'],
+    _labels_per_step(run),
+    steps,
+    entry.compute,
+    seconds,
+  )
+
+
+def _labels_per_step(run: run_config.RunConfig) -> float:
+  """Rows of the answer's task in a training batch, on average over those that were logged."""
+  assert run.method is not None
+  name = f'{run.method.answer.task}/rows'
+  rows = [row for row in metric_writer.read_metrics(run.model_dir) if row['kind'] == 'train']
+  counts = [row[name] for row in rows if name in row]
+  return sum(counts) / len(counts) if counts else 0.0
+
+
+def save(scores: Sequence[Score], folder: str) -> None:
+  """Writes the table as JSON."""
+  lines = json.dumps([line._asdict() for line in scores], indent=2) + '\n'
+  config.write_text(epath.Path(folder) / FILE, lines)
+
+
+def print_table(scores: Sequence[Score], split: str) -> None:
+  """The comparison for people."""
+  table = rich.table.Table(box=rich.box.SIMPLE_HEAD)
+  table.add_column('method')
+  names = ('label accuracy', '95 % interval', 'labels a step', 'steps', 'compute', 'seconds')
+  for name in names:
+    table.add_column(name, justify='right')
+  for line in scores:
+    table.add_row(
+      line.name,
+      f'{line.accuracy:.1%}',
+      f'{line.accuracy_low:.1%} to {line.accuracy_high:.1%}',
+      f'{line.labels_per_step:.0f}',
+      str(line.steps),
+      f'{line.compute:.1f} x',
+      f'{line.seconds:.0f}',
+    )
+  console = rich.console.Console()
+  console.print(table)
+  console.print(
+    f'Scored on {scores[0].examples} examples of {split}, one seed. The interval is that of the '
+    'examples alone.',
+    highlight=False,
+  )
+
+
+def print_answers(run: run_config.RunConfig, split: str) -> None:
+  """The first questions of a split with what a student says to them."""
+  config_of = student.StudentConfig(
+    model_dir=run.model_dir, mesh=run.mesh, batch_size=run.eval.batch_size
+  )
+  predictor = student.load(config_of).predictor()
+  rows = registration.first_examples(run.data.mixture_or_task_name, split, QUESTIONS)
+  answers = predictor.answers(rows)
+  if not distributed.is_main():
+    return
+  for answer, row in zip(answers, rows, strict=True):
+    print(f'\nquestion   {answer["input"]}')
+    print(f'label      {answer["label"]}   (gold: {row["label"]})')
+    print(f'rationale  {answer["rationale"]}')

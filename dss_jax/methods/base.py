@@ -1,0 +1,201 @@
+"""What a method is, as data: the rows an example becomes, its loss, and how the student is asked.
+
+Owns the types and the reading of templates. A run keeps its method in its config.json, so a student
+is asked by its run folder alone. Does not own the table of methods (registry.py), the text of rows
+as tensors (tasks/preprocessors.py) or the loss itself (training/losses.py).
+
+A template is text with fields in braces: `[label] {input}`. Fields are those of a source example:
+`input`, `label` (gold or the teacher's, see `Method.label_source`), `rationale` (the teacher's),
+and whatever else a data set's source gives.
+"""
+
+import dataclasses
+import string
+from collections.abc import Mapping
+
+LABEL_SOURCES = ('gold', 'teacher')
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One training row: what the student reads and what it is to write.
+
+  Attributes:
+    task: the loss term that the row's target tokens belong to. An open table: any name.
+    input: template of the encoder's text.
+    target: template of the decoder's text. Where it has several fields, the texts between them
+      take an output apart again (`parse`), so they must not be blank.
+  """
+
+  task: str
+  input: str
+  target: str
+
+  def __post_init__(self):
+    for template in (self.input, self.target):
+      if not fields_of(template):
+        raise ValueError(f'Row {self.task!r}: the template {template!r} has no {{field}}.')
+    between = [text for text, name in pieces(self.target)[1:] if name]
+    if any(not text.strip() for text in between):
+      raise ValueError(
+        f'Row {self.task!r}: the target {self.target!r} needs text between its fields, by which an '
+        "output is taken apart, e.g. '{rationale} [label] {label}'."
+      )
+
+  @property
+  def has_label(self) -> bool:
+    """Whether the label is read out of what the student writes."""
+    return 'label' in fields_of(self.target)
+
+  @property
+  def is_label_alone(self) -> bool:
+    """Whether the label is all that the student writes."""
+    return self.target.strip() == '{label}'
+
+  @property
+  def fields(self) -> frozenset[str]:
+    """The fields of both templates."""
+    return fields_of(self.input) | fields_of(self.target)
+
+  def parse(self, output: str) -> dict[str, str]:
+    """The target's fields in what a student wrote; '' for one that is not there.
+
+    An output is split at the texts between the target's fields, in their order. A text that is
+    missing ends the reading: what was left belongs to the field before it.
+    """
+    fields = dict.fromkeys(fields_of(self.target), '')
+    parts = pieces(self.target)
+    rest = output.strip().removeprefix(parts[0][0].strip())
+    for (_, name), (text, _) in zip(parts, [*parts[1:], ('', '')], strict=True):
+      value, separator, rest = rest.partition(text.strip()) if text.strip() else (rest, '', '')
+      if name:
+        fields[name] = value.strip()
+      if not separator:
+        break
+    return fields
+
+
+@dataclasses.dataclass(frozen=True)
+class Term:
+  """One term of the loss: `weight` times the mean token loss of a task's rows in the batch."""
+
+  task: str
+  weight: float = 1.0
+
+  def __post_init__(self):
+    if self.weight < 0:
+      raise ValueError(f'the weight of the loss of {self.task!r} is at least 0, not {self.weight}.')
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+  """How a student learns from one source example, and how it is asked: all that makes a method.
+
+  Attributes:
+    name: of the method, and the end of its SeqIO names: data set `svamp` and method `dss` make
+      `svamp_dss`.
+    summary: one phrase for the model card.
+    rows: what a source example becomes, at most one row a task. A row that needs several fields
+      `rationale` where an example has K of them is made K times.
+    loss: the terms; every task of `rows` has one.
+    answer: the row that is asked for the label. Often one of `rows`, but need not be.
+    label_source: whose label `{label}` is in training, 'gold' or 'teacher'. Scores always compare
+      with the gold one.
+    paired: whether all rows of an example are in one batch, and in one packed row where they fit.
+      Otherwise the tasks are drawn independently, as in a SeqIO mixture of equal rates.
+  """
+
+  name: str
+  summary: str
+  rows: tuple[Row, ...]
+  loss: tuple[Term, ...]
+  answer: Row
+  label_source: str = 'gold'
+  paired: bool = False
+
+  def __post_init__(self):
+    if not self.name.replace('_', '').isalnum():
+      raise ValueError(f'a method is named by letters, digits and underscores, not {self.name!r}.')
+    if self.label_source not in LABEL_SOURCES:
+      raise ValueError(
+        f'Method {self.name}: label_source is one of {LABEL_SOURCES}, not {self.label_source!r}.'
+      )
+    rows, terms = [row.task for row in self.rows], self.tasks
+    if not rows or len(set(rows)) < len(rows) or len(set(terms)) < len(terms):
+      raise ValueError(f'Method {self.name}: rows and loss terms have one task each, once.')
+    if set(rows) - set(terms):
+      missing = sorted(set(rows) - set(terms))
+      raise ValueError(f'Method {self.name}: no loss term for the rows of {", ".join(missing)}.')
+    if not self.answer.has_label:
+      raise ValueError(f"Method {self.name}: the answer's target has no {{label}}.")
+
+  @property
+  def tasks(self) -> tuple[str, ...]:
+    """The tasks of the loss, in order: their numbers in a batch's `decoder_task_ids`."""
+    return tuple(term.task for term in self.loss)
+
+  @property
+  def other_rows(self) -> tuple[Row, ...]:
+    """The rows that a student can be asked for besides the answer: rationales, mostly."""
+    return tuple(row for row in self.rows if row.task != self.answer.task)
+
+  @property
+  def uses_teacher(self) -> bool:
+    """Whether anything of the teacher's is learned."""
+    fields = frozenset[str]().union(*(row.fields for row in self.rows))
+    return self.label_source == 'teacher' or 'rationale' in fields
+
+  @property
+  def needs(self) -> frozenset[str]:
+    """The fields besides `input` that a question needs: the teacher's rationale, say."""
+    return fields_of(self.answer.input) - {'input'}
+
+
+def from_teacher(method: Method) -> Method:
+  """The same method with the teacher's labels, named teacher_<name>: distillation without people.
+
+  Source: Hsieh et al. 2023, section 4.2 and figure 5.
+  """
+  return dataclasses.replace(
+    method,
+    name=f'teacher_{method.name}',
+    summary=f"{method.summary}, labels are the teacher's",
+    label_source='teacher',
+  )
+
+
+def fields_of(template: str) -> frozenset[str]:
+  """The names of a template's fields.
+
+  Raises:
+    ValueError: an unbalanced brace, or a field that is no plain name.
+  """
+  return frozenset(name for _, name in pieces(template) if name)
+
+
+def fill(template: str, fields: Mapping[str, str]) -> str:
+  """The template with its fields filled in.
+
+  Raises:
+    ValueError: a field is missing.
+  """
+  missing = sorted(fields_of(template) - set(fields))
+  if missing:
+    raise ValueError(f'{template!r} needs the field {missing[0]!r}; given: {sorted(fields)}.')
+  return ''.join(text + (fields[name] if name else '') for text, name in pieces(template))
+
+
+def pieces(template: str) -> list[tuple[str, str]]:
+  """A template as pairs (text, field that follows it); the last field is '' where text ends it.
+
+  Raises:
+    ValueError: an unbalanced brace, or a field that is no plain name.
+  """
+  try:
+    parsed = list(string.Formatter().parse(template))
+  except ValueError as error:
+    raise ValueError(f'the template {template!r} cannot be read: {error}.') from error
+  for _, name, options, conversion in parsed:
+    if name is not None and (not name.isidentifier() or options or conversion):
+      raise ValueError(f'the template {template!r} has a field that is no name: {{{name}}}.')
+  return [(text, name or '') for text, name, _, _ in parsed]

@@ -1,0 +1,29 @@
+"""One of the two tasks of step by step alone, with its prefix: labels, or rationales.
+
+Trained by themselves they are controls. `rationale` never sees a label, so what it answers shows
+what rationales alone teach of `[label]`.
+"""
+
+from dss_jax.methods.base import Method, Term, from_teacher
+from dss_jax.methods.dss import LABEL_ROW, RATIONALE_ROW
+from dss_jax.methods.registry import register
+
+LABEL = register(
+  Method(
+    name='label',
+    summary='finetuning on labels',
+    rows=(LABEL_ROW,),
+    loss=(Term('label'),),
+    answer=LABEL_ROW,
+  )
+)
+TEACHER_LABEL = register(from_teacher(LABEL))
+RATIONALE = register(
+  Method(
+    name='rationale',
+    summary="finetuning on the teacher's rationales",
+    rows=(RATIONALE_ROW,),
+    loss=(Term('rationale'),),
+    answer=LABEL_ROW,
+  )
+)

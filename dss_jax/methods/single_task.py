@@ -1,0 +1,22 @@
+"""Single task: rationale and label as one target; the label is read out of what is written.
+
+The text `[label]` stands between the two. Without a mark nobody could tell where a rationale ends
+and a label of several words begins.
+
+Source: Hsieh et al. 2023, Eq. 5: mean l(f(x), [r, y]).
+"""
+
+from dss_jax.methods.base import Method, Row, Term, from_teacher
+from dss_jax.methods.registry import register
+
+ROW = Row('rationale_label', '{input}', '{rationale} [label] {label}')
+SINGLE_TASK = register(
+  Method(
+    name='single_task',
+    summary='single task: rationale and label as one target',
+    rows=(ROW,),
+    loss=(Term('rationale_label'),),
+    answer=ROW,
+  )
+)
+TEACHER_SINGLE_TASK = register(from_teacher(SINGLE_TASK))
