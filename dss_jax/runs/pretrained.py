@@ -67,7 +67,7 @@ def open_weights(path: str, program: str | None = None) -> Weights:
     ValueError: there is nothing, or it is not whole; the message says what was expected.
   """
   program = program or _program_of(path)
-  if program == 'dss':
+  if program == 'ours':
     return _ours(path)
   opened = {'hf': huggingface, 't5x': t5x}[program].open_pretrained(path)
   moments = opened.moments
@@ -166,7 +166,7 @@ def _opened_for_gin(path: str | None) -> Weights:
 
 
 def _program_of(path: str) -> str:
-  """'dss', 'hf' or 't5x': which program wrote what is at `path`."""
+  """'ours', 'hf' or 't5x': which program wrote what is at `path`."""
   folder = epath.Path(path).expanduser()
   if not folder.exists():
     if _HUB_ID.fullmatch(path):
@@ -178,7 +178,7 @@ def _program_of(path: str) -> str:
       values = json.loads(settings.read_text())
     except ValueError as error:
       raise ValueError(f'{settings} is not JSON: {error}.') from error
-    return 'dss' if 'model' in values else 'hf'
+    return 'ours' if 'model' in values else 'hf'
   if t5x.is_checkpoint(path):
     return 't5x'
   raise ValueError(f'{path} holds no weights that can be read; expected {ACCEPTED}.')
