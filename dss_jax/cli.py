@@ -81,8 +81,8 @@ def _run_shared(verb: str, rest: Sequence[str]) -> int:
   try:
     return importlib.import_module(module_of(verb)).main(rest)
   except BaseException as error:
-    if distributed.several():
-      distributed.leave(verb, error)
+    if distributed.is_multiprocess():
+      distributed.exit_process(verb, error)
     raise
 
 

@@ -137,7 +137,7 @@ distributed.initialize('train', stops_softly=True)
 try:
   distributed.check_same(settings=sys.argv[1:])
 except ValueError as error:
-  distributed.leave('train', error)
+  distributed.exit_process('train', error)
 print('met', flush=True)
 time.sleep(600)
 """
@@ -236,7 +236,7 @@ def test_hosts_of_a_tpu_meet_by_themselves(joined, monkeypatch, environment, exp
 
 def test_a_machine_without_a_tpu_is_alone(joined):
   distributed.initialize('train', stops_softly=True)
-  assert joined == [] and not distributed.several() and distributed.is_main()
+  assert joined == [] and not distributed.is_multiprocess() and distributed.is_main()
 
 
 def test_the_environment_goes_before_the_tpu(joined, monkeypatch):

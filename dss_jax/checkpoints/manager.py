@@ -158,7 +158,7 @@ class Checkpoints:
     if distributed.is_main():
       path.parent.mkdir(exist_ok=True)
       config.write_text(path, json.dumps(dict(metrics)))
-    distributed.meet()
+    distributed.barrier()
     self._manager.reload()
 
   def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:

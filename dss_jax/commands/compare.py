@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
     run = dataclasses.replace(run, model_dir=str(epath.Path(compared.model_dir) / method))
     row = train_and_score(method, run, compared.split)
     if row is None:
-      distributed.say(f'stopped in {run.model_dir}; the same command continues it')
+      distributed.log(f'stopped in {run.model_dir}; the same command continues it')
       return 0
     rows.append(row)
   if distributed.is_main():
@@ -86,7 +86,7 @@ def train_and_score(method: str, run: run_config.RunConfig, split: str) -> Row |
   Returns:
     None where a signal ended training early.
   """
-  distributed.say(f'{method}: training on {run.data.mixture_or_task_name}')
+  distributed.log(f'{method}: training on {run.data.mixture_or_task_name}')
   result = train.train(run)
   if not result.finished:
     return None

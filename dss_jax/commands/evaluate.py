@@ -62,7 +62,7 @@ def evaluate(settings: EvaluateConfig) -> dict[str, Any]:
   with student.progress_bar(task) as progress:
     found = evaluator.evaluate(task, examples, decoder, pupil.params, progress)
   if found.truncated:
-    distributed.say(
+    distributed.log(
       f'warning: {task}: {found.truncated} of {len(examples)} inputs are cut at '
       f"{decoder.max_input_length} tokens, the run's TASK_FEATURE_LENGTHS['inputs']"
     )

@@ -106,7 +106,7 @@ def _answers(pupil: student.Student, task_name: str, inputs: Sequence[str]) -> l
   decoder = pupil.decoder(evaluator.is_rationale(examples))
   cut = decoder.truncated(examples)
   if cut:
-    distributed.say(
+    distributed.log(
       f'warning: {task_name}: {cut} of {len(inputs)} inputs are cut at '
       f"{decoder.max_input_length} tokens, the run's TASK_FEATURE_LENGTHS['inputs']"
     )
@@ -135,7 +135,7 @@ def _split_inputs(argv: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]
 def _read(kind: str, value: str) -> Iterable[str]:
   """The inputs that one argument stands for."""
   if value == '-':
-    if distributed.several():
+    if distributed.is_multiprocess():
       raise ValueError(
         '--input=- is read once, and this is one of several processes: give --input=FILE.jsonl.'
       )

@@ -87,7 +87,7 @@ def train(run: RunConfig) -> Result:
     config.write_text(epath.Path(run.model_dir) / 'config.gin', config.operative())
   for split, tasks in (('', mixture), (f' of {run.eval.split}', validation and validation.mixture)):
     for truncation in pipeline.truncations(tasks or [], run.data.task_feature_lengths):
-      distributed.say(f'warning{split}: {truncation}')
+      distributed.log(f'warning{split}: {truncation}')
 
   # State: the folder's latest checkpoint, else INITIAL_CHECKPOINT_PATH, else random.
   optimizer = optimizers.make_optimizer(run.optimizer)
@@ -123,7 +123,7 @@ def initial_state(
   like = train_state.abstract(run.model, optimizer, mesh)
   step = checkpoints.latest()
   if step is not None:
-    distributed.say(f'continuing {run.model_dir} from step {step}')
+    distributed.log(f'continuing {run.model_dir} from step {step}')
     return checkpoints.restore(step, like)
   if run.initial_checkpoint_path is None:
     return train_state.create(run.model, optimizer, mesh, run.seed), None
@@ -174,7 +174,7 @@ class _Loop:
         self._look(leave=int(done > begun + 1))  # the first, which compiled, is shown at once
         validated = self._validate(done, state) if self._due('eval', done) else None
         finished = self._finished(done)
-        stop = self.stop.asked()  # once: it may be set between two looks
+        stop = self.stop.requested()  # once: it may be set between two looks
         if finished or stop or validated or self._due('save', done):
           self._look(leave=0)
           self.checkpoints.save(state, {**data_state, **self._totals()}, validated)
@@ -266,7 +266,7 @@ class _Loop:
     return metrics
 
   def _give_up_if_asked(self) -> None:
-    if self.stop.asked():
+    if self.stop.requested():
       raise _Interrupted
 
   def _finished(self, step: int) -> bool:

@@ -24,16 +24,16 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-NAMES = ('DSS_COORDINATOR', 'DSS_NUM_PROCESSES', 'DSS_PROCESS_ID')
+VARIABLES = ('DSS_COORDINATOR', 'DSS_NUM_PROCESSES', 'DSS_PROCESS_ID')
 HEARTBEAT = 'DSS_HEARTBEAT_S'
 HEARTBEAT_S = 60
-USERS = (ValueError, ArithmeticError, OSError, ImportError)  # errors whose text says all
-OTHERS = (
+USER_ERRORS = (ValueError, ArithmeticError, OSError, ImportError)  # errors whose text says all
+LOST_PROCESS_HINT = (
   'If another process ended before it, the output of that one says why. The same command continues '
   'from the last checkpoint.'
 )
-MEETING_MS = 1_800_000  # for the slowest to read its data
-_calls, _meetings = itertools.count(), itertools.count()
+BARRIER_TIMEOUT_MS = 1_800_000  # for the slowest to read its data
+_calls, _barriers = itertools.count(), itertools.count()
 _watcher: subprocess.Popen | None = None
 
 
@@ -48,7 +48,7 @@ def initialize(verb: str, stops_softly: bool) -> None:
     ValueError: the three variables contradict each other.
     OSError: the others are not there.
   """
-  address = _settings()
+  address = _settings_of_environment()
   if address is None and not _is_tpu_host():
     return
   jax.config.update('jax_enable_preemption_service', stops_softly)
@@ -60,10 +60,10 @@ def initialize(verb: str, stops_softly: bool) -> None:
       f'the processes of this run did not meet {where}: {error}. DSS_NUM_PROCESSES=1 runs this one '
       'alone.'
     ) from error
-  _watch(verb)
+  _start_watcher(verb)
 
 
-def several() -> bool:
+def is_multiprocess() -> bool:
   """Whether there are other processes than this one."""
   return jax.distributed.is_initialized() and jax.process_count() > 1
 
@@ -73,32 +73,32 @@ def is_main() -> bool:
   return jax.process_index() == 0
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
   """A line on standard error, of the main process alone."""
   if is_main():
     print(text, file=sys.stderr, flush=True)
 
 
-def meet() -> None:
+def barrier() -> None:
   """No process goes on before all have come here.
 
   Not by a collective: on CPU those give up on a process that comes 30 s after the others.
   """
-  if several():
+  if is_multiprocess():
     from orbax.checkpoint import multihost  # slow to import
 
-    multihost.get_barrier_sync_fn()(key=f'dss_{next(_meetings)}', timeout_ms=MEETING_MS)
+    multihost.get_barrier_sync_fn()(key=f'dss_{next(_barriers)}', timeout_ms=BARRIER_TIMEOUT_MS)
 
 
 def check_same(**values: Any) -> None:
-  """Refuses a run whose processes were started with different settings or data; also `meet`s.
+  """Refuses a run whose processes differ in settings or data; also a `barrier`.
 
   Raises:
     ValueError: on all processes alike; names what differs.
   """
-  if not several():
+  if not is_multiprocess():
     return
-  meet()
+  barrier()
   sums = np.array([zlib.crc32(repr(value).encode()) for value in values.values()], np.uint32)
   gathered = multihost_utils.process_allgather(sums)
   differ = [name for name, column in zip(values, gathered.T, strict=True) if len(set(column)) > 1]
@@ -109,23 +109,23 @@ def check_same(**values: Any) -> None:
     )
 
 
-def leave(verb: str, error: BaseException) -> NoReturn:
+def exit_process(verb: str, error: BaseException) -> NoReturn:
   """Ends one of several processes because of an error, at once.
 
   An orderly end would wait for the others, which may be waiting for this one: they are left to find
   out that it is gone.
   """
   who = f'dss {verb}: process {jax.process_index()} of {jax.process_count()}'
-  code = 130 if isinstance(error, KeyboardInterrupt) else 2 if isinstance(error, USERS) else 1
+  code = 130 if isinstance(error, KeyboardInterrupt) else 2 if isinstance(error, USER_ERRORS) else 1
   if code == 1 or os.environ.get('DSS_TRACEBACK'):
     traceback.print_exception(error)
   if code == 1:
-    print(f'{who} ended: {type(error).__name__}. {OTHERS}', file=sys.stderr)
+    print(f'{who} ended: {type(error).__name__}. {LOST_PROCESS_HINT}', file=sys.stderr)
   elif code == 2:
     print(f'{who}: {error}', file=sys.stderr)
   sys.stdout.flush()
   sys.stderr.flush()
-  _dismiss()
+  _stop_watcher()
   os._exit(code)
 
 
@@ -137,28 +137,28 @@ class StopSignal:
   """
 
   def __init__(self):
-    self._asked = self._reached = False
+    self._requested = self._reached = False
     self._before: dict[int, Any] = {}
-    numbers = (signal.SIGINT,) if several() else (signal.SIGTERM, signal.SIGINT)
+    numbers = (signal.SIGINT,) if is_multiprocess() else (signal.SIGTERM, signal.SIGINT)
     with contextlib.suppress(ValueError):  # not the main thread: whoever runs us handles signals
       for number in numbers:
-        self._before[number] = signal.signal(number, self._ask)
+        self._before[number] = signal.signal(number, self._on_signal)
 
-  def asked(self) -> bool:
+  def requested(self) -> bool:
     """Whether to save and end now; to be called equally often by all processes."""
-    if not several():
-      return self._asked
+    if not is_multiprocess():
+      return self._requested
     if not self._reached and multihost_utils.reached_preemption_sync_point(next(_calls)):
       self._reached = True
-      say('SIGTERM to one of the processes: saving')
+      log('SIGTERM to one of the processes: saving')
     return self._reached
 
-  def _ask(self, number, frame) -> None:
-    self._asked = True
+  def _on_signal(self, number, frame) -> None:
+    self._requested = True
     # Not print: the signal may have come in the middle of one, which then raises.
     os.write(2, f'{signal.Signals(number).name}: saving after this step\n'.encode())
     self.restore()
-    if several():
+    if is_multiprocess():
       os.kill(os.getpid(), signal.SIGTERM)  # which is what JAX listens to
 
   def restore(self) -> None:
@@ -167,17 +167,17 @@ class StopSignal:
       signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
-def _settings() -> dict[str, Any] | None:
+def _settings_of_environment() -> dict[str, Any] | None:
   """The arguments of `jax.distributed.initialize` that the environment gives; None: it gives none.
 
   Raises:
     ValueError: some are missing, or are no such numbers.
   """
-  given = {name: os.environ[name] for name in NAMES if os.environ.get(name)}
+  given = {name: os.environ[name] for name in VARIABLES if os.environ.get(name)}
   if not given or given.get('DSS_NUM_PROCESSES') == '1':
     return None
-  told = ', '.join(f'{name}={given.get(name, "")}' for name in NAMES)
-  numbers = [given.get(name, '') for name in NAMES[1:]]
+  told = ', '.join(f'{name}={given.get(name, "")}' for name in VARIABLES)
+  numbers = [given.get(name, '') for name in VARIABLES[1:]]
   port = given.get('DSS_COORDINATOR', '').rpartition(':')[2]
   if not (port.isdigit() and all(map(str.isdigit, numbers)) and int(numbers[1]) < int(numbers[0])):
     raise ValueError(
@@ -218,17 +218,17 @@ def _heartbeat() -> int:
   return int(value)
 
 
-def _watch(verb: str) -> None:
-  """Starts a shell that speaks for this process if it ends without having come to `_dismiss`.
+def _start_watcher(verb: str) -> None:
+  """Starts a shell that speaks for this process if it ends without having come to `_stop_watcher`.
 
   JAX ends a process from within when another one is lost: after that no line of Python runs.
   """
   global _watcher
-  if not several():
+  if not is_multiprocess():
     return
   line = (
     f'dss {verb}: process {jax.process_index()} of {jax.process_count()} was killed, or lost '
-    f'another process. {OTHERS}'
+    f'another process. {LOST_PROCESS_HINT}'
   )
   with contextlib.suppress(OSError):  # no shell: nothing is said
     _watcher = subprocess.Popen(
@@ -236,16 +236,16 @@ def _watch(verb: str) -> None:
       stdin=subprocess.PIPE,
       start_new_session=True,  # a Ctrl-C is not for it
     )
-  atexit.register(_end)
+  atexit.register(_shut_down)
 
 
-def _end() -> None:
+def _shut_down() -> None:
   """The end of a process that has done its work: waits for the others, in which all may fail."""
   jax.distributed.shutdown()
-  _dismiss()
+  _stop_watcher()
 
 
-def _dismiss() -> None:
+def _stop_watcher() -> None:
   """Sends the shell away."""
   if _watcher is not None and _watcher.stdin is not None:
     with contextlib.suppress(OSError):

@@ -114,7 +114,7 @@ class Progress:
     if self._bar:
       self._bar.console.print(text, highlight=False, markup=False)
     else:
-      distributed.say(text)
+      distributed.log(text)
 
   def close(self) -> None:
     """Takes the bar away."""

@@ -153,7 +153,7 @@ def start(
       else 'its Adafactor state is continued'
     )
     state = state if continued is None else state._replace(opt_state=continued)
-  distributed.say('\n'.join(notes))
+  distributed.log('\n'.join(notes))
   return state
 
 
