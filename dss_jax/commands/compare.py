@@ -1,6 +1,6 @@
 """`dss compare`: trains a student by each method from the same start, and scores them all.
 
-Owns the order of the runs and the table. A run is train.py's, its score evaluate.py's.
+Owns the order of the runs and the table. A run is training_loop.py's, its score evaluate.py's.
 """
 
 import dataclasses
@@ -13,10 +13,10 @@ import rich.console
 import rich.table
 from etils import epath
 
-from dss_jax.commands import evaluate, predict, train
+from dss_jax.commands import evaluate, predict
 from dss_jax.inference import evaluator
 from dss_jax.parallel import distributed
-from dss_jax.runs import run_config
+from dss_jax.runs import run_config, training_loop
 from dss_jax.settings import config, fields
 from dss_jax.tasks import dataset_of, preprocessors
 
@@ -87,7 +87,7 @@ def train_and_score(method: str, run: run_config.RunConfig, split: str) -> Row |
     None where a signal ended training early.
   """
   distributed.log(f'{method}: training on {run.data.mixture_or_task_name}')
-  result = train.train(run)
+  result = training_loop.train(run)
   if not result.finished:
     return None
   scored = evaluate.EvaluateConfig(

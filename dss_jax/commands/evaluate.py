@@ -15,6 +15,7 @@ from dss_jax.inference import evaluator
 from dss_jax.inference.evaluator import Evaluation
 from dss_jax.parallel import distributed
 from dss_jax.runs import student
+from dss_jax.runs.run_folder import RunFolder
 from dss_jax.settings import config
 
 
@@ -66,10 +67,10 @@ def evaluate(settings: EvaluateConfig) -> dict[str, Any]:
       f'warning: {task}: {found.truncated} of {len(examples)} inputs are cut at '
       f"{decoder.max_input_length} tokens, the run's TASK_FEATURE_LENGTHS['inputs']"
     )
-  method = settings.decoding.method
-  kind = '' if method == 'greedy' else f'_{method}'
-  name = f'{task}_{settings.split}_{pupil.step}{kind}.jsonl'
-  output = epath.Path(settings.output or epath.Path(settings.model_dir) / name)
+  files = RunFolder(settings.model_dir).evaluation_files(
+    task, settings.split, pupil.step, settings.decoding.method
+  )
+  output = epath.Path(settings.output or files.records)
   summary = {
     'task': task,
     'split': settings.split,
@@ -81,7 +82,7 @@ def evaluate(settings: EvaluateConfig) -> dict[str, Any]:
     if settings.output is None:
       decoding = dataclasses.asdict(decoder.decoding)
       content = {**summary, 'step': pupil.step, 'decoding': decoding}
-      config.write_text(output.with_suffix('.json'), json.dumps(content, indent=2) + '\n')
+      config.write_text(files.summary, json.dumps(content, indent=2) + '\n')
     print(f'{task} {settings.split}: step {pupil.step}, {len(examples)} examples')
     print('\n'.join(_lines(found)))
     print(f'  records: {output}')

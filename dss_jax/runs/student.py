@@ -1,7 +1,7 @@
 """A trained student, read from its run folder and ready to decode, for evaluate.py and predict.py.
 
 Owns the way from a run folder to parameters on devices and a decoder for a task. Does not own the
-folder's contents (run_config.py, checkpoints/manager.py), decoding (evaluator.py), nor what is
+folder's contents (run_folder.py, checkpoints/manager.py), decoding (evaluator.py), nor what is
 decoded.
 """
 
@@ -14,12 +14,12 @@ import rich.console
 import rich.progress
 from jax.sharding import Mesh
 
-from dss_jax.checkpoints import manager
 from dss_jax.inference import evaluator
 from dss_jax.inference.decoding import Decoding
 from dss_jax.models import t5
 from dss_jax.parallel import distributed, partitioning
 from dss_jax.runs import run_config
+from dss_jax.runs.run_folder import RunFolder
 from dss_jax.settings import fields
 from dss_jax.tasks import dataset_of
 
@@ -96,7 +96,8 @@ def load(config: StudentConfig) -> Student:
     ValueError: no run, checkpoint or vocabulary is where it should be; the message says which.
   """
   now = {name: getattr(config, name) for name in ('module', 'data_dir')}
-  run = run_config.load_run_config(config.model_dir)
+  folder = RunFolder(config.model_dir)
+  run = folder.load_settings()
   run = dataclasses.replace(run, **{name: value for name, value in now.items() if value})
   run = run_config.set_up_tasks(run)
   mesh = partitioning.make_mesh(config.mesh)
@@ -106,12 +107,9 @@ def load(config: StudentConfig) -> Student:
     shapes,
     partitioning.shardings(mesh, shapes, axes),
   )
-  checkpoints = manager.Checkpoints(config.model_dir, read_only=True)
-  try:
+  with folder.read_checkpoints() as checkpoints:
     step = checkpoints.resolve(config.step)
     params = checkpoints.restore_params(step, like)
-  finally:
-    checkpoints.close()
   task = dataset_of(run.data.mixture_or_task_name).evaluation_task
   return Student(config, run, step, params, mesh, task)
 
