@@ -3,11 +3,11 @@
 import seqio
 import tensorflow as tf
 
-from dss_jax.checkpoints import manager
 from dss_jax.data import pipeline
 from dss_jax.models import t5
 from dss_jax.parallel import partitioning
 from dss_jax.runs import run_config
+from dss_jax.runs.run_folder import RunFolder
 from dss_jax.tasks.registration import register_dataset
 from dss_jax.training import optimizers, train_state
 
@@ -64,16 +64,16 @@ def make_run(
     optimizer=optimizers.OptimizerConfig(optimizer, schedule='constant'),
     eval=run_config.EvalConfig(max_decode_length=8),
   )
-  run_config.save_run_config(run)
+  run_folder = RunFolder(folder)
+  run_folder.save_settings(run)
   model = run_config.set_up_tasks(run).model
   mesh = partitioning.make_mesh(partitioning.MeshConfig())
   mixture = pipeline.load_mixture(run.data.mixture_or_task_name, run.data.split)
   data_state = {'window': 0, 'row': 0, 'fingerprint': pipeline.fingerprint(mixture)}
   transformation = optimizers.make_optimizer(run.optimizer)
-  checkpoints = manager.Checkpoints(run.model_dir, keep=len(steps))
-  for step in steps:
-    state = train_state.create(model, transformation, mesh, seed=step)
-    state = state._replace(step=state.step + step)
-    checkpoints.save(state, data_state, {'accuracy': 1.0 if step == best else 0.0})
-  checkpoints.close()
+  with run_folder.open_checkpoints(keep=len(steps)) as checkpoints:
+    for step in steps:
+      state = train_state.create(model, transformation, mesh, seed=step)
+      state = state._replace(step=state.step + step)
+      checkpoints.save(state, data_state, {'accuracy': 1.0 if step == best else 0.0})
   return run.model_dir

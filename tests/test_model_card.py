@@ -15,6 +15,7 @@ from dss_jax.commands import evaluate
 from dss_jax.data import pipeline
 from dss_jax.datasets import release
 from dss_jax.runs import card_facts, model_card, run_config
+from dss_jax.runs.run_folder import RunFolder
 from dss_jax.tasks import builder, vocabulary
 from dss_jax.training import losses, optimizers
 
@@ -38,7 +39,7 @@ def folder(tmp_path_factory):
 
 
 def facts_of(folder, fingerprint=None) -> card_facts.Facts:
-  run = run_config.set_up_tasks(run_config.load_run_config(folder))
+  run = run_config.set_up_tasks(RunFolder(folder).load_settings())
   if fingerprint is None:
     mixture = pipeline.load_mixture(run.data.mixture_or_task_name, run.data.split)
     fingerprint = pipeline.fingerprint(mixture)
@@ -92,7 +93,7 @@ def test_the_table_has_only_this_step(folder, facts):
   )
   assert f'| {NAME}_label | test | 5 | greedy | accuracy |' in text
   assert '0.9000' not in text
-  second = [*card_facts._validation(facts.run, 2), *card_facts._evaluations(folder, 2)]
+  second = [*card_facts._validation(facts.run, 2), *card_facts._evaluations(RunFolder(folder), 2)]
   assert [(score.split, score.metrics['accuracy']) for score in second] == [('validation', 0.9)]
   assert 'neither validated nor' in text_of(dataclasses.replace(facts, scores=[]))
 
@@ -152,7 +153,7 @@ def test_the_base_model_is_named_where_it_is_one_of_the_hub(
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'imported').mkdir()
   source = json.dumps({'model': {}, 'source': 'Hugging Face google/flan-t5-small'})
-  (tmp_path / 'imported' / run_config.FILE).write_text(source)
+  RunFolder(tmp_path / 'imported').settings_file.write_text(source)
   text = text_of(dataclasses.replace(facts, source=path and card_facts._origin(path)))
   assert huggingface_hub.ModelCard(text).data.get('base_model') == base
   assert (base or path or 'random parameters, seed 0') in row(text, 'start')
@@ -188,7 +189,7 @@ def test_counts_hashes_and_teacher_of_prepared_data(tmp_path, monkeypatch):
     train_steps=2,
     optimizer=optimizers.OptimizerConfig(schedule='constant'),
   )
-  run_config.save_run_config(run)
+  RunFolder(folder).save_settings(run)
   facts = facts_of(folder)
   text = text_of(facts)
   counts = {
