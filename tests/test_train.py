@@ -4,7 +4,6 @@ Killing real processes is test_kill.py's.
 """
 
 import dataclasses
-import functools
 import json
 import os
 import signal
@@ -13,6 +12,7 @@ import threading
 import jax
 import numpy as np
 import pytest
+from small_runs import STEPS, compiled_once, config_of, small_data  # noqa: F401  fixtures
 
 from dss_jax.checkpoints import manager
 from dss_jax.commands import train
@@ -25,60 +25,7 @@ from dss_jax.runs.run_folder import RunFolder
 from dss_jax.training import optimizers, steps
 from dss_jax.training.optimizers import OptimizerConfig
 
-STEPS = 12
 TIMES = ('examples_per_second', 'tokens_per_second')
-
-
-@pytest.fixture(scope='module', autouse=True)
-def _small_data():
-  """A part of the embedded data, which the runs of this file read once."""
-  from dss_jax.datasets import embedded
-
-  sizes = dict(embedded.SIZES)
-  embedded.SIZES.update(train=600, validation=40, test=40)
-  embedded.problems.cache_clear()  # another file's tests may have read the whole of it
-  with pytest.MonkeyPatch.context() as patch:
-    for name in ('load_mixture', 'load_examples'):
-      patch.setattr(pipeline, name, functools.cache(getattr(pipeline, name)))
-    yield
-  embedded.SIZES.update(sizes)
-  embedded.problems.cache_clear()
-
-
-@pytest.fixture(scope='module', autouse=True)
-def _compiled_once(tmp_path_factory):
-  """The runs of this file compile the same few programs."""
-  from jax.experimental.compilation_cache import compilation_cache
-
-  settings = {
-    'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('compiled')),
-    'jax_persistent_cache_min_compile_time_secs': 0.05,
-  }
-  before = {name: getattr(jax.config, name) for name in settings}
-  for name, value in settings.items():
-    jax.config.update(name, value)
-  yield
-  for name, value in before.items():
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
-
-
-def _config(folder, **changes) -> RunConfig:
-  """A run of 12 steps, validated each fourth, with dropout and packed rows."""
-  return dataclasses.replace(
-    RunConfig(
-      model_dir=str(folder),
-      model=t5.T5Config(None, 16, 2, 8, 32, 1, 1, dtype='float32'),
-      data=pipeline.DataConfig('embedded_dss', {'inputs': 96, 'targets': 64}, batch_size=8),
-      vocabulary='embedded',
-      train_steps=STEPS,
-      optimizer=OptimizerConfig(learning_rate=0.01, decay_steps=STEPS),
-      eval=EvalConfig(period=4, num_examples=8, batch_size=8, max_decode_length=4),
-      log_period=1,
-      save_period=3,
-    ),
-    **changes,
-  )
 
 
 def _params(folder, step='latest'):
@@ -108,7 +55,7 @@ def _assert_same(a, b, **tolerance):
 def whole(tmp_path_factory):
   """The folder and result of a run that nothing interrupted."""
   folder = tmp_path_factory.mktemp('whole')
-  return folder, training_loop.train(_config(folder))
+  return folder, training_loop.train(config_of(folder))
 
 
 # A run
@@ -146,7 +93,7 @@ def test_metrics_tell_both_tasks_at_every_step_and_the_validations(whole):
 def test_a_finished_run_does_nothing_when_it_is_started_again(whole):
   folder, result = whole
   before = (folder / 'metrics.jsonl').read_text(), sorted((folder / 'checkpoints').iterdir())
-  again = training_loop.train(_config(folder))
+  again = training_loop.train(config_of(folder))
   assert (again.step, again.finished, again.best_step) == (STEPS, True, result.best_step)
   assert (again.sequences, again.seconds) == (result.sequences, pytest.approx(result.seconds))
   after = (folder / 'metrics.jsonl').read_text(), sorted((folder / 'checkpoints').iterdir())
@@ -172,8 +119,8 @@ def _train_up_to(run: RunConfig, step: int):
 def test_a_run_cut_at_any_step_and_continued_equals_a_whole_one(whole, tmp_path):
   """Three times, once before the first checkpoint."""
   for step in (2, 7, 10):
-    _train_up_to(_config(tmp_path), step)
-  assert training_loop.train(_config(tmp_path)).step == STEPS
+    _train_up_to(config_of(tmp_path), step)
+  assert training_loop.train(config_of(tmp_path)).step == STEPS
   _assert_same(_params(tmp_path), _params(whole[0]))
   assert _rows(tmp_path) == _rows(whole[0])
   kept, expected = (
@@ -185,7 +132,7 @@ def test_a_run_cut_at_any_step_and_continued_equals_a_whole_one(whole, tmp_path)
 
 def test_meshes_train_alike_and_may_change_in_between(whole, tmp_path):
   """`whole` ran with all devices as data; here the mesh changes after a checkpoint at step 6."""
-  run = _config(tmp_path, eval=EvalConfig(period=0))
+  run = config_of(tmp_path, eval=EvalConfig(period=0))
   _train_up_to(dataclasses.replace(run, mesh=partitioning.MeshConfig(1, 8, 1)), 7)
   mesh = partitioning.MeshConfig(2, 2, 2)
   training_loop.train(dataclasses.replace(run, mesh=mesh, num_microbatches=2))
@@ -203,7 +150,7 @@ def test_a_start_opens_its_checkpoints_once(whole, monkeypatch):
     plain(self, *args, **settings)
 
   monkeypatch.setattr(manager.Checkpoints, '__init__', counting)
-  assert training_loop.train(_config(whole[0])).finished
+  assert training_loop.train(config_of(whole[0])).finished
   assert len(opened) == 1
 
 
@@ -222,12 +169,14 @@ def test_a_signal_saves_off_interval_and_the_run_continues(whole, tmp_path, monk
 
   monkeypatch.setattr(pipeline.TrainBatches, '__next__', signalling)
   handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-  result = training_loop.train(_config(tmp_path, save_period=100, eval=EvalConfig(period=0)))
+  result = training_loop.train(config_of(tmp_path, save_period=100, eval=EvalConfig(period=0)))
   assert not result.finished and 4 <= result.step <= 7
   assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers
   assert RunFolder(tmp_path).saved_steps()[-1] == result.step
   monkeypatch.setattr(pipeline.TrainBatches, '__next__', plain)
-  assert training_loop.train(_config(tmp_path, save_period=100, eval=EvalConfig(period=0))).finished
+  assert training_loop.train(
+    config_of(tmp_path, save_period=100, eval=EvalConfig(period=0))
+  ).finished
   _assert_same(_params(tmp_path), _params(whole[0]))
 
 
@@ -235,13 +184,29 @@ def test_a_run_outside_the_main_thread_leaves_signals_alone(tmp_path):
   found = []
 
   def run():
-    found.append(training_loop.train(_config(tmp_path, train_steps=2, optimizer=OptimizerConfig(
+    found.append(training_loop.train(config_of(tmp_path, train_steps=2, optimizer=OptimizerConfig(
       schedule='constant'), eval=EvalConfig(period=0))))  # fmt: skip
 
   thread = threading.Thread(target=run)
   thread.start()
   thread.join()
   assert found[0].finished
+
+
+def test_a_signal_during_validation_leaves_it_to_the_next_start(whole, tmp_path, monkeypatch):
+  plain = validation.Validation.__call__
+
+  def signalled(self, params, between):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return plain(self, params, between)
+
+  monkeypatch.setattr(validation.Validation, '__call__', signalled)
+  result = training_loop.train(config_of(tmp_path))
+  assert (result.step, result.ending) == (4, training_loop.Ending.SIGNAL)
+  assert result.best_step is None
+  monkeypatch.undo()
+  assert training_loop.train(config_of(tmp_path)).best_step == whole[1].best_step
+  assert _rows(tmp_path) == _rows(whole[0])
 
 
 @pytest.mark.parametrize('broken', ['learning rate', 'parameter'])
@@ -253,7 +218,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch, broken):
   else:
     monkeypatch.setattr(steps, 'make_train_step', _poisoned(steps.make_train_step))
   constant = OptimizerConfig(learning_rate=1e-3, schedule='constant')
-  run = _config(
+  run = config_of(
     tmp_path, optimizer=constant, train_steps=6, save_period=2, eval=EvalConfig(period=0)
   )
   with pytest.raises(training_log.NonFiniteLossError) as caught:
@@ -293,7 +258,7 @@ def test_a_run_without_progress_stops_and_stays_stopped(tmp_path, monkeypatch):
     return {'loss': 1.0, 'accuracy': accuracies[step]}
 
   monkeypatch.setattr(validation.Validation, '__call__', validate)
-  run = _config(tmp_path, eval=EvalConfig(period=2, num_examples=8, patience=2))
+  run = config_of(tmp_path, eval=EvalConfig(period=2, num_examples=8, patience=2))
   result = training_loop.train(run)
   # 0.5 again is no progress: after 6 and 8 it stops, and the first 0.5 stays the best.
   assert (result.step, result.finished, result.best_step) == (8, True, 4)
@@ -312,7 +277,7 @@ def test_a_run_without_progress_stops_and_stays_stopped(tmp_path, monkeypatch):
 def test_a_run_starts_from_the_best_checkpoint_of_another(whole, tmp_path, capsys):
   folder, result = whole
   still = OptimizerConfig(learning_rate=0.0, schedule='constant')
-  run = _config(
+  run = config_of(
     tmp_path,
     train_steps=1,
     optimizer=still,
@@ -335,42 +300,18 @@ def test_a_run_starts_from_the_best_checkpoint_of_another(whole, tmp_path, capsy
   ],
 )
 def test_weights_of_another_network_are_refused(whole, tmp_path, change, message):
-  run = _config(tmp_path, initial_checkpoint_path=str(whole[0]))
+  run = config_of(tmp_path, initial_checkpoint_path=str(whole[0]))
   run = dataclasses.replace(run, model=dataclasses.replace(run.model, **change))
   with pytest.raises(ValueError, match=rf'INITIAL_CHECKPOINT_PATH.*another network.*{message}'):
     training_loop.train(run)
-
-
-def test_a_start_that_holds_no_run_is_refused(tmp_path):
-  with pytest.raises(ValueError, match='there is no folder'):
-    training_loop.train(_config(tmp_path / 'a', initial_checkpoint_path=str(tmp_path / 'nowhere')))
 
 
 def test_a_folder_is_not_continued_with_other_settings(whole):
   folder = whole[0]
   before = (folder / 'config.json').read_text()
   with pytest.raises(ValueError, match=r'other settings(.|\n)*seed: 0 -> 1'):
-    training_loop.train(_config(folder, seed=1))
+    training_loop.train(config_of(folder, seed=1))
   assert (folder / 'config.json').read_text() == before
-
-
-def test_a_batch_that_the_mesh_does_not_divide_is_refused(tmp_path):
-  with pytest.raises(ValueError, match=r'BATCH_SIZE / NUM_MICROBATCHES 4 is not a multiple'):
-    training_loop.train(_config(tmp_path, num_microbatches=2))
-  assert not (tmp_path / 'config.json').exists()
-
-
-def test_an_unknown_task_is_refused_with_near_names(tmp_path):
-  config = pipeline.DataConfig('embeded_dss', {'inputs': 96, 'targets': 64}, batch_size=8)
-  with pytest.raises(ValueError, match=r'embeded_dss.*embedded_dss'):
-    training_loop.train(_config(tmp_path, data=config))
-
-
-def test_truncation_is_told(tmp_path, capsys):
-  config = pipeline.DataConfig('embedded_dss', {'inputs': 96, 'targets': 9}, batch_size=8)
-  training_loop.train(_config(tmp_path, data=config, train_steps=1, eval=EvalConfig(period=0),
-                      optimizer=OptimizerConfig(schedule='constant')))  # fmt: skip
-  assert 'are cut at 9 tokens' in capsys.readouterr().err
 
 
 def test_the_command_says_how_it_ended(tmp_path, capsys):
