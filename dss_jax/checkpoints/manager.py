@@ -26,8 +26,8 @@ MOMENTS = 'moments'
 
 def saved_steps(folder: epath.PathLike) -> list[int]:
   """Steps of the finished checkpoints in a folder, in order; opens and changes nothing."""
-  found = ocp.path.step.standard_name_format().find_all(epath.Path(folder))
-  return sorted(metadata.step for metadata in found)
+  finished = ocp.path.step.standard_name_format().find_all(epath.Path(folder))
+  return sorted(metadata.step for metadata in finished)
 
 
 def best_step(scores: Mapping[int, float]) -> int | None:
@@ -171,7 +171,7 @@ class Checkpoints:
       self._manager.save(step, args=items, metrics=metrics and dict(metrics), force=True)
 
   def add_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
-    """Adds the metrics of a validation to the checkpoint of its step, saved without them."""
+    """Adds the metrics of a validation to the checkpoint of its step, which was saved before it."""
     # As orbax writes them: a file `metrics` in the item `metrics`.
     path = self.folder / str(step) / 'metrics' / 'metrics'
     if distributed.is_main():
@@ -181,7 +181,12 @@ class Checkpoints:
     self._manager.reload()
 
   def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-    """The state of a step, placed as `like` (ShapeDtypeStructs with shardings), and the data's."""
+    """The state of a step, placed on devices as in `like`, and the `data_state` saved with it.
+
+    Args:
+      step: a saved one.
+      like: the state as ShapeDtypeStructs with shardings.
+    """
     rest = {'step': like.step, 'opt_state': like.opt_state}
     items = self._restore(
       step,
@@ -192,7 +197,7 @@ class Checkpoints:
     return TrainState(items.rest['step'], items.params, items.rest['opt_state']), items.data
 
   def data_state(self, step: int) -> dict[str, Any]:
-    """What `save` was given of the data at a step."""
+    """The `data_state` that `save` was given at a step."""
     return self._restore(step, data=ocp.args.JsonRestore()).data
 
   def restore_params(self, step: int | str, like: Any) -> Any:
@@ -204,7 +209,7 @@ class Checkpoints:
     return self._restore(self.resolve(step), params=ocp.args.StandardRestore(like)).params
 
   def resolve(self, step: int | str) -> int:
-    """The number of a step that may be given as 'latest' or 'best'.
+    """The number of a step that is given as a number, 'latest' or 'best'.
 
     Raises:
       ValueError: there is no such checkpoint.
@@ -226,7 +231,7 @@ class Checkpoints:
     self._manager.wait_until_finished()
 
   def close(self) -> None:
-    """Finishes saving and frees the threads."""
+    """Finishes saving and ends the threads."""
     self._manager.close()
 
   def _restore(self, step: int, **items: Any) -> Any:

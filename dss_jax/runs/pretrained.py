@@ -1,7 +1,7 @@
 """Weights to start from: a run folder, an imported one, or a checkpoint of another program.
 
-Owns what INITIAL_CHECKPOINT_PATH and `dss import` take, told apart by what is there, and the
-network and vocabulary that come with it. Formats are read in checkpoints/.
+Owns what INITIAL_CHECKPOINT_PATH and `dss import` accept, how the kinds are told apart, and the
+network and vocabulary that come with the weights. Formats are read in checkpoints/.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ _HUB_ID = re.compile(r'[\w.-]+(/[\w.-]+)?')
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Weights:
-  """Weights that are there to be read.
+  """Weights that can be read.
 
   Attributes:
     origin: what they are, for people.
@@ -45,7 +45,7 @@ class Weights:
     load: reads the parameters, placed as a nested dict of ShapeDtypeStructs with shardings.
     load_moments: reads Adafactor's state ({'step', 'rows', 'columns', 'full'}, see
       checkpoints/adafactor.py), or None where there is none.
-    notes: lines that a person should read.
+    notes: lines for the log.
   """
 
   origin: str
@@ -57,14 +57,14 @@ class Weights:
 
 
 def open_weights(path: str, program: str | None = None) -> Weights:
-  """Finds out what is at a path and opens it.
+  """Opens the weights at a path, whichever program wrote them.
 
   Args:
     path: local, gs://, or a Hugging Face id where no such folder is.
-    program: 'hf' or 't5x' to read it as that alone; None: as what it is.
+    program: 'hf' or 't5x' to accept that alone; None to accept any.
 
   Raises:
-    ValueError: there is nothing, or it is not whole; the message says what was expected.
+    ValueError: nothing is there, or a part is missing; the message says what was expected.
   """
   program = program or _program_of(path)
   if program == 'dss':
@@ -166,7 +166,7 @@ def _opened_for_gin(path: str | None) -> Weights:
 
 
 def _program_of(path: str) -> str:
-  """'dss', 'hf' or 't5x': which program wrote what is at `path`."""
+  """The program that wrote what is at `path`: 'dss', 'hf' or 't5x'."""
   folder = epath.Path(path).expanduser()
   if not folder.exists():
     if _HUB_ID.fullmatch(path):
