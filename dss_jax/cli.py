@@ -12,7 +12,7 @@ import time
 import zlib
 from collections.abc import Sequence
 
-from dss_jax.settings import config
+from dss_jax.settings import config, errors
 
 VERBS = {  # a verb's module has its name, but for those in MODULES
   'prepare': 'build a data set from raw files and teacher outputs',
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _tells(error: Exception) -> bool:
   """Whether an error's message is all that a user needs; of others the traceback is shown."""
-  if isinstance(error, (ValueError, ArithmeticError, OSError, ImportError)):
+  if isinstance(error, errors.USER_ERRORS):
     return True
   return type(error).__module__.startswith(STORES)  # a bucket that is not there or not allowed
 
@@ -81,8 +81,8 @@ def _run_shared(verb: str, rest: Sequence[str]) -> int:
   try:
     return importlib.import_module(module_of(verb)).main(rest)
   except BaseException as error:
-    if distributed.several():
-      distributed.leave(verb, error)
+    if distributed.is_multiprocess():
+      distributed.exit_process(verb, error)
     raise
 
 

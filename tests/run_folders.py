@@ -4,11 +4,11 @@ import seqio
 import tensorflow as tf
 
 from dss_jax import methods
-from dss_jax.checkpoints import manager
 from dss_jax.data import pipeline
 from dss_jax.models import t5
 from dss_jax.parallel import partitioning
 from dss_jax.runs import run_config
+from dss_jax.runs.run_folder import RunFolder
 from dss_jax.tasks.registration import register_dataset
 from dss_jax.training import optimizers, train_state
 
@@ -73,7 +73,8 @@ def make_run(
   """A run folder as `dss train` leaves it, with other random parameters at every step."""
   register()
   run = run_config_of(folder, method, optimizer, model)
-  run_config.save_run_config(run)
+  run_folder = RunFolder(folder)
+  run_folder.save_settings(run)
   model = run_config.set_up_tasks(run).model
   mesh = partitioning.make_mesh(partitioning.MeshConfig())
   mixture = pipeline.load_mixture(
@@ -81,10 +82,9 @@ def make_run(
   )
   data_state = {'window': 0, 'row': 0, 'fingerprint': pipeline.fingerprint(mixture)}
   transformation = optimizers.make_optimizer(run.optimizer)
-  checkpoints = manager.Checkpoints(run.model_dir, keep=len(steps))
-  for step in steps:
-    state = train_state.create(model, transformation, mesh, seed=step)
-    state = state._replace(step=state.step + step)
-    checkpoints.save(state, data_state, {'accuracy': 1.0 if step == best else 0.0})
-  checkpoints.close()
+  with run_folder.open_checkpoints(keep=len(steps)) as checkpoints:
+    for step in steps:
+      state = train_state.create(model, transformation, mesh, seed=step)
+      state = state._replace(step=state.step + step)
+      checkpoints.save(state, data_state, {'accuracy': 1.0 if step == best else 0.0})
   return run.model_dir

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dss_jax.checkpoints.manager import FOLDER, Checkpoints, has_checkpoint
+from dss_jax.checkpoints.manager import Checkpoints, best_step, saved_steps
 from dss_jax.parallel import partitioning
 from dss_jax.training import optimizers, train_state
 
@@ -43,7 +43,7 @@ def _like(tiny_config, optimizer, *shape):
 
 def _saved(folder, state, accuracies, **settings):
   """Checkpoints 1, 2, .. with these accuracies on validation, None where it was not evaluated."""
-  checkpoints = Checkpoints(str(folder), **settings)
+  checkpoints = Checkpoints(folder, **settings)
   for step, accuracy in enumerate(accuracies, start=1):
     metrics = None if accuracy is None else {'accuracy': accuracy, 'loss': 1.0}
     checkpoints.save(_at(state, step), DATA, metrics)
@@ -52,7 +52,7 @@ def _saved(folder, state, accuracies, **settings):
 
 
 def _steps(folder):
-  return sorted(int(path.name) for path in (folder / FOLDER).iterdir() if path.name.isdigit())
+  return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
 
 
 @pytest.mark.parametrize(
@@ -65,6 +65,8 @@ def _steps(folder):
     ([None, 0.0, None, None], 1, [2, 4], 2),
     ([None, None, None], 2, [2, 3], None),
     ([0.5, None, 0.7, None], 1, [3, 4], 3),
+    ([0.1, 0.5, 0.5, 0.5], 1, [2, 4], 2),
+    ([0.5, 0.5], 1, [1, 2], 1),
   ],
 )
 def test_the_latest_and_the_best_on_validation_stay(tmp_path, state, accuracies, keep, kept, best):
@@ -72,7 +74,7 @@ def test_the_latest_and_the_best_on_validation_stay(tmp_path, state, accuracies,
   assert (checkpoints.latest(), checkpoints.best()) == (len(accuracies), best)
   checkpoints.close()
   assert _steps(tmp_path) == kept
-  again = Checkpoints(str(tmp_path), keep=keep)
+  again = Checkpoints(tmp_path, keep=keep)
   assert (again.latest(), again.best()) == (len(accuracies), best)
   assert again.resolve('latest') == len(accuracies)
   assert again.resolve('best') == (best or len(accuracies))
@@ -97,8 +99,8 @@ def test_all_is_restored_bit_for_bit_on_any_mesh(tmp_path, state, tiny_config, o
 
 def test_parameters_are_restored_without_the_rest(tmp_path, state, tiny_config, optimizer):
   _saved(tmp_path, state, [0.5]).close()
-  shutil.rmtree(tmp_path / FOLDER / '1' / 'rest')
-  reader = Checkpoints(str(tmp_path), read_only=True)
+  shutil.rmtree(tmp_path / '1' / 'rest')
+  reader = Checkpoints(tmp_path, read_only=True)
   params = reader.restore_params('best', _like(tiny_config, optimizer, 8, 1, 1).params)
   reader.close()
   for leaf, want in zip(jax.tree.leaves(params), jax.tree.leaves(state.params), strict=True):
@@ -107,7 +109,7 @@ def test_parameters_are_restored_without_the_rest(tmp_path, state, tiny_config, 
 
 def test_an_update_that_reuses_the_arrays_does_not_change_what_is_being_saved(tmp_path, state):
   """The driver donates its state to the next step while the files are still being written."""
-  checkpoints = Checkpoints(str(tmp_path), keep=20)
+  checkpoints = Checkpoints(tmp_path, keep=20)
   update = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
   moving = _at(jax.tree.map(jnp.zeros_like, state), 0)
   like = jax.tree.map(
@@ -129,20 +131,20 @@ def test_a_step_that_is_there_is_not_saved_again(tmp_path, state):
   checkpoints = _saved(tmp_path, state, [0.5])
   checkpoints.save(_at(state, 1), {'window': 9}, None)
   checkpoints.close()
-  assert Checkpoints(str(tmp_path), read_only=True).best() == 1
+  assert Checkpoints(tmp_path, read_only=True).best() == 1
 
 
 def test_what_a_killed_process_has_half_written_is_not_seen(tmp_path, state):
   """Orbax writes under a temporary name and renames: the name is what a kill leaves."""
   _saved(tmp_path, state, [0.5, 0.6], keep=2).close()
-  half = tmp_path / FOLDER / '3.orbax-checkpoint-tmp'
-  shutil.copytree(tmp_path / FOLDER / '2', half)
+  half = tmp_path / '3.orbax-checkpoint-tmp'
+  shutil.copytree(tmp_path / '2', half)
   shutil.rmtree(half / 'rest')
-  reader = Checkpoints(str(tmp_path), read_only=True)
+  reader = Checkpoints(tmp_path, read_only=True)
   assert reader.latest() == 2
   reader.close()
   assert half.exists(), 'a reader cleans nothing up: a run may be writing it'
-  writer = Checkpoints(str(tmp_path), keep=2)
+  writer = Checkpoints(tmp_path, keep=2)
   assert writer.latest() == 2
   writer.save(_at(state, 3), DATA, None)
   writer.close()
@@ -151,12 +153,12 @@ def test_what_a_killed_process_has_half_written_is_not_seen(tmp_path, state):
 
 def test_a_reader_says_where_checkpoints_come_from_and_makes_nothing(tmp_path):
   with pytest.raises(ValueError, match=r'nowhere holds no checkpoints; MODEL_DIR is the folder'):
-    Checkpoints(str(tmp_path / 'nowhere'), read_only=True)
+    Checkpoints(tmp_path / 'nowhere' / 'checkpoints', read_only=True)
   assert not (tmp_path / 'nowhere').exists()
 
 
 def test_a_folder_without_a_finished_checkpoint_is_told(tmp_path, state):
-  checkpoints = Checkpoints(str(tmp_path))
+  checkpoints = Checkpoints(tmp_path)
   assert checkpoints.latest() is None and checkpoints.best() is None
   for step in ('latest', 'best', 3):
     with pytest.raises(ValueError, match='holds no finished checkpoint; train first'):
@@ -172,10 +174,17 @@ def test_an_unknown_step_is_refused_with_the_ones_there_are(tmp_path, state):
   checkpoints.close()
 
 
-def test_a_look_for_a_checkpoint_changes_nothing(tmp_path):
-  assert not has_checkpoint(str(tmp_path / 'none'))
-  folder = tmp_path / FOLDER
-  half_written = folder / '5.orbax-checkpoint-tmp'
-  half_written.mkdir(parents=True)
-  assert not has_checkpoint(str(tmp_path))
-  assert half_written.exists()
+def test_a_look_for_checkpoints_sees_the_finished_ones_and_changes_nothing(tmp_path, state):
+  assert saved_steps(tmp_path / 'none') == []
+  _saved(tmp_path, state, [0.5, 0.6], keep=2).close()
+  half_written = tmp_path / '5.orbax-checkpoint-tmp'
+  half_written.mkdir()
+  before = sorted(tmp_path.rglob('*'))
+  assert saved_steps(tmp_path) == [1, 2]
+  assert sorted(tmp_path.rglob('*')) == before
+
+
+def test_the_first_of_equals_is_the_best():
+  assert best_step({}) is None
+  assert best_step({4: 0.5, 2: 0.5, 6: 0.4}) == 2
+  assert best_step({2: 0.1, 4: 0.5, 6: 0.5}) == 4

@@ -23,6 +23,7 @@ from train_processes import (
 
 from dss_jax.commands import evaluate, train
 from dss_jax.parallel import distributed
+from dss_jax.runs.run_folder import RunFolder
 
 STEPS = 10
 HEARTBEAT_S = 8
@@ -57,7 +58,7 @@ def stopped(tmp_path_factory, shared):
   """The folder of a run of two processes with four devices each, one of which got a SIGTERM."""
   folder = tmp_path_factory.mktemp('two')
   job = Processes(folder, shared, _arguments(folder), **TWO)
-  job.when((folder / 'config.gin').exists)  # the two have met; then they compile
+  job.when(RunFolder(folder).gin_file.exists)  # the two have met; then they compile
   assert job.send(signal.SIGTERM, to=1) == [0, 0], job.all_logs
   return folder, job
 
@@ -133,11 +134,12 @@ def test_an_evaluation_by_two_processes_is_that_by_one(two, shared, tmp_path, ca
 MEETS = """
 import sys, time
 from dss_jax.parallel import distributed
+from dss_jax.runs.run_folder import RunFolder
 distributed.initialize('train', stops_softly=True)
 try:
   distributed.check_same(settings=sys.argv[1:])
 except ValueError as error:
-  distributed.leave('train', error)
+  distributed.exit_process('train', error)
 print('met', flush=True)
 time.sleep(600)
 """
@@ -236,7 +238,7 @@ def test_hosts_of_a_tpu_meet_by_themselves(joined, monkeypatch, environment, exp
 
 def test_a_machine_without_a_tpu_is_alone(joined):
   distributed.initialize('train', stops_softly=True)
-  assert joined == [] and not distributed.several() and distributed.is_main()
+  assert joined == [] and not distributed.is_multiprocess() and distributed.is_main()
 
 
 def test_the_environment_goes_before_the_tpu(joined, monkeypatch):

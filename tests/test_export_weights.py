@@ -15,14 +15,15 @@ import run_folders
 from run_folders import INPUTS, NAME
 
 from dss_jax import cli
-from dss_jax.checkpoints import adafactor, manager, transfer
+from dss_jax.checkpoints import adafactor, transfer
 from dss_jax.checkpoints.hf import huggingface
 from dss_jax.checkpoints.t5x import t5x
 from dss_jax.commands import export_weights, predict
 from dss_jax.inference import evaluator
 from dss_jax.inference.decoding import EOS_ID, Decoding
 from dss_jax.models.t5 import T5Config
-from dss_jax.runs import run_config, student
+from dss_jax.runs import student
+from dss_jax.runs.run_folder import RunFolder
 from dss_jax.settings import config
 from dss_jax.tasks import vocabulary
 
@@ -49,9 +50,9 @@ def export(checkpoint, output, program='hf', *more) -> int:
 def params_of(folder, step) -> dict[transfer.Path, np.ndarray]:
   """The parameters of a step, read by the manager alone."""
   model = json.loads((pathlib.Path(folder) / 'config.json').read_text())['model']
-  saved = manager.Checkpoints(str(folder), read_only=True)
-  params = saved.restore_params(step, export_weights._on_host(config.from_dict(T5Config, model)))
-  saved.close()
+  like = export_weights._on_host(config.from_dict(T5Config, model))
+  with RunFolder(folder).read_checkpoints() as saved:
+    params = saved.restore_params(step, like)
   return {path: np.asarray(leaf) for path, leaf in transfer.flatten(params).items()}
 
 
@@ -277,9 +278,9 @@ def test_a_run_that_has_no_tasks_any_more_is_exported_all_the_same(run, tmp_path
   path = tmp_path / 'run'
   path.mkdir()
   (path / 'checkpoints').symlink_to(pathlib.Path(run) / 'checkpoints')
-  settings = json.loads((pathlib.Path(run) / run_config.FILE).read_text())
+  settings = RunFolder(run).load_values()
   settings['data']['mixture_or_task_name'] = 'mine_dss'
-  (path / run_config.FILE).write_text(json.dumps({**settings, 'module': 'a_module_that_is_gone'}))
+  RunFolder(path).save_values({**settings, 'module': 'a_module_that_is_gone'})
   assert export(path, tmp_path / 'out') == 0
   card = (tmp_path / 'out' / 'README.md').read_text()
   assert 'The data was not there when this card was written' in card

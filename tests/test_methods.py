@@ -39,7 +39,7 @@ def test_a_template_that_is_more_than_names_is_refused(template):
 @pytest.mark.parametrize(
   ('target', 'output', 'fields'),
   [
-    ('{label}', ' yes ', {'label': 'yes'}),
+    ('{label}', ' yes ', {'label': ' yes '}),
     (
       '{rationale} [label] {label}',
       'so it is. [label] a b',

@@ -10,11 +10,13 @@ import pytest
 import run_folders
 from run_folders import INPUTS, NAME
 
+from dss_jax import datasets, methods
 from dss_jax.checkpoints.hf import tokenizer
 from dss_jax.commands import evaluate
 from dss_jax.data import pipeline
 from dss_jax.datasets import release
 from dss_jax.runs import card_facts, model_card, run_config
+from dss_jax.runs.run_folder import RunFolder
 from dss_jax.tasks import builder, vocabulary
 from dss_jax.training import losses, optimizers
 
@@ -38,9 +40,11 @@ def folder(tmp_path_factory):
 
 
 def facts_of(folder, fingerprint=None) -> card_facts.Facts:
-  run = run_config.set_up_tasks(run_config.load_run_config(folder))
+  run = run_config.set_up_tasks(RunFolder(folder).load_settings())
   if fingerprint is None:
-    mixture = pipeline.load_mixture(run.data.mixture_or_task_name, run.data.split)
+    mixture = pipeline.load_mixture(
+      run.data.mixture_or_task_name, run.data.split, run.objective.tasks
+    )
     fingerprint = pipeline.fingerprint(mixture)
   return card_facts.of_run('student', run, vocabulary.get_vocabulary(), 1, fingerprint)
 
@@ -92,7 +96,7 @@ def test_the_table_has_only_this_step(folder, facts):
   )
   assert f'| {NAME}_label | test | 5 | greedy | accuracy |' in text
   assert '0.9000' not in text
-  second = [*card_facts._validation(facts.run, 2), *card_facts._evaluations(folder, 2)]
+  second = [*card_facts._validation(facts.run, 2), *card_facts._evaluations(RunFolder(folder), 2)]
   assert [(score.split, score.metrics['accuracy']) for score in second] == [('validation', 0.9)]
   assert 'neither validated nor' in text_of(dataclasses.replace(facts, scores=[]))
 
@@ -106,7 +110,7 @@ def test_the_interval_of_a_mean_is_that_of_its_standard_error():
 def test_method_objective_and_settings_are_those_of_the_run(facts):
   text = text_of(changed(facts, loss=losses.LossConfig(rationale_weight=0.5)))
   assert row(text, 'method').startswith('distilling step by step')
-  assert row(text, 'objective') == 'L_label + λ L_rationale, λ = 0.5'
+  assert row(text, 'objective') == 'L_label + 0.5 L_rationale'
   assert row(text, 'step') == '1 of 2'
   assert row(text, 'optimizer').startswith('adamw, learning rate')
   assert row(text, 'parameters') == '1,234'
@@ -115,13 +119,13 @@ def test_method_objective_and_settings_are_those_of_the_run(facts):
   assert row(text, 'objective') == '0.25 L_label + 0.75 L_rationale'
 
 
-def test_the_prefixes_are_those_of_the_tasks(facts):
+def test_the_student_is_asked_by_its_methods_templates(facts):
   text = text_of(facts)
-  assert "in {'[label] ': 8, '[rationale] ': 12}.items()" in text
-  assert repr(INPUTS[0]) in text
-  names = dataclasses.replace(facts.run.data, mixture_or_task_name=f'{NAME}_standard')
-  standard = text_of(changed(facts, data=names))
-  assert "in {'': 8}.items()" in standard and 'no prefix' in standard
+  assert "in {'[label] {input}': 8, '[rationale] {input}': 12}.items()" in text
+  assert repr({'input': INPUTS[0]}) in text
+  standard = text_of(changed(facts, method=methods.get('standard')))
+  assert "in {'{input}': 8}.items()" in standard
+  assert 'Asked with `{input}`, it writes `{label}`.' in standard
   assert row(standard, 'objective') == 'token cross-entropy'
   assert row(standard, 'teacher') == 'none: gold labels alone'
 
@@ -134,7 +138,7 @@ def test_other_data_than_that_of_training_is_not_described(folder):
   text = text_of(facts_of(folder, fingerprint=1))
   assert 'is not the data of training' in text
   assert 'Trained on' not in text
-  assert model_card.PLACEHOLDER in text
+  assert model_card.PLACEHOLDERS['input'] in text
 
 
 @pytest.mark.parametrize(
@@ -152,7 +156,7 @@ def test_the_base_model_is_named_where_it_is_one_of_the_hub(
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'imported').mkdir()
   source = json.dumps({'model': {}, 'source': 'Hugging Face google/flan-t5-small'})
-  (tmp_path / 'imported' / run_config.FILE).write_text(source)
+  RunFolder(tmp_path / 'imported').settings_file.write_text(source)
   text = text_of(dataclasses.replace(facts, source=path and card_facts._origin(path)))
   assert huggingface_hub.ModelCard(text).data.get('base_model') == base
   assert (base or path or 'random parameters, seed 0') in row(text, 'start')
@@ -175,7 +179,7 @@ def test_counts_hashes_and_teacher_of_prepared_data(tmp_path, monkeypatch):
   (raw / 'svamp_train.json').write_text('\n'.join(lines))
   said = [f'Two and {n}. The answer is (2 + {n + (n == 3)}).' for n in range(20)]
   (raw / 'llm' / 'train_CoT_0.json').write_text(json.dumps(said))
-  dataset = builder.DATASETS['svamp']
+  dataset = datasets.get('svamp')
   splits = {s: release.split_files(dataset, raw.parent, s) for s in ('train', 'validation')}
   builder.prepare(dataset, splits, row_filter='agree')
 
@@ -188,7 +192,7 @@ def test_counts_hashes_and_teacher_of_prepared_data(tmp_path, monkeypatch):
     train_steps=2,
     optimizer=optimizers.OptimizerConfig(schedule='constant'),
   )
-  run_config.save_run_config(run)
+  RunFolder(folder).save_settings(run)
   facts = facts_of(folder)
   text = text_of(facts)
   counts = {

@@ -11,12 +11,13 @@ import run_folders
 from golden import make_t5x
 
 from dss_jax import tasks
-from dss_jax.checkpoints import adafactor, manager, transfer
+from dss_jax.checkpoints import adafactor, transfer
 from dss_jax.checkpoints.hf import huggingface
 from dss_jax.checkpoints.t5x import t5x
 from dss_jax.models import t5
 from dss_jax.parallel import partitioning
 from dss_jax.runs import pretrained, run_config
+from dss_jax.runs.run_folder import RunFolder
 from dss_jax.settings import config
 from dss_jax.training import optimizers, train_state
 
@@ -61,9 +62,8 @@ def test_training_starts_from_another_programs_weights(folders, name, reader):
 def test_training_starts_from_the_best_checkpoint_of_a_run(folders):
   tasks.set_vocabulary('bytes')
   state, like = _start(folders / 'run', run_folders.MODEL)
-  best = manager.Checkpoints(str(folders / 'run'), read_only=True)
-  _assert_equal(state.params, best.restore_params(1, like.params))
-  best.close()
+  with RunFolder(folders / 'run').read_checkpoints() as best:
+    _assert_equal(state.params, best.restore_params(1, like.params))
 
 
 @pytest.mark.parametrize('name', ['legacy', 'legacy_scanned'])
@@ -100,7 +100,7 @@ def test_settings_that_are_not_of_the_weights_may_differ(folders):
   tasks.set_vocabulary('bytes')
   model = huggingface.open_pretrained(str(folders / 'hf')).config
   chosen = {'dropout_rate': 0.3, 'dtype': 'float32', 'remat_policy': 'full', 'scan_layers': False}
-  assert set(chosen) == set(pretrained.CHOSEN)
+  assert set(chosen) == set(pretrained.NETWORK_CHOICES)
   _start(folders / 'hf', dataclasses.replace(model, **chosen))
 
 

@@ -4,7 +4,6 @@ Killing real processes is test_kill.py's.
 """
 
 import dataclasses
-import functools
 import json
 import os
 import signal
@@ -13,87 +12,34 @@ import threading
 import jax
 import numpy as np
 import pytest
+from small_runs import STEPS, compiled_once, config_of, small_data  # noqa: F401  fixtures
 
 from dss_jax.checkpoints import manager
 from dss_jax.commands import train
 from dss_jax.data import pipeline
 from dss_jax.models import t5
 from dss_jax.parallel import partitioning
-from dss_jax.runs import metric_writer, run_config
+from dss_jax.runs import run_config, training_log, training_loop, validation
 from dss_jax.runs.run_config import EvalConfig, RunConfig
-from dss_jax.training import optimizers
+from dss_jax.runs.run_folder import RunFolder
+from dss_jax.training import optimizers, steps
 from dss_jax.training.optimizers import OptimizerConfig
 
-STEPS = 12
 TIMES = ('examples_per_second', 'tokens_per_second')
 
 
-@pytest.fixture(scope='module', autouse=True)
-def _small_data():
-  """A part of the embedded data, which the runs of this file read once."""
-  from dss_jax.datasets import embedded
-
-  sizes = dict(embedded.SIZES)
-  embedded.SIZES.update(train=600, validation=40, test=40)
-  embedded.problems.cache_clear()  # another file's tests may have read the whole of it
-  with pytest.MonkeyPatch.context() as patch:
-    for name in ('load_mixture', 'load_examples'):
-      patch.setattr(data, name, functools.cache(getattr(data, name)))
-    yield
-  embedded.SIZES.update(sizes)
-  embedded.problems.cache_clear()
-
-
-@pytest.fixture(scope='module', autouse=True)
-def _compiled_once(tmp_path_factory):
-  """The runs of this file compile the same few programs."""
-  from jax.experimental.compilation_cache import compilation_cache
-
-  settings = {
-    'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('compiled')),
-    'jax_persistent_cache_min_compile_time_secs': 0.05,
-  }
-  before = {name: getattr(jax.config, name) for name in settings}
-  for name, value in settings.items():
-    jax.config.update(name, value)
-  yield
-  for name, value in before.items():
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
-
-
-def _config(folder, **changes) -> RunConfig:
-  """A run of 12 steps, validated each fourth, with dropout and packed rows."""
-  return dataclasses.replace(
-    RunConfig(
-      model_dir=str(folder),
-      model=t5.T5Config(None, 16, 2, 8, 32, 1, 1, dtype='float32'),
-      data=pipeline.DataConfig('embedded_dss', {'inputs': 96, 'targets': 64}, batch_size=8),
-      vocabulary='embedded',
-      train_steps=STEPS,
-      optimizer=OptimizerConfig(learning_rate=0.01, decay_steps=STEPS),
-      eval=EvalConfig(period=4, num_examples=8, batch_size=8, max_decode_length=4),
-      log_period=1,
-      save_period=3,
-    ),
-    **changes,
-  )
-
-
 def _params(folder, step='latest'):
-  run = run_config.set_up_tasks(run_config.load_run_config(folder))
+  run = run_config.set_up_tasks(RunFolder(folder).load_settings())
   shapes, _ = t5.abstract(run.model)
-  checkpoints = manager.Checkpoints(str(folder), read_only=True)
   place = partitioning.replicated(partitioning.make_mesh(partitioning.MeshConfig()))
   like = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), shapes)
-  params = jax.device_get(checkpoints.restore_params(step, like))
-  checkpoints.close()
-  return params
+  with RunFolder(folder).read_checkpoints() as checkpoints:
+    return jax.device_get(checkpoints.restore_params(step, like))
 
 
 def _rows(folder):
   """metrics.jsonl without what depends on the clock."""
-  rows = metric_writer.read_metrics(str(folder))
+  rows = RunFolder(folder).metric_rows()
   return [{k: v for k, v in row.items() if k not in TIMES + ('padding',)} for row in rows]
 
 
@@ -109,7 +55,7 @@ def _assert_same(a, b, **tolerance):
 def whole(tmp_path_factory):
   """The folder and result of a run that nothing interrupted."""
   folder = tmp_path_factory.mktemp('whole')
-  return folder, train.train(_config(folder))
+  return folder, training_loop.train(config_of(folder))
 
 
 # A run
@@ -122,14 +68,14 @@ def test_a_run_leaves_its_settings_metrics_events_and_checkpoints(whole):
   assert {'config.json', 'config.gin', 'metrics.jsonl', 'checkpoints'} <= names
   assert any(name.startswith('events.') for name in names)
   assert not [name for name in names if name.endswith('.tmp')]
-  checkpoints = manager.Checkpoints(str(folder), read_only=True)
-  assert checkpoints.latest() == STEPS
-  assert checkpoints.best() == result.best_step and result.best_step in (4, 8, 12)
-  assert run_config.load_run_config(folder).model.vocab_size % 128 == 0
+  with RunFolder(folder).read_checkpoints() as checkpoints:
+    assert checkpoints.latest() == STEPS
+    assert checkpoints.best() == result.best_step and result.best_step in (4, 8, 12)
+  assert RunFolder(folder).load_settings().model.vocab_size % 128 == 0
 
 
 def test_metrics_tell_both_tasks_at_every_step_and_the_validations(whole):
-  rows = metric_writer.read_metrics(str(whole[0]))
+  rows = RunFolder(whole[0]).metric_rows()
   assert [row['step'] for row in rows if row['kind'] == 'train'] == list(range(1, STEPS + 1))
   assert [row['step'] for row in rows if row['kind'] == 'validation'] == [4, 8, 12]
   first, last = rows[0], [row for row in rows if row['kind'] == 'train'][-1]
@@ -139,15 +85,15 @@ def test_metrics_tell_both_tasks_at_every_step_and_the_validations(whole):
   assert first['learning_rate'] == pytest.approx(0.01)
   assert last['learning_rate'] == pytest.approx(0.01 / 12)
   assert last['examples_per_second'] > 0 and 0 < last['padding'] < 1
-  validation = rows[-1]
-  assert {'loss', 'label/loss', 'rationale/loss', 'accuracy', 'accuracy_low'} <= set(validation)
-  assert validation['label/rows'] == validation['rationale/rows'] == 40
+  validated = rows[-1]
+  assert {'loss', 'label/loss', 'rationale/loss', 'accuracy', 'accuracy_low'} <= set(validated)
+  assert validated['label/rows'] == validated['rationale/rows'] == 40
 
 
 def test_a_finished_run_does_nothing_when_it_is_started_again(whole):
   folder, result = whole
   before = (folder / 'metrics.jsonl').read_text(), sorted((folder / 'checkpoints').iterdir())
-  again = train.train(_config(folder))
+  again = training_loop.train(config_of(folder))
   assert (again.step, again.finished, again.best_step) == (STEPS, True, result.best_step)
   assert (again.sequences, again.seconds) == (result.sequences, pytest.approx(result.seconds))
   after = (folder / 'metrics.jsonl').read_text(), sorted((folder / 'checkpoints').iterdir())
@@ -156,9 +102,7 @@ def test_a_finished_run_does_nothing_when_it_is_started_again(whole):
 
 def _train_up_to(run: RunConfig, step: int):
   """Trains until the data of `step` + 1 is asked for, then fails as a broken disk would."""
-  checkpoints = manager.Checkpoints(run.model_dir)
-  left = iter(range(step - (checkpoints.latest() or 0)))
-  checkpoints.close()
+  left = iter(range(step - max(RunFolder(run.model_dir).saved_steps(), default=0)))
   plain = pipeline.TrainBatches.__next__
 
   def breaking(self):
@@ -169,14 +113,14 @@ def _train_up_to(run: RunConfig, step: int):
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(pipeline.TrainBatches, '__next__', breaking)
     with pytest.raises(RuntimeError, match='the disk is gone'):
-      train.train(run)
+      training_loop.train(run)
 
 
 def test_a_run_cut_at_any_step_and_continued_equals_a_whole_one(whole, tmp_path):
   """Three times, once before the first checkpoint."""
   for step in (2, 7, 10):
-    _train_up_to(_config(tmp_path), step)
-  assert train.train(_config(tmp_path)).step == STEPS
+    _train_up_to(config_of(tmp_path), step)
+  assert training_loop.train(config_of(tmp_path)).step == STEPS
   _assert_same(_params(tmp_path), _params(whole[0]))
   assert _rows(tmp_path) == _rows(whole[0])
   kept, expected = (
@@ -188,13 +132,26 @@ def test_a_run_cut_at_any_step_and_continued_equals_a_whole_one(whole, tmp_path)
 
 def test_meshes_train_alike_and_may_change_in_between(whole, tmp_path):
   """`whole` ran with all devices as data; here the mesh changes after a checkpoint at step 6."""
-  run = _config(tmp_path, eval=EvalConfig(period=0))
+  run = config_of(tmp_path, eval=EvalConfig(period=0))
   _train_up_to(dataclasses.replace(run, mesh=partitioning.MeshConfig(1, 8, 1)), 7)
   mesh = partitioning.MeshConfig(2, 2, 2)
-  train.train(dataclasses.replace(run, mesh=mesh, num_microbatches=2))
+  training_loop.train(dataclasses.replace(run, mesh=mesh, num_microbatches=2))
   _assert_same(_params(tmp_path), _params(whole[0]), rtol=0, atol=1e-5)
   expected = [row['loss'] for row in _rows(whole[0]) if row['kind'] == 'train']
   assert [row['loss'] for row in _rows(tmp_path)] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_start_opens_its_checkpoints_once(whole, monkeypatch):
+  opened = []
+  plain = manager.Checkpoints.__init__
+
+  def counting(self, *args, **settings):
+    opened.append(args)
+    plain(self, *args, **settings)
+
+  monkeypatch.setattr(manager.Checkpoints, '__init__', counting)
+  assert training_loop.train(config_of(whole[0])).finished
+  assert len(opened) == 1
 
 
 # Stopping
@@ -212,12 +169,14 @@ def test_a_signal_saves_off_interval_and_the_run_continues(whole, tmp_path, monk
 
   monkeypatch.setattr(pipeline.TrainBatches, '__next__', signalling)
   handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-  result = train.train(_config(tmp_path, save_period=100, eval=EvalConfig(period=0)))
+  result = training_loop.train(config_of(tmp_path, save_period=100, eval=EvalConfig(period=0)))
   assert not result.finished and 4 <= result.step <= 7
   assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers
-  assert manager.Checkpoints(str(tmp_path), read_only=True).latest() == result.step
+  assert RunFolder(tmp_path).saved_steps()[-1] == result.step
   monkeypatch.setattr(pipeline.TrainBatches, '__next__', plain)
-  assert train.train(_config(tmp_path, save_period=100, eval=EvalConfig(period=0))).finished
+  assert training_loop.train(
+    config_of(tmp_path, save_period=100, eval=EvalConfig(period=0))
+  ).finished
   _assert_same(_params(tmp_path), _params(whole[0]))
 
 
@@ -225,13 +184,29 @@ def test_a_run_outside_the_main_thread_leaves_signals_alone(tmp_path):
   found = []
 
   def run():
-    found.append(train.train(_config(tmp_path, train_steps=2, optimizer=OptimizerConfig(
+    found.append(training_loop.train(config_of(tmp_path, train_steps=2, optimizer=OptimizerConfig(
       schedule='constant'), eval=EvalConfig(period=0))))  # fmt: skip
 
   thread = threading.Thread(target=run)
   thread.start()
   thread.join()
   assert found[0].finished
+
+
+def test_a_signal_during_validation_leaves_it_to_the_next_start(whole, tmp_path, monkeypatch):
+  plain = validation.Validation.__call__
+
+  def signalled(self, params, between):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return plain(self, params, between)
+
+  monkeypatch.setattr(validation.Validation, '__call__', signalled)
+  result = training_loop.train(config_of(tmp_path))
+  assert (result.step, result.ending) == (4, training_loop.Ending.SIGNAL)
+  assert result.best_step is None
+  monkeypatch.undo()
+  assert training_loop.train(config_of(tmp_path)).best_step == whole[1].best_step
+  assert _rows(tmp_path) == _rows(whole[0])
 
 
 @pytest.mark.parametrize('broken', ['learning rate', 'parameter'])
@@ -241,13 +216,13 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch, broken):
   if broken == 'learning rate':
     monkeypatch.setattr(optimizers, 'make_schedule', rates)
   else:
-    monkeypatch.setattr(train.steps, 'make_train_step', _poisoned(train.steps.make_train_step))
+    monkeypatch.setattr(steps, 'make_train_step', _poisoned(steps.make_train_step))
   constant = OptimizerConfig(learning_rate=1e-3, schedule='constant')
-  run = _config(
+  run = config_of(
     tmp_path, optimizer=constant, train_steps=6, save_period=2, eval=EvalConfig(period=0)
   )
-  with pytest.raises(train.NonFiniteLossError) as caught:
-    train.train(run)
+  with pytest.raises(training_log.NonFiniteLossError) as caught:
+    training_loop.train(run)
   text = str(caught.value)
   assert 'not finite at step 5 ' in text and 'The last good checkpoint is step 4' in text
   assert f'INITIAL_CHECKPOINT_PATH={tmp_path}' in text
@@ -256,7 +231,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch, broken):
   assert str(sorted(set(fifth.example_ids[fifth.example_ids >= 0].tolist()))) in text
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(_params(tmp_path)))
   monkeypatch.undo()
-  assert train.train(run).finished
+  assert training_loop.train(run).finished
 
 
 def _poisoned(make_train_step):
@@ -282,15 +257,17 @@ def test_a_run_without_progress_stops_and_stays_stopped(tmp_path, monkeypatch):
     step = len([r for r in _rows(tmp_path) if r['kind'] == 'validation']) * 2 + 2
     return {'loss': 1.0, 'accuracy': accuracies[step]}
 
-  monkeypatch.setattr(train.Validation, '__call__', validate)
-  run = _config(tmp_path, eval=EvalConfig(period=2, num_examples=8, patience=2))
-  result = train.train(run)
-  # 0.5 again is no progress: after 6 and 8 it stops.
-  assert (result.step, result.finished) == (8, True)
-  assert manager.Checkpoints(str(tmp_path), read_only=True).latest() == 8
+  monkeypatch.setattr(validation.Validation, '__call__', validate)
+  run = config_of(tmp_path, eval=EvalConfig(period=2, num_examples=8, patience=2))
+  result = training_loop.train(run)
+  # 0.5 again is no progress: after 6 and 8 it stops, and the first 0.5 stays the best.
+  assert (result.step, result.finished, result.best_step) == (8, True, 4)
+  text = 'stopped by PATIENCE at step 8 of 12. best checkpoint on validation: 4'
+  assert str(result) == text
+  assert RunFolder(tmp_path).saved_steps() == [4, 8]
   before = (tmp_path / 'metrics.jsonl').read_text()
-  again = train.train(run)
-  assert (again.step, again.finished) == (8, True)
+  again = training_loop.train(run)
+  assert (again.step, str(again)) == (8, text)
   assert (tmp_path / 'metrics.jsonl').read_text() == before
 
 
@@ -300,7 +277,7 @@ def test_a_run_without_progress_stops_and_stays_stopped(tmp_path, monkeypatch):
 def test_a_run_starts_from_the_best_checkpoint_of_another(whole, tmp_path, capsys):
   folder, result = whole
   still = OptimizerConfig(learning_rate=0.0, schedule='constant')
-  run = _config(
+  run = config_of(
     tmp_path,
     train_steps=1,
     optimizer=still,
@@ -308,7 +285,9 @@ def test_a_run_starts_from_the_best_checkpoint_of_another(whole, tmp_path, capsy
     initial_checkpoint_path=str(folder),
     seed=5,
   )
-  train.train(dataclasses.replace(run, model=dataclasses.replace(run.model, dropout_rate=0.0)))
+  training_loop.train(
+    dataclasses.replace(run, model=dataclasses.replace(run.model, dropout_rate=0.0))
+  )
   _assert_same(_params(tmp_path), _params(folder, result.best_step))
 
 
@@ -321,42 +300,18 @@ def test_a_run_starts_from_the_best_checkpoint_of_another(whole, tmp_path, capsy
   ],
 )
 def test_weights_of_another_network_are_refused(whole, tmp_path, change, message):
-  run = _config(tmp_path, initial_checkpoint_path=str(whole[0]))
+  run = config_of(tmp_path, initial_checkpoint_path=str(whole[0]))
   run = dataclasses.replace(run, model=dataclasses.replace(run.model, **change))
   with pytest.raises(ValueError, match=rf'INITIAL_CHECKPOINT_PATH.*another network.*{message}'):
-    train.train(run)
-
-
-def test_a_start_that_holds_no_run_is_refused(tmp_path):
-  with pytest.raises(ValueError, match='there is no folder'):
-    train.train(_config(tmp_path / 'a', initial_checkpoint_path=str(tmp_path / 'nowhere')))
+    training_loop.train(run)
 
 
 def test_a_folder_is_not_continued_with_other_settings(whole):
   folder = whole[0]
   before = (folder / 'config.json').read_text()
   with pytest.raises(ValueError, match=r'other settings(.|\n)*seed: 0 -> 1'):
-    train.train(_config(folder, seed=1))
+    training_loop.train(config_of(folder, seed=1))
   assert (folder / 'config.json').read_text() == before
-
-
-def test_a_batch_that_the_mesh_does_not_divide_is_refused(tmp_path):
-  with pytest.raises(ValueError, match=r'BATCH_SIZE / NUM_MICROBATCHES 4 is not a multiple'):
-    train.train(_config(tmp_path, num_microbatches=2))
-  assert not (tmp_path / 'config.json').exists()
-
-
-def test_an_unknown_task_is_refused_with_near_names(tmp_path):
-  config = pipeline.DataConfig('embeded_dss', {'inputs': 96, 'targets': 64}, batch_size=8)
-  with pytest.raises(ValueError, match=r'embeded_dss.*embedded_dss'):
-    train.train(_config(tmp_path, data=config))
-
-
-def test_truncation_is_told(tmp_path, capsys):
-  config = pipeline.DataConfig('embedded_dss', {'inputs': 96, 'targets': 9}, batch_size=8)
-  train.train(_config(tmp_path, data=config, train_steps=1, eval=EvalConfig(period=0),
-                      optimizer=OptimizerConfig(schedule='constant')))  # fmt: skip
-  assert 'are cut at 9 tokens' in capsys.readouterr().err
 
 
 def test_the_command_says_how_it_ended(tmp_path, capsys):

@@ -19,10 +19,10 @@ import jax
 import numpy as np
 import pytest
 
-from dss_jax.checkpoints import manager
 from dss_jax.models import t5
 from dss_jax.parallel import partitioning
-from dss_jax.runs import metric_writer, run_config
+from dss_jax.runs import run_config
+from dss_jax.runs.run_folder import RunFolder
 
 MODULE = 'small_embedded_data'
 SMALL_DATA = """
@@ -155,7 +155,7 @@ class Processes:
 
   def saving(self) -> bool:
     """Whether a checkpoint is being written now, under its temporary name."""
-    return any((self.folder / 'checkpoints').glob('*.orbax-checkpoint-tmp'))
+    return any(RunFolder(self.folder).checkpoints_folder.glob('*.orbax-checkpoint-tmp'))
 
   def send(self, number: signal.Signals, to: int = 0) -> list[int]:
     """Sends a signal to one of them; returns the exit codes of all."""
@@ -188,20 +188,19 @@ def importable(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 
 def params_of(folder):
   """The latest parameters of a run as numpy, and the numbers of its latest and best step."""
-  run = run_config.set_up_tasks(run_config.load_run_config(folder))
+  run = run_config.set_up_tasks(RunFolder(folder).load_settings())
   shapes, _ = t5.abstract(run.model)
   place = partitioning.replicated(partitioning.make_mesh(partitioning.MeshConfig()))
   like = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), shapes)
-  checkpoints = manager.Checkpoints(str(folder), read_only=True)
-  params = jax.device_get(checkpoints.restore_params('latest', like))
-  kept = checkpoints.latest(), checkpoints.best()
-  checkpoints.close()
+  with RunFolder(folder).read_checkpoints() as checkpoints:
+    params = jax.device_get(checkpoints.restore_params('latest', like))
+    kept = checkpoints.latest(), checkpoints.best()
   return params, kept
 
 
 def rows_of(folder) -> list[dict]:
   """metrics.jsonl without what depends on the clock."""
-  rows = metric_writer.read_metrics(str(folder))
+  rows = RunFolder(folder).metric_rows()
   return [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
 
 

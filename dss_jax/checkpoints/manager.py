@@ -1,11 +1,12 @@
 """The checkpoints of a run: saved in the background, the latest N and the best one kept.
 
-Owns what a checkpoint holds and which stay. Orbax writes each under a temporary name and renames
-it, so a killed process leaves whole checkpoints only.
+Owns what a checkpoint holds, which checkpoints are kept and which is the best. The folder they are
+in is a RunFolder's (runs/run_folder.py). Orbax writes a checkpoint under a temporary name and then
+renames it, so a killed process leaves only whole checkpoints.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,26 +19,27 @@ from dss_jax.parallel import distributed
 from dss_jax.settings import config
 from dss_jax.training.train_state import TrainState
 
-FOLDER = 'checkpoints'
+BEST_METRIC = 'accuracy'
+"""The validation metric whose largest value marks the best checkpoint."""
 MOMENTS = 'moments'
 
 
-def has_checkpoint(model_dir: str) -> bool:
-  """Whether a run folder holds a finished checkpoint; changes nothing in it, unlike opening it."""
-  if not (epath.Path(model_dir) / FOLDER).exists():
-    return False
-  checkpoints = Checkpoints(model_dir, read_only=True)
-  try:
-    return checkpoints.latest() is not None
-  finally:
-    checkpoints.close()
+def saved_steps(folder: epath.PathLike) -> list[int]:
+  """Steps of the finished checkpoints in a folder, in order; opens and changes nothing."""
+  finished = ocp.path.step.standard_name_format().find_all(epath.Path(folder))
+  return sorted(metadata.step for metadata in finished)
 
 
-def save_weights(model_dir: str, params: Any, moments: Any | None) -> None:
+def best_step(scores: Mapping[int, float]) -> int | None:
+  """The step with the highest score, the earliest of equals; None where there are no scores."""
+  return min(scores, key=lambda step: (-scores[step], step), default=None)
+
+
+def save_weights(folder: epath.PathLike, params: Any, moments: Any | None) -> None:
   """Writes weights that were trained elsewhere as the checkpoint of step 0; returns when done.
 
   Args:
-    model_dir: gets a folder of checkpoints as a run has.
+    folder: of the checkpoints; it is made.
     params: nested dict of arrays.
     moments: Adafactor's state in the form of checkpoints/adafactor.py, or None.
   """
@@ -47,7 +49,7 @@ def save_weights(model_dir: str, params: Any, moments: Any | None) -> None:
   largest = max(leaf.nbytes for leaf in jax.tree.leaves(params)) / 1e9 + 1e-3
   limits = {'save_concurrent_gb': largest, 'save_device_host_concurrent_gb': largest}
   with ocp.CheckpointManager(
-    config.absolute(model_dir) / FOLDER,
+    config.absolute(folder),
     item_handlers={name: ocp.PyTreeCheckpointHandler(**limits) for name in items},
     options=ocp.CheckpointManagerOptions(enable_async_checkpointing=False),
   ) as checkpoints:
@@ -55,14 +57,14 @@ def save_weights(model_dir: str, params: Any, moments: Any | None) -> None:
     checkpoints.save(0, args=ocp.args.Composite(**args))
 
 
-def load_weights(model_dir: str, like: Any) -> Any:
+def load_weights(folder: epath.PathLike, like: Any) -> Any:
   """Some of the parameters that `save_weights` wrote.
 
   Args:
-    model_dir: what it was given.
+    folder: what it was given.
     like: a part of the nested dict, of ShapeDtypeStructs with shardings.
   """
-  path = config.absolute(model_dir) / FOLDER / '0' / 'params'
+  path = config.absolute(folder) / '0' / 'params'
   with ocp.PyTreeCheckpointer() as checkpointer:
     arguments = ocp.args.PyTreeRestore(
       like, restore_args=ocp.checkpoint_utils.construct_restore_args(like), partial_restore=True
@@ -70,63 +72,80 @@ def load_weights(model_dir: str, like: Any) -> Any:
     return checkpointer.restore(path, arguments)
 
 
-def has_moments(model_dir: str) -> bool:
+def has_moments(folder: epath.PathLike) -> bool:
   """Whether `save_weights` wrote Adafactor's state too."""
-  return (epath.Path(model_dir) / FOLDER / '0' / MOMENTS).exists()
+  return (epath.Path(folder) / '0' / MOMENTS).exists()
 
 
-def load_moments(model_dir: str) -> Any:
+def load_moments(folder: epath.PathLike) -> Any:
   """Adafactor's state that `save_weights` wrote, as numpy arrays."""
-  path = config.absolute(model_dir) / FOLDER / '0' / MOMENTS
+  path = config.absolute(folder) / '0' / MOMENTS
   with ocp.PyTreeCheckpointer() as checkpointer:
     shapes = checkpointer.metadata(path).item_metadata.tree
     kind = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
     return checkpointer.restore(path, restore_args=kind)
 
 
+class _KeepBest(checkpoint_managers.PreservationPolicy):
+  """Keeps the checkpoint of `best_step`; orbax's own BestN would keep the latest of equals."""
+
+  def should_preserve(
+    self, checkpoints: Sequence[Any], *, context: checkpoint_managers.PreservationContext
+  ) -> Sequence[bool]:
+    """Whether each of the checkpoints is the best."""
+    best = best_step(
+      {info.step: info.metrics[BEST_METRIC] for info in checkpoints if info.metrics is not None}
+    )
+    return [info.step == best for info in checkpoints]
+
+
 class Checkpoints:
-  """The checkpoints below a run folder.
+  """The checkpoints of a run; a context manager that closes itself.
 
   Args:
-    model_dir: the run folder, local or gs://.
+    folder: of the checkpoints, local or gs://.
     keep: how many of the latest stay, besides the best.
-    best_metric: name of the validation metric whose largest value marks the best checkpoint.
     read_only: for evaluation and prediction: nothing is made or cleaned up.
   """
 
-  def __init__(
-    self, model_dir: str, keep: int = 1, best_metric: str = 'accuracy', read_only: bool = False
-  ):
-    self.folder = config.absolute(model_dir) / FOLDER
+  def __init__(self, folder: epath.PathLike, keep: int = 1, read_only: bool = False):
+    self.folder = config.absolute(folder)
     if read_only and not self.folder.exists():
       raise ValueError(
-        f'{model_dir} holds no checkpoints; MODEL_DIR is the folder that `dss train` wrote.'
+        f'{epath.Path(folder).parent} holds no checkpoints; MODEL_DIR is the folder that '
+        '`dss train` wrote.'
       )
     latest = checkpoint_managers.LatestN(n=keep)
-    best = checkpoint_managers.BestN(
-      get_metric_fn=lambda metrics: metrics[best_metric],
-      n=1,
-      keep_checkpoints_without_metrics=False,
-    )
     self._manager = ocp.CheckpointManager(
       self.folder,
       item_names=('params', 'rest', 'data'),
       options=ocp.CheckpointManagerOptions(
-        best_fn=lambda metrics: metrics[best_metric],
-        preservation_policy=checkpoint_managers.AnyPreservationPolicy([latest, best]),
+        best_fn=lambda metrics: metrics[BEST_METRIC],  # without one, orbax saves no metrics
+        preservation_policy=checkpoint_managers.AnyPreservationPolicy([latest, _KeepBest()]),
         read_only=read_only,
         create=not read_only,
         cleanup_tmp_directories=not read_only,
       ),
     )
 
+  def __enter__(self) -> 'Checkpoints':
+    return self
+
+  def __exit__(self, *error: object) -> None:
+    self.close()
+
   def latest(self) -> int | None:
     """The last saved step, or None."""
     return self._manager.latest_step()
 
   def best(self) -> int | None:
-    """The step that was best on validation, or None where none was evaluated."""
-    return self._manager.best_step()
+    """The kept step that is best on validation, the earliest of equals; None if there is none."""
+    scores = {}
+    for step in self._manager.all_steps():
+      metrics = self._manager.metrics(step)
+      if metrics is not None:
+        scores[step] = metrics[BEST_METRIC]
+    return best_step(scores)
 
   def save(
     self,
@@ -152,17 +171,22 @@ class Checkpoints:
       self._manager.save(step, args=items, metrics=metrics and dict(metrics), force=True)
 
   def add_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
-    """Adds the metrics of a validation to the checkpoint of its step, saved without them."""
+    """Adds the metrics of a validation to the checkpoint of its step, which was saved before it."""
     # As orbax writes them: a file `metrics` in the item `metrics`.
     path = self.folder / str(step) / 'metrics' / 'metrics'
     if distributed.is_main():
       path.parent.mkdir(exist_ok=True)
       config.write_text(path, json.dumps(dict(metrics)))
-    distributed.meet()
+    distributed.barrier()
     self._manager.reload()
 
   def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-    """The state of a step, placed as `like` (ShapeDtypeStructs with shardings), and the data's."""
+    """The state of a step, placed on devices as in `like`, and the `data_state` saved with it.
+
+    Args:
+      step: a saved one.
+      like: the state as ShapeDtypeStructs with shardings.
+    """
     rest = {'step': like.step, 'opt_state': like.opt_state}
     items = self._restore(
       step,
@@ -173,7 +197,7 @@ class Checkpoints:
     return TrainState(items.rest['step'], items.params, items.rest['opt_state']), items.data
 
   def data_state(self, step: int) -> dict[str, Any]:
-    """What `save` was given of the data at a step."""
+    """The `data_state` that `save` was given at a step."""
     return self._restore(step, data=ocp.args.JsonRestore()).data
 
   def restore_params(self, step: int | str, like: Any) -> Any:
@@ -185,7 +209,7 @@ class Checkpoints:
     return self._restore(self.resolve(step), params=ocp.args.StandardRestore(like)).params
 
   def resolve(self, step: int | str) -> int:
-    """The number of a step that may be given as 'latest' or 'best'.
+    """The number of a step that is given as a number, 'latest' or 'best'.
 
     Raises:
       ValueError: there is no such checkpoint.
@@ -207,7 +231,7 @@ class Checkpoints:
     self._manager.wait_until_finished()
 
   def close(self) -> None:
-    """Finishes saving and frees the threads."""
+    """Finishes saving and ends the threads."""
     self._manager.close()
 
   def _restore(self, step: int, **items: Any) -> Any:

@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-from dss_jax.commands import train
 from dss_jax.experiments import comparison
 from dss_jax.parallel import distributed
-from dss_jax.runs import run_config
+from dss_jax.runs import run_config, training_loop
 from dss_jax.settings import config
 
 RUN_FILE = 'runs/compare.gin'
@@ -23,10 +22,10 @@ def main(argv: Sequence[str]) -> int:
   scores = []
   runs = list(comparison.entries(compared, run_of))
   for entry in runs:
-    distributed.say(f'{entry.name}: training on {entry.run.data.mixture_or_task_name}')
-    result = train.train(entry.run)
+    distributed.log(f'{entry.name}: training on {entry.run.data.mixture_or_task_name}')
+    result = training_loop.train(entry.run)
     if not result.finished:
-      distributed.say(f'stopped in {entry.run.model_dir}; the same command continues it')
+      distributed.log(f'stopped in {entry.run.model_dir}; the same command continues it')
       return 0
     scores.append(comparison.score(entry, result.step, result.seconds, compared.split))
   if distributed.is_main():

@@ -26,7 +26,8 @@ from dss_jax.checkpoints.t5x import t5x, t5x_adafactor
 from dss_jax.models import t5
 from dss_jax.models.t5 import T5Config
 from dss_jax.parallel import partitioning
-from dss_jax.runs import card_facts, model_card, pretrained, run_config
+from dss_jax.runs import card_facts, model_card, pretrained, run_config, run_folder
+from dss_jax.runs.run_folder import RunFolder
 from dss_jax.settings import config
 from dss_jax.tasks import set_vocabulary
 from dss_jax.training import optimizers, train_state
@@ -135,20 +136,21 @@ def export(
 
 def _read(folder: epath.Path, step: str, moments: bool) -> _Checkpoint:
   """A checkpoint; `moments` says whether Adafactor's state is wanted too."""
-  path = folder / run_config.FILE
+  path = folder / run_folder.SETTINGS
   if not path.exists():
     raise ValueError(
-      f'{folder} holds no {run_config.FILE}: CHECKPOINT is a folder of `dss train` or `dss import`.'
+      f'{folder} holds no {run_folder.SETTINGS}: CHECKPOINT is a folder of `dss train` or '
+      '`dss import`.'
     )
   values = json.loads(path.read_text())
   if 'model' not in values:
     raise ValueError(
-      f'{folder} is no checkpoint of ours, its {run_config.FILE} has no model: CHECKPOINT is a '
+      f'{folder} is no checkpoint of ours, its {run_folder.SETTINGS} has no model: CHECKPOINT is a '
       'folder of `dss train` or `dss import`.'
     )
-  run = run_config.load_run_config(folder) if 'train_steps' in values else None
+  run = RunFolder(folder).load_settings() if 'train_steps' in values else None
   model = config.from_dict(T5Config, values['model'])
-  saved = manager.Checkpoints(str(folder), read_only=True)
+  saved = RunFolder(folder).read_checkpoints()
   try:
     number = saved.resolve(int(step) if step.isdigit() else step)
     state = None
@@ -162,8 +164,8 @@ def _read(folder: epath.Path, step: str, moments: bool) -> _Checkpoint:
     fingerprint = saved.data_state(number).get('fingerprint') if run is not None else None
   finally:
     saved.close()
-  if run is None and moments and manager.has_moments(str(folder)):
-    state = manager.load_moments(str(folder))
+  if run is None and moments and manager.has_moments(RunFolder(folder).checkpoints_folder):
+    state = manager.load_moments(RunFolder(folder).checkpoints_folder)
   return _Checkpoint(
     folder, values, run, model, number, transfer.flatten(params), state, fingerprint
   )
@@ -178,7 +180,7 @@ def _on_host(model: T5Config) -> Any:
 
 def _set_up(source: _Checkpoint) -> seqio.Vocabulary | None:
   """The vocabulary of a checkpoint, which becomes the process's; None where it has none."""
-  model = source.folder / run_config.VOCABULARY_FILE
+  model = source.folder / run_folder.VOCABULARY
   name = str(model) if model.exists() else source.values.get('vocabulary')
   return set_vocabulary(name) if name else None
 
@@ -191,7 +193,7 @@ def _write_huggingface(source: _Checkpoint, folder: pathlib.Path, name: str) -> 
   if vocabulary is None:
     raise ValueError(
       f'{source.folder} has no vocabulary, without which transformers cannot use it: put the '
-      f'SentencePiece model that it was trained with there, as {run_config.VOCABULARY_FILE}.'
+      f'SentencePiece model that it was trained with there, as {run_folder.VOCABULARY}.'
     )
   huggingface.write(folder, source.model, source.params)
   compared = _compare(huggingface.open_pretrained(str(folder)), source)
@@ -241,9 +243,9 @@ def _write_t5x(source: _Checkpoint, folder: pathlib.Path, output: epath.Path) ->
   vocabulary = _set_up(source)
   model = None if vocabulary is None else tokenizer.sentencepiece_path(vocabulary)
   if model is not None:
-    copied = folder / run_config.VOCABULARY_FILE
+    copied = folder / run_folder.VOCABULARY
     copied.write_bytes(epath.Path(model).read_bytes())
-  gin = _t5x_gin(source.model, vocabulary, output / run_config.VOCABULARY_FILE)
+  gin = _t5x_gin(source.model, vocabulary, output / run_folder.VOCABULARY)
   (folder / T5X_GIN).write_text(gin, encoding='utf-8')
   (folder / README).write_text(_t5x_readme(source, output, place), encoding='utf-8')
   return {**compared, 'adafactor': source.moments is not None}
@@ -310,7 +312,7 @@ def _compare(written: transfer.Pretrained, source: _Checkpoint) -> dict[str, int
   Raises:
     ValueError: something is not, bit for bit, what was to be written.
   """
-  changed = config.differences(source.model, written.config, ignore=pretrained.CHOSEN)
+  changed = config.differences(source.model, written.config, ignore=pretrained.NETWORK_CHOICES)
   if changed:
     raise ValueError(f'what was written reads as another network: {"; ".join(changed)}.')
   parts = [(written.recipe, source.params)]

@@ -20,7 +20,8 @@ from etils import epath
 
 from dss_jax.checkpoints import manager, transfer
 from dss_jax.models import t5
-from dss_jax.runs import pretrained, run_config
+from dss_jax.runs import pretrained, run_folder
+from dss_jax.runs.run_folder import RunFolder
 from dss_jax.settings import config
 
 _DESCRIPTION = """\
@@ -86,7 +87,7 @@ def import_weights(
   params = weights.load(like)
   moments = weights.load_moments and weights.load_moments()
   folder.mkdir(parents=True)
-  manager.save_weights(str(folder), params, moments)
+  manager.save_weights(RunFolder(folder).checkpoints_folder, params, moments)
   sums = {path: _sum(array) for path, array in transfer.flatten(params).items()}
   del params
   gc.collect()
@@ -101,13 +102,13 @@ def import_weights(
         f'the vocabulary {model} has {size} ids, more than the {weights.config.vocab_size} rows of '
         'the embedding; --vocabulary names the one that the weights were trained with.'
       )
-    config.write_bytes(folder / run_config.VOCABULARY_FILE, epath.Path(model).read_bytes())
+    RunFolder(folder).save_vocabulary(epath.Path(model).read_bytes())
   values = {
     'model': config.to_dict(weights.config),
-    'vocabulary': vocabulary if vocabulary in (None, 'bytes') else run_config.VOCABULARY_FILE,
+    'vocabulary': vocabulary if vocabulary in (None, 'bytes') else run_folder.VOCABULARY,
     'source': weights.origin,
   }
-  config.write_text(folder / run_config.FILE, json.dumps(values, indent=2) + '\n')
+  RunFolder(folder).save_values(values)
   return {
     'source': weights.origin,
     'parameters': sum(leaf.size for leaf in jax.tree.leaves(like)),
@@ -131,8 +132,9 @@ def _sum(array: jax.Array) -> int:
 def _compare(folder: epath.Path, like: Any, sums: dict[transfer.Path, int]) -> None:
   """Raises ValueError if what was written does not read as what was to be written."""
   wrong = []
+  saved = RunFolder(folder).checkpoints_folder
   for name, part in like.items():  # part by part: no more memory than reading needed
-    restored = transfer.flatten({name: manager.load_weights(str(folder), {name: part})[name]})
+    restored = transfer.flatten({name: manager.load_weights(saved, {name: part})[name]})
     wrong += ['/'.join(path) for path, array in restored.items() if _sum(array) != sums[path]]
     del restored
     gc.collect()  # orbax leaves cycles behind that hold the arrays

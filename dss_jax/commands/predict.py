@@ -72,7 +72,7 @@ def predict(
   for row in predictor.rows(questions):
     if cut := predictor.truncated(row, questions):
       limit = predictor.decoder(row).max_input_length
-      distributed.say(
+      distributed.log(
         f'warning: {row.task}: {cut} of {len(inputs)} inputs are cut at {limit} tokens, the '
         "run's TASK_FEATURE_LENGTHS['inputs']"
       )
@@ -100,7 +100,7 @@ def _split_inputs(argv: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]
 def _read(kind: str, value: str) -> Iterable[Question]:
   """The inputs that one argument stands for."""
   if value == '-':
-    if distributed.several():
+    if distributed.is_multiprocess():
       raise ValueError(
         '--input=- is read once, and this is one of several processes: give --input=FILE.jsonl.'
       )

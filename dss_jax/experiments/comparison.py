@@ -19,7 +19,8 @@ import rich.table
 from etils import epath
 
 from dss_jax.parallel import distributed
-from dss_jax.runs import evaluation, metric_writer, run_config, student
+from dss_jax.runs import evaluation, run_config, student
+from dss_jax.runs.run_folder import RunFolder
 from dss_jax.settings import config, fields
 from dss_jax.tasks import registration
 
@@ -142,7 +143,7 @@ def _labels_per_step(run: run_config.RunConfig) -> float:
   """Rows of the answer's task in a training batch, on average over those that were logged."""
   assert run.method is not None
   name = f'{run.method.answer.task}/rows'
-  rows = [row for row in metric_writer.read_metrics(run.model_dir) if row['kind'] == 'train']
+  rows = [row for row in RunFolder(run.model_dir).metric_rows() if row['kind'] == 'train']
   counts = [row[name] for row in rows if name in row]
   return sum(counts) / len(counts) if counts else 0.0
 

@@ -189,7 +189,7 @@ def evaluate(
   decoded = decoder(params, examples, progress)
   outputs = predictions = [to_text(tokens, get_vocabulary()) for tokens in decoded.tokens]
   targets = examples.texts['label' if row.has_label else 'targets_pretokenized']
-  if row.has_label and not row.is_label_alone:
+  if row.has_label and not row.is_label_alone:  # a label alone stays as it was written
     predictions = [row.parse(output)['label'] for output in outputs]
   if row.has_label:
     found, own = _score_labels(registration.dataset_of(task).metric, targets, predictions)

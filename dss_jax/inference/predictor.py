@@ -58,7 +58,7 @@ class Predictor:
     for row in self.rows(asked):
       outputs = self.outputs(row, asked, progress)
       for answer, output in zip(answers, outputs, strict=True):
-        answer |= {'label': output} if row.is_label_alone else row.parse(output)
+        answer |= row.parse(output)
     return answers
 
   def rows(self, questions: Sequence[Question]) -> list[Row]:

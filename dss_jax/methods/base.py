@@ -50,7 +50,7 @@ class Row:
   @property
   def is_label_alone(self) -> bool:
     """Whether the label is all that the student writes."""
-    return self.target.strip() == '{label}'
+    return self.target == '{label}'
 
   @property
   def fields(self) -> frozenset[str]:
@@ -60,11 +60,13 @@ class Row:
   def parse(self, output: str) -> dict[str, str]:
     """The target's fields in what a student wrote; '' for one that is not there.
 
-    An output is split at the texts between the target's fields, in their order. A text that is
+    Where the target is one field alone, that is the output as it is. Otherwise an output is split at the texts between the target's fields, in their order. A text that is
     missing ends the reading: what was left belongs to the field before it.
     """
     fields = dict.fromkeys(fields_of(self.target), '')
     parts = pieces(self.target)
+    if len(parts) == 1 and not parts[0][0]:
+      return {parts[0][1]: output}
     rest = output.strip().removeprefix(parts[0][0].strip())
     for (_, name), (text, _) in zip(parts, [*parts[1:], ('', '')], strict=True):
       value, separator, rest = rest.partition(text.strip()) if text.strip() else (rest, '', '')

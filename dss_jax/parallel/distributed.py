@@ -1,12 +1,11 @@
-"""Several processes as one run: how they meet, speak with one voice, stop together and end.
+"""Several processes as one run: they connect, log through one process, stop together and exit.
 
-Owns what is not about arrays: `jax.distributed`, signals, and the way out when a process is lost.
-Which rows of a batch a process makes is partitioning.py's; who writes a file is its writer's, who
-asks `is_main`.
+Owns what is not about arrays: `jax.distributed`, signals, and the exit when a process is lost.
+Partitioning.py decides which rows of a batch a process makes. A writer of files asks `is_main`.
 
-Processes meet by themselves on Cloud TPU, elsewhere through three variables of the environment, the
-same for all but for the last one: DSS_COORDINATOR (host:port of process 0), DSS_NUM_PROCESSES and
-DSS_PROCESS_ID (from 0). DSS_NUM_PROCESSES=1 keeps a process to itself, also on a TPU.
+The processes of a Cloud TPU find each other. Elsewhere three environment variables connect them:
+DSS_COORDINATOR (host:port of process 0) and DSS_NUM_PROCESSES, the same in all processes, and
+DSS_PROCESS_ID (from 0). With DSS_NUM_PROCESSES=1 a process runs alone, also on a TPU.
 """
 
 import atexit
@@ -24,31 +23,32 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-NAMES = ('DSS_COORDINATOR', 'DSS_NUM_PROCESSES', 'DSS_PROCESS_ID')
+from dss_jax.settings import errors
+
+VARIABLES = ('DSS_COORDINATOR', 'DSS_NUM_PROCESSES', 'DSS_PROCESS_ID')
 HEARTBEAT = 'DSS_HEARTBEAT_S'
 HEARTBEAT_S = 60
-USERS = (ValueError, ArithmeticError, OSError, ImportError)  # errors whose text says all
-OTHERS = (
+LOST_PROCESS_HINT = (
   'If another process ended before it, the output of that one says why. The same command continues '
   'from the last checkpoint.'
 )
-MEETING_MS = 1_800_000  # for the slowest to read its data
-_calls, _meetings = itertools.count(), itertools.count()
+BARRIER_TIMEOUT_MS = 1_800_000  # the slowest process has this long to read its data
+_calls, _barriers = itertools.count(), itertools.count()
 _watcher: subprocess.Popen | None = None
 
 
 def initialize(verb: str, stops_softly: bool) -> None:
-  """Joins the other processes of the run, if there are any; before anything else uses JAX.
+  """Connects to the other processes of the run, if there are any. No JAX call may come before.
 
   Args:
     verb: of the command line, for messages.
-    stops_softly: the verb looks at `StopSignal`; SIGTERM ends others at once.
+    stops_softly: the verb checks `StopSignal`; SIGTERM ends other verbs at once.
 
   Raises:
     ValueError: the three variables contradict each other.
-    OSError: the others are not there.
+    OSError: the other processes cannot be reached.
   """
-  address = _settings()
+  address = _settings_of_environment()
   if address is None and not _is_tpu_host():
     return
   jax.config.update('jax_enable_preemption_service', stops_softly)
@@ -60,45 +60,45 @@ def initialize(verb: str, stops_softly: bool) -> None:
       f'the processes of this run did not meet {where}: {error}. DSS_NUM_PROCESSES=1 runs this one '
       'alone.'
     ) from error
-  _watch(verb)
+  _start_watcher(verb)
 
 
-def several() -> bool:
-  """Whether there are other processes than this one."""
+def is_multiprocess() -> bool:
+  """Whether the run has more processes than this one."""
   return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def is_main() -> bool:
-  """Whether this is the process that writes what is written once, and prints."""
+  """Whether this process is the one that prints and writes the run's files."""
   return jax.process_index() == 0
 
 
-def say(text: str) -> None:
-  """A line on standard error, of the main process alone."""
+def log(text: str) -> None:
+  """Prints a line to standard error, in the main process only."""
   if is_main():
     print(text, file=sys.stderr, flush=True)
 
 
-def meet() -> None:
-  """No process goes on before all have come here.
+def barrier() -> None:
+  """Waits until all processes have called this.
 
-  Not by a collective: on CPU those give up on a process that comes 30 s after the others.
+  A collective would not do: on CPU it fails when a process arrives 30 s after the others.
   """
-  if several():
+  if is_multiprocess():
     from orbax.checkpoint import multihost  # slow to import
 
-    multihost.get_barrier_sync_fn()(key=f'dss_{next(_meetings)}', timeout_ms=MEETING_MS)
+    multihost.get_barrier_sync_fn()(key=f'dss_{next(_barriers)}', timeout_ms=BARRIER_TIMEOUT_MS)
 
 
 def check_same(**values: Any) -> None:
-  """Refuses a run whose processes were started with different settings or data; also `meet`s.
+  """Refuses a run whose processes differ in settings or data; also a `barrier`.
 
   Raises:
-    ValueError: on all processes alike; names what differs.
+    ValueError: in every process; names what differs.
   """
-  if not several():
+  if not is_multiprocess():
     return
-  meet()
+  barrier()
   sums = np.array([zlib.crc32(repr(value).encode()) for value in values.values()], np.uint32)
   gathered = multihost_utils.process_allgather(sums)
   differ = [name for name, column in zip(values, gathered.T, strict=True) if len(set(column)) > 1]
@@ -109,56 +109,59 @@ def check_same(**values: Any) -> None:
     )
 
 
-def leave(verb: str, error: BaseException) -> NoReturn:
-  """Ends one of several processes because of an error, at once.
+def exit_process(verb: str, error: BaseException) -> NoReturn:
+  """Reports an error and ends this process at once, where the run has several.
 
-  An orderly end would wait for the others, which may be waiting for this one: they are left to find
-  out that it is gone.
+  An orderly exit would wait for the other processes, which may be waiting for this one. They notice
+  by its missing heartbeat that it is gone.
   """
   who = f'dss {verb}: process {jax.process_index()} of {jax.process_count()}'
-  code = 130 if isinstance(error, KeyboardInterrupt) else 2 if isinstance(error, USERS) else 1
+  if isinstance(error, KeyboardInterrupt):
+    code = 130
+  else:
+    code = 2 if isinstance(error, errors.USER_ERRORS) else 1
   if code == 1 or os.environ.get('DSS_TRACEBACK'):
     traceback.print_exception(error)
   if code == 1:
-    print(f'{who} ended: {type(error).__name__}. {OTHERS}', file=sys.stderr)
+    print(f'{who} ended: {type(error).__name__}. {LOST_PROCESS_HINT}', file=sys.stderr)
   elif code == 2:
     print(f'{who}: {error}', file=sys.stderr)
   sys.stdout.flush()
   sys.stderr.flush()
-  _dismiss()
+  _stop_watcher()
   os._exit(code)
 
 
 class StopSignal:
-  """SIGTERM or Ctrl-C as a question that all processes answer alike. A second Ctrl-C ends at once.
+  """Whether SIGTERM or Ctrl-C came, the same in all processes. A second Ctrl-C ends at once.
 
-  With several processes a signal to one is a signal to all: JAX notices SIGTERM, tells the others,
-  and all learn of it at the same call.
+  A signal to one of several processes stops all: JAX sees the SIGTERM and tells the other
+  processes, and `requested` becomes true at the same call in each.
   """
 
   def __init__(self):
-    self._asked = self._reached = False
+    self._requested = self._reached = False
     self._before: dict[int, Any] = {}
-    numbers = (signal.SIGINT,) if several() else (signal.SIGTERM, signal.SIGINT)
-    with contextlib.suppress(ValueError):  # not the main thread: whoever runs us handles signals
+    numbers = (signal.SIGINT,) if is_multiprocess() else (signal.SIGTERM, signal.SIGINT)
+    with contextlib.suppress(ValueError):  # not the main thread: our caller handles signals
       for number in numbers:
-        self._before[number] = signal.signal(number, self._ask)
+        self._before[number] = signal.signal(number, self._on_signal)
 
-  def asked(self) -> bool:
-    """Whether to save and end now; to be called equally often by all processes."""
-    if not several():
-      return self._asked
+  def requested(self) -> bool:
+    """Whether to save and end now. All processes must call this equally often."""
+    if not is_multiprocess():
+      return self._requested
     if not self._reached and multihost_utils.reached_preemption_sync_point(next(_calls)):
       self._reached = True
-      say('SIGTERM to one of the processes: saving')
+      log('SIGTERM to one of the processes: saving')
     return self._reached
 
-  def _ask(self, number, frame) -> None:
-    self._asked = True
+  def _on_signal(self, number, frame) -> None:
+    self._requested = True
     # Not print: the signal may have come in the middle of one, which then raises.
     os.write(2, f'{signal.Signals(number).name}: saving after this step\n'.encode())
     self.restore()
-    if several():
+    if is_multiprocess():
       os.kill(os.getpid(), signal.SIGTERM)  # which is what JAX listens to
 
   def restore(self) -> None:
@@ -167,17 +170,17 @@ class StopSignal:
       signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
-def _settings() -> dict[str, Any] | None:
-  """The arguments of `jax.distributed.initialize` that the environment gives; None: it gives none.
+def _settings_of_environment() -> dict[str, Any] | None:
+  """The environment's arguments for `jax.distributed.initialize`; None where it has none.
 
   Raises:
-    ValueError: some are missing, or are no such numbers.
+    ValueError: a variable is missing or malformed.
   """
-  given = {name: os.environ[name] for name in NAMES if os.environ.get(name)}
+  given = {name: os.environ[name] for name in VARIABLES if os.environ.get(name)}
   if not given or given.get('DSS_NUM_PROCESSES') == '1':
     return None
-  told = ', '.join(f'{name}={given.get(name, "")}' for name in NAMES)
-  numbers = [given.get(name, '') for name in NAMES[1:]]
+  told = ', '.join(f'{name}={given.get(name, "")}' for name in VARIABLES)
+  numbers = [given.get(name, '') for name in VARIABLES[1:]]
   port = given.get('DSS_COORDINATOR', '').rpartition(':')[2]
   if not (port.isdigit() and all(map(str.isdigit, numbers)) and int(numbers[1]) < int(numbers[0])):
     raise ValueError(
@@ -192,9 +195,9 @@ def _settings() -> dict[str, Any] | None:
 
 
 def _is_tpu_host() -> bool:
-  """Whether this is a host of a Cloud TPU that may have others, told without asking anybody.
+  """Whether this host may be one of several of a Cloud TPU. Nothing is asked over the network.
 
-  JAX puts 'tpu' before the other platforms where it finds chips and libtpu.
+  JAX lists 'tpu' first among its platforms where it finds chips and libtpu.
   """
   if os.environ.get('DSS_NUM_PROCESSES') == '1':
     return False
@@ -211,42 +214,42 @@ def _platforms() -> str:
 
 
 def _heartbeat() -> int:
-  """Seconds after which a process that does not answer is taken for dead, and all end."""
+  """Seconds of silence after which a process counts as dead and all others end."""
   value = os.environ.get(HEARTBEAT, str(HEARTBEAT_S))
   if not value.isdigit() or int(value) < 1:
     raise ValueError(f'{HEARTBEAT} is a number of seconds, not {value!r}.')
   return int(value)
 
 
-def _watch(verb: str) -> None:
-  """Starts a shell that speaks for this process if it ends without having come to `_dismiss`.
+def _start_watcher(verb: str) -> None:
+  """Starts a shell that prints an error if this process ends without calling `_stop_watcher`.
 
-  JAX ends a process from within when another one is lost: after that no line of Python runs.
+  When another process is lost, JAX ends this one from C++: no more Python runs here.
   """
   global _watcher
-  if not several():
+  if not is_multiprocess():
     return
   line = (
     f'dss {verb}: process {jax.process_index()} of {jax.process_count()} was killed, or lost '
-    f'another process. {OTHERS}'
+    f'another process. {LOST_PROCESS_HINT}'
   )
-  with contextlib.suppress(OSError):  # no shell: nothing is said
+  with contextlib.suppress(OSError):  # without a shell nothing is printed
     _watcher = subprocess.Popen(
       ['sh', '-c', 'read -r end || printf "%s\\n" "$1" >&2', 'sh', line],
       stdin=subprocess.PIPE,
-      start_new_session=True,  # a Ctrl-C is not for it
+      start_new_session=True,  # so that Ctrl-C does not reach it
     )
-  atexit.register(_end)
+  atexit.register(_shut_down)
 
 
-def _end() -> None:
-  """The end of a process that has done its work: waits for the others, in which all may fail."""
+def _shut_down() -> None:
+  """Ends a process that has finished its work; waits for the others, any of which may fail."""
   jax.distributed.shutdown()
-  _dismiss()
+  _stop_watcher()
 
 
-def _dismiss() -> None:
-  """Sends the shell away."""
+def _stop_watcher() -> None:
+  """Ends the shell without an error message."""
   if _watcher is not None and _watcher.stdin is not None:
     with contextlib.suppress(OSError):
       _watcher.stdin.write(b'end\n')

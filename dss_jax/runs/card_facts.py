@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import seqio
-from etils import epath
 
 from dss_jax.data import pipeline
 from dss_jax.models.t5 import T5Config
-from dss_jax.runs import metric_writer, run_config
+from dss_jax.runs import run_config
+from dss_jax.runs.run_folder import RunFolder
 from dss_jax.tasks import prepared, registration
 
 _Z95 = statistics.NormalDist().inv_cdf(0.975)
@@ -86,8 +86,7 @@ def of_run(
   fingerprint: int | None,
 ) -> Facts:
   """Reads what is known of a run; its tasks are registered and its vocabulary is the process's."""
-  folder = epath.Path(run.model_dir)
-  gin = folder / 'config.gin'
+  folder = RunFolder(run.model_dir)
   return Facts(
     name=name,
     model=run.model,
@@ -95,7 +94,7 @@ def of_run(
     step=step,
     source=run.initial_checkpoint_path and _origin(run.initial_checkpoint_path),
     run=run,
-    gin=gin.read_text() if gin.exists() else None,
+    gin=folder.load_gin(),
     fingerprint=fingerprint,
     data=_data_of(run, fingerprint),
     scores=[*_validation(run, step), *_evaluations(folder, step)],
@@ -107,7 +106,7 @@ def _origin(path: str) -> str:
   if '://' in path:
     return path
   try:
-    settings = json.loads((epath.Path(path) / run_config.FILE).read_text())
+    settings = RunFolder(path).load_values()
   except (OSError, ValueError):
     return path
   return settings.get('source') or path
@@ -141,7 +140,7 @@ def _question(name: str, split: str) -> Mapping[str, str] | None:
 
 def _validation(run: run_config.RunConfig, step: int) -> Iterator[Score]:
   """The validation of a step while training."""
-  rows = metric_writer.read_metrics(run.model_dir)
+  rows = RunFolder(run.model_dir).metric_rows()
   for row in rows:
     if row['step'] == step and row['kind'] == 'validation' and 'accuracy' in row:
       names = ('accuracy', 'parse_rate', 'unfinished', 'loss')
@@ -151,23 +150,19 @@ def _validation(run: run_config.RunConfig, step: int) -> Iterator[Score]:
       yield Score(task, run.eval.split, run.eval.num_examples, 'greedy', shown, interval)
 
 
-def _evaluations(folder: epath.Path, step: int) -> Iterator[Score]:
+def _evaluations(folder: RunFolder, step: int) -> Iterator[Score]:
   """What `dss evaluate` wrote of a step."""
-  for path in sorted(folder.glob(f'*_{step}*.json')):
-    found = json.loads(path.read_text())
-    if not isinstance(found, dict) or found.get('step') != step or 'metrics' not in found:
-      continue
-    metrics, decoding = dict(found['metrics']), found['decoding']
+  for summary, records in folder.evaluations(step):
+    metrics, decoding = dict(summary['metrics']), summary['decoding']
     intervals = {}
     if 'accuracy' in metrics:
       intervals['accuracy'] = metrics.pop('accuracy_low'), metrics.pop('accuracy_high')
-    records = path.with_suffix('.jsonl')
     if 'rouge_l' in metrics and records.exists():
       lines = records.read_text().splitlines()
       intervals['rouge_l'] = _interval([json.loads(line)['rouge_l'] for line in lines])
     how = decoding['method']
     how = f'beam {decoding["beams"]}' if how == 'beam' else how
-    yield Score(found['task'], found['split'], found['examples'], how, metrics, intervals)
+    yield Score(summary['task'], summary['split'], summary['examples'], how, metrics, intervals)
 
 
 def _interval(values: Sequence[float]) -> tuple[float, float]:

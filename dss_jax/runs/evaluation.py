@@ -15,6 +15,7 @@ from dss_jax.inference import evaluator
 from dss_jax.inference.evaluator import Evaluation
 from dss_jax.parallel import distributed
 from dss_jax.runs import run_config, student
+from dss_jax.runs.run_folder import RunFolder
 from dss_jax.settings import config
 from dss_jax.tasks import registration
 
@@ -54,30 +55,30 @@ def evaluate(settings: EvaluateConfig) -> dict[str, Any]:
   examples = evaluator.load_examples(task, settings.split, settings.num_examples)
   decoder = loaded.decoder(registration.row_of(task))
   with student.progress_bar(task) as progress:
-    found = evaluator.evaluate(task, examples, decoder, loaded.params, progress)
-  if found.truncated:
-    distributed.say(
-      f'warning: {task}: {found.truncated} of {len(examples)} inputs are cut at '
+    evaluation = evaluator.evaluate(task, examples, decoder, loaded.params, progress)
+  if evaluation.truncated:
+    distributed.log(
+      f'warning: {task}: {evaluation.truncated} of {len(examples)} inputs are cut at '
       f"{decoder.max_input_length} tokens, the run's TASK_FEATURE_LENGTHS['inputs']"
     )
-  method = settings.decoding.method
-  kind = '' if method == 'greedy' else f'_{method}'
-  name = f'{task}_{settings.split}_{loaded.step}{kind}.jsonl'
-  output = epath.Path(settings.output or epath.Path(settings.model_dir) / name)
+  files = RunFolder(settings.model_dir).evaluation_files(
+    task, settings.split, loaded.step, settings.decoding.method
+  )
+  output = epath.Path(settings.output or files.records)
   summary = {
     'task': task,
     'split': settings.split,
     'examples': len(examples),
-    'metrics': found.metrics,
+    'metrics': evaluation.metrics,
   }
   if distributed.is_main():
-    write_records(output, found.records)
+    write_records(output, evaluation.records)
     if settings.output is None:
       decoding = dataclasses.asdict(decoder.decoding)
       content = {**summary, 'step': loaded.step, 'decoding': decoding}
-      config.write_text(output.with_suffix('.json'), json.dumps(content, indent=2) + '\n')
+      config.write_text(files.summary, json.dumps(content, indent=2) + '\n')
     print(f'{task} {settings.split}: step {loaded.step}, {len(examples)} examples')
-    print('\n'.join(_lines(found)))
+    print('\n'.join(_lines(evaluation)))
     print(f'  records: {output}')
   return summary
 
@@ -95,9 +96,9 @@ def write_records(path: epath.Path, records: Sequence[Mapping[str, Any]]) -> Non
     raise ValueError(f'OUTPUT {path} cannot be written: {error}.') from error
 
 
-def _lines(found: Evaluation) -> list[str]:
+def _lines(evaluation: Evaluation) -> list[str]:
   """One line a metric; the interval stands behind its accuracy."""
-  metrics = dict(found.metrics)
+  metrics = dict(evaluation.metrics)
   low, high = metrics.pop('accuracy_low', None), metrics.pop('accuracy_high', None)
   lines = [f'  {name:12}{value:8.4f}' for name, value in metrics.items()]
   if low is not None:

@@ -1,12 +1,11 @@
 """Weights to start from: a run folder, an imported one, or a checkpoint of another program.
 
-Owns what INITIAL_CHECKPOINT_PATH and `dss import` take, told apart by what is there, and the
-network and vocabulary that come with it. Formats are read in checkpoints/.
+Owns what INITIAL_CHECKPOINT_PATH and `dss import` accept, how the kinds are told apart, and the
+network and vocabulary that come with the weights. Formats are read in checkpoints/.
 """
 
 import dataclasses
 import functools
-import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,6 +20,7 @@ from dss_jax.checkpoints.t5x import t5x
 from dss_jax.models.t5 import Params, T5Config
 from dss_jax.parallel import distributed
 from dss_jax.runs import run_config
+from dss_jax.runs.run_folder import RunFolder
 from dss_jax.settings import config
 from dss_jax.training import train_state
 from dss_jax.training.train_state import TrainState
@@ -29,14 +29,14 @@ ACCEPTED = (
   'a folder that `dss train` or `dss import` wrote, a Hugging Face folder or id such as '
   'google/t5-v1_1-base, or a T5X checkpoint'
 )
-# A network's settings that a user of its weights is free to choose.
-CHOSEN = ('dropout_rate', 'dtype', 'remat_policy', 'scan_layers')
+# These settings of a network are the user's choice, not a property of its weights.
+NETWORK_CHOICES = ('dropout_rate', 'dtype', 'remat_policy', 'scan_layers')
 _HUB_ID = re.compile(r'[\w.-]+(/[\w.-]+)?')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Weights:
-  """Weights that are there to be read.
+  """Weights that can be read.
 
   Attributes:
     origin: what they are, for people.
@@ -45,7 +45,7 @@ class Weights:
     load: reads the parameters, placed as a nested dict of ShapeDtypeStructs with shardings.
     load_moments: reads Adafactor's state ({'step', 'rows', 'columns', 'full'}, see
       checkpoints/adafactor.py), or None where there is none.
-    notes: lines that a person should read.
+    notes: lines for the log.
   """
 
   origin: str
@@ -57,14 +57,14 @@ class Weights:
 
 
 def open_weights(path: str, program: str | None = None) -> Weights:
-  """Finds out what is at a path and opens it.
+  """Opens the weights at a path, whichever program wrote them.
 
   Args:
     path: local, gs://, or a Hugging Face id where no such folder is.
-    program: 'hf' or 't5x' to read it as that alone; None: as what it is.
+    program: 'hf' or 't5x' to accept that alone; None to accept any.
 
   Raises:
-    ValueError: there is nothing, or it is not whole; the message says what was expected.
+    ValueError: nothing is there, or a part is missing; the message says what was expected.
   """
   program = program or _program_of(path)
   if program == 'ours':
@@ -111,7 +111,7 @@ def vocabulary(path: str | None) -> str:
 
 def check_network(weights: Weights, wanted: T5Config) -> None:
   """Raises ValueError if a run asks for another network than the weights are of."""
-  changed = config.differences(weights.config, wanted, ignore=CHOSEN)
+  changed = config.differences(weights.config, wanted, ignore=NETWORK_CHOICES)
   if changed:
     raise ValueError(
       f'INITIAL_CHECKPOINT_PATH {weights.origin} holds another network than MODEL (there -> here): '
@@ -153,7 +153,7 @@ def start(
       else 'its Adafactor state is continued'
     )
     state = state if continued is None else state._replace(opt_state=continued)
-  distributed.say('\n'.join(notes))
+  distributed.log('\n'.join(notes))
   return state
 
 
@@ -166,47 +166,41 @@ def _opened_for_gin(path: str | None) -> Weights:
 
 
 def _program_of(path: str) -> str:
-  """'ours', 'hf' or 't5x': which program wrote what is at `path`."""
+  """The program that wrote what is at `path`: 'ours', 'hf' or 't5x'."""
   folder = epath.Path(path).expanduser()
   if not folder.exists():
     if _HUB_ID.fullmatch(path):
       return 'hf'
     raise ValueError(f'there is no folder {path}; expected {ACCEPTED}.')
-  settings = folder / run_config.FILE
-  if settings.exists():
-    try:
-      values = json.loads(settings.read_text())
-    except ValueError as error:
-      raise ValueError(f'{settings} is not JSON: {error}.') from error
-    return 'ours' if 'model' in values else 'hf'
+  # A Hugging Face folder has a config.json too.
+  if RunFolder(folder).settings_file.exists():
+    return 'ours' if 'model' in RunFolder(folder).load_values() else 'hf'
   if t5x.is_checkpoint(path):
     return 't5x'
   raise ValueError(f'{path} holds no weights that can be read; expected {ACCEPTED}.')
 
 
 def _ours(path: str) -> Weights:
-  folder = epath.Path(path).expanduser()
-  values = json.loads((folder / run_config.FILE).read_text())
-  model = folder / run_config.VOCABULARY_FILE
+  folder = RunFolder(epath.Path(path).expanduser())
+  values = folder.load_values()
+  kept = folder.vocabulary_file
+  checkpoints = folder.checkpoints_folder
   return Weights(
     origin=path,
     config=config.from_dict(T5Config, values['model']),
-    vocabulary=str(model) if model.exists() else values['vocabulary'],
-    load=functools.partial(_load_ours, str(folder)),
+    vocabulary=str(kept) if kept.exists() else values['vocabulary'],
+    load=functools.partial(_load_ours, folder),
     load_moments=(
-      functools.partial(manager.load_moments, str(folder))
-      if manager.has_moments(str(folder))
+      functools.partial(manager.load_moments, checkpoints)
+      if manager.has_moments(checkpoints)
       else None
     ),
   )
 
 
-def _load_ours(folder: str, like: Params) -> Params:
-  checkpoints = manager.Checkpoints(folder, read_only=True)
-  try:
+def _load_ours(folder: RunFolder, like: Params) -> Params:
+  with folder.read_checkpoints() as checkpoints:
     return checkpoints.restore_params('best', like)
-  finally:
-    checkpoints.close()
 
 
 def _load_moments(moments: transfer.Moments, tensors: Mapping[str, transfer.Tensor]):

@@ -1,14 +1,12 @@
-"""What a training run is: one frozen dataclass, kept in the run folder as config.json.
+"""What a training run is: one frozen dataclass of all its settings.
 
-Owns the settings of a run and the check that a folder is continued with the same ones. Doing the
-run is train.py's.
+Owns the settings, which of them may change when a run is continued, and setting the process up for
+them. Their file is run_folder.py's; doing the run is training_loop.py's.
 """
 
 import dataclasses
 import importlib
-import json
 import os
-from typing import Any
 
 from etils import epath
 
@@ -16,15 +14,13 @@ from dss_jax import methods
 from dss_jax.data import pipeline
 from dss_jax.methods import Method
 from dss_jax.models import t5
-from dss_jax.parallel import distributed, partitioning
+from dss_jax.parallel import partitioning
 from dss_jax.settings import config, fields
 from dss_jax.training import losses, optimizers
 
-FILE = 'config.json'
-VOCABULARY_FILE = 'spiece.model'
-
-# What may change when a run is continued: it decides what is saved and said, not what is learned.
-FREE = (
+# These settings may change when a run is continued: they decide what is saved and logged, not what
+# is learned.
+MAY_CHANGE_ON_RESUME = (
   'checkpoints_to_keep',
   'data_dir',  # the data's fingerprint is compared
   'eval.batch_size',
@@ -242,75 +238,22 @@ def _with_method(run: RunConfig) -> RunConfig:
   return dataclasses.replace(run, method=run.method or own)
 
 
-def save_run_config(run: RunConfig, started: bool = True) -> None:
-  """Writes the run folder's config.json, or checks the one that is there.
-
-  Args:
-    run: the settings.
-    started: whether the folder has a checkpoint; without one, its settings bind nobody.
-
-  Raises:
-    ValueError: the folder's run has other settings than `run`; the message lists them.
-  """
-  folder = epath.Path(run.model_dir)
-  if started and (folder / FILE).exists():
-    changed = config.differences(load_run_config(folder), run, ignore=FREE)
-    if changed:
-      raise ValueError(
-        f'{folder} holds a run with other settings; choose another MODEL_DIR, or set back '
-        f'(there -> now):\n  ' + '\n  '.join(changed)
-      )
-  if distributed.is_main():
-    folder.mkdir(parents=True, exist_ok=True)
-    config.write_text(folder / FILE, json.dumps(config.to_dict(run), indent=2) + '\n')
-
-
-def keep_vocabulary(model_dir: epath.PathLike, started: bool) -> None:
-  """Keeps the process's SentencePiece model in the run folder, where all later use finds it.
-
-  Raises:
-    ValueError: the folder's run was started with another vocabulary.
-  """
-  path = epath.Path(model_dir) / VOCABULARY_FILE
-  if started:
-    check_vocabulary(str(path) if path.exists() else 'bytes', f'the run in {model_dir}')
-  model = _sentencepiece_model()
-  if model and distributed.is_main():
-    config.write_bytes(path, model)
-
-
 def check_vocabulary(vocabulary: str, origin: str) -> None:
   """Raises ValueError if the process's vocabulary is not `vocabulary`, that of `origin`."""
   from dss_jax.tasks.vocabulary import model_path
 
   path = None if vocabulary == 'bytes' else epath.Path(model_path(vocabulary))
-  if (path.read_bytes() if path else b'') != _sentencepiece_model():
+  if (path.read_bytes() if path else b'') != sentencepiece_model():
     raise ValueError(
       f'VOCABULARY is another one than that of {origin}, so its ids would mean something else; '
       f'set VOCABULARY to {path or "bytes"}.'
     )
 
 
-def _sentencepiece_model() -> bytes:
+def sentencepiece_model() -> bytes:
   """The process's vocabulary as a .model file; empty for bytes."""
   from dss_jax.tasks.vocabulary import get_vocabulary
 
   # The file, not seqio's `sp_model`: that has the extra ids in it, which loading would add again.
   path = getattr(get_vocabulary(), 'sentencepiece_model_file', None)
   return epath.Path(path).read_bytes() if path else b''
-
-
-def load_run_config(model_dir: epath.PathLike) -> RunConfig:
-  """The settings of the run in a folder.
-
-  Raises:
-    ValueError: there is no run.
-  """
-  path = epath.Path(model_dir) / FILE
-  if not path.exists():
-    raise ValueError(f'{model_dir} holds no run: no {FILE}; MODEL_DIR is what `dss train` wrote.')
-  values: dict[str, Any] = json.loads(path.read_text())
-  run = dataclasses.replace(config.from_dict(RunConfig, values), model_dir=str(model_dir))
-  if not path.with_name(VOCABULARY_FILE).exists():
-    return run
-  return dataclasses.replace(run, vocabulary=str(path.with_name(VOCABULARY_FILE)))

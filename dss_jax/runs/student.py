@@ -1,7 +1,7 @@
 """A trained student, read from its run folder: its parameters on devices, ready to decode.
 
 Owns the way from a run folder to a decoder or a predictor. Does not own the folder's contents
-(run_config.py, checkpoints/manager.py), decoding and asking (inference/), nor what is decoded.
+(run_folder.py, checkpoints/manager.py), decoding and asking (inference/), nor what is decoded.
 """
 
 import contextlib
@@ -14,7 +14,6 @@ import rich.progress
 import seqio
 from jax.sharding import Mesh
 
-from dss_jax.checkpoints import manager
 from dss_jax.inference import evaluator
 from dss_jax.inference.decoding import Decoding
 from dss_jax.inference.predictor import Predictor
@@ -22,6 +21,7 @@ from dss_jax.methods import Method, Row
 from dss_jax.models import t5
 from dss_jax.parallel import distributed, partitioning
 from dss_jax.runs import run_config
+from dss_jax.runs.run_folder import RunFolder
 from dss_jax.settings import fields
 from dss_jax.tasks.vocabulary import load_vocabulary
 
@@ -109,7 +109,8 @@ def load(config: StudentConfig) -> Student:
     ValueError: no run, checkpoint or vocabulary is where it should be; the message says which.
   """
   now = {name: getattr(config, name) for name in ('module', 'data_dir')}
-  run = run_config.load_run_config(config.model_dir)
+  folder = RunFolder(config.model_dir)
+  run = folder.load_settings()
   run = dataclasses.replace(run, **{name: value for name, value in now.items() if value})
   if run.method is None or run.model.vocab_size is None:
     run = run_config.set_up_tasks(run)
@@ -120,12 +121,9 @@ def load(config: StudentConfig) -> Student:
     shapes,
     partitioning.shardings(mesh, shapes, axes),
   )
-  checkpoints = manager.Checkpoints(config.model_dir, read_only=True)
-  try:
+  with folder.read_checkpoints() as checkpoints:
     step = checkpoints.resolve(config.step)
     params = checkpoints.restore_params(step, like)
-  finally:
-    checkpoints.close()
   return Student(config, run, step, params, mesh, load_vocabulary(run.vocabulary))
 
 

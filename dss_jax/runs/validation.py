@@ -1,22 +1,26 @@
 """Validation while training: loss over the mixture, and accuracy of decoded labels, on one split.
 
-Owns what is validated on, loaded once. The numbers are steps.py's and evaluator.py's.
+Owns what is validated on, loaded once, when a validation is due, and the history that PATIENCE
+looks at. The numbers are steps.py's and evaluator.py's.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from dss_jax.checkpoints import manager
 from dss_jax.data import pipeline
 from dss_jax.inference import decoding, evaluator
 from dss_jax.models import t5
-from dss_jax.parallel import partitioning
+from dss_jax.parallel import distributed, partitioning
 from dss_jax.runs.run_config import RunConfig, evaluation_task
+from dss_jax.runs.training_log import TrainingLog
 from dss_jax.tasks import registration
 from dss_jax.training import steps
 
@@ -91,3 +95,110 @@ class Validation:
   @functools.cached_property
   def _step(self):
     return jax.jit(steps.make_eval_step(self.run.model, self.run.objective))
+
+
+class AccuracyHistory:
+  """The accuracies of a run's validations, those of earlier processes included.
+
+  The best step is the one of the checkpoint that is kept as best: the earliest of equals.
+
+  Args:
+    rows: of metrics.jsonl.
+    last_step: rows of later steps do not count.
+  """
+
+  def __init__(self, rows: Iterable[Mapping[str, Any]] = (), last_step: int = 0):
+    self._accuracies: dict[int, float] = {
+      row['step']: row[manager.BEST_METRIC]
+      for row in rows
+      if row['kind'] == 'validation' and row['step'] <= last_step
+    }
+
+  def __contains__(self, step: int) -> bool:
+    return step in self._accuracies
+
+  def add(self, step: int, accuracy: float) -> None:
+    """Adds the accuracy of a later step than all before."""
+    self._accuracies[step] = accuracy
+
+  @property
+  def best_step(self) -> int | None:
+    """The step with the highest accuracy, the earliest of equals; None before any validation."""
+    return manager.best_step(self._accuracies)
+
+  @property
+  def age_of_best(self) -> int:
+    """How many validations came after the best."""
+    best = self.best_step
+    return 0 if best is None else sum(step > best for step in self._accuracies)
+
+
+class _Interrupted(Exception):
+  """A validation was given up because the run is told to stop."""
+
+
+class PeriodicValidation:
+  """The validations of a run, each done once over all its processes.
+
+  Args:
+    run: the settings.
+    validation: what is validated; None where EVAL_PERIOD is 0.
+    history: of the steps before.
+    log: gets the metrics.
+    stop_signal: a validation is given up when it comes.
+  """
+
+  def __init__(
+    self,
+    run: RunConfig,
+    validation: Validation | None,
+    history: AccuracyHistory,
+    log: TrainingLog,
+    stop_signal: distributed.StopSignal,
+  ):
+    self._run, self._validation, self._history = run, validation, history
+    self._log, self._stop_signal = log, stop_signal
+
+  def is_due(self, step: int) -> bool:
+    """Whether the parameters after this step are still to be validated."""
+    period = self._run.eval.period
+    if not period or step == 0 or step in self._history:
+      return False
+    return step % period == 0 or step == self._run.train_steps
+
+  def is_patience_exhausted(self) -> bool:
+    """Whether PATIENCE validations have come after the best."""
+    patience = self._run.eval.patience
+    return patience is not None and self._history.age_of_best >= patience
+
+  def __call__(
+    self, step: int, params: t5.Params, saved_in: manager.Checkpoints | None = None
+  ) -> dict[str, float] | None:
+    """Validates the parameters after a step, and logs the metrics.
+
+    Args:
+      step: updates made.
+      params: after them.
+      saved_in: where they were saved before they were validated; the metrics are added there.
+
+    Returns:
+      The metrics; None where a stop signal came: the validation of the step is then still due.
+    """
+    assert self._validation is not None
+    self._log.flush()
+    started = time.perf_counter()
+    try:
+      metrics = self._validation(params, self._stop_if_requested)
+    except _Interrupted:
+      return None
+    if saved_in is not None:  # before the row, which says that this validation is done
+      saved_in.add_metrics(step, metrics)
+    self._history.add(step, metrics[manager.BEST_METRIC])
+    seconds = time.perf_counter() - started
+    examples = len(self._validation.examples)
+    self._log.validation(step, metrics, f'{examples} examples, {seconds:.1f} s')
+    return metrics
+
+  def _stop_if_requested(self) -> None:
+    if self._stop_signal.requested():
+      raise _Interrupted

@@ -1,0 +1,196 @@
+"""A run folder: the name of every file in it, and reading and writing them.
+
+Owns the layout of MODEL_DIR, local or gs://:
+
+    config.json                       the settings: a RunConfig, or what `dss import` noted
+    config.gin                        the operative gin configuration
+    spiece.model                      the vocabulary, where it is a SentencePiece model
+    metrics.jsonl                     one row a logged step or validation
+    events.*                          the same for TensorBoard
+    checkpoints/                      see checkpoints/manager.py
+    <task>_<split>_<step>[_<decoding>].jsonl    records of `dss evaluate`, one an example
+    <task>_<split>_<step>[_<decoding>].json     the summary of those records
+
+What the settings mean is run_config.py's; what a checkpoint holds is checkpoints/manager.py's.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from etils import epath
+
+from dss_jax.checkpoints import manager
+from dss_jax.runs import run_config
+from dss_jax.runs.run_config import RunConfig
+from dss_jax.settings import config
+
+SETTINGS = 'config.json'
+VOCABULARY = 'spiece.model'
+
+
+class EvaluationFiles(NamedTuple):
+  """Where an evaluation is written: a file of records (.jsonl) and their summary (.json)."""
+
+  records: epath.Path
+  summary: epath.Path
+
+
+class SavedEvaluation(NamedTuple):
+  """An evaluation that was read back.
+
+  Attributes:
+    summary: task, split, step, examples, decoding and metrics.
+    records: the file with a record of each example; it may have been deleted.
+  """
+
+  summary: dict[str, Any]
+  records: epath.Path
+
+
+class RunFolder:
+  """The files of one run.
+
+  Args:
+    path: MODEL_DIR, local or gs://; it need not exist yet.
+  """
+
+  def __init__(self, path: epath.PathLike):
+    self.path = epath.Path(path)
+    self.settings_file = self.path / SETTINGS
+    self.gin_file = self.path / 'config.gin'
+    self.vocabulary_file = self.path / VOCABULARY
+    self.metrics_file = self.path / 'metrics.jsonl'
+    self.events_folder = self.path
+    self.checkpoints_folder = self.path / 'checkpoints'
+
+  def __str__(self) -> str:
+    return str(self.path)
+
+  # Settings
+
+  def load_settings(self) -> RunConfig:
+    """The run's settings; its model_dir and vocabulary are where the folder is now.
+
+    Raises:
+      ValueError: there is no run.
+    """
+    if not self.settings_file.exists():
+      raise ValueError(f'{self} holds no run: no {SETTINGS}; MODEL_DIR is what `dss train` wrote.')
+    values = self.load_values() | {'model_dir': str(self)}
+    if self.vocabulary_file.exists():
+      values['vocabulary'] = str(self.vocabulary_file)
+    return config.from_dict(RunConfig, values)
+
+  def load_values(self) -> dict[str, Any]:
+    """config.json as plain values: a run's, or what `dss import` noted of imported weights.
+
+    Raises:
+      ValueError: the file is not JSON.
+    """
+    try:
+      return json.loads(self.settings_file.read_text())
+    except ValueError as error:
+      raise ValueError(f'{self.settings_file} is not JSON: {error}.') from error
+
+  def save_settings(self, run: RunConfig) -> None:
+    """Writes config.json for a run; makes the folder."""
+    self.save_values(config.to_dict(run))
+
+  def save_values(self, values: Mapping[str, Any]) -> None:
+    """Writes config.json; makes the folder."""
+    self.path.mkdir(parents=True, exist_ok=True)
+    config.write_text(self.settings_file, json.dumps(values, indent=2) + '\n')
+
+  def check_same_run(self, run: RunConfig) -> None:
+    """Checks that `run` may continue this folder's run, with the process's vocabulary.
+
+    Raises:
+      ValueError: another setting that learning depends on, or another vocabulary; the message says
+        which.
+    """
+    if self.settings_file.exists():
+      changed = config.differences(
+        self.load_settings(), run, ignore=run_config.MAY_CHANGE_ON_RESUME
+      )
+      if changed:
+        raise ValueError(
+          f'{self} holds a run with other settings; choose another MODEL_DIR, or set back '
+          '(there -> now):\n  ' + '\n  '.join(changed)
+        )
+    kept = str(self.vocabulary_file) if self.vocabulary_file.exists() else 'bytes'
+    run_config.check_vocabulary(kept, f'the run in {self}')
+
+  def save_vocabulary(self, model: bytes) -> None:
+    """Writes a SentencePiece model, from which all later use of the run reads its vocabulary."""
+    config.write_bytes(self.vocabulary_file, model)
+
+  def load_gin(self) -> str | None:
+    """The operative gin configuration, or None where there is none."""
+    return self.gin_file.read_text() if self.gin_file.exists() else None
+
+  def save_gin(self, text: str) -> None:
+    """Writes the operative gin configuration."""
+    config.write_text(self.gin_file, text)
+
+  # Metrics
+
+  def metric_rows(self) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl, in order: {"step": .., "kind": .., <metrics>}."""
+    return [json.loads(line) for line in self._metric_lines()]
+
+  def append_metric_row(self, row: Mapping[str, Any]) -> None:
+    """Adds a row to metrics.jsonl."""
+    with self.metrics_file.open('a') as file:
+      file.write(json.dumps(dict(row)) + '\n')
+
+  def drop_metric_rows_after(self, step: int) -> None:
+    """Removes from metrics.jsonl what a killed process left: rows of later steps and half a row."""
+    kept = [line for line in self._metric_lines() if json.loads(line)['step'] <= step]
+    config.write_text(self.metrics_file, ''.join(f'{line}\n' for line in kept))
+
+  def _metric_lines(self) -> list[str]:
+    """Lines that end in a newline; a killed process may leave half a line."""
+    file = self.metrics_file
+    return file.read_text().split('\n')[:-1] if file.exists() else []
+
+  # Checkpoints
+
+  def saved_steps(self) -> list[int]:
+    """Steps of the finished checkpoints, in order; opens and changes nothing."""
+    return manager.saved_steps(self.checkpoints_folder)
+
+  def open_checkpoints(self, keep: int = 1) -> manager.Checkpoints:
+    """The checkpoints, to save more; half-written ones are removed.
+
+    Args:
+      keep: how many of the latest stay, besides the best.
+    """
+    return manager.Checkpoints(self.checkpoints_folder, keep)
+
+  def read_checkpoints(self) -> manager.Checkpoints:
+    """The checkpoints, to read only.
+
+    Raises:
+      ValueError: there are none.
+    """
+    return manager.Checkpoints(self.checkpoints_folder, read_only=True)
+
+  # Evaluations
+
+  def evaluation_files(
+    self, task: str, split: str, step: int, decoding: str = 'greedy'
+  ) -> EvaluationFiles:
+    """Where `dss evaluate` writes an evaluation; greedy decoding is not part of the name."""
+    suffix = '' if decoding == 'greedy' else f'_{decoding}'
+    name = f'{task}_{split}_{step}{suffix}'
+    return EvaluationFiles(self.path / f'{name}.jsonl', self.path / f'{name}.json')
+
+  def evaluations(self, step: int | None = None) -> Iterator[SavedEvaluation]:
+    """The evaluations of a step, or of all steps, in the order of their files' names."""
+    for file in sorted(self.path.glob('*.json' if step is None else f'*_{step}*.json')):
+      summary = json.loads(file.read_text())
+      if not isinstance(summary, dict) or 'metrics' not in summary or 'step' not in summary:
+        continue
+      if step is None or summary['step'] == step:
+        yield SavedEvaluation(summary, file.with_suffix('.jsonl'))

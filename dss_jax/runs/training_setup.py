@@ -1,0 +1,130 @@
+"""What stands before the first step of a run: checked settings, data, devices and first state.
+
+Owns what is refused before anything is computed, what a run writes when it starts, and where its
+first state comes from. The steps are training_loop.py's.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import optax
+from jax.sharding import Mesh
+
+from dss_jax.checkpoints import manager
+from dss_jax.data import pipeline
+from dss_jax.parallel import distributed, partitioning
+from dss_jax.runs import pretrained
+from dss_jax.runs.run_config import RunConfig, sentencepiece_model, set_up_tasks
+from dss_jax.runs.run_folder import RunFolder
+from dss_jax.runs.validation import Validation
+from dss_jax.settings import config
+from dss_jax.training import train_state
+from dss_jax.training.train_state import TrainState
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainingSetup:
+  """What a run trains on, checked in all its processes.
+
+  Attributes:
+    run: the settings, with the vocab_size known.
+    folder: where the run is kept.
+    mesh: the devices.
+    validation: None where the run does not validate.
+    batches: of training, at their beginning.
+    fingerprint: of the training data.
+  """
+
+  run: RunConfig
+  folder: RunFolder
+  mesh: Mesh
+  validation: Validation | None
+  batches: pipeline.TrainBatches
+  fingerprint: int
+
+
+def set_up(run: RunConfig) -> TrainingSetup:
+  """Loads the data, refuses what cannot be trained, and notes the settings in the run folder.
+
+  Raises:
+    ValueError: settings, data or vocabulary that do not fit together, or not with the run that the
+      folder holds; the message says which.
+  """
+  run = set_up_tasks(run)
+  mesh = partitioning.make_mesh(run.mesh)
+  partitioning.check_batch(
+    mesh, run.data.batch_size // run.num_microbatches, 'BATCH_SIZE / NUM_MICROBATCHES'
+  )
+  mixture = pipeline.load_mixture(
+    run.data.mixture_or_task_name, run.data.split, run.objective.tasks
+  )
+  validation = Validation.of(run, mesh)
+  folder = RunFolder(run.model_dir)
+  is_continued = bool(folder.saved_steps())
+  fingerprint = pipeline.fingerprint(mixture)
+  distributed.check_same(
+    settings=config.to_dict(dataclasses.replace(run, data_dir=None)),
+    data=(fingerprint, validation and pipeline.fingerprint(validation.mixture)),
+    MODEL_DIR=is_continued,
+  )
+  if is_continued:
+    folder.check_same_run(run)
+  _write_settings(folder, run)
+  _warn_of_truncation(run, mixture, '')
+  if validation is not None:
+    _warn_of_truncation(run, validation.mixture, f' of {run.eval.split}')
+  batches = pipeline.TrainBatches(mixture, run.data, *partitioning.local_parts(mesh))
+  return TrainingSetup(run, folder, mesh, validation, batches, fingerprint)
+
+
+def initial_state(
+  setup: TrainingSetup, optimizer: optax.GradientTransformation, checkpoints: manager.Checkpoints
+) -> tuple[TrainState, dict[str, Any]]:
+  """The state that training starts from; moves the batches to where that state left them.
+
+  1. The latest checkpoint of the run folder: an interrupted run continues.
+  2. The parameters of INITIAL_CHECKPOINT_PATH.
+  3. Random parameters from the seed.
+
+  Returns:
+    The state, and what the checkpoint notes beside it: {} where there is none yet.
+
+  Raises:
+    ValueError: the data changed since the checkpoint, or the weights are of another network.
+  """
+  run = setup.run
+  like = train_state.abstract(run.model, optimizer, setup.mesh)
+  step = checkpoints.latest()
+  if step is not None:
+    distributed.log(f'continuing {run.model_dir} from step {step}')
+    state, data_state = checkpoints.restore(step, like)
+    if data_state['fingerprint'] != setup.fingerprint:
+      raise ValueError(
+        f'the data of {run.data.mixture_or_task_name} is not what {run.model_dir} was trained '
+        'on until now: prepare it as it was (raw files, filter), or choose another MODEL_DIR.'
+      )
+    setup.batches.restore(data_state)
+    return state, data_state
+  if run.initial_checkpoint_path is None:
+    return train_state.create(run.model, optimizer, setup.mesh, run.seed), {}
+  return pretrained.start(run.initial_checkpoint_path, run.model, optimizer, like), {}
+
+
+def _write_settings(folder: RunFolder, run: RunConfig) -> None:
+  """Notes settings, vocabulary and gin configuration in the run folder, in the main process."""
+  if not distributed.is_main():
+    return
+  folder.save_settings(run)
+  model = sentencepiece_model()
+  if model:
+    folder.save_vocabulary(model)
+  folder.save_gin(config.operative())
+
+
+def _warn_of_truncation(
+  run: RunConfig, mixture: Sequence[pipeline.TaskExamples], where: str
+) -> None:
+  """Logs which tasks of a mixture have examples that are cut."""
+  for truncation in pipeline.truncations(mixture, run.data.task_feature_lengths):
+    distributed.log(f'warning{where}: {truncation}')

@@ -1,0 +1,69 @@
+"""Runs of a tiny student on a part of the embedded data, in this process, to test training on.
+
+Owns their settings, and the fixtures that a test file imports to read the data and to compile once.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import pytest
+
+from dss_jax.data import pipeline
+from dss_jax.models import t5
+from dss_jax.runs.run_config import EvalConfig, RunConfig
+from dss_jax.training.optimizers import OptimizerConfig
+
+STEPS = 12
+
+
+@pytest.fixture(scope='module', autouse=True)
+def small_data():
+  """A part of the embedded data, which the runs of this file read once."""
+  from dss_jax.datasets import embedded
+
+  sizes = dict(embedded.SIZES)
+  embedded.SIZES.update(train=600, validation=40, test=40)
+  embedded.problems.cache_clear()  # another file's tests may have read the whole of it
+  with pytest.MonkeyPatch.context() as patch:
+    for name in ('load_mixture', 'load_examples'):
+      patch.setattr(pipeline, name, functools.cache(getattr(pipeline, name)))
+    yield
+  embedded.SIZES.update(sizes)
+  embedded.problems.cache_clear()
+
+
+@pytest.fixture(scope='module', autouse=True)
+def compiled_once(tmp_path_factory):
+  """The runs of this file compile the same few programs."""
+  from jax.experimental.compilation_cache import compilation_cache
+
+  settings = {
+    'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('compiled')),
+    'jax_persistent_cache_min_compile_time_secs': 0.05,
+  }
+  before = {name: getattr(jax.config, name) for name in settings}
+  for name, value in settings.items():
+    jax.config.update(name, value)
+  yield
+  for name, value in before.items():
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
+
+
+def config_of(folder, **changes) -> RunConfig:
+  """A run of 12 steps, validated each fourth, with dropout and packed rows."""
+  return dataclasses.replace(
+    RunConfig(
+      model_dir=str(folder),
+      model=t5.T5Config(None, 16, 2, 8, 32, 1, 1, dtype='float32'),
+      data=pipeline.DataConfig('embedded_dss', {'inputs': 96, 'targets': 64}, batch_size=8),
+      vocabulary='embedded',
+      train_steps=STEPS,
+      optimizer=OptimizerConfig(learning_rate=0.01, decay_steps=STEPS),
+      eval=EvalConfig(period=4, num_examples=8, batch_size=8, max_decode_length=4),
+      log_period=1,
+      save_period=3,
+    ),
+    **changes,
+  )

@@ -1,0 +1,226 @@
+"""A run's files: settings that are read back and defended against others, metrics, evaluations."""
+
+import dataclasses
+import json
+
+import pytest
+
+from dss_jax.data import pipeline
+from dss_jax.models import t5
+from dss_jax.parallel import partitioning
+from dss_jax.runs import run_config
+from dss_jax.runs.run_config import EvalConfig, RunConfig
+from dss_jax.runs.run_folder import RunFolder
+from dss_jax.tasks import vocabulary
+from dss_jax.training import losses, optimizers
+
+
+@pytest.fixture(autouse=True)
+def _bytes():
+  """The vocabulary of the process is that of `run`."""
+  with vocabulary.temporary_vocabulary('bytes'):
+    yield
+
+
+@pytest.fixture
+def run(tmp_path):
+  return RunConfig(
+    model_dir=str(tmp_path / 'run'),
+    model=t5.T5Config(64, 16, 2, 8, 32, 2, 2),
+    data=pipeline.DataConfig('embedded_dss', {'inputs': 64, 'targets': 32}, batch_size=8),
+    vocabulary='bytes',
+    train_steps=10,
+    optimizer=optimizers.OptimizerConfig(decay_steps=10),
+  )
+
+
+def _changed(run, name, value):
+  """`run` with a nested setting changed, 'data.seed' for one."""
+  first, _, rest = name.partition('.')
+  if rest:
+    value = _changed(getattr(run, first), rest, value)
+  return dataclasses.replace(run, **{first: value})
+
+
+@pytest.fixture
+def folder(run):
+  """The folder of `run`, with its settings in it."""
+  folder = RunFolder(run.model_dir)
+  folder.save_settings(run)
+  return folder
+
+
+# Settings
+
+
+def test_settings_survive_the_folder(run):
+  run = dataclasses.replace(run, loss=losses.LossConfig(alpha=0.5), eval=EvalConfig(patience=3))
+  RunFolder(run.model_dir).save_settings(run)
+  assert RunFolder(run.model_dir).load_settings() == run
+
+
+def test_a_folder_that_was_moved_is_read_where_it_is(run, folder, tmp_path):
+  folder.path.rename(tmp_path / 'elsewhere')
+  loaded = RunFolder(tmp_path / 'elsewhere').load_settings()
+  assert loaded == dataclasses.replace(run, model_dir=str(tmp_path / 'elsewhere'))
+
+
+def test_a_folder_without_a_run_is_told(tmp_path):
+  with pytest.raises(ValueError, match=r'holds no run: no config\.json; MODEL_DIR is what'):
+    RunFolder(tmp_path).load_settings()
+
+
+def test_settings_that_are_not_json_are_told(folder):
+  folder.settings_file.write_text('{')
+  with pytest.raises(ValueError, match=r'config\.json is not JSON'):
+    folder.load_settings()
+
+
+def test_the_file_is_plain_json(folder):
+  values = json.loads(folder.settings_file.read_text())
+  assert values == folder.load_values()
+  assert values['data']['task_feature_lengths'] == {'inputs': 64, 'targets': 32}
+  assert values['model']['mlp_activations'] == ['gelu', 'linear']
+
+
+@pytest.mark.parametrize(
+  'name, value, line',
+  [
+    ('data.seed', 1, 'data.seed: 0 -> 1'),
+    ('data.batch_size', 16, 'data.batch_size: 8 -> 16'),
+    (
+      'data.task_feature_lengths',
+      {'inputs': 64, 'targets': 33},
+      'data.task_feature_lengths.targets: 32 -> 33',
+    ),
+    ('model.num_heads', 4, 'model.num_heads: 2 -> 4'),
+    ('model.dtype', 'float32', "model.dtype: 'bfloat16' -> 'float32'"),
+    ('loss.alpha', 0.5, 'loss.alpha: None -> 0.5'),
+    ('optimizer.learning_rate', 1.0, 'optimizer.learning_rate: 5e-05 -> 1.0'),
+    ('optimizer.decay_steps', 20, 'optimizer.decay_steps: 10 -> 20'),
+    ('seed', 5, 'seed: 0 -> 5'),
+    ('eval.period', 7, 'eval.period: 1000 -> 7'),
+    ('eval.patience', 2, 'eval.patience: None -> 2'),
+  ],
+)
+def test_a_folder_is_not_continued_with_what_would_learn_otherwise(run, folder, name, value, line):
+  with pytest.raises(
+    ValueError, match=f'other settings; choose another MODEL_DIR.*\n  {line}'
+  ) as e:
+    folder.check_same_run(_changed(run, name, value))
+  assert len(str(e.value).splitlines()) == 2, 'other settings are told too'
+
+
+def test_all_differences_are_told(run, folder):
+  other = _changed(_changed(run, 'seed', 5), 'loss.z_loss', 1e-4)
+  with pytest.raises(ValueError, match=r'loss\.z_loss: 0\.0 -> 0\.0001\n  seed: 0 -> 5$'):
+    folder.check_same_run(other)
+
+
+@pytest.mark.parametrize(
+  'name, value',
+  [
+    ('checkpoints_to_keep', 3),
+    ('data_dir', 'elsewhere'),
+    ('eval.batch_size', 5),
+    ('initial_checkpoint_path', 'elsewhere'),
+    ('log_period', 7),
+    ('mesh', partitioning.MeshConfig(1, 2, 4)),
+    ('model.remat_policy', 'full'),
+    ('model.scan_layers', False),
+    ('num_microbatches', 2),
+    ('save_period', 3),
+    ('train_steps', 20),
+  ],
+)
+def test_what_learns_the_same_may_change(run, folder, name, value):
+  folder.check_same_run(_changed(run, name, value))
+
+
+def test_a_run_without_linear_decay_can_be_made_longer(run, folder):
+  """Its learning rate does not depend on TRAIN_STEPS, to which gin binds decay_steps."""
+  constant = optimizers.OptimizerConfig(schedule='constant', decay_steps=10)
+  folder.save_settings(dataclasses.replace(run, optimizer=constant))
+  longer = optimizers.OptimizerConfig(schedule='constant', decay_steps=20)
+  folder.check_same_run(dataclasses.replace(run, optimizer=longer, train_steps=20))
+
+
+def test_the_vocabulary_is_kept_and_compared_by_content(run, folder, tmp_path):
+  model = tmp_path / 'moved.model'
+  with vocabulary.temporary_vocabulary('embedded'):
+    folder.save_vocabulary(run_config.sentencepiece_model())
+    assert folder.load_settings().vocabulary == str(folder.vocabulary_file)
+    model.write_bytes(folder.vocabulary_file.read_bytes())
+  with vocabulary.temporary_vocabulary(str(model)) as moved:
+    folder.check_same_run(run)
+    assert moved.vocab_size == vocabulary.load_vocabulary('embedded').vocab_size
+  with pytest.raises(ValueError, match=r'VOCABULARY is another one.*spiece\.model'):
+    folder.check_same_run(run)
+
+
+def test_a_run_of_bytes_is_not_continued_with_pieces(run, folder):
+  with (
+    vocabulary.temporary_vocabulary('embedded'),
+    pytest.raises(ValueError, match=r'VOCABULARY is another one.*set VOCABULARY to bytes'),
+  ):
+    folder.check_same_run(run)
+
+
+def test_the_gin_text_is_read_back(folder):
+  assert folder.load_gin() is None
+  folder.save_gin('TRAIN_STEPS = 2\n')
+  assert folder.load_gin() == 'TRAIN_STEPS = 2\n'
+
+
+# Metrics, checkpoints and evaluations
+
+
+def test_metric_rows_are_appended_and_dropped_after_a_step(folder):
+  assert folder.metric_rows() == []
+  rows = [{'step': step, 'kind': 'train', 'loss': 1.0 / step} for step in (1, 2, 3)]
+  for row in rows:
+    folder.append_metric_row(row)
+  with folder.metrics_file.open('a') as file:
+    file.write('{"step": 4, "ki')  # a killed process
+  assert folder.metric_rows() == rows
+  folder.drop_metric_rows_after(2)
+  assert folder.metrics_file.read_text().count('\n') == len(folder.metric_rows()) == 2
+
+
+def test_a_folder_without_checkpoints_is_looked_at_and_not_changed(folder):
+  assert folder.saved_steps() == []
+  with pytest.raises(ValueError, match='run holds no checkpoints; MODEL_DIR is the folder'):
+    folder.read_checkpoints()
+  assert not folder.checkpoints_folder.exists()
+
+
+def test_the_decoding_stands_in_a_name_where_it_is_not_greedy(folder):
+  names = [path.name for path in folder.evaluation_files('cqa_label', 'test', 20)]
+  assert names == ['cqa_label_test_20.jsonl', 'cqa_label_test_20.json']
+  assert folder.evaluation_files('cqa_label', 'test', 20, 'beam').records.name == (
+    'cqa_label_test_20_beam.jsonl'
+  )
+
+
+def test_evaluations_of_a_step_are_found_by_what_they_say(folder):
+  """A step 2 is also part of the name of step 20; other JSON files are no evaluations."""
+  for step, decoding in ((2, 'greedy'), (2, 'beam'), (20, 'greedy')):
+    files = folder.evaluation_files('cqa_label', 'test', step, decoding)
+    summary = {'task': 'cqa_label', 'step': step, 'metrics': {'accuracy': step / 100}}
+    files.summary.write_text(json.dumps(summary))
+  (folder.path / 'mine_2.json').write_text('[1]')
+  (folder.path / 'more_2.json').write_text('{"step": 2}')
+  found = list(folder.evaluations(2))
+  assert [evaluation.records.name for evaluation in found] == [
+    'cqa_label_test_2.jsonl',
+    'cqa_label_test_2_beam.jsonl',
+  ]
+  assert [evaluation.summary['metrics'] for evaluation in found] == [{'accuracy': 0.02}] * 2
+  assert sorted(e.summary['step'] for e in folder.evaluations()) == [2, 2, 20]
+
+
+def test_only_this_module_names_the_files_of_a_run(repository):
+  names = ("'config.gin'", "'metrics.jsonl'", "'checkpoints'")
+  code = [path for path in (repository / 'dss_jax').rglob('*.py') if path.name != 'run_folder.py']
+  code = [path for path in code if path.parts[-3:-1] != ('checkpoints', 't5x')]  # T5X's config.gin
+  assert not [path for path in code if any(name in path.read_text() for name in names)]

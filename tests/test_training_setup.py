@@ -1,0 +1,42 @@
+"""What a run refuses before its first step, and what it notes in its folder."""
+
+import pytest
+from small_runs import config_of, small_data  # noqa: F401  a fixture
+
+from dss_jax.data import pipeline
+from dss_jax.runs import training_loop, training_setup
+from dss_jax.runs.run_config import EvalConfig
+from dss_jax.runs.run_folder import RunFolder
+from dss_jax.training.optimizers import OptimizerConfig
+
+
+def test_a_start_that_holds_no_run_is_refused(tmp_path):
+  with pytest.raises(ValueError, match='there is no folder'):
+    training_loop.train(
+      config_of(tmp_path / 'a', initial_checkpoint_path=str(tmp_path / 'nowhere'))
+    )
+
+
+def test_settings_of_a_folder_without_a_checkpoint_bind_nobody(tmp_path):
+  training_setup.set_up(config_of(tmp_path))
+  training_setup.set_up(config_of(tmp_path, seed=5))
+  assert RunFolder(tmp_path).load_settings().seed == 5
+
+
+def test_a_batch_that_the_mesh_does_not_divide_is_refused(tmp_path):
+  with pytest.raises(ValueError, match=r'BATCH_SIZE / NUM_MICROBATCHES 4 is not a multiple'):
+    training_loop.train(config_of(tmp_path, num_microbatches=2))
+  assert not (tmp_path / 'config.json').exists()
+
+
+def test_an_unknown_task_is_refused_with_near_names(tmp_path):
+  config = pipeline.DataConfig('embeded_dss', {'inputs': 96, 'targets': 64}, batch_size=8)
+  with pytest.raises(ValueError, match=r'embeded_dss.*embedded_dss'):
+    training_loop.train(config_of(tmp_path, data=config))
+
+
+def test_truncation_is_told(tmp_path, capsys):
+  config = pipeline.DataConfig('embedded_dss', {'inputs': 96, 'targets': 9}, batch_size=8)
+  training_loop.train(config_of(tmp_path, data=config, train_steps=1, eval=EvalConfig(period=0),
+                      optimizer=OptimizerConfig(schedule='constant')))  # fmt: skip
+  assert 'are cut at 9 tokens' in capsys.readouterr().err
