@@ -60,10 +60,10 @@ class Row:
   def parse(self, output: str) -> dict[str, str]:
     """The target's fields in what a student wrote; '' for one that is not there.
 
-    Where the target is one field alone, that is the output as it is. Otherwise an output is split at the texts between the target's fields, in their order. A text that is
-    missing ends the reading: what was left belongs to the field before it.
+    Where the target is one field alone, that is the output as it is. Otherwise an output is split
+    at the texts between the target's fields, in their order. A text that is missing ends the
+    reading: what was left belongs to the field before it.
     """
-    fields = dict.fromkeys(fields_of(self.target), '')
     parts = pieces(self.target)
     if len(parts) == 1 and not parts[0][0]:
       return {parts[0][1]: output}
