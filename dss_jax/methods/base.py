@@ -67,6 +67,7 @@ class Row:
     parts = pieces(self.target)
     if len(parts) == 1 and not parts[0][0]:
       return {parts[0][1]: output}
+    fields = dict.fromkeys(fields_of(self.target), '')
     rest = output.strip().removeprefix(parts[0][0].strip())
     for (_, name), (text, _) in zip(parts, [*parts[1:], ('', '')], strict=True):
       value, separator, rest = rest.partition(text.strip()) if text.strip() else (rest, '', '')
