@@ -12,7 +12,7 @@ import time
 import zlib
 from collections.abc import Sequence
 
-from dss_jax.settings import config
+from dss_jax.settings import gin_files
 
 VERBS = {  # a verb's module has its name, but for those in MODULES
   'prepare': 'build a data set from raw files and teacher outputs',
@@ -48,8 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   logging.getLogger('absl').setLevel(logging.ERROR)  # orbax says much that no user can act on
   run_file = f'runs/{verb}.gin'
   try:
-    if {'--help', '-h'} & set(rest) and (config.gin_root() / run_file).exists():
-      config.parse(rest, run_file)  # prints and exits, without a driver's slow imports
+    if {'--help', '-h'} & set(rest) and (gin_files.gin_root() / run_file).exists():
+      gin_files.parse(rest, run_file)  # prints and exits, without a driver's slow imports
     if verb in SHARED:
       _cache_compiled_programs()  # before TensorFlow imports JAX, which reads the environment
     if verb != 'launch' and not {'--help', '-h'} & set(rest):

@@ -17,7 +17,7 @@ from dss_jax.checkpoints.t5x import t5x
 from dss_jax.models import t5
 from dss_jax.parallel import partitioning
 from dss_jax.runs import pretrained, run_config
-from dss_jax.settings import config
+from dss_jax.settings import gin_files
 from dss_jax.training import optimizers, train_state
 
 ADAFACTOR = optimizers.OptimizerConfig(name='adafactor', schedule='constant')
@@ -109,8 +109,8 @@ def test_gin_takes_network_and_vocabulary_from_the_weights(folders):
     '--gin_file=models/pretrained.gin', '--gin_file=datasets/svamp.gin', '--model_dir=x',
     f'--initial_checkpoint_path={folders / "hf"}', '--dropout_rate=0.2', '--dtype=float32',
   ]  # fmt: skip
-  config.parse(arguments, 'runs/train.gin')
-  run = config.configured('run_config.RunConfig')
+  gin_files.parse(arguments, 'runs/train.gin')
+  run = gin_files.configured('run_config.RunConfig')
   there = huggingface.open_pretrained(str(folders / 'hf')).config
   assert run.model == dataclasses.replace(
     there, dropout_rate=0.2, dtype='float32', remat_policy='full'
@@ -120,11 +120,11 @@ def test_gin_takes_network_and_vocabulary_from_the_weights(folders):
 
 def test_gin_without_a_path_says_what_is_expected():
   arguments = ['--gin_file=models/pretrained.gin', '--gin_file=datasets/svamp.gin']
-  config.parse([*arguments, '--model_dir=x'], 'runs/train.gin')
+  gin_files.parse([*arguments, '--model_dir=x'], 'runs/train.gin')
   with pytest.raises(
     ValueError, match='INITIAL_CHECKPOINT_PATH: give it a folder that `dss train`'
   ):
-    config.configured('run_config.RunConfig')
+    gin_files.configured('run_config.RunConfig')
 
 
 def test_weights_without_a_vocabulary_ask_for_one(folders):

@@ -15,7 +15,7 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from dss_jax.parallel import distributed
-from dss_jax.settings import config
+from dss_jax.settings import whole_files
 from dss_jax.training.train_state import TrainState
 
 FOLDER = 'checkpoints'
@@ -47,7 +47,7 @@ def save_weights(model_dir: str, params: Any, moments: Any | None) -> None:
   largest = max(leaf.nbytes for leaf in jax.tree.leaves(params)) / 1e9 + 1e-3
   limits = {'save_concurrent_gb': largest, 'save_device_host_concurrent_gb': largest}
   with ocp.CheckpointManager(
-    config.absolute(model_dir) / FOLDER,
+    whole_files.absolute(model_dir) / FOLDER,
     item_handlers={name: ocp.PyTreeCheckpointHandler(**limits) for name in items},
     options=ocp.CheckpointManagerOptions(enable_async_checkpointing=False),
   ) as checkpoints:
@@ -62,7 +62,7 @@ def load_weights(model_dir: str, like: Any) -> Any:
     model_dir: what it was given.
     like: a part of the nested dict, of ShapeDtypeStructs with shardings.
   """
-  path = config.absolute(model_dir) / FOLDER / '0' / 'params'
+  path = whole_files.absolute(model_dir) / FOLDER / '0' / 'params'
   with ocp.PyTreeCheckpointer() as checkpointer:
     arguments = ocp.args.PyTreeRestore(
       like, restore_args=ocp.checkpoint_utils.construct_restore_args(like), partial_restore=True
@@ -77,7 +77,7 @@ def has_moments(model_dir: str) -> bool:
 
 def load_moments(model_dir: str) -> Any:
   """Adafactor's state that `save_weights` wrote, as numpy arrays."""
-  path = config.absolute(model_dir) / FOLDER / '0' / MOMENTS
+  path = whole_files.absolute(model_dir) / FOLDER / '0' / MOMENTS
   with ocp.PyTreeCheckpointer() as checkpointer:
     shapes = checkpointer.metadata(path).item_metadata.tree
     kind = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
@@ -97,7 +97,7 @@ class Checkpoints:
   def __init__(
     self, model_dir: str, keep: int = 1, best_metric: str = 'accuracy', read_only: bool = False
   ):
-    self.folder = config.absolute(model_dir) / FOLDER
+    self.folder = whole_files.absolute(model_dir) / FOLDER
     if read_only and not self.folder.exists():
       raise ValueError(
         f'{model_dir} holds no checkpoints; MODEL_DIR is the folder that `dss train` wrote.'
@@ -157,7 +157,7 @@ class Checkpoints:
     path = self.folder / str(step) / 'metrics' / 'metrics'
     if distributed.is_main():
       path.parent.mkdir(exist_ok=True)
-      config.write_text(path, json.dumps(dict(metrics)))
+      whole_files.write_text(path, json.dumps(dict(metrics)))
     distributed.meet()
     self._manager.reload()
 

@@ -17,7 +17,7 @@ from dss_jax.commands import evaluate, predict, train
 from dss_jax.inference import evaluator
 from dss_jax.parallel import distributed
 from dss_jax.runs import run_config
-from dss_jax.settings import config, fields
+from dss_jax.settings import fields, gin_files, whole_files
 from dss_jax.tasks import dataset_of, preprocessors
 
 FILE = 'comparison.json'
@@ -60,12 +60,12 @@ class Row(NamedTuple):
 
 def main(argv: Sequence[str]) -> int:
   """Runs `dss compare`; returns the exit code."""
-  config.parse(argv, 'runs/compare.gin')
-  compared: CompareConfig = config.configured('compare.CompareConfig')
+  gin_files.parse(argv, 'runs/compare.gin')
+  compared: CompareConfig = gin_files.configured('compare.CompareConfig')
   rows = []
   for method in compared.methods:
-    config.parse([*argv, f'--gin_file=methods/{method}.gin'], 'runs/compare.gin')
-    run: run_config.RunConfig = config.configured('run_config.RunConfig')
+    gin_files.parse([*argv, f'--gin_file=methods/{method}.gin'], 'runs/compare.gin')
+    run: run_config.RunConfig = gin_files.configured('run_config.RunConfig')
     run = dataclasses.replace(run, model_dir=str(epath.Path(compared.model_dir) / method))
     row = train_and_score(method, run, compared.split)
     if row is None:
@@ -74,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
     rows.append(row)
   if distributed.is_main():
     lines = json.dumps([row._asdict() for row in rows], indent=2) + '\n'
-    config.write_text(epath.Path(compared.model_dir) / FILE, lines)
+    whole_files.write_text(epath.Path(compared.model_dir) / FILE, lines)
     print_table(rows, compared.split)
   print_answers(run, compared.split)
   return 0

@@ -15,7 +15,7 @@ from dss_jax.inference import evaluator
 from dss_jax.inference.evaluator import Evaluation
 from dss_jax.parallel import distributed
 from dss_jax.runs import student
-from dss_jax.settings import config
+from dss_jax.settings import gin_files, whole_files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +39,8 @@ class EvaluateConfig(student.StudentConfig):
 
 def main(argv: Sequence[str]) -> int:
   """Runs `dss evaluate`; returns the exit code."""
-  config.parse(argv, 'runs/evaluate.gin')
-  found = evaluate(config.configured('evaluate.EvaluateConfig'))
+  gin_files.parse(argv, 'runs/evaluate.gin')
+  found = evaluate(gin_files.configured('evaluate.EvaluateConfig'))
   if distributed.is_main():
     print(json.dumps(found))
   return 0
@@ -81,7 +81,7 @@ def evaluate(settings: EvaluateConfig) -> dict[str, Any]:
     if settings.output is None:
       decoding = dataclasses.asdict(decoder.decoding)
       content = {**summary, 'step': pupil.step, 'decoding': decoding}
-      config.write_text(output.with_suffix('.json'), json.dumps(content, indent=2) + '\n')
+      whole_files.write_text(output.with_suffix('.json'), json.dumps(content, indent=2) + '\n')
     print(f'{task} {settings.split}: step {pupil.step}, {len(examples)} examples')
     print('\n'.join(_lines(found)))
     print(f'  records: {output}')
@@ -96,7 +96,7 @@ def write_records(path: epath.Path, records: Sequence[Mapping[str, Any]]) -> Non
   """
   lines = [json.dumps(record) + '\n' for record in records]
   try:
-    config.write_text(path, ''.join(lines))
+    whole_files.write_text(path, ''.join(lines))
   except OSError as error:
     raise ValueError(f'OUTPUT {path} cannot be written: {error}.') from error
 

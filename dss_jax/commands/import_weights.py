@@ -21,7 +21,7 @@ from etils import epath
 from dss_jax.checkpoints import manager, transfer
 from dss_jax.models import t5
 from dss_jax.runs import pretrained, run_config
-from dss_jax.settings import config
+from dss_jax.settings import json_form, whole_files
 
 _DESCRIPTION = """\
 Reads the weights of Hugging Face or T5X and writes a folder that INITIAL_CHECKPOINT_PATH takes:
@@ -101,13 +101,13 @@ def import_weights(
         f'the vocabulary {model} has {size} ids, more than the {weights.config.vocab_size} rows of '
         'the embedding; --vocabulary names the one that the weights were trained with.'
       )
-    config.write_bytes(folder / run_config.VOCABULARY_FILE, epath.Path(model).read_bytes())
+    whole_files.write_bytes(folder / run_config.VOCABULARY_FILE, epath.Path(model).read_bytes())
   values = {
-    'model': config.to_dict(weights.config),
+    'model': json_form.to_dict(weights.config),
     'vocabulary': vocabulary if vocabulary in (None, 'bytes') else run_config.VOCABULARY_FILE,
     'source': weights.origin,
   }
-  config.write_text(folder / run_config.FILE, json.dumps(values, indent=2) + '\n')
+  whole_files.write_text(folder / run_config.FILE, json.dumps(values, indent=2) + '\n')
   return {
     'source': weights.origin,
     'parameters': sum(leaf.size for leaf in jax.tree.leaves(like)),

@@ -19,7 +19,7 @@ from dss_jax.data import pipeline
 from dss_jax.inference import evaluator
 from dss_jax.parallel import distributed
 from dss_jax.runs import student
-from dss_jax.settings import config
+from dss_jax.settings import gin_files
 from dss_jax.tasks import dataset_of
 
 TARGETS = ('label', 'rationale', 'teacher_label')
@@ -39,8 +39,8 @@ class PredictConfig(student.StudentConfig):
 def main(argv: Sequence[str]) -> int:
   """Runs `dss predict`; returns the exit code."""
   sources, rest = _split_inputs(argv)
-  config.parse(rest, 'runs/predict.gin')
-  settings: PredictConfig = config.configured('predict.PredictConfig')
+  gin_files.parse(rest, 'runs/predict.gin')
+  settings: PredictConfig = gin_files.configured('predict.PredictConfig')
   answers = predict(settings, [text for source in sources for text in _read(*source)])
   if not distributed.is_main():
     return 0

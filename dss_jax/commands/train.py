@@ -21,7 +21,7 @@ from dss_jax.parallel import distributed, partitioning
 from dss_jax.runs import metric_writer, pretrained
 from dss_jax.runs.run_config import RunConfig, keep_vocabulary, save_run_config, set_up_tasks
 from dss_jax.runs.validation import Validation
-from dss_jax.settings import config
+from dss_jax.settings import gin_files, json_form, whole_files
 from dss_jax.training import losses, optimizers, steps, train_state
 
 BEST_METRIC = 'accuracy'
@@ -56,8 +56,8 @@ class Result(NamedTuple):
 
 def main(argv: Sequence[str]) -> int:
   """Runs `dss train`; returns the exit code."""
-  config.parse(argv, 'runs/train.gin')
-  result = train(config.configured('run_config.RunConfig'))
+  gin_files.parse(argv, 'runs/train.gin')
+  result = train(gin_files.configured('run_config.RunConfig'))
   word = 'finished' if result.finished else 'stopped; the same command continues it'
   if distributed.is_main():
     print(f'step {result.step}: {word}. best checkpoint on validation: {result.best_step}')
@@ -77,14 +77,14 @@ def train(run: RunConfig) -> Result:
   started = manager.has_checkpoint(run.model_dir)
   fingerprint = pipeline.fingerprint(mixture)
   distributed.check_same(
-    settings=config.to_dict(dataclasses.replace(run, data_dir=None)),
+    settings=json_form.to_dict(dataclasses.replace(run, data_dir=None)),
     data=(fingerprint, validation and pipeline.fingerprint(validation.mixture)),
     MODEL_DIR=started,
   )
   save_run_config(run, started)
   keep_vocabulary(run.model_dir, started)
   if distributed.is_main():
-    config.write_text(epath.Path(run.model_dir) / 'config.gin', config.operative())
+    whole_files.write_text(epath.Path(run.model_dir) / 'config.gin', gin_files.operative())
   for split, tasks in (('', mixture), (f' of {run.eval.split}', validation and validation.mixture)):
     for truncation in pipeline.truncations(tasks or [], run.data.task_feature_lengths):
       distributed.say(f'warning{split}: {truncation}')

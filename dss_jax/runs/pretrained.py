@@ -21,7 +21,7 @@ from dss_jax.checkpoints.t5x import t5x
 from dss_jax.models.t5 import Params, T5Config
 from dss_jax.parallel import distributed
 from dss_jax.runs import run_config
-from dss_jax.settings import config
+from dss_jax.settings import json_form
 from dss_jax.training import train_state
 from dss_jax.training.train_state import TrainState
 
@@ -111,7 +111,7 @@ def vocabulary(path: str | None) -> str:
 
 def check_network(weights: Weights, wanted: T5Config) -> None:
   """Raises ValueError if a run asks for another network than the weights are of."""
-  changed = config.differences(weights.config, wanted, ignore=CHOSEN)
+  changed = json_form.differences(weights.config, wanted, ignore=CHOSEN)
   if changed:
     raise ValueError(
       f'INITIAL_CHECKPOINT_PATH {weights.origin} holds another network than MODEL (there -> here): '
@@ -190,7 +190,7 @@ def _ours(path: str) -> Weights:
   model = folder / run_config.VOCABULARY_FILE
   return Weights(
     origin=path,
-    config=config.from_dict(T5Config, values['model']),
+    config=json_form.from_dict(T5Config, values['model']),
     vocabulary=str(model) if model.exists() else values['vocabulary'],
     load=functools.partial(_load_ours, str(folder)),
     load_moments=(

@@ -15,7 +15,7 @@ from etils import epath
 from dss_jax.data import pipeline
 from dss_jax.models import t5
 from dss_jax.parallel import distributed, partitioning
-from dss_jax.settings import config, fields
+from dss_jax.settings import fields, json_form, whole_files
 from dss_jax.training import losses, optimizers
 
 FILE = 'config.json'
@@ -154,7 +154,7 @@ def set_up_tasks(run: RunConfig) -> RunConfig:
   """
   if run.data_dir:
     run = dataclasses.replace(
-      run, data_dir=str(config.absolute(epath.Path(run.data_dir).expanduser()))
+      run, data_dir=str(whole_files.absolute(epath.Path(run.data_dir).expanduser()))
     )
     os.environ['TFDS_DATA_DIR'] = str(run.data_dir)
   tasks = importlib.import_module('dss_jax.tasks')
@@ -186,7 +186,7 @@ def save_run_config(run: RunConfig, started: bool = True) -> None:
   """
   folder = epath.Path(run.model_dir)
   if started and (folder / FILE).exists():
-    changed = config.differences(load_run_config(folder), run, ignore=FREE)
+    changed = json_form.differences(load_run_config(folder), run, ignore=FREE)
     if changed:
       raise ValueError(
         f'{folder} holds a run with other settings; choose another MODEL_DIR, or set back '
@@ -194,7 +194,7 @@ def save_run_config(run: RunConfig, started: bool = True) -> None:
       )
   if distributed.is_main():
     folder.mkdir(parents=True, exist_ok=True)
-    config.write_text(folder / FILE, json.dumps(config.to_dict(run), indent=2) + '\n')
+    whole_files.write_text(folder / FILE, json.dumps(json_form.to_dict(run), indent=2) + '\n')
 
 
 def keep_vocabulary(model_dir: epath.PathLike, started: bool) -> None:
@@ -208,7 +208,7 @@ def keep_vocabulary(model_dir: epath.PathLike, started: bool) -> None:
     check_vocabulary(str(path) if path.exists() else 'bytes', f'the run in {model_dir}')
   model = _sentencepiece_model()
   if model and distributed.is_main():
-    config.write_bytes(path, model)
+    whole_files.write_bytes(path, model)
 
 
 def check_vocabulary(vocabulary: str, origin: str) -> None:
@@ -242,7 +242,7 @@ def load_run_config(model_dir: epath.PathLike) -> RunConfig:
   if not path.exists():
     raise ValueError(f'{model_dir} holds no run: no {FILE}; MODEL_DIR is what `dss train` wrote.')
   values: dict[str, Any] = json.loads(path.read_text())
-  run = dataclasses.replace(config.from_dict(RunConfig, values), model_dir=str(model_dir))
+  run = dataclasses.replace(json_form.from_dict(RunConfig, values), model_dir=str(model_dir))
   if not path.with_name(VOCABULARY_FILE).exists():
     return run
   return dataclasses.replace(run, vocabulary=str(path.with_name(VOCABULARY_FILE)))

@@ -9,8 +9,8 @@ import pytest
 
 from dss_jax.planning import programs
 from dss_jax.runs import run_config
-from dss_jax.settings import config
-from dss_jax.settings.config import ConfigError
+from dss_jax.settings import gin_files, json_form, whole_files
+from dss_jax.settings.errors import ConfigError
 from dss_jax.settings.topologies import TOPOLOGIES
 
 RUN_FILE = 'runs/train.gin'
@@ -27,8 +27,8 @@ def _clean_gin():
 
 
 def _run(*argv, base=COMPLETE) -> run_config.RunConfig:
-  config.parse([*base, *argv], RUN_FILE)
-  return config.configured('run_config.RunConfig')
+  gin_files.parse([*base, *argv], RUN_FILE)
+  return gin_files.configured('run_config.RunConfig')
 
 
 def _write(folder, name, text):
@@ -140,7 +140,7 @@ def test_a_process_may_parse_again_and_nothing_is_left_of_the_first(tmp_path):
 
 def test_the_operative_config_repeats_the_run(tmp_path):
   run = _run('--batch_size=48', '--gin.t5.T5Config.num_heads=3', '--alpha=0.25')
-  file = _write(tmp_path, 'operative.gin', config.operative())
+  file = _write(tmp_path, 'operative.gin', gin_files.operative())
   assert _run(base=[f'--gin_file={file}']) == run
 
 
@@ -215,7 +215,7 @@ def test_what_a_dataclass_refuses_is_told_without_gins_trail(argument, message):
 
 def test_help_prints_the_run_file_and_exits(capsys):
   with pytest.raises(SystemExit) as caught:
-    config.parse(['--help', '--nonsense'], RUN_FILE)
+    gin_files.parse(['--help', '--nonsense'], RUN_FILE)
   assert caught.value.code == 0
   text = capsys.readouterr().out
   assert '--gin_search_paths' in text and 'TRAIN_STEPS = 10000' in text
@@ -226,7 +226,7 @@ def test_help_prints_the_run_file_and_exits(capsys):
 
 
 def _names(kind):
-  folder = config.gin_root() / kind
+  folder = gin_files.gin_root() / kind
   return sorted(str(f.relative_to(folder).with_suffix('')) for f in folder.rglob('*.gin'))
 
 
@@ -261,8 +261,8 @@ def test_every_file_of_runs_parses_with_what_it_requires():
   }
   assert set(needed) == set(_names('runs')) - {'student'}  # which evaluate and predict include
   for verb, argv, selector in needed.values():
-    config.parse(argv, f'runs/{verb}.gin')
-    assert dataclasses.is_dataclass(config.configured(selector))
+    gin_files.parse(argv, f'runs/{verb}.gin')
+    assert dataclasses.is_dataclass(gin_files.configured(selector))
 
 
 def test_gin_is_a_folder_of_data(repository):
@@ -293,29 +293,31 @@ class _Outer:
 
 def test_a_dataclass_survives_json():
   outer = _Outer(_Inner(), {'inputs': 3})
-  values = json.loads(json.dumps(config.to_dict(outer)))
+  values = json.loads(json.dumps(json_form.to_dict(outer)))
   assert values == {'inner': {'sizes': [1, 2]}, 'lengths': {'inputs': 3}, 'maybe': None}
-  again = config.from_dict(_Outer, values)
+  again = json_form.from_dict(_Outer, values)
   assert isinstance(again.inner, _Inner) and again.maybe is None
-  assert config.to_dict(again) == config.to_dict(outer)
-  both = config.from_dict(_Outer, config.to_dict(dataclasses.replace(outer, maybe=_Inner((5,)))))
+  assert json_form.to_dict(again) == json_form.to_dict(outer)
+  both = json_form.from_dict(
+    _Outer, json_form.to_dict(dataclasses.replace(outer, maybe=_Inner((5,))))
+  )
   assert isinstance(both.maybe, _Inner)
 
 
 def test_differences_name_nested_values():
   a = _Outer(_Inner(), {'inputs': 3})
   b = _Outer(_Inner((1, 3)), {'inputs': 4}, maybe=None)
-  assert config.differences(a, a) == []
-  assert config.differences(a, b) == [
+  assert json_form.differences(a, a) == []
+  assert json_form.differences(a, b) == [
     'inner.sizes: [1, 2] -> [1, 3]',
     'lengths.inputs: 3 -> 4',
   ]
-  assert config.differences(a, b, ignore=['inner.sizes']) == ['lengths.inputs: 3 -> 4']
+  assert json_form.differences(a, b, ignore=['inner.sizes']) == ['lengths.inputs: 3 -> 4']
 
 
 def test_a_file_is_replaced_whole(tmp_path):
-  config.write_text(tmp_path / 'a', 'first')
-  config.write_text(tmp_path / 'a', 'second')
+  whole_files.write_text(tmp_path / 'a', 'first')
+  whole_files.write_text(tmp_path / 'a', 'second')
   assert (tmp_path / 'a').read_text() == 'second'
   assert [file.name for file in tmp_path.iterdir()] == ['a']
 
@@ -327,7 +329,7 @@ def test_a_file_is_replaced_whole(tmp_path):
 def test_every_topology_has_a_mesh_of_all_its_devices(name):
   run = _run(f'--topology={name}')
   assert programs.mesh_sizes(run.mesh, TOPOLOGIES[name])
-  assert config.macros()['TOPOLOGY'] == name
+  assert gin_files.macros()['TOPOLOGY'] == name
 
 
 def test_topologies_that_a_job_can_be_planned_for():

@@ -1,22 +1,18 @@
-"""A job's configuration: gin files and command line in, frozen dataclasses out, JSON beside a run.
+"""A job's configuration: gin files and command line in, frozen dataclasses out.
 
-Owns parsing, the check of macros, and the comparison of two configurations. The dataclasses are
-defined where they are used; none of them knows gin.
+Owns parsing and the check of macros. The dataclasses are defined where they are used; none of them
+knows gin.
 """
 
-import dataclasses
 import difflib
 import importlib.util  # noqa: F401  gin-config 0.5.0 uses it without importing it
 import io
-import json
 import logging
 import pathlib
 import re
 import sys
 import tokenize
-import types
-import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import gin
@@ -24,6 +20,7 @@ from etils import epath
 
 import dss_jax
 from dss_jax.settings import topologies
+from dss_jax.settings.errors import ConfigError
 
 GIN_SUFFIX = '.gin'
 # Settings of T5X's partitioner, by their last name, and what says the same here.
@@ -45,10 +42,6 @@ Configuration, as in T5X:
   --macro=VALUE             short for --gin.MACRO=VALUE, e.g. --batch_size=32
 A VALUE that is not a gin value is taken as a string: --model_dir=runs/a needs no quotes.
 """
-
-
-class ConfigError(ValueError):
-  """A configuration that cannot be; says what was expected, what was given and what mends it."""
 
 
 def gin_root() -> pathlib.Path:
@@ -113,53 +106,6 @@ def configured(selector: str) -> Any:
 def operative() -> str:
   """The gin configuration that was used, as a gin file that repeats it."""
   return gin.operative_config_str()
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-  """A dataclass as plain JSON values."""
-  return json.loads(json.dumps(dataclasses.asdict(config), default=dict))
-
-
-def from_dict(cls: Any, values: Mapping[str, Any]) -> Any:
-  """The inverse of `to_dict`: nested dataclasses by their annotations."""
-  hints = typing.get_type_hints(cls)
-  unknown = sorted(set(values) - set(hints))
-  if unknown:
-    raise ConfigError(f'{cls.__name__} has no field {unknown[0]!r}; another version wrote it.')
-  return cls(**{name: _value_of(hints[name], value) for name, value in values.items()})
-
-
-def differences(before: Any, now: Any, ignore: Sequence[str] = ()) -> list[str]:
-  """Lines 'name: before -> now' for every value that differs, nested names joined by dots."""
-  old, new = _flat(to_dict(before)), _flat(to_dict(now))
-  names = sorted(set(old) | set(new))
-  return [
-    f'{name}: {old.get(name)!r} -> {new.get(name)!r}'
-    for name in names
-    if name not in ignore and old.get(name) != new.get(name)
-  ]
-
-
-def absolute(path: epath.PathLike) -> epath.Path:
-  """A path that does not depend on the working directory; one in a bucket never does.
-
-  Not epath's own `absolute`, which takes gs:// for a folder of this machine.
-  """
-  path = epath.Path(path)
-  return path if '://' in str(path) else path.absolute()
-
-
-def write_text(path: epath.PathLike, text: str) -> None:
-  """Writes a UTF-8 file whole or not at all."""
-  write_bytes(path, text.encode())
-
-
-def write_bytes(path: epath.PathLike, content: bytes) -> None:
-  """Writes a file whole or not at all: to a temporary name, then renamed."""
-  path = epath.Path(path)
-  temporary = path.with_name(f'.{path.name}.tmp')
-  temporary.write_bytes(content)
-  temporary.replace(path)
 
 
 def _parse_file(name: str) -> None:
@@ -268,26 +214,3 @@ def _help(run_file: str, text: str) -> str:
   text = re.sub(r"^include '(.*)'.*$", included, text, flags=re.MULTILINE)
   body = '\n'.join(line for line in text.splitlines() if not line.startswith(('from', 'import')))
   return f'{USAGE}\nDefaults of this verb ({run_file}):\n\n{body.strip()}'
-
-
-def _value_of(hint: Any, value: Any) -> Any:
-  """A JSON value as its field's annotation has it: JSON knows neither dataclasses nor tuples."""
-  kind = _dataclass_of(hint)
-  if kind and value is not None:
-    return from_dict(kind, value)
-  return tuple(value) if typing.get_origin(hint) is tuple else value
-
-
-def _dataclass_of(hint: Any) -> Any:
-  """The dataclass in an annotation such as `C` or `C | None`, or None."""
-  options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-  return next((option for option in options if dataclasses.is_dataclass(option)), None)
-
-
-def _flat(tree: Any, prefix: str = '') -> dict[str, Any]:
-  if not isinstance(tree, dict):
-    return {prefix: tree}
-  flat: dict[str, Any] = {}
-  for name, value in tree.items():
-    flat |= _flat(value, f'{prefix}.{name}' if prefix else name)
-  return flat
