@@ -35,7 +35,7 @@ class CompareConfig:
     split: what the students are scored on.
   """
 
-  model_dir: str
+  model_dir: fields.Path
   methods: Sequence[str] = ('standard', 'dss')
   split: str = 'test'
 

@@ -15,7 +15,7 @@ from dss_jax.inference import evaluator
 from dss_jax.inference.evaluator import Evaluation
 from dss_jax.parallel import distributed
 from dss_jax.runs import student
-from dss_jax.settings import gin_files, whole_files
+from dss_jax.settings import fields, gin_files, whole_files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class EvaluateConfig(student.StudentConfig):
   task: str | None = None
   split: str = 'test'
   num_examples: int | None = None
-  output: str | None = None
+  output: fields.Path | None = None
 
 
 def main(argv: Sequence[str]) -> int:

@@ -35,7 +35,7 @@ class PlanConfig:
 
   run: RunConfig
   topology: str
-  price_file: str | None = None
+  price_file: fields.Path | None = None
 
   def __post_init__(self):
     fields.check(self)
@@ -50,7 +50,7 @@ def task_name(dataset: str | None, method: str) -> str:
 def main(argv: Sequence[str]) -> int:
   """Runs `dss plan`; returns 0 if all fits and no check found a problem, else 1."""
   flags = {flag for flag in FLAGS if flag in argv}
-  rest = [re.sub(r'^--batch(=|$)', r'--batch_size\1', one) for one in argv if one not in flags]
+  rest = [one for one in argv if one not in flags]
   gin_files.parse(rest, 'runs/plan.gin')
   settings = gin_files.configured('plan.PlanConfig')
   plan = make_plan(settings, _model_name(rest), searching='--search' in flags)
@@ -113,7 +113,7 @@ def _price(settings: PlanConfig) -> float | None:
   """
   if settings.price_file is None:
     return None
-  path = epath.Path(settings.price_file).expanduser()
+  path = epath.Path(settings.price_file)
   wanted = f'PRICE_FILE is JSON with dollars an hour, e.g. {{"{settings.topology}": 9.6}}'
   try:
     prices: Any = json.loads(path.read_text())

@@ -19,7 +19,7 @@ from dss_jax.data import pipeline
 from dss_jax.inference import evaluator
 from dss_jax.parallel import distributed
 from dss_jax.runs import student
-from dss_jax.settings import gin_files
+from dss_jax.settings import fields, gin_files
 from dss_jax.tasks import dataset_of
 
 TARGETS = ('label', 'rationale', 'teacher_label')
@@ -33,7 +33,7 @@ class PredictConfig(student.StudentConfig):
     output: file of JSON lines; None: standard output.
   """
 
-  output: str | None = None
+  output: fields.Path | None = None
 
 
 def main(argv: Sequence[str]) -> int:

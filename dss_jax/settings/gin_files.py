@@ -1,14 +1,14 @@
 """A job's configuration: gin files and command line in, frozen dataclasses out.
 
-Owns parsing and the check of macros. The dataclasses are defined where they are used; none of them
-knows gin.
+Owns the way into gin's state and out of it. What files say without gin is statements.py's, which
+settings would be ignored unread.py's, types and defaults defaults.py's. The dataclasses are defined
+where they are used; none of them knows gin.
 """
 
-import difflib
+import functools
 import importlib.util  # noqa: F401  gin-config 0.5.0 uses it without importing it
 import io
 import logging
-import pathlib
 import re
 import sys
 import tokenize
@@ -18,73 +18,52 @@ from typing import Any
 import gin
 from etils import epath
 
-import dss_jax
-from dss_jax.settings import topologies
+from dss_jax.settings import arguments, defaults, statements, t5x_names, unread, values
 from dss_jax.settings.errors import ConfigError
-
-GIN_SUFFIX = '.gin'
-# Settings of T5X's partitioner, by their last name, and what says the same here.
-T5X_PARTITIONER = {
-  'num_partitions': 'MESH_TENSOR, with the same number',
-  'model_parallel_submesh': 'MESH_TENSOR, with the product of its sizes',
-  'activation_partitioning_dims': 'MESH_TENSOR; activations are divided by rows and by heads, mlp '
-  'and vocabulary, never by embed',
-  'parameter_partitioning_dims': 'MESH_FSDP: above 1 for 2 dimensions, 1 for 1',
-}
-USAGE = """
-Configuration, as in T5X:
-  --gin_file=FILE           a gin file; repeat for several, later ones win. Looked for in the
-                            working directory, --gin_search_paths, and the files shipped here.
-  --gin_search_paths=A,B    more folders to look in
-  --topology=NAME           short for --gin_file=topologies/NAME.gin, read before other files:
-                            the mesh of a machine, e.g. v5e-8
-  --gin.MACRO=VALUE         override a macro or any binding, e.g. --gin.t5.T5Config.num_heads=4
-  --macro=VALUE             short for --gin.MACRO=VALUE, e.g. --batch_size=32
-A VALUE that is not a gin value is taken as a string: --model_dir=runs/a needs no quotes.
-"""
-
-
-def gin_root() -> pathlib.Path:
-  """The folder of the gin files that ship with dss_jax."""
-  package = pathlib.Path(dss_jax.__file__).parent
-  installed = package / 'gin'
-  return installed if installed.is_dir() else package.parent / 'gin'
+from dss_jax.settings.statements import Statement, gin_root
 
 
 def parse(argv: Sequence[str], run_file: str) -> None:
-  """Parses a verb's command line into gin's state; `--help` prints the run file and exits.
+  """Parses a verb's command line into gin's state; `--help` prints what may be set and exits.
 
   Args:
     argv: arguments after the verb.
     run_file: the verb's gin file, e.g. 'runs/train.gin'. It is read first, before all that the
-      command line names, so that its defaults are always there.
+      command line names.
 
   Raises:
-    ConfigError: an unknown argument, file, macro or binding, or a required macro without value.
+    ConfigError: an unknown argument, file, macro or binding, one that nobody reads, a value of
+      another type, or a required macro without value.
   """
-  text = (gin_root() / run_file).read_text()
   if any(arg in ('--help', '-h') for arg in argv):
-    print(_help(run_file, text))
+    from dss_jax.settings import help_text
+
+    print(help_text.of_verb(run_file))
     sys.exit(0)
-  files, search_paths, overrides = _split_arguments(argv)
+  given = arguments.split(argv)
   gin.clear_config()
   # Set, not added to: gin keeps them from call to call, and its reader of files inside Python
   # packages takes a folder such as `runs/` for one and fails.
-  gin.config._LOCATION_PREFIXES[:] = ['', *search_paths, str(gin_root())]
-  gin.config._FILE_READERS[:] = [(_open, _is_file)]
+  gin.config._LOCATION_PREFIXES[:] = ['', *given.search_paths, str(gin_root())]
+  parsed: list[Statement] = []
+  gin.config._FILE_READERS[:] = [(functools.partial(_open, parsed), _is_file)]
   logging.disable(logging.ERROR)  # gin logs every folder in which it does not find a file
   try:
-    for name in [run_file, *files]:
+    for name in [run_file, *given.files]:
       _parse_file(name)
-    for name, value in overrides:
-      _override(name, value)
+    for name, value in given.overrides:
+      _override(name, value, parsed)
   except (OSError, ValueError, SyntaxError, NameError, ImportError, RuntimeError) as error:
     if isinstance(error, ConfigError):
       raise
-    raise ConfigError(f'gin: {str(error).strip()}') from error
+    raise ConfigError(_said_by_gin(error)) from error
   finally:
     logging.disable(logging.NOTSET)
-  _check_required(text)
+  judged = unread.check(parsed, run_file)
+  defaults.fill(judged.used, macros())
+  defaults.check_types(judged.used, macros())
+  for note in judged.notes:
+    _say_once(note)
 
 
 def configured(selector: str) -> Any:
@@ -108,6 +87,16 @@ def operative() -> str:
   return gin.operative_config_str()
 
 
+def macros() -> dict[str, Any]:
+  """The macros that have a value, given or a field's default."""
+  bindings = gin.config._CONFIG.items()
+  return {
+    scope: values.get('value')
+    for (scope, selector), values in sorted(bindings)
+    if selector == 'gin.macro'
+  }
+
+
 def _parse_file(name: str) -> None:
   try:
     gin.parse_config_file(name)
@@ -120,97 +109,36 @@ def _is_file(path: str) -> bool:
   return not re.search(r'/\w+://', path) and epath.Path(path).is_file()
 
 
-def _open(path: str):
+def _open(parsed: list[Statement], path: str) -> io.StringIO:
+  """A file for gin; what it says is added to `parsed`."""
   text = epath.Path(path).read_text()
   for name in re.findall(r'^\s*([\w./]+)\s*=', text, re.MULTILINE):
-    _answer_t5x(name)
+    t5x_names.refuse_partitioner(name)
+  parsed += statements.of_text(text, path)[0]
   file = io.StringIO(text)
   file.name = path  # which gin tells of a file that it cannot parse
   return file
 
 
-def _answer_t5x(name: str) -> None:
-  """Refuses a setting of T5X's partitioner with the name that it has here."""
-  last = re.split(r'[./]', name)[-1].lower()
-  if last in T5X_PARTITIONER:
-    raise ConfigError(f"{name} is a setting of T5X's; here it is {T5X_PARTITIONER[last]}.")
-
-
-def _split_arguments(argv: Sequence[str]):
-  """gin files, search paths and (macro or binding, value) pairs of a command line."""
-  files: list[str] = []
-  paths: list[str] = []
-  overrides: list[tuple[str, str]] = []
-  rest = list(argv)
-  while rest:
-    argument = rest.pop(0)
-    name, equals, value = argument.partition('=')
-    if not name.startswith('--'):
-      raise ConfigError(f'expected --name=value, not {argument!r}; see --help.')
-    if not equals:
-      if not rest or rest[0].startswith('--'):
-        raise ConfigError(f'{name} needs a value: {name}=VALUE; see --help.')
-      value = rest.pop(0)
-    name = name[2:]
-    if name == 'gin_file':
-      files.append(value)
-    elif name == 'topology':
-      files.insert(0, f'topologies/{topologies.topology(value).name}.gin')
-    elif name == 'gin_search_paths':
-      paths += [path for path in value.split(',') if path]
-    elif name.startswith('gin.'):
-      overrides.append((name[4:], value))
-    else:
-      overrides.append((name.replace('-', '_').upper(), value))
-  return files, paths, overrides
-
-
-def _override(name: str, value: str) -> None:
-  _answer_t5x(name)
-  value = {'true': 'True', 'false': 'False', 'none': 'None'}.get(value.lower(), value)
-  if '.' not in name and name not in macros():
-    near = difflib.get_close_matches(name, macros(), n=3, cutoff=0.5)
-    hint = f'did you mean {" or ".join(near)}?' if near else f'there are {", ".join(macros())}.'
-    raise ConfigError(f'no gin file defines a macro {name}: {hint}')
-  gin.parse_config(f'{name} = {value if _is_gin_value(value) else repr(value)}')
-
-
-def _is_gin_value(value: str) -> bool:
-  if value.lstrip('([{').startswith(('@', '%')):
-    return True
+def _override(name: str, text: str, parsed: list[Statement]) -> None:
+  """Sets a macro or binding as the command line has it; what it says is added to `parsed`."""
+  t5x_names.refuse_partitioner(name)
   try:
-    gin.config.parse_value(value)
+    line = f'{name} = {values.gin_text(name, text, defaults.hint_of(name, parsed))}'
+    parsed += statements.of_text(line)[0]
+    gin.parse_config(line)
   except tokenize.TokenError as error:
-    if value.startswith(('(', '[', '{')):
-      raise ConfigError(f'the value {value} opens a bracket that it does not close.') from error
-    return False
-  except (ValueError, SyntaxError):
-    return False
-  return True
+    raise ConfigError(f'the value {text} opens a bracket that it does not close.') from error
 
 
-def macros() -> dict[str, Any]:
-  """The macros that the parsed files define, with their values."""
-  bindings = gin.config._CONFIG.items()
-  return {
-    scope: values.get('value')
-    for (scope, selector), values in sorted(bindings)
-    if selector == 'gin.macro'
-  }
+def _said_by_gin(error: Exception) -> str:
+  text = f'gin: {str(error).strip()}'
+  if isinstance(error, ImportError) and (error.name or '').partition('.')[0] == 't5x':
+    text += '\n  Modules of T5X are not used here: take its macros into a file without its imports.'
+  return text
 
 
-def _check_required(text: str) -> None:
-  missing = [name for name, value in macros().items() if repr(value) == '%gin.REQUIRED']
-  for name in missing:
-    comment = re.search(rf'^{name} = %gin\.REQUIRED *# *(.*)$', text, re.MULTILINE)
-    how = comment[1] if comment else f'--{name.lower()}=...'
-    raise ConfigError(f'{name} has no value; give {how}')
-
-
-def _help(run_file: str, text: str) -> str:
-  def included(match: re.Match) -> str:
-    return re.sub(r"^include '(.*)'.*$", included, (gin_root() / match[1]).read_text(), flags=re.M)
-
-  text = re.sub(r"^include '(.*)'.*$", included, text, flags=re.MULTILINE)
-  body = '\n'.join(line for line in text.splitlines() if not line.startswith(('from', 'import')))
-  return f'{USAGE}\nDefaults of this verb ({run_file}):\n\n{body.strip()}'
+@functools.cache
+def _say_once(note: str) -> None:
+  """A line on standard error; `dss compare` parses the same files for every method."""
+  print(f'note: {note}', file=sys.stderr)
