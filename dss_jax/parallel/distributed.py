@@ -24,10 +24,11 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from dss_jax.settings import errors
+
 NAMES = ('DSS_COORDINATOR', 'DSS_NUM_PROCESSES', 'DSS_PROCESS_ID')
 HEARTBEAT = 'DSS_HEARTBEAT_S'
 HEARTBEAT_S = 60
-USERS = (ValueError, ArithmeticError, OSError, ImportError)  # errors whose text says all
 OTHERS = (
   'If another process ended before it, the output of that one says why. The same command continues '
   'from the last checkpoint.'
@@ -116,7 +117,7 @@ def leave(verb: str, error: BaseException) -> NoReturn:
   out that it is gone.
   """
   who = f'dss {verb}: process {jax.process_index()} of {jax.process_count()}'
-  code = 130 if isinstance(error, KeyboardInterrupt) else 2 if isinstance(error, USERS) else 1
+  code = 130 if isinstance(error, KeyboardInterrupt) else 2 if errors.is_users(error) else 1
   if code == 1 or os.environ.get('DSS_TRACEBACK'):
     traceback.print_exception(error)
   if code == 1:

@@ -18,7 +18,7 @@ from typing import Any
 import gin
 from etils import epath
 
-from dss_jax.settings import arguments, defaults, statements, t5x_names, unread, values
+from dss_jax.settings import arguments, defaults, help_text, statements, t5x_names, unread, values
 from dss_jax.settings.errors import ConfigError
 from dss_jax.settings.statements import Statement, gin_root
 
@@ -36,8 +36,6 @@ def parse(argv: Sequence[str], run_file: str) -> None:
       another type, or a required macro without value.
   """
   if any(arg in ('--help', '-h') for arg in argv):
-    from dss_jax.settings import help_text
-
     print(help_text.of_verb(run_file))
     sys.exit(0)
   given = arguments.split(argv)

@@ -32,7 +32,7 @@ MOST_NAMED = 5  # settings of other verbs that a note names
 
 
 class Judged(NamedTuple):
-  """The statements that a verb reads, and a note for each file of the user's with some of others."""
+  """The statements that a verb reads, and notes on users' files with settings of other verbs."""
 
   used: list[Statement]
   notes: list[str]
