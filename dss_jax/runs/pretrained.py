@@ -7,6 +7,7 @@ network and vocabulary that come with it. Formats are read in checkpoints/.
 import dataclasses
 import functools
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -66,6 +67,7 @@ def open_weights(path: str, program: str | None = None) -> Weights:
   Raises:
     ValueError: there is nothing, or it is not whole; the message says what was expected.
   """
+  path = os.path.expanduser(path)
   program = program or _program_of(path)
   if program == 'dss':
     return _ours(path)

@@ -119,7 +119,17 @@ def parameter_of(configurable: str, name: str) -> Parameter | None:
     hints = typing.get_type_hints(owner or made.__init__, include_extras=True)
   except (TypeError, ValueError, NameError, AttributeError):
     return None
-  return found and Parameter(hints.get(name), found.default)
+  return None if found is None else Parameter(hints.get(name), found.default)
+
+
+def self_registered(parsed: Sequence[Statement]) -> set[str]:
+  """The configurables that their own modules registered (@gin.configurable), not a gin file."""
+  found = set()
+  for name in {one.configurable for one in parsed if one.configurable}:
+    selectors = gin.config._REGISTRY.matching_selectors(name)
+    if any(gin.config._REGISTRY[one].import_source is None for one in selectors):
+      found.add(name)
+  return found
 
 
 def _object(configurable: str) -> Any:

@@ -22,6 +22,10 @@ from dss_jax.settings import arguments, defaults, help_text, statements, t5x_nam
 from dss_jax.settings.errors import ConfigError
 from dss_jax.settings.statements import Statement, gin_root
 
+GIN_ERRORS = (
+  OSError, ValueError, SyntaxError, NameError, AttributeError, ImportError, RuntimeError
+)  # fmt: skip
+
 
 def parse(argv: Sequence[str], run_file: str) -> None:
   """Parses a verb's command line into gin's state; `--help` prints what may be set and exits.
@@ -51,13 +55,13 @@ def parse(argv: Sequence[str], run_file: str) -> None:
       _parse_file(name)
     for name, value in given.overrides:
       _override(name, value, parsed)
-  except (OSError, ValueError, SyntaxError, NameError, ImportError, RuntimeError) as error:
+  except GIN_ERRORS as error:
     if isinstance(error, ConfigError):
       raise
     raise ConfigError(_said_by_gin(error)) from error
   finally:
     logging.disable(logging.NOTSET)
-  judged = unread.check(parsed, run_file)
+  judged = unread.check(parsed, run_file, defaults.self_registered(parsed))
   defaults.fill(judged.used, macros())
   defaults.check_types(judged.used, macros())
   for note in judged.notes:
@@ -131,7 +135,7 @@ def _override(name: str, text: str, parsed: list[Statement]) -> None:
 
 def _said_by_gin(error: Exception) -> str:
   text = f'gin: {str(error).strip()}'
-  if isinstance(error, ImportError) and (error.name or '').partition('.')[0] == 't5x':
+  if re.search(r"No module named 't5x", text):
     text += '\n  Modules of T5X are not used here: take its macros into a file without its imports.'
   return text
 

@@ -1,8 +1,9 @@
 """Which settings would be ignored, and what becomes of them.
 
 A macro is read where a value holds %NAME. A configurable is built where a run file binds it, or
-where a value that is itself used refers to it (@module.name). A statement of a file or of the
-command line is judged by the first of these that holds:
+where a value that is itself used refers to it (@module.name); one that its own module made
+configurable (@gin.configurable) is taken for built, since code may call it anywhere. A statement
+of a file or of the command line is judged by the first of these that holds:
 
 1. What is read is this verb's: the macro is read, or the configurable built, by the statements
    that were parsed: those of the verb's run file, of the files named, and of the command line.
@@ -21,7 +22,7 @@ A configurable or a parameter that does not exist is refused by gin itself.
 
 import difflib
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from dss_jax.settings import statements, t5x_names
@@ -38,18 +39,21 @@ class Judged(NamedTuple):
   notes: list[str]
 
 
-def check(parsed: Sequence[Statement], run_file: str) -> Judged:
+def check(
+  parsed: Sequence[Statement], run_file: str, called_by_code: Collection[str] = ()
+) -> Judged:
   """Refuses what nobody reads.
 
   Args:
     parsed: every statement that was parsed, the run file's included.
     run_file: the verb's, e.g. 'runs/train.gin'.
+    called_by_code: configurables that their own modules made so.
 
   Raises:
     ConfigError: see the top of this file.
   """
   verb = run_file.removeprefix('runs/').removesuffix('.gin')
-  own = _Readers(parsed, statements.of_shipped(run_file))
+  own = _Readers(parsed, statements.of_shipped(run_file), called_by_code)
   others = _Readers([*parsed, *_run_files()], _run_files())
   used: list[Statement] = []
   unread: dict[str, list[str]] = {}
@@ -66,9 +70,14 @@ def check(parsed: Sequence[Statement], run_file: str) -> Judged:
 class _Readers:
   """The macros that are read and the configurables that are built by some statements."""
 
-  def __init__(self, all_statements: Sequence[Statement], roots: Iterable[Statement]):
+  def __init__(
+    self,
+    all_statements: Sequence[Statement],
+    roots: Iterable[Statement],
+    built: Collection[str] = (),
+  ):
     self.macros = {name for one in all_statements for name in one.macros}
-    self.built = {one.configurable for one in roots if one.configurable}
+    self.built = {one.configurable for one in roots if one.configurable} | set(built)
     scopes = {ref.scope for one in all_statements for ref in one.references} | self.macros
     self.scopes = {part for scope in scopes for part in scope.split('/')}
     waiting = list(all_statements)
