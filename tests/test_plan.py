@@ -216,7 +216,11 @@ def test_a_worker_that_dies_is_told_with_its_signal(monkeypatch):
 @pytest.mark.parametrize(
   'arguments, message',
   [
-    (['--topology=v5e-8', '--batch_size=100'], 'a multiple of data x fsdp = 8 mesh devices, not 100'),
+    (['--topology=v5e-8', '--batch=4'], 'reads the macro BATCH: did you mean BATCH_SIZE'),
+    (
+      ['--topology=v5e-8', '--batch_size=100'],
+      'a multiple of data x fsdp = 8 mesh devices, not 100',
+    ),
     (['--topology=v5e-8', '--eval_batch_size=4'], 'EVAL_BATCH_SIZE is a multiple of data x fsdp'),
     (['--topology=v5e-8', '--mesh_fsdp=3'], r'multiply to the 8 devices of v5e-8, not 1 x 3 x 1'),
     (['--topology=v5e-9'], "no topology 'v5e-9'"),
