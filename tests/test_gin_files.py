@@ -149,7 +149,7 @@ def test_the_operative_config_repeats_the_run(tmp_path):
 @pytest.mark.parametrize(
   'argument, message',
   [
-    ('--batchsize=3', r'reads the macro BATCHSIZE: did you mean .*BATCH_SIZE'),
+    ('--batchsize=3', r'does not read the macro BATCHSIZE: did you mean .*BATCH_SIZE'),
     ('--gin.TRAIN_STEP=3', r'TRAIN_STEP: did you mean .*TRAIN_STEPS'),
     ('--xyzzy=3', r'macro XYZZY: there are ALPHA, BATCH_SIZE, .*VOCABULARY'),
     ('--gin.t5.T5Config.heads=3', r"gin: .*T5Config.*'heads'"),

@@ -216,7 +216,7 @@ def test_a_worker_that_dies_is_told_with_its_signal(monkeypatch):
 @pytest.mark.parametrize(
   'arguments, message',
   [
-    (['--topology=v5e-8', '--batch=4'], 'reads the macro BATCH: did you mean BATCH_SIZE'),
+    (['--topology=v5e-8', '--batch=4'], 'does not read the macro BATCH: did you mean BATCH_SIZE'),
     (
       ['--topology=v5e-8', '--batch_size=100'],
       'a multiple of data x fsdp = 8 mesh devices, not 100',

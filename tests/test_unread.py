@@ -51,7 +51,9 @@ def parse(tmp_path):
   ],
 )
 def test_a_macro_of_a_file_that_nobody_reads_is_refused(parse, text, line, told):
-  with pytest.raises(ConfigError, match=rf'mine\.gin:{line}: nothing .* reads the macro {told}'):
+  with pytest.raises(
+    ConfigError, match=rf'mine\.gin:{line}: `dss train` does not read the macro {told}'
+  ):
     parse(text)
 
 
@@ -151,7 +153,8 @@ def test_the_note_on_a_runs_own_configuration_is_one_line(parse, capsys):
 
 @pytest.mark.parametrize('argument', ['--learning_rate=1', '--gin.losses.LossConfig.z_loss=1'])
 def test_the_command_line_takes_only_what_its_verb_reads(argument):
-  with pytest.raises(ConfigError):
+  told = 'does not read the macro LEARNING_RATE, which other verbs read: |does not build losses'
+  with pytest.raises(ConfigError, match=f'the command line: `dss evaluate` ({told})'):
     gin_files.parse(['--model_dir=a', argument], 'runs/evaluate.gin')
 
 

@@ -61,7 +61,7 @@ def check(
     if own.reads(one):
       used.append(one)
     elif not others.reads(one) or not one.file:
-      raise ConfigError(_refusal(one, own, verb))
+      raise ConfigError(_refusal(one, own, verb, elsewhere=others.reads(one)))
     elif not one.shipped:
       unread.setdefault(one.file, []).append(one.name or f'{one.configurable}.{one.parameter}')
   return Judged(used, [_note(file, verb, names) for file, names in unread.items()])
@@ -109,7 +109,7 @@ def _note(file: str, verb: str, names: Sequence[str]) -> str:
   )
 
 
-def _refusal(one: Statement, own: _Readers, verb: str) -> str:
+def _refusal(one: Statement, own: _Readers, verb: str, elsewhere: bool) -> str:
   if not one.name:
     scoped = f'{one.scope}/{one.configurable}' if one.scope else one.configurable
     return (
@@ -121,4 +121,5 @@ def _refusal(one: Statement, own: _Readers, verb: str) -> str:
   near = difflib.get_close_matches(one.name, own.macros, n=3, cutoff=0.5)
   known = ', '.join(sorted(own.macros - {statements.REQUIRED}))
   hint = f'did you mean {" or ".join(near)}?' if near else f'there are {known}.'
-  return f'{one.where}: nothing in `dss {verb}` reads the macro {one.name}: {hint}'
+  who = ', which other verbs read' if elsewhere else ''
+  return f'{one.where}: `dss {verb}` does not read the macro {one.name}{who}: {hint}'
