@@ -21,7 +21,7 @@ import real_data
 import training_sides
 
 from dss_jax.data import pipeline
-from dss_jax.settings import config
+from dss_jax.settings import gin_files, json_form
 
 MODEL_FILE = 'models/t5_1_1/small.gin'
 OURS = (  # lengths in the proportion of CQA's (docs/speed.md); 33 such rows hold 64 pairs
@@ -82,15 +82,15 @@ def lay_out(folder: pathlib.Path, options: argparse.Namespace) -> dict[str, Any]
     np.savez(folder / f'{task}.npz', **arrays)
   required = ['--vocabulary=bytes', '--model_dir=unused', '--gin_file=datasets/cqa.gin']
   precision = ['--dtype=float32', f'--dropout_rate={training_sides.DROPOUT}']
-  config.parse([f'--gin_file={MODEL_FILE}', f'--vocab_size={size}', *required, *precision,
+  gin_files.parse([f'--gin_file={MODEL_FILE}', f'--vocab_size={size}', *required, *precision,
                 *OURS, *options.ours], 'runs/train.gin')  # fmt: skip
-  run = config.configured('run_config.RunConfig')
+  run = gin_files.configured('run_config.RunConfig')
   params = jax.jit(t5.init, static_argnums=0)(run.model, jax.random.key(0))
   (folder / 'hf').mkdir(exist_ok=True)
   huggingface.write(folder / 'hf', run.model, transfer.flatten(params))
   settings = {
-    'model': config.to_dict(run.model),
-    'data': config.to_dict(run.data),
+    'model': json_form.to_dict(run.model),
+    'data': json_form.to_dict(run.data),
     'pairs': options.pairs,
     'learning_rate': options.learning_rate,
   }

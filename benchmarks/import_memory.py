@@ -21,7 +21,7 @@ import numpy as np
 from dss_jax.checkpoints import transfer
 from dss_jax.checkpoints.hf import huggingface
 from dss_jax.models import t5
-from dss_jax.settings import config
+from dss_jax.settings import gin_files
 
 VOCAB_SIZE = 32128
 POLL_SECONDS = 0.02
@@ -50,8 +50,8 @@ def _write(model: str, folder: pathlib.Path) -> dict[str, tuple[int, ...]]:
     f'--gin_file={model}', f'--vocab_size={VOCAB_SIZE}', '--vocabulary=bytes', '--model_dir=unused',
     '--gin_file=datasets/svamp.gin',
   ]  # fmt: skip
-  config.parse(arguments, 'runs/train.gin')
-  network = config.configured('run_config.RunConfig').model
+  gin_files.parse(arguments, 'runs/train.gin')
+  network = gin_files.configured('run_config.RunConfig').model
   shapes = {path: leaf.shape for path, leaf in transfer.flatten(t5.abstract(network)[0]).items()}
   folder.mkdir(parents=True)
   huggingface.write(folder, network, {path: _Random(shape) for path, shape in shapes.items()})

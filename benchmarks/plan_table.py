@@ -20,7 +20,7 @@ from dss_jax.commands import plan
 from dss_jax.planning import checks, plans, search
 from dss_jax.planning.report import GIB, mesh_text
 from dss_jax.runs.run_config import RunConfig
-from dss_jax.settings import config
+from dss_jax.settings import gin_files, whole_files
 from dss_jax.settings.topologies import TOPOLOGIES, topology
 
 ROOT = pathlib.Path(plans.__file__).resolve().parents[2]
@@ -75,8 +75,8 @@ def row_of(model: str, name: str) -> dict[str, Any] | None:
 
 def settings(model: str, name: str) -> Iterator[RunConfig]:
   """The topology's own mesh, and one that is sharded more, with batches from large to small."""
-  config.parse([f'--gin_file=models/{model}.gin', f'--topology={name}'], 'runs/plan.gin')
-  run = checks.with_vocab_size(config.configured('plan.PlanConfig').run, plan.T5_VOCAB_SIZE)
+  gin_files.parse([f'--gin_file=models/{model}.gin', f'--topology={name}'], 'runs/plan.gin')
+  run = checks.with_vocab_size(gin_files.configured('plan.PlanConfig').run, plan.T5_VOCAB_SIZE)
   others = search.meshes(run.model, topology(name), run.optimizer.name)
   more = [mesh for mesh in others if mesh.fsdp > run.mesh.fsdp and mesh.tensor == 1]
   for rows, mesh in itertools.product(ROWS_PER_PART, (run.mesh, *more)):
@@ -90,8 +90,8 @@ def write(rows: list[dict[str, Any]]) -> None:
   )}  # fmt: skip
   rows = sorted(rows, key=lambda row: order.get((row['model'], row['topology']), len(order)))
   lines = ',\n'.join(json.dumps(row) for row in rows)
-  config.write_text(TABLE, f'[\n{lines}\n]\n')
-  config.write_text(PAGE, page(rows))
+  whole_files.write_text(TABLE, f'[\n{lines}\n]\n')
+  whole_files.write_text(PAGE, page(rows))
 
 
 def page(rows: list[dict[str, Any]]) -> str:

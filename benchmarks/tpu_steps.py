@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from dss_jax.models import t5
 from dss_jax.parallel.partitioning import MeshConfig
 from dss_jax.planning import checks, estimate, flops, programs
-from dss_jax.settings import config, topologies
+from dss_jax.settings import gin_files, topologies
 from dss_jax.training import losses, optimizers
 
 INPUTS, TARGETS = 512, 128
@@ -155,8 +155,8 @@ def program_of(row: Row) -> programs.Program:
 def model_of(name: str, topology: str) -> t5.T5Config:
   """A network of gin/models/t5_1_1, with T5's own vocabulary."""
   files = [f'--gin_file=models/t5_1_1/{name}.gin', f'--topology={topology}']
-  config.parse(files, 'runs/plan.gin')
-  return checks.with_vocab_size(config.configured('plan.PlanConfig').run, VOCAB_SIZE).model
+  gin_files.parse(files, 'runs/plan.gin')
+  return checks.with_vocab_size(gin_files.configured('plan.PlanConfig').run, VOCAB_SIZE).model
 
 
 def line(found: dict[str, Any]) -> str:

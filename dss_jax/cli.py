@@ -6,13 +6,14 @@ import logging
 import os
 import pathlib
 import platform
+import select
 import sys
 import tempfile
 import time
 import zlib
 from collections.abc import Sequence
 
-from dss_jax.settings import config, errors
+from dss_jax.settings import errors, gin_files
 
 VERBS = {  # a verb's module has its name, but for those in MODULES
   'prepare': 'build a data set from raw files and teacher outputs',
@@ -29,12 +30,25 @@ VERBS = {  # a verb's module has its name, but for those in MODULES
 SHARED = ('train', 'evaluate', 'predict', 'compare')  # several processes may do it together
 CACHE_VARIABLE = 'JAX_COMPILATION_CACHE_DIR'
 CACHE_DAYS = 90  # that a compiled program is kept without being used
-STORES = ('tensorflow.python.framework.errors', 'google.api_core', 'google.auth')
+READER_IS_GONE = 141  # the exit code of programs that SIGPIPE ends
 MODULES = {'import': 'import_weights', 'export': 'export_weights'}  # no names for Python
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """The program `dss`; returns its exit code."""
+  try:
+    code = _run(argv)
+    sys.stdout.flush()
+    return code
+  except (SystemExit, BrokenPipeError):  # the first after help, or a flag that argparse refuses
+    with contextlib.suppress(BrokenPipeError):
+      sys.stdout.flush()
+    if _stdout_is_closed():
+      return READER_IS_GONE
+    raise
+
+
+def _run(argv: Sequence[str] | None) -> int:
   arguments = list(sys.argv[1:] if argv is None else argv)
   if not arguments or arguments[0] in ('--help', '-h'):
     print(_usage())
@@ -48,8 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   logging.getLogger('absl').setLevel(logging.ERROR)  # orbax says much that no user can act on
   run_file = f'runs/{verb}.gin'
   try:
-    if {'--help', '-h'} & set(rest) and (config.gin_root() / run_file).exists():
-      config.parse(rest, run_file)  # prints and exits, without a driver's slow imports
+    if {'--help', '-h'} & set(rest) and (gin_files.gin_root() / run_file).exists():
+      gin_files.parse(rest, run_file)  # prints and exits, without a driver's slow imports
     if verb in SHARED:
       _cache_compiled_programs()  # before TensorFlow imports JAX, which reads the environment
     if verb != 'launch' and not {'--help', '-h'} & set(rest):
@@ -60,17 +74,25 @@ def main(argv: Sequence[str] | None = None) -> int:
   except KeyboardInterrupt:
     return 130
   except Exception as error:
-    if os.environ.get('DSS_TRACEBACK') or not _tells(error):
+    if isinstance(error, BrokenPipeError) and _stdout_is_closed():
+      return READER_IS_GONE
+    if os.environ.get('DSS_TRACEBACK') or not errors.is_users(error):
       raise
     print(f'dss {verb}: {error}', file=sys.stderr)
     return 2
 
 
-def _tells(error: Exception) -> bool:
-  """Whether an error's message is all that a user needs; of others the traceback is shown."""
-  if isinstance(error, errors.USER_ERRORS):
-    return True
-  return type(error).__module__.startswith(STORES)  # a bucket that is not there or not allowed
+def _stdout_is_closed() -> bool:
+  """Whether nobody reads standard output any more, as after `| head`; then nothing goes there."""
+  try:
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), select.POLLOUT)
+    closed = any(event & select.POLLERR for _, event in poll.poll(0))
+  except (OSError, ValueError, AttributeError):  # no file, or a system without poll
+    return False
+  if closed:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end
+  return closed
 
 
 def _run_shared(verb: str, rest: Sequence[str]) -> int:

@@ -18,7 +18,7 @@ from dss_jax.launch import gke, local, package, skypilot, tpu_vm
 from dss_jax.launch import job as jobs
 from dss_jax.launch import watch as watching
 from dss_jax.launch.folder import JobFolder
-from dss_jax.settings import config, topologies
+from dss_jax.settings import topologies, whole_files
 
 USAGE = """dss launch TARGET [flags] -- VERB [arguments of dss VERB]
        dss launch ACTION BUCKET/NAME"""
@@ -195,7 +195,7 @@ def _skypilot(options: argparse.Namespace, command: tuple[str, ...]) -> int:
   path = options.output or f'{job.name}.yaml'
   line = skypilot.launch_command(job, path)
   if options.output or options.submit:
-    config.write_text(path, text)
+    whole_files.write_text(path, text)
   if options.submit:
     jobs.values_of(job.environment, os.environ)
     _write_folder(job, files, {})

@@ -23,7 +23,7 @@ from typing import Any
 from etils import epath
 
 from dss_jax.launch.job import Job
-from dss_jax.settings import config
+from dss_jax.settings import json_form, whole_files
 
 
 class JobFolder:
@@ -74,7 +74,7 @@ class JobFolder:
     values = self._read('job.json')
     if values is None:
       raise ValueError(f'{self.path} has no job.json: give BUCKET/NAME of a submitted job.')
-    return config.from_dict(Job, values)
+    return json_form.from_dict(Job, values)
 
   def environment(self) -> dict[str, str]:
     """The values of the environment variables."""
@@ -147,7 +147,7 @@ class JobFolder:
   def _write_bytes(self, name: str, content: bytes) -> None:
     path = self.path / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    config.write_bytes(path, content)
+    whole_files.write_bytes(path, content)
 
   def _write_secret(self, name: str, values: Mapping[str, str]) -> None:
     if str(self.path).startswith('gs://'):

@@ -75,6 +75,12 @@ def test_a_users_error_is_one_line(verb, capsys, error):
   assert capsys.readouterr().err == f'dss train: {error}\n'
 
 
+def test_a_lost_connection_is_a_users_error_where_standard_output_is_read(verb, capsys):
+  verb(BrokenPipeError('the bucket went away'))
+  assert cli.main(['train']) == 2
+  assert capsys.readouterr().err == 'dss train: the bucket went away\n'
+
+
 def test_a_users_error_has_a_traceback_on_request(verb, monkeypatch):
   verb(ValueError('BATCH_SIZE 3 is odd.'))
   monkeypatch.setenv('DSS_TRACEBACK', '1')

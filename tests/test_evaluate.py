@@ -108,7 +108,7 @@ def test_cut_inputs_are_reported(tmp_path, capsys, monkeypatch):
     (['--spilt=test'], 'SPLIT'),
     (['--batch_size=12'], '12 is not a multiple of data x fsdp = 8'),
     (['--output=/nowhere/at/all.jsonl'], 'OUTPUT /nowhere/at/all.jsonl cannot be written'),
-    (['--vocabulary=a.model'], 'no gin file defines a macro VOCABULARY'),
+    (['--vocabulary=a.model'], 'does not read the macro VOCABULARY, which other verbs read'),
   ],
 )
 def test_what_is_wrong_is_said(run, arguments, message):

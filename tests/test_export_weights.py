@@ -24,7 +24,7 @@ from dss_jax.inference.decoding import EOS_ID, Decoding
 from dss_jax.models.t5 import T5Config
 from dss_jax.runs import student
 from dss_jax.runs.run_folder import RunFolder
-from dss_jax.settings import config
+from dss_jax.settings import json_form
 from dss_jax.tasks import vocabulary
 
 OWN_BIASES = dataclasses.replace(run_folders.MODEL, relative_bias_per_layer=True)
@@ -50,7 +50,7 @@ def export(checkpoint, output, program='hf', *more) -> int:
 def params_of(folder, step) -> dict[transfer.Path, np.ndarray]:
   """The parameters of a step, read by the manager alone."""
   model = json.loads((pathlib.Path(folder) / 'config.json').read_text())['model']
-  like = export_weights._on_host(config.from_dict(T5Config, model))
+  like = export_weights._on_host(json_form.from_dict(T5Config, model))
   with RunFolder(folder).read_checkpoints() as saved:
     params = saved.restore_params(step, like)
   return {path: np.asarray(leaf) for path, leaf in transfer.flatten(params).items()}

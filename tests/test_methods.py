@@ -12,7 +12,7 @@ from dss_jax.commands import export_weights, predict
 from dss_jax.methods import Row, Term, base, registry
 from dss_jax.runs import evaluation
 from dss_jax.runs.run_config import RunConfig
-from dss_jax.settings import config
+from dss_jax.settings import json_form
 
 LABEL, RATIONALE = methods.dss.LABEL_ROW, methods.dss.RATIONALE_ROW
 
@@ -106,8 +106,8 @@ def test_what_a_method_needs_of_the_teacher():
 @pytest.mark.parametrize('name', methods.names())
 def test_a_method_survives_the_json_of_a_run(name):
   run = run_folders.run_config_of('', name)
-  values = json.loads(json.dumps(config.to_dict(run)))
-  assert config.from_dict(RunConfig, values) == run
+  values = json.loads(json.dumps(json_form.to_dict(run)))
+  assert json_form.from_dict(RunConfig, values) == run
 
 
 def test_unknown_names_get_near_ones():

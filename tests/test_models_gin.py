@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from dss_jax.models import t5
+from dss_jax.settings import gin_files
 
 # Parameters of the released checkpoints; tiny is our own.
 PARAMETERS = {
@@ -27,23 +28,18 @@ PARAMETERS = {
 
 
 @pytest.fixture(autouse=True)
-def _clean_gin(repository):
-  """Every test starts with an empty gin config and leaves none behind."""
-  prefixes = gin.config._LOCATION_PREFIXES
-  saved = list(prefixes)
-  gin.add_config_file_search_path(str(repository / 'gin'))
-  gin.clear_config()
+def _clean_gin():
+  """No test leaves a gin config behind."""
   yield
   gin.clear_config()
-  prefixes[:] = saved
+  gin.config._LOCATION_PREFIXES[:] = ['']
 
 
-def _model(name: str, *bindings: str) -> t5.T5Config:
-  """What MODEL is after reading gin/models/<name>.gin."""
-  gin.clear_config()
-  bindings = ('VOCAB_SIZE = 32128', *bindings)  # T5's own vocabulary
-  gin.parse_config_files_and_bindings([f'models/{name}.gin'], bindings)
-  return gin.query_parameter('%MODEL').scoped_configurable_fn()
+def _model(name: str, *overrides: str) -> t5.T5Config:
+  """What MODEL is with gin/models/<name>.gin, and T5's own vocabulary unless overridden."""
+  argv = [f'--gin_file=models/{name}.gin', '--topology=cpu', '--vocab_size=32128', *overrides]
+  gin_files.parse(argv, 'runs/plan.gin')
+  return gin_files.configured('plan.PlanConfig').run.model
 
 
 def test_every_model_file_is_tested(repository):
@@ -86,11 +82,11 @@ def test_version_decides_the_feed_forward_and_the_logits():
 def test_macros_reach_the_network():
   config = _model(
     't5_1_1/xl',
-    'DROPOUT_RATE = 0.2',
-    'VOCAB_SIZE = 384',
-    "DTYPE = 'float32'",
-    "REMAT_POLICY = 'none'",
-    'SCAN_LAYERS = False',
+    '--dropout_rate=0.2',
+    '--vocab_size=384',
+    '--dtype=float32',
+    '--remat_policy=none',
+    '--scan_layers=False',
   )
   assert config.dropout_rate == 0.2 and config.vocab_size == 384 and config.dtype == 'float32'
   assert config.remat_policy == 'none' and config.scan_layers is False

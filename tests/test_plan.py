@@ -13,7 +13,7 @@ from dss_jax.commands import plan
 from dss_jax.planning import plans, programs, worker
 
 TINY = (
-  '--gin_file=models/t5_1_1/tiny.gin', '--vocabulary=bytes', '--batch=4', '--eval_period=0',
+  '--gin_file=models/t5_1_1/tiny.gin', '--vocabulary=bytes', '--batch_size=4', '--eval_period=0',
   '--dropout_rate=0.0', '--gin.t5.T5Config.num_encoder_layers=1',
   "--task_feature_lengths={'inputs': 16, 'targets': 8}", '--topology=cpu',
 )  # fmt: skip
@@ -152,7 +152,7 @@ def test_the_compiler_for_tpus(step):
 
 def test_the_object_that_is_printed(answers, capsys):
   asked = answers()
-  code, found = _json(capsys, *BASE, '--topology=v5e-8', '--batch=64')
+  code, found = _json(capsys, *BASE, '--topology=v5e-8', '--batch_size=64')
   assert code == 0 and set(found) >= KEYS
   assert [one.step for one in asked] == ['train', 'decode']
   assert (found['model'], found['devices'], found['batch']) == ('t5_1_1/base', 8, 64)
@@ -216,7 +216,11 @@ def test_a_worker_that_dies_is_told_with_its_signal(monkeypatch):
 @pytest.mark.parametrize(
   'arguments, message',
   [
-    (['--topology=v5e-8', '--batch=100'], 'a multiple of data x fsdp = 8 mesh devices, not 100'),
+    (['--topology=v5e-8', '--batch=4'], 'does not read the macro BATCH: did you mean BATCH_SIZE'),
+    (
+      ['--topology=v5e-8', '--batch_size=100'],
+      'a multiple of data x fsdp = 8 mesh devices, not 100',
+    ),
     (['--topology=v5e-8', '--eval_batch_size=4'], 'EVAL_BATCH_SIZE is a multiple of data x fsdp'),
     (['--topology=v5e-8', '--mesh_fsdp=3'], r'multiply to the 8 devices of v5e-8, not 1 x 3 x 1'),
     (['--topology=v5e-9'], "no topology 'v5e-9'"),
@@ -246,7 +250,7 @@ def test_a_check_that_fails_is_exit_code_1(answers, capsys, tmp_path):
 def test_the_price_of_the_run(answers, capsys, tmp_path):
   answers()
   (tmp_path / 'prices.json').write_text('{"v5e-8": 9.6}')
-  arguments = ['--topology=v5e-8', '--batch=64', '--train_steps=1000']
+  arguments = ['--topology=v5e-8', '--batch_size=64', '--train_steps=1000']
   _, found = _json(capsys, *BASE, *arguments, f'--price_file={tmp_path}/prices.json')
   hours = 1000 * (0.2 + 0.0025 + 0.0175) / 3600
   assert found['cost']['dollars'] == pytest.approx(9.6 * hours)

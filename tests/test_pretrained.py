@@ -17,8 +17,7 @@ from dss_jax.checkpoints.t5x import t5x
 from dss_jax.models import t5
 from dss_jax.parallel import partitioning
 from dss_jax.runs import pretrained, run_config
-from dss_jax.runs.run_folder import RunFolder
-from dss_jax.settings import config
+from dss_jax.settings import gin_files
 from dss_jax.training import optimizers, train_state
 
 ADAFACTOR = optimizers.OptimizerConfig(name='adafactor', schedule='constant')
@@ -109,8 +108,8 @@ def test_gin_takes_network_and_vocabulary_from_the_weights(folders):
     '--gin_file=models/pretrained.gin', '--gin_file=datasets/svamp.gin', '--model_dir=x',
     f'--initial_checkpoint_path={folders / "hf"}', '--dropout_rate=0.2', '--dtype=float32',
   ]  # fmt: skip
-  config.parse(arguments, 'runs/train.gin')
-  run = config.configured('run_config.RunConfig')
+  gin_files.parse(arguments, 'runs/train.gin')
+  run = gin_files.configured('run_config.RunConfig')
   there = huggingface.open_pretrained(str(folders / 'hf')).config
   assert run.model == dataclasses.replace(
     there, dropout_rate=0.2, dtype='float32', remat_policy='full'
@@ -120,11 +119,59 @@ def test_gin_takes_network_and_vocabulary_from_the_weights(folders):
 
 def test_gin_without_a_path_says_what_is_expected():
   arguments = ['--gin_file=models/pretrained.gin', '--gin_file=datasets/svamp.gin']
-  config.parse([*arguments, '--model_dir=x'], 'runs/train.gin')
+  gin_files.parse([*arguments, '--model_dir=x'], 'runs/train.gin')
   with pytest.raises(
     ValueError, match='INITIAL_CHECKPOINT_PATH: give it a folder that `dss train`'
   ):
-    config.configured('run_config.RunConfig')
+    gin_files.configured('run_config.RunConfig')
+
+
+def _steps_of(folders, name, *argv):
+  """TRAIN_STEPS and decay_steps of a run that starts from one of the folders."""
+  path = f'--initial_checkpoint_path={folders / name}'
+  tiny = ['--gin_file=models/t5_1_1/tiny.gin', '--gin_file=datasets/embedded.gin', '--model_dir=x']
+  gin_files.parse([*tiny, path, *argv], 'runs/train.gin')
+  run = gin_files.configured('run_config.RunConfig')
+  return run.train_steps, run.optimizer.decay_steps
+
+
+@pytest.mark.parametrize('name', ['legacy', 'orbax', 'legacy_scanned'])
+def test_steps_that_t5x_would_count_from_pretraining_are_refused_with_both_readings(folders, name):
+  with pytest.raises(ValueError) as caught:
+    _steps_of(folders, name, '--train_steps=1010000')
+  assert (
+    'As T5X counts, that is 10,000 updates: give --train_steps_relative=10000; if you do mean '
+    '1,010,000 updates, give --train_steps_relative=1010000.'
+  ) in str(caught.value)
+  assert f'{make_t5x.STEP:,}' in str(caught.value)
+
+
+def test_relative_steps_are_taken_as_they_are_and_decay_ends_with_them(folders):
+  for given in (10_000, 1_010_000):
+    argv = ['--train_steps=1010000', f'--train_steps_relative={given}']
+    assert _steps_of(folders, 'legacy', *argv) == (given, given)
+  assert _steps_of(folders, 'run', '--train_steps_relative=7') == (7, 7)
+
+
+def test_steps_that_t5x_would_have_done_before_are_ours(folders):
+  assert _steps_of(folders, 'legacy', f'--train_steps={make_t5x.STEP}') == (make_t5x.STEP,) * 2
+  assert _steps_of(folders, 'legacy') == (10_000, 10_000)
+
+
+@pytest.mark.parametrize('name', ['run', 'hf', 'not_there'])
+def test_steps_of_a_run_that_starts_from_no_t5x_checkpoint_are_ours(folders, name):
+  assert _steps_of(folders, name, '--train_steps=1010000') == (1_010_000, 1_010_000)
+
+
+@pytest.mark.parametrize('name', ['legacy', 'orbax'])
+def test_a_checkpoint_says_its_step_by_its_name_or_else_by_its_state(folders, tmp_path, name):
+  whole = folders / name / f'checkpoint_{make_t5x.STEP}'
+  shutil.copytree(whole, tmp_path / 'runs' / 'checkpoint_20')
+  shutil.copytree(whole, tmp_path / 'renamed')
+  for path in (tmp_path / 'runs', tmp_path / 'runs' / 'checkpoint_20'):
+    assert t5x.step_of(str(path)) == 20
+  assert t5x.step_of(str(tmp_path / 'renamed')) == make_t5x.STEP
+  assert t5x.step_of(str(tmp_path)) is None
 
 
 def test_weights_without_a_vocabulary_ask_for_one(folders):

@@ -66,13 +66,13 @@ def test_libtpu_makes_as_many_devices(name):
   one = topology(name)
   code = f"""
 from jax.experimental import topologies
-from dss_jax.settings import config
+from dss_jax.settings import gin_files
 from dss_jax.parallel import partitioning
 found = topologies.get_topology_desc(
   platform='tpu', topology_name='{one.libtpu_name}', chip_config_name='{one.libtpu_chip_config}')
 print(len(found.devices), found.devices[0].device_kind)
-config.parse(['--gin_file=models/t5_1_1/small.gin', '--topology={name}'], 'runs/plan.gin')
-mesh = partitioning.make_mesh(config.configured('plan.PlanConfig').run.mesh, found.devices)
+gin_files.parse(['--gin_file=models/t5_1_1/small.gin', '--topology={name}'], 'runs/plan.gin')
+mesh = partitioning.make_mesh(gin_files.configured('plan.PlanConfig').run.mesh, found.devices)
 assert mesh.size == len(found.devices)
 """
   environment = {**os.environ, 'TPU_SKIP_MDS_QUERY': '1', 'ALLOW_MULTIPLE_LIBTPU_LOAD': '1'}

@@ -126,7 +126,8 @@ def test_errors_are_one_line_and_leave_no_file(tmp_path, capsys):
   assert not list(tmp_path.iterdir())
 
 
-def test_a_module_of_ones_own_is_imported_first(tmp_path, monkeypatch):
+@pytest.mark.parametrize('flag', ['--module', '--mixture_or_task_module'])
+def test_a_module_of_ones_own_is_imported_first(tmp_path, monkeypatch, flag):
   (tmp_path / 'my_tasks.py').write_text(
     'import seqio\n'
     'from dss_jax.tasks.registration import register_dataset\n'
@@ -135,7 +136,7 @@ def test_a_module_of_ones_own_is_imported_first(tmp_path, monkeypatch):
   )
   monkeypatch.syspath_prepend(tmp_path)
   output = tmp_path / 'module.model'
-  arguments = ['--task=from_module_dss', f'--output={output}', '--size=300', '--module=my_tasks']
+  arguments = ['--task=from_module_dss', f'--output={output}', '--size=300', f'{flag}=my_tasks']
   assert vocab.main(arguments) == 0
   assert output.exists()
 

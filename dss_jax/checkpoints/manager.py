@@ -16,7 +16,7 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from dss_jax.parallel import distributed
-from dss_jax.settings import config
+from dss_jax.settings import whole_files
 from dss_jax.training.train_state import TrainState
 
 BEST_METRIC = 'accuracy'
@@ -49,7 +49,7 @@ def save_weights(folder: epath.PathLike, params: Any, moments: Any | None) -> No
   largest = max(leaf.nbytes for leaf in jax.tree.leaves(params)) / 1e9 + 1e-3
   limits = {'save_concurrent_gb': largest, 'save_device_host_concurrent_gb': largest}
   with ocp.CheckpointManager(
-    config.absolute(folder),
+    whole_files.absolute(folder),
     item_handlers={name: ocp.PyTreeCheckpointHandler(**limits) for name in items},
     options=ocp.CheckpointManagerOptions(enable_async_checkpointing=False),
   ) as checkpoints:
@@ -64,7 +64,7 @@ def load_weights(folder: epath.PathLike, like: Any) -> Any:
     folder: what it was given.
     like: a part of the nested dict, of ShapeDtypeStructs with shardings.
   """
-  path = config.absolute(folder) / '0' / 'params'
+  path = whole_files.absolute(folder) / '0' / 'params'
   with ocp.PyTreeCheckpointer() as checkpointer:
     arguments = ocp.args.PyTreeRestore(
       like, restore_args=ocp.checkpoint_utils.construct_restore_args(like), partial_restore=True
@@ -79,7 +79,7 @@ def has_moments(folder: epath.PathLike) -> bool:
 
 def load_moments(folder: epath.PathLike) -> Any:
   """Adafactor's state that `save_weights` wrote, as numpy arrays."""
-  path = config.absolute(folder) / '0' / MOMENTS
+  path = whole_files.absolute(folder) / '0' / MOMENTS
   with ocp.PyTreeCheckpointer() as checkpointer:
     shapes = checkpointer.metadata(path).item_metadata.tree
     kind = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
@@ -109,7 +109,7 @@ class Checkpoints:
   """
 
   def __init__(self, folder: epath.PathLike, keep: int = 1, read_only: bool = False):
-    self.folder = config.absolute(folder)
+    self.folder = whole_files.absolute(folder)
     if read_only and not self.folder.exists():
       raise ValueError(
         f'{epath.Path(folder).parent} holds no checkpoints; MODEL_DIR is the folder that '
@@ -176,7 +176,7 @@ class Checkpoints:
     path = self.folder / str(step) / 'metrics' / 'metrics'
     if distributed.is_main():
       path.parent.mkdir(exist_ok=True)
-      config.write_text(path, json.dumps(dict(metrics)))
+      whole_files.write_text(path, json.dumps(dict(metrics)))
     distributed.barrier()
     self._manager.reload()
 

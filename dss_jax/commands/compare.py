@@ -5,19 +5,19 @@ from collections.abc import Sequence
 from dss_jax.experiments import comparison
 from dss_jax.parallel import distributed
 from dss_jax.runs import run_config, training_loop
-from dss_jax.settings import config
+from dss_jax.settings import gin_files
 
 RUN_FILE = 'runs/compare.gin'
 
 
 def main(argv: Sequence[str]) -> int:
   """Runs `dss compare`; returns the exit code."""
-  config.parse(argv, RUN_FILE)
-  compared: comparison.CompareConfig = config.configured('comparison.CompareConfig')
+  gin_files.parse(argv, RUN_FILE)
+  compared: comparison.CompareConfig = gin_files.configured('comparison.CompareConfig')
 
   def run_of(method: str) -> run_config.RunConfig:
-    config.parse([*argv, f'--gin_file=methods/{method}.gin'], RUN_FILE)
-    return config.configured('run_config.RunConfig')
+    gin_files.parse([*argv, f'--gin_file=methods/{method}.gin'], RUN_FILE)
+    return gin_files.configured('run_config.RunConfig')
 
   scores = []
   runs = list(comparison.entries(compared, run_of))

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 from dss_jax.parallel import distributed
 from dss_jax.runs import evaluation
-from dss_jax.settings import config
+from dss_jax.settings import gin_files
 
 
 def main(argv: Sequence[str]) -> int:
   """Runs `dss evaluate`; returns the exit code."""
-  config.parse(argv, 'runs/evaluate.gin')
-  summary = evaluation.evaluate(config.configured('evaluation.EvaluateConfig'))
+  gin_files.parse(argv, 'runs/evaluate.gin')
+  summary = evaluation.evaluate(gin_files.configured('evaluation.EvaluateConfig'))
   if distributed.is_main():
     print(json.dumps(summary))
   return 0

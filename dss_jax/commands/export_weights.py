@@ -28,7 +28,7 @@ from dss_jax.models.t5 import T5Config
 from dss_jax.parallel import partitioning
 from dss_jax.runs import card_facts, model_card, pretrained, run_config, run_folder
 from dss_jax.runs.run_folder import RunFolder
-from dss_jax.settings import config
+from dss_jax.settings import json_form
 from dss_jax.tasks import set_vocabulary
 from dss_jax.training import optimizers, train_state
 
@@ -72,7 +72,7 @@ class _Checkpoint(NamedTuple):
 def main(argv: Sequence[str]) -> int:
   """Runs `dss export`; returns the exit code."""
   options = _parser().parse_args(argv)
-  output = config.absolute(epath.Path(options.output).expanduser())
+  output = whole_files.absolute(epath.Path(options.output).expanduser())
   if output.exists() and (not output.is_dir() or any(output.iterdir())):
     raise ValueError(f'OUTPUT {output} exists and is not empty; name a new folder, or empty it.')
   remote = '://' in str(output)
@@ -149,7 +149,7 @@ def _read(folder: epath.Path, step: str, moments: bool) -> _Checkpoint:
       'folder of `dss train` or `dss import`.'
     )
   run = RunFolder(folder).load_settings() if 'train_steps' in values else None
-  model = config.from_dict(T5Config, values['model'])
+  model = json_form.from_dict(T5Config, values['model'])
   saved = RunFolder(folder).read_checkpoints()
   try:
     number = saved.resolve(int(step) if step.isdigit() else step)
@@ -312,7 +312,7 @@ def _compare(written: transfer.Pretrained, source: _Checkpoint) -> dict[str, int
   Raises:
     ValueError: something is not, bit for bit, what was to be written.
   """
-  changed = config.differences(source.model, written.config, ignore=pretrained.NETWORK_CHOICES)
+  changed = json_form.differences(source.model, written.config, ignore=pretrained.NETWORK_CHOICES)
   if changed:
     raise ValueError(f'what was written reads as another network: {"; ".join(changed)}.')
   parts = [(written.recipe, source.params)]

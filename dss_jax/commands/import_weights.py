@@ -22,7 +22,7 @@ from dss_jax.checkpoints import manager, transfer
 from dss_jax.models import t5
 from dss_jax.runs import pretrained, run_folder
 from dss_jax.runs.run_folder import RunFolder
-from dss_jax.settings import config
+from dss_jax.settings import json_form
 
 _DESCRIPTION = """\
 Reads the weights of Hugging Face or T5X and writes a folder that INITIAL_CHECKPOINT_PATH takes:
@@ -104,7 +104,7 @@ def import_weights(
       )
     RunFolder(folder).save_vocabulary(epath.Path(model).read_bytes())
   values = {
-    'model': config.to_dict(weights.config),
+    'model': json_form.to_dict(weights.config),
     'vocabulary': vocabulary if vocabulary in (None, 'bytes') else run_folder.VOCABULARY,
     'source': weights.origin,
   }

@@ -17,7 +17,7 @@ from dss_jax.planning import checks, plans, programs, search
 from dss_jax.planning.report import candidate_line, report
 from dss_jax.runs import run_config
 from dss_jax.runs.run_config import RunConfig
-from dss_jax.settings import config, fields, topologies
+from dss_jax.settings import fields, gin_files, topologies
 
 FLAGS = ('--json', '--search')
 T5_VOCAB_SIZE = 32128  # of T5's own vocabulary, where none is named
@@ -35,7 +35,7 @@ class PlanConfig:
 
   run: RunConfig
   topology: str
-  price_file: str | None = None
+  price_file: fields.Path | None = None
 
   def __post_init__(self):
     fields.check(self)
@@ -50,9 +50,9 @@ def task_name(dataset: str | None, method: str) -> str:
 def main(argv: Sequence[str]) -> int:
   """Runs `dss plan`; returns 0 if all fits and no check found a problem, else 1."""
   flags = {flag for flag in FLAGS if flag in argv}
-  rest = [re.sub(r'^--batch(=|$)', r'--batch_size\1', one) for one in argv if one not in flags]
-  config.parse(rest, 'runs/plan.gin')
-  settings = config.configured('plan.PlanConfig')
+  rest = [one for one in argv if one not in flags]
+  gin_files.parse(rest, 'runs/plan.gin')
+  settings = gin_files.configured('plan.PlanConfig')
   plan = make_plan(settings, _model_name(rest), searching='--search' in flags)
   print(json.dumps(plans.to_json(plan)) if '--json' in flags else report(plan))
   return 1 if plan.fits is False or any(one.passed is False for one in plan.checks) else 0
@@ -113,7 +113,7 @@ def _price(settings: PlanConfig) -> float | None:
   """
   if settings.price_file is None:
     return None
-  path = epath.Path(settings.price_file).expanduser()
+  path = epath.Path(settings.price_file)
   wanted = f'PRICE_FILE is JSON with dollars an hour, e.g. {{"{settings.topology}": 9.6}}'
   try:
     prices: Any = json.loads(path.read_text())

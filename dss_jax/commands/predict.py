@@ -14,7 +14,7 @@ from etils import epath
 from dss_jax.inference.predictor import Question
 from dss_jax.parallel import distributed
 from dss_jax.runs import evaluation, student
-from dss_jax.settings import config
+from dss_jax.settings import fields, gin_files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,14 +25,14 @@ class PredictConfig(student.StudentConfig):
     output: file of JSON lines; None: standard output.
   """
 
-  output: str | None = None
+  output: fields.Path | None = None
 
 
 def main(argv: Sequence[str]) -> int:
   """Runs `dss predict`; returns the exit code."""
   sources, rest = _split_inputs(argv)
-  config.parse(rest, 'runs/predict.gin')
-  settings: PredictConfig = config.configured('predict.PredictConfig')
+  gin_files.parse(rest, 'runs/predict.gin')
+  settings: PredictConfig = gin_files.configured('predict.PredictConfig')
   answers = predict(settings, [text for source in sources for text in _read(*source)])
   if not distributed.is_main():
     return 0

@@ -5,7 +5,6 @@ them (datasets/release.py), building (tasks/builder.py), downloading (datasets/d
 """
 
 import argparse
-import importlib
 import json
 import pathlib
 import sys
@@ -13,6 +12,7 @@ from collections.abc import Mapping
 
 from dss_jax import datasets
 from dss_jax.datasets import download, release
+from dss_jax.settings import arguments
 
 RELEASE_URL = 'https://github.com/google-research/distilling-step-by-step/raw/main/datasets.zip'
 COLUMNS = ('examples', 'teacher_accuracy', 'unparsed', 'empty_rationale', 'disagree')
@@ -38,8 +38,7 @@ def main(argv: list[str]) -> int:
     ValueError, OSError: raw files are missing, malformed or cannot be written.
   """
   options = _parser().parse_args(argv)
-  for module in options.module:
-    importlib.import_module(module)
+  arguments.import_modules(options.modules)
   import tensorflow_datasets as tfds
 
   if not sys.stderr.isatty():
@@ -163,10 +162,5 @@ def _parser() -> argparse.ArgumentParser:
     'whose teacher label is not the gold one; validation and test are never filtered '
     '(default: none, as in the paper)',
   )
-  parser.add_argument(
-    '--module',
-    action='append',
-    default=[],
-    help='import this module first: one of yours that registers data sets (repeatable)',
-  )
+  arguments.add_module_flag(parser)
   return parser

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 
 from dss_jax.parallel import distributed
 from dss_jax.runs import training_loop
-from dss_jax.settings import config
+from dss_jax.settings import gin_files
 
 
 def main(argv: Sequence[str]) -> int:
   """Runs `dss train`; returns the exit code."""
-  config.parse(argv, 'runs/train.gin')
-  result = training_loop.train(config.configured('run_config.RunConfig'))
+  gin_files.parse(argv, 'runs/train.gin')
+  result = training_loop.train(gin_files.configured('run_config.RunConfig'))
   if distributed.is_main():
     print(result)
   return 0

@@ -13,7 +13,6 @@ unigram trainer prunes a small corpus down to syllables.
 import argparse
 import contextlib
 import dataclasses
-import importlib
 import io
 import itertools
 import os
@@ -21,6 +20,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 
 from dss_jax import methods
+from dss_jax.settings import arguments as module_flags
 
 DEFAULT_SIZE = 8000
 MAX_TEXTS = 2_000_000
@@ -157,15 +157,15 @@ def main(argv: Sequence[str]) -> int:
   arguments = _parser().parse_args(argv)
   if arguments.data_dir:
     os.environ['TFDS_DATA_DIR'] = os.path.expanduser(arguments.data_dir)
-  for module in ('dss_jax.tasks', *arguments.module):
-    importlib.import_module(module)
+  module_flags.import_modules(('dss_jax.tasks', *arguments.modules))
   trained = train_vocabulary(task_texts(arguments.task.split(',')), arguments.size)
-  write_model(trained.model, arguments.output)
+  output = os.path.expanduser(arguments.output)
+  write_model(trained.model, output)
   if trained.size < arguments.size:
     print(f'The texts hold only {trained.size} pieces; {arguments.size} were asked for.')
   print(
-    f'Wrote {arguments.output}: {trained.size} pieces from {trained.texts} texts. '
-    f'Use it with --vocabulary={arguments.output}.'
+    f'Wrote {output}: {trained.size} pieces from {trained.texts} texts. '
+    f'Use it with --vocabulary={output}.'
   )
   return 0
 
@@ -195,11 +195,5 @@ def _parser() -> argparse.ArgumentParser:
     metavar='DIR',
     help='of prepared data (default: TFDS_DATA_DIR, else ~/tensorflow_datasets)',
   )
-  parser.add_argument(
-    '--module',
-    action='append',
-    default=[],
-    metavar='MODULE',
-    help='import this module first: one of yours that registers tasks (repeatable)',
-  )
+  module_flags.add_module_flag(parser)
   return parser

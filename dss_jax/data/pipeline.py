@@ -70,7 +70,7 @@ class DataConfig:
 
   mixture_or_task_name: str
   task_feature_lengths: Mapping[str, int]
-  batch_size: int
+  batch_size: int = 128
   split: str = 'train'
   pack: bool = True
   seed: int = 0

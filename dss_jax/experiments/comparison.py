@@ -21,7 +21,7 @@ from etils import epath
 from dss_jax.parallel import distributed
 from dss_jax.runs import evaluation, run_config, student
 from dss_jax.runs.run_folder import RunFolder
-from dss_jax.settings import config, fields
+from dss_jax.settings import fields, whole_files
 from dss_jax.tasks import registration
 
 FILE = 'comparison.json'
@@ -43,7 +43,7 @@ class CompareConfig:
     split: what the students are scored on.
   """
 
-  model_dir: str
+  model_dir: fields.Path
   methods: Sequence[str] = ('standard', 'dss')
   equal_compute: bool = True
   split: str = 'test'
@@ -151,7 +151,7 @@ def _labels_per_step(run: run_config.RunConfig) -> float:
 def save(scores: Sequence[Score], folder: str) -> None:
   """Writes the table as JSON."""
   lines = json.dumps([line._asdict() for line in scores], indent=2) + '\n'
-  config.write_text(epath.Path(folder) / FILE, lines)
+  whole_files.write_text(epath.Path(folder) / FILE, lines)
 
 
 def print_table(scores: Sequence[Score], split: str) -> None:

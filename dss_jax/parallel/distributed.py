@@ -116,10 +116,7 @@ def exit_process(verb: str, error: BaseException) -> NoReturn:
   by its missing heartbeat that it is gone.
   """
   who = f'dss {verb}: process {jax.process_index()} of {jax.process_count()}'
-  if isinstance(error, KeyboardInterrupt):
-    code = 130
-  else:
-    code = 2 if isinstance(error, errors.USER_ERRORS) else 1
+  code = 130 if isinstance(error, KeyboardInterrupt) else 2 if errors.is_users(error) else 1
   if code == 1 or os.environ.get('DSS_TRACEBACK'):
     traceback.print_exception(error)
   if code == 1:

@@ -18,7 +18,7 @@ from typing import Any
 from dss_jax.models import t5
 from dss_jax.parallel import partitioning
 from dss_jax.planning.hlo import Collective, Costs
-from dss_jax.settings import config, topologies
+from dss_jax.settings import json_form, topologies
 from dss_jax.training import losses, optimizers
 
 STEPS = ('train', 'decode')
@@ -152,7 +152,7 @@ def compile_program(program: Program) -> Compiled:
   arguments = f'{LIBTPU_ARGUMENTS} {os.environ.get("LIBTPU_INIT_ARGS", "")}'
   run = subprocess.run(
     [sys.executable, *WORKER],
-    input=json.dumps(config.to_dict(program)),
+    input=json.dumps(json_form.to_dict(program)),
     env={**os.environ, **ENVIRONMENT, 'LIBTPU_INIT_ARGS': arguments.strip()},
     capture_output=True,
     text=True,
@@ -169,7 +169,7 @@ def compile_program(program: Program) -> Compiled:
 
 
 def compiled_of(values: dict[str, Any]) -> Compiled:
-  """The inverse of `config.to_dict`."""
+  """The inverse of `json_form.to_dict`."""
   costs = values['costs']
   return Compiled(
     fits=values['fits'],

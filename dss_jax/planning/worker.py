@@ -19,7 +19,7 @@ from dss_jax.inference import decoding
 from dss_jax.parallel import partitioning
 from dss_jax.planning import hlo
 from dss_jax.planning.programs import Compiled, Memory, Program, needed_bytes, peak_host_bytes
-from dss_jax.settings import config
+from dss_jax.settings import json_form
 from dss_jax.settings.topologies import topology
 from dss_jax.training import optimizers, steps, train_state
 
@@ -27,8 +27,8 @@ from dss_jax.training import optimizers, steps, train_state
 def main() -> int:
   """Reads a program, writes {'fits': ...} or {'error': ...}; returns the exit code."""
   try:
-    program = config.from_dict(Program, json.loads(sys.stdin.read()))
-    answer = config.to_dict(compile_here(program))
+    program = json_form.from_dict(Program, json.loads(sys.stdin.read()))
+    answer = json_form.to_dict(compile_here(program))
   except ValueError as error:
     answer = {'error': str(error)}
   print('\n' + json.dumps(answer), flush=True)

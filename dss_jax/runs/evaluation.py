@@ -16,7 +16,7 @@ from dss_jax.inference.evaluator import Evaluation
 from dss_jax.parallel import distributed
 from dss_jax.runs import run_config, student
 from dss_jax.runs.run_folder import RunFolder
-from dss_jax.settings import config
+from dss_jax.settings import whole_files
 from dss_jax.tasks import registration
 
 
@@ -76,7 +76,7 @@ def evaluate(settings: EvaluateConfig) -> dict[str, Any]:
     if settings.output is None:
       decoding = dataclasses.asdict(decoder.decoding)
       content = {**summary, 'step': loaded.step, 'decoding': decoding}
-      config.write_text(files.summary, json.dumps(content, indent=2) + '\n')
+      whole_files.write_text(files.summary, json.dumps(content, indent=2) + '\n')
     print(f'{task} {settings.split}: step {loaded.step}, {len(examples)} examples')
     print('\n'.join(_lines(evaluation)))
     print(f'  records: {output}')
@@ -91,7 +91,7 @@ def write_records(path: epath.Path, records: Sequence[Mapping[str, Any]]) -> Non
   """
   lines = [json.dumps(record) + '\n' for record in records]
   try:
-    config.write_text(path, ''.join(lines))
+    whole_files.write_text(path, ''.join(lines))
   except OSError as error:
     raise ValueError(f'OUTPUT {path} cannot be written: {error}.') from error
 

@@ -6,6 +6,7 @@ network and vocabulary that come with the weights. Formats are read in checkpoin
 
 import dataclasses
 import functools
+import os
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,7 +22,7 @@ from dss_jax.models.t5 import Params, T5Config
 from dss_jax.parallel import distributed
 from dss_jax.runs import run_config
 from dss_jax.runs.run_folder import RunFolder
-from dss_jax.settings import config
+from dss_jax.settings import fields, json_form
 from dss_jax.training import train_state
 from dss_jax.training.train_state import TrainState
 
@@ -66,6 +67,7 @@ def open_weights(path: str, program: str | None = None) -> Weights:
   Raises:
     ValueError: nothing is there, or a part is missing; the message says what was expected.
   """
+  path = os.path.expanduser(path)
   program = program or _program_of(path)
   if program == 'ours':
     return _ours(path)
@@ -109,9 +111,41 @@ def vocabulary(path: str | None) -> str:
   return weights.vocabulary
 
 
+def train_steps(
+  train_steps: int = 10_000,
+  train_steps_relative: int | None = None,
+  initial_checkpoint_path: fields.Path | None = None,
+) -> int:
+  """How long a run is, for gin: all that counts updates, schedules too, takes this number.
+
+  T5X counts the steps of pretraining in TRAIN_STEPS, we count from the start of the run.
+
+  Args:
+    train_steps: updates in all. Refused where the run starts from a T5X checkpoint of fewer steps,
+      which T5X would count in.
+    train_steps_relative: updates from where the run starts; where given, TRAIN_STEPS is ignored.
+    initial_checkpoint_path: what the run starts from.
+
+  Raises:
+    ValueError: `train_steps` may be meant as T5X counts; both readings are spelled out.
+  """
+  if train_steps_relative is not None:
+    return train_steps_relative
+  before = _t5x_step(initial_checkpoint_path)
+  if before is None or train_steps <= before:
+    return train_steps
+  updates = train_steps - before
+  raise ValueError(
+    f'TRAIN_STEPS = {train_steps:,}, but INITIAL_CHECKPOINT_PATH is a T5X checkpoint of step '
+    f'{before:,}. As T5X counts, that is {updates:,} updates: give '
+    f'--train_steps_relative={updates}; if you do mean {train_steps:,} updates, give '
+    f'--train_steps_relative={train_steps}.'
+  )
+
+
 def check_network(weights: Weights, wanted: T5Config) -> None:
   """Raises ValueError if a run asks for another network than the weights are of."""
-  changed = config.differences(weights.config, wanted, ignore=NETWORK_CHOICES)
+  changed = json_form.differences(weights.config, wanted, ignore=NETWORK_CHOICES)
   if changed:
     raise ValueError(
       f'INITIAL_CHECKPOINT_PATH {weights.origin} holds another network than MODEL (there -> here): '
@@ -180,6 +214,13 @@ def _program_of(path: str) -> str:
   raise ValueError(f'{path} holds no weights that can be read; expected {ACCEPTED}.')
 
 
+def _t5x_step(path: str | None) -> int | None:
+  """The step of the T5X checkpoint at `path`; None where something else or nothing is there."""
+  if path is None or RunFolder(epath.Path(path).expanduser()).settings_file.exists():
+    return None
+  return t5x.step_of(path)
+
+
 def _ours(path: str) -> Weights:
   folder = RunFolder(epath.Path(path).expanduser())
   values = folder.load_values()
@@ -187,7 +228,7 @@ def _ours(path: str) -> Weights:
   checkpoints = folder.checkpoints_folder
   return Weights(
     origin=path,
-    config=config.from_dict(T5Config, values['model']),
+    config=json_form.from_dict(T5Config, values['model']),
     vocabulary=str(kept) if kept.exists() else values['vocabulary'],
     load=functools.partial(_load_ours, folder),
     load_moments=(

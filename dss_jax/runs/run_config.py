@@ -15,7 +15,7 @@ from dss_jax.data import pipeline
 from dss_jax.methods import Method
 from dss_jax.models import t5
 from dss_jax.parallel import partitioning
-from dss_jax.settings import config, fields
+from dss_jax.settings import fields, whole_files
 from dss_jax.training import losses, optimizers
 
 # These settings may change when a run is continued: they decide what is saved and logged, not what
@@ -74,7 +74,7 @@ class RunConfig:
   """A training run.
 
   Attributes:
-    model_dir: the run folder; a run found there is continued.
+    model_dir: the run folder, for checkpoints and metrics; a run found there is continued.
     model: the network; a vocab_size of None becomes the vocabulary's, rounded up to 128.
     data: what it is trained on.
     vocabulary: 'bytes', a SentencePiece model, or a folder that holds one.
@@ -84,7 +84,7 @@ class RunConfig:
     optimizer: the update.
     mesh: how the devices share the work.
     eval: validation.
-    train_steps: updates in all.
+    train_steps: updates in all; for gin `pretrained.train_steps`.
     seed: of parameters, dropout and data order.
     num_microbatches: parts that a batch is computed in; the result is the same, with less memory.
     initial_checkpoint_path: what the first parameters are read from: a folder of `dss train` (its
@@ -93,14 +93,14 @@ class RunConfig:
     log_period: steps between lines of training metrics.
     save_period: steps between checkpoints; every validation and the last step save one too.
     checkpoints_to_keep: how many of the latest stay, besides the best.
-    module: a module to import that registers more SeqIO tasks (MIXTURE_OR_TASK_MODULE).
+    module: a module of yours to import, which registers more SeqIO tasks.
     data_dir: where prepared data sets are; None: TFDS_DATA_DIR or ~/tensorflow_datasets.
   """
 
-  model_dir: str
+  model_dir: fields.Path
   model: t5.T5Config
   data: pipeline.DataConfig
-  vocabulary: str
+  vocabulary: fields.Path
   train_steps: int
   method: Method | None = None
   loss: losses.LossConfig = dataclasses.field(default_factory=losses.LossConfig)
@@ -111,12 +111,12 @@ class RunConfig:
   eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
   seed: int = 0
   num_microbatches: int = 1
-  initial_checkpoint_path: str | None = None
+  initial_checkpoint_path: fields.Path | None = None
   log_period: int = 50
   save_period: int = 1000
   checkpoints_to_keep: int = 1
   module: str | None = None
-  data_dir: str | None = None
+  data_dir: fields.Path | None = None
 
   def __post_init__(self):
     fields.check(self)
@@ -181,7 +181,7 @@ def set_up_tasks(run: RunConfig) -> RunConfig:
   """
   if run.data_dir:
     run = dataclasses.replace(
-      run, data_dir=str(config.absolute(epath.Path(run.data_dir).expanduser()))
+      run, data_dir=str(whole_files.absolute(epath.Path(run.data_dir).expanduser()))
     )
     os.environ['TFDS_DATA_DIR'] = str(run.data_dir)
   tasks = importlib.import_module('dss_jax.tasks')

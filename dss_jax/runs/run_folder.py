@@ -23,7 +23,7 @@ from etils import epath
 from dss_jax.checkpoints import manager
 from dss_jax.runs import run_config
 from dss_jax.runs.run_config import RunConfig
-from dss_jax.settings import config
+from dss_jax.settings import json_form, whole_files
 
 SETTINGS = 'config.json'
 VOCABULARY = 'spiece.model'
@@ -80,7 +80,7 @@ class RunFolder:
     values = self.load_values() | {'model_dir': str(self)}
     if self.vocabulary_file.exists():
       values['vocabulary'] = str(self.vocabulary_file)
-    return config.from_dict(RunConfig, values)
+    return json_form.from_dict(RunConfig, values)
 
   def load_values(self) -> dict[str, Any]:
     """config.json as plain values: a run's, or what `dss import` noted of imported weights.
@@ -95,12 +95,12 @@ class RunFolder:
 
   def save_settings(self, run: RunConfig) -> None:
     """Writes config.json for a run; makes the folder."""
-    self.save_values(config.to_dict(run))
+    self.save_values(json_form.to_dict(run))
 
   def save_values(self, values: Mapping[str, Any]) -> None:
     """Writes config.json; makes the folder."""
     self.path.mkdir(parents=True, exist_ok=True)
-    config.write_text(self.settings_file, json.dumps(values, indent=2) + '\n')
+    whole_files.write_text(self.settings_file, json.dumps(values, indent=2) + '\n')
 
   def check_same_run(self, run: RunConfig) -> None:
     """Checks that `run` may continue this folder's run, with the process's vocabulary.
@@ -110,7 +110,7 @@ class RunFolder:
         which.
     """
     if self.settings_file.exists():
-      changed = config.differences(
+      changed = json_form.differences(
         self.load_settings(), run, ignore=run_config.MAY_CHANGE_ON_RESUME
       )
       if changed:
@@ -123,7 +123,7 @@ class RunFolder:
 
   def save_vocabulary(self, model: bytes) -> None:
     """Writes a SentencePiece model, from which all later use of the run reads its vocabulary."""
-    config.write_bytes(self.vocabulary_file, model)
+    whole_files.write_bytes(self.vocabulary_file, model)
 
   def load_gin(self) -> str | None:
     """The operative gin configuration, or None where there is none."""
@@ -131,7 +131,7 @@ class RunFolder:
 
   def save_gin(self, text: str) -> None:
     """Writes the operative gin configuration."""
-    config.write_text(self.gin_file, text)
+    whole_files.write_text(self.gin_file, text)
 
   # Metrics
 
@@ -147,7 +147,7 @@ class RunFolder:
   def drop_metric_rows_after(self, step: int) -> None:
     """Removes from metrics.jsonl what a killed process left: rows of later steps and half a row."""
     kept = [line for line in self._metric_lines() if json.loads(line)['step'] <= step]
-    config.write_text(self.metrics_file, ''.join(f'{line}\n' for line in kept))
+    whole_files.write_text(self.metrics_file, ''.join(f'{line}\n' for line in kept))
 
   def _metric_lines(self) -> list[str]:
     """Lines that end in a newline; a killed process may leave half a line."""

@@ -39,10 +39,11 @@ class StudentConfig:
     batch_size: rows decoded at once, over all devices.
     seed: of temperature sampling.
     mesh: how the devices share the work.
-    module, data_dir: where they are now; None: where the run had them.
+    module: a module of yours that registers SeqIO tasks; None: the run's.
+    data_dir: where prepared data sets are now; None: where the run had them.
   """
 
-  model_dir: str
+  model_dir: fields.Path
   step: int | str = 'best'
   decoding: Decoding = dataclasses.field(default_factory=Decoding)
   max_decode_length: int | None = None
@@ -50,7 +51,7 @@ class StudentConfig:
   seed: int = 0
   mesh: partitioning.MeshConfig = dataclasses.field(default_factory=partitioning.MeshConfig)
   module: str | None = None
-  data_dir: str | None = None
+  data_dir: fields.Path | None = None
 
   def __post_init__(self):
     fields.check(self)

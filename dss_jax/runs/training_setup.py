@@ -18,7 +18,7 @@ from dss_jax.runs import pretrained
 from dss_jax.runs.run_config import RunConfig, sentencepiece_model, set_up_tasks
 from dss_jax.runs.run_folder import RunFolder
 from dss_jax.runs.validation import Validation
-from dss_jax.settings import config
+from dss_jax.settings import gin_files, json_form
 from dss_jax.training import train_state
 from dss_jax.training.train_state import TrainState
 
@@ -64,7 +64,7 @@ def set_up(run: RunConfig) -> TrainingSetup:
   is_continued = bool(folder.saved_steps())
   fingerprint = pipeline.fingerprint(mixture)
   distributed.check_same(
-    settings=config.to_dict(dataclasses.replace(run, data_dir=None)),
+    settings=json_form.to_dict(dataclasses.replace(run, data_dir=None)),
     data=(fingerprint, validation and pipeline.fingerprint(validation.mixture)),
     MODEL_DIR=is_continued,
   )
@@ -119,7 +119,7 @@ def _write_settings(folder: RunFolder, run: RunConfig) -> None:
   model = sentencepiece_model()
   if model:
     folder.save_vocabulary(model)
-  folder.save_gin(config.operative())
+  folder.save_gin(gin_files.operative())
 
 
 def _warn_of_truncation(

@@ -1,34 +1,71 @@
 """Settings are of the type that their dataclass says. Knows nothing of where they come from."""
 
 import collections.abc
+import os
 import types
 import typing
-from typing import Any
+from typing import Annotated, Any
+
+PATH_MARK = 'path'
+# A file or folder, here or in a bucket; `~` is the user's home. For fields of type str.
+Path = Annotated[str, PATH_MARK]
 
 
 def check(instance: Any) -> None:
-  """Refuses a dataclass instance with a field of another type than its annotation.
+  """Refuses a dataclass instance with a field of another type; puts the home for `~` in paths.
 
   Raises:
     ValueError: names the field, its type and what was given.
   """
-  for name, hint in typing.get_type_hints(type(instance)).items():
+  for name, hint in typing.get_type_hints(type(instance), include_extras=True).items():
     value = getattr(instance, name)
-    if not _fits(value, hint):
-      kind = hint.__name__ if isinstance(hint, type) else str(hint).replace('typing.', '')
-      raise ValueError(f'{type(instance).__name__}.{name} is of type {kind}, not {value!r}.')
+    if not fits(value, hint):
+      raise ValueError(f'{type(instance).__name__}.{name} is of type {kind(hint)}, not {value!r}.')
+    if is_path(hint) and isinstance(value, str) and value.startswith('~'):
+      object.__setattr__(instance, name, os.path.expanduser(value))
+
+
+def options(hint: Any) -> tuple[Any, ...]:
+  """The types of a union, or the one type that an annotation is; `Path` is str."""
+  if typing.get_origin(hint) is Annotated:
+    return options(typing.get_args(hint)[0])
+  if typing.get_origin(hint) in (types.UnionType, typing.Union):
+    return tuple(one for option in typing.get_args(hint) for one in options(option))
+  return (hint,)
+
+
+def is_path(hint: Any) -> bool:
+  """Whether an annotation is `Path`, or a union with it."""
+  if typing.get_origin(hint) is Annotated:
+    return PATH_MARK in hint.__metadata__
+  return any(map(is_path, typing.get_args(hint)))
+
+
+def kind(hint: Any) -> str:
+  """An annotation for messages: 'int', 'float | None', 'Mapping[str, int]'."""
+  names = ('None' if one is type(None) else _name(one) for one in options(hint))
+  return ' | '.join(names)
+
+
+def fits(value: Any, hint: Any) -> bool:
+  """Whether a value is of an annotated type; an int is a float, a bool is no number."""
+  return any(_fits(value, option) for option in options(hint))
 
 
 def _fits(value: Any, hint: Any) -> bool:
   if hint is Any:
     return True
-  if isinstance(hint, types.UnionType):
-    return any(_fits(value, option) for option in typing.get_args(hint))
-  kind = typing.get_origin(hint) or hint
-  if kind in (int, float) and isinstance(value, bool):
+  outer = typing.get_origin(hint) or hint
+  if outer in (int, float) and isinstance(value, bool):
     return False
-  if kind is float:
+  if outer is float:
     return isinstance(value, int | float)
-  if kind is collections.abc.Sequence and isinstance(value, str):
+  if outer is collections.abc.Sequence and isinstance(value, str):
     return False
-  return isinstance(value, kind)
+  return isinstance(value, outer)
+
+
+def _name(hint: Any) -> str:
+  if isinstance(hint, type) and not typing.get_args(hint):
+    return hint.__name__
+  return str(hint).replace('typing.', '').replace('collections.abc.', '')

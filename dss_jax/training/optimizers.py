@@ -30,6 +30,9 @@ class OptimizerConfig:
       that a run with another schedule can be made longer.
     clip_norm: largest global gradient norm, or None.
     weight_decay: of AdamW.
+    b1: decay of AdamW's first moment.
+    b2: decay of AdamW's second moment.
+    eps: added to the root of AdamW's second moment.
     decay_rate: of Adafactor's second moment: 1 - t^-decay_rate.
   """
 

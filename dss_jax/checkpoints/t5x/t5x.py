@@ -69,6 +69,16 @@ def is_checkpoint(path: str) -> bool:
   return t5x_files.find(path) is not None
 
 
+def step_of(path: str) -> int | None:
+  """The step that a checkpoint of T5X's form was written at; None where there is none.
+
+  Args:
+    path: a folder checkpoint_N, or its parent for the latest one in it; local or gs://.
+  """
+  folder = t5x_files.find(path)
+  return None if folder is None else t5x_files.step_of(folder)
+
+
 def open_pretrained(path: str) -> Pretrained:
   """Opens a checkpoint that T5X wrote and checks that it is a T5.
 

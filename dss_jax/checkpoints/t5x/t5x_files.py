@@ -48,6 +48,16 @@ def find(path: str) -> epath.Path | None:
   return None
 
 
+def step_of(folder: epath.Path) -> int | None:
+  """The step of the checkpoint in `folder`, by its name or else its state; None: it has none."""
+  if match := _STEP.fullmatch(folder.name):
+    return int(match[1])
+  step = open_checkpoint(folder).get('state/step')
+  if step is None:
+    return None
+  return int(np.asarray(step.read((slice(None),) * len(step.shape))).item())
+
+
 def open_checkpoint(folder: epath.Path) -> dict[str, Tensor]:
   """Opens every array of a checkpoint; reads only the small ones.
 

@@ -2,15 +2,14 @@
 
 import dataclasses
 import itertools
-import json
 
 import gin
 import pytest
 
 from dss_jax.planning import programs
 from dss_jax.runs import run_config
-from dss_jax.settings import config
-from dss_jax.settings.config import ConfigError
+from dss_jax.settings import gin_files
+from dss_jax.settings.errors import ConfigError
 from dss_jax.settings.topologies import TOPOLOGIES
 
 RUN_FILE = 'runs/train.gin'
@@ -27,8 +26,8 @@ def _clean_gin():
 
 
 def _run(*argv, base=COMPLETE) -> run_config.RunConfig:
-  config.parse([*base, *argv], RUN_FILE)
-  return config.configured('run_config.RunConfig')
+  gin_files.parse([*base, *argv], RUN_FILE)
+  return gin_files.configured('run_config.RunConfig')
 
 
 def _write(folder, name, text):
@@ -140,7 +139,7 @@ def test_a_process_may_parse_again_and_nothing_is_left_of_the_first(tmp_path):
 
 def test_the_operative_config_repeats_the_run(tmp_path):
   run = _run('--batch_size=48', '--gin.t5.T5Config.num_heads=3', '--alpha=0.25')
-  file = _write(tmp_path, 'operative.gin', config.operative())
+  file = _write(tmp_path, 'operative.gin', gin_files.operative())
   assert _run(base=[f'--gin_file={file}']) == run
 
 
@@ -150,7 +149,7 @@ def test_the_operative_config_repeats_the_run(tmp_path):
 @pytest.mark.parametrize(
   'argument, message',
   [
-    ('--batchsize=3', r'no gin file defines a macro BATCHSIZE: did you mean BATCH_SIZE'),
+    ('--batchsize=3', r'does not read the macro BATCHSIZE: did you mean .*BATCH_SIZE'),
     ('--gin.TRAIN_STEP=3', r'TRAIN_STEP: did you mean .*TRAIN_STEPS'),
     ('--xyzzy=3', r'macro XYZZY: there are ALPHA, BATCH_SIZE, .*VOCABULARY'),
     ('--gin.t5.T5Config.heads=3', r"gin: .*T5Config.*'heads'"),
@@ -213,20 +212,45 @@ def test_what_a_dataclass_refuses_is_told_without_gins_trail(argument, message):
   assert 'configurable' not in str(caught.value)
 
 
-def test_help_prints_the_run_file_and_exits(capsys):
-  with pytest.raises(SystemExit) as caught:
-    config.parse(['--help', '--nonsense'], RUN_FILE)
-  assert caught.value.code == 0
-  text = capsys.readouterr().out
-  assert '--gin_search_paths' in text and 'TRAIN_STEPS = 10000' in text
-  assert 'import' not in text
+def test_all_settings_that_are_missing_are_told_at_once():
+  with pytest.raises(ConfigError) as caught:
+    _run(base=[])
+  told = [line.partition(' has no value; give --')[0] for line in str(caught.value).splitlines()]
+  assert told == ['MODEL_DIR', 'MODEL', 'VOCABULARY', 'TASK_FEATURE_LENGTHS']
+
+
+def test_a_value_of_another_type_in_a_file_is_told_with_its_macro_and_place(tmp_path):
+  file = _write(tmp_path, 'mine.gin', 'PACK = True\nEVAL_PERIOD = 2.5\n')
+  with pytest.raises(ConfigError, match=r'mine\.gin:2: EVAL_PERIOD is of type int, not 2\.5\.'):
+    _run(f'--gin_file={file}')
+
+
+@pytest.mark.parametrize('argument', ['--module=my.tasks', '--mixture_or_task_module=my.tasks'])
+def test_a_module_of_the_users_has_a_long_and_a_short_form(argument):
+  assert _run(argument).module == 'my.tasks'
+  gin_files.parse(['--model_dir=a', argument], 'runs/predict.gin')
+  assert gin_files.configured('predict.PredictConfig').module == 'my.tasks'
+
+
+def test_the_home_is_put_for_the_tilde_in_every_path(tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  file = _write(tmp_path, 'mine.gin', "DATA_DIR = '~/data'\n")
+  run = _run(
+    f'--gin_file={file}', '--model_dir=~/a', '--vocabulary=~/v', '--initial_checkpoint_path=~/c'
+  )
+  paths = (run.model_dir, run.vocabulary, run.initial_checkpoint_path, run.data_dir)
+  assert paths == tuple(f'{tmp_path}/{name}' for name in ('a', 'v', 'c', 'data'))
+  gin_files.parse(['--model_dir=~/a', '--output=~/o', '--data_dir=~/d'], 'runs/evaluate.gin')
+  settings = gin_files.configured('evaluate.EvaluateConfig')
+  assert (settings.model_dir, settings.output) == (f'{tmp_path}/a', f'{tmp_path}/o')
+  assert settings.data_dir == f'{tmp_path}/d'
 
 
 # All files that are shipped
 
 
 def _names(kind):
-  folder = config.gin_root() / kind
+  folder = gin_files.gin_root() / kind
   return sorted(str(f.relative_to(folder).with_suffix('')) for f in folder.rglob('*.gin'))
 
 
@@ -261,8 +285,8 @@ def test_every_file_of_runs_parses_with_what_it_requires():
   }
   assert set(needed) == set(_names('runs')) - {'student'}  # which evaluate and predict include
   for verb, argv, selector in needed.values():
-    config.parse(argv, f'runs/{verb}.gin')
-    assert dataclasses.is_dataclass(config.configured(selector))
+    gin_files.parse(argv, f'runs/{verb}.gin')
+    assert dataclasses.is_dataclass(gin_files.configured(selector))
 
 
 def test_gin_is_a_folder_of_data(repository):
@@ -276,50 +300,6 @@ def test_the_entry_point_holds_no_configurable(repository):
   assert not any(line.startswith(('class ', 'def ', '@')) for line in text.splitlines())
 
 
-# Dataclasses as JSON
-
-
-@dataclasses.dataclass(frozen=True)
-class _Inner:
-  sizes: tuple[int, ...] = (1, 2)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Outer:
-  inner: _Inner
-  lengths: dict[str, int]
-  maybe: _Inner | None = None
-
-
-def test_a_dataclass_survives_json():
-  outer = _Outer(_Inner(), {'inputs': 3})
-  values = json.loads(json.dumps(config.to_dict(outer)))
-  assert values == {'inner': {'sizes': [1, 2]}, 'lengths': {'inputs': 3}, 'maybe': None}
-  again = config.from_dict(_Outer, values)
-  assert isinstance(again.inner, _Inner) and again.maybe is None
-  assert config.to_dict(again) == config.to_dict(outer)
-  both = config.from_dict(_Outer, config.to_dict(dataclasses.replace(outer, maybe=_Inner((5,)))))
-  assert isinstance(both.maybe, _Inner)
-
-
-def test_differences_name_nested_values():
-  a = _Outer(_Inner(), {'inputs': 3})
-  b = _Outer(_Inner((1, 3)), {'inputs': 4}, maybe=None)
-  assert config.differences(a, a) == []
-  assert config.differences(a, b) == [
-    'inner.sizes: [1, 2] -> [1, 3]',
-    'lengths.inputs: 3 -> 4',
-  ]
-  assert config.differences(a, b, ignore=['inner.sizes']) == ['lengths.inputs: 3 -> 4']
-
-
-def test_a_file_is_replaced_whole(tmp_path):
-  config.write_text(tmp_path / 'a', 'first')
-  config.write_text(tmp_path / 'a', 'second')
-  assert (tmp_path / 'a').read_text() == 'second'
-  assert [file.name for file in tmp_path.iterdir()] == ['a']
-
-
 # Topologies, and what T5X's users have in their files
 
 
@@ -327,7 +307,7 @@ def test_a_file_is_replaced_whole(tmp_path):
 def test_every_topology_has_a_mesh_of_all_its_devices(name):
   run = _run(f'--topology={name}')
   assert programs.mesh_sizes(run.mesh, TOPOLOGIES[name])
-  assert config.macros()['TOPOLOGY'] == name
+  assert gin_files.macros()['TOPOLOGY'] == name
 
 
 def test_topologies_that_a_job_can_be_planned_for():

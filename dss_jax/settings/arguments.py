@@ -1,0 +1,93 @@
+"""The command line of a verb that gin files configure: files, folders to look in, and overrides.
+
+Owns its grammar and its short forms, among them the one for modules of users' own, which verbs
+without gin files take too.
+"""
+
+import argparse
+import importlib
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from dss_jax.settings import topologies
+from dss_jax.settings.errors import ConfigError
+
+USAGE = """\
+  --name=VALUE              a setting, e.g. --batch_size=32
+  --gin_file=FILE           a gin file; repeat for several, later ones win. Looked for in the
+                            working directory, --gin_search_paths, and the files shipped here.
+  --gin_search_paths=A,B    more folders to look in
+  --topology=NAME           short for --gin_file=topologies/NAME.gin, read before other files:
+                            the mesh of a machine, e.g. v5e-8
+  --gin.NAME=VALUE          the same as --name=VALUE, as in T5X; also any binding, e.g.
+                            --gin.t5.T5Config.num_heads=4
+A VALUE is of the setting's type, so --model_dir=runs/a needs no quotes. @name() and %NAME are
+gin's."""
+MODULE = 'MIXTURE_OR_TASK_MODULE'
+SHORT_FORMS = {'MODULE': MODULE}
+
+
+class Arguments(NamedTuple):
+  """A command line, taken apart.
+
+  Attributes:
+    files: gin files in the order in which they are read.
+    search_paths: folders to look for them in.
+    overrides: macro or binding, and the text of its value; later ones win.
+  """
+
+  files: list[str]
+  search_paths: list[str]
+  overrides: list[tuple[str, str]]
+
+
+def split(argv: Sequence[str]) -> Arguments:
+  """Takes a command line apart.
+
+  Raises:
+    ConfigError: an argument without -- or without a value.
+    ValueError: there is no such topology.
+  """
+  found = Arguments([], [], [])
+  rest = list(argv)
+  while rest:
+    argument = rest.pop(0)
+    name, equals, value = argument.partition('=')
+    if not name.startswith('--'):
+      raise ConfigError(f'expected --name=value, not {argument!r}; see --help.')
+    if not equals:
+      if not rest or rest[0].startswith('--'):
+        raise ConfigError(f'{name} needs a value: {name}=VALUE; see --help.')
+      value = rest.pop(0)
+    name = name[2:]
+    if name == 'gin_file':
+      found.files.append(value)
+    elif name == 'topology':
+      found.files.insert(0, f'topologies/{topologies.topology(value).name}.gin')
+    elif name == 'gin_search_paths':
+      found.search_paths.extend(path for path in value.split(',') if path)
+    elif name.startswith('gin.'):
+      found.overrides.append((name[4:], value))
+    else:
+      macro = name.replace('-', '_').upper()
+      found.overrides.append((SHORT_FORMS.get(macro, macro), value))
+  return found
+
+
+def add_module_flag(parser: argparse.ArgumentParser) -> None:
+  """Adds --mixture_or_task_module, and its short form, to a verb without gin files."""
+  parser.add_argument(
+    f'--{MODULE.lower()}',
+    *(f'--{short.lower()}' for short, name in SHORT_FORMS.items() if name == MODULE),
+    dest='modules',
+    action='append',
+    default=[],
+    metavar='MODULE',
+    help='import this module first: one of yours that registers tasks (repeatable)',
+  )
+
+
+def import_modules(names: Iterable[str]) -> None:
+  """Imports modules of users' own, which register their tasks."""
+  for name in names:
+    importlib.import_module(name)

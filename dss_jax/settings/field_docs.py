@@ -1,0 +1,125 @@
+"""What settings are, read from the source of the classes and functions that have them.
+
+Owns finding types, defaults and meanings without importing anything: the modules behind a run file
+take seconds to import, and `--help` shall not. Meanings are the entries of a docstring's
+`Attributes:` or `Args:`.
+"""
+
+import ast
+import functools
+import importlib.util
+import pathlib
+import re
+from typing import NamedTuple
+
+
+class Field(NamedTuple):
+  """A field of a dataclass, or an argument of a function.
+
+  Attributes:
+    kind: its annotation as written, with `path` for `fields.Path`; '' where it has none.
+    default: as written; None where it has none, or one that is made anew each time.
+    meaning: from the docstring, on one line; '' where it says nothing.
+  """
+
+  kind: str
+  default: str | None
+  meaning: str
+
+
+class Documented(NamedTuple):
+  """A class or function: the first line of its docstring, and its fields in order."""
+
+  summary: str
+  fields: dict[str, Field]
+
+
+@functools.cache
+def of(configurable: str) -> Documented | None:
+  """What is known of 'package.module.Name'; None where there is no such source.
+
+  A class has the fields of its bases too.
+  """
+  module, _, name = configurable.rpartition('.')
+  tree = _tree(module)
+  found = next(
+    (node for node in tree.body if getattr(node, 'name', None) == name) if tree else iter(()), None
+  )
+  if isinstance(found, ast.ClassDef):
+    return _of_class(found, _imported(tree, module))
+  return _of_function(found) if isinstance(found, ast.FunctionDef) else None
+
+
+def meanings(docstring: str) -> dict[str, str]:
+  """The entries of a docstring's `Attributes:` or `Args:`, each on one line."""
+  section = re.search(r'^(?:Attributes|Args):\n((?:[ ]+.*\n|\n)*)', docstring + '\n', re.MULTILINE)
+  found: dict[str, str] = {}
+  last: list[str] = []
+  for line in section[1].splitlines() if section else ():
+    entry = re.match(r' {2}(\*{0,2}\w+(?:, \w+)*): (.*)', line)
+    if entry:
+      last = [name.strip('*') for name in entry[1].split(', ')]
+      found.update(dict.fromkeys(last, entry[2].strip()))
+    elif line.strip():
+      found.update({name: f'{found[name]} {line.strip()}' for name in last})
+  return found
+
+
+def _of_class(node: ast.ClassDef, imported: dict[str, str]) -> Documented:
+  fields: dict[str, Field] = {}
+  for base in node.bases:
+    first, dot, rest = ast.unparse(base).partition('.')
+    inherited = of(imported.get(first, first) + dot + rest)
+    fields |= inherited.fields if inherited else {}
+  docstring = ast.get_docstring(node) or ''
+  said = meanings(docstring)
+  for one in node.body:
+    if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name):
+      name = one.target.id
+      fields[name] = Field(_kind(one.annotation), _default(one.value), said.get(name, ''))
+  return Documented(docstring.partition('\n')[0], fields)
+
+
+def _of_function(node: ast.FunctionDef) -> Documented:
+  docstring = ast.get_docstring(node) or ''
+  said = meanings(docstring)
+  arguments = [*node.args.posonlyargs, *node.args.args]
+  missing = [None] * (len(arguments) - len(node.args.defaults))
+  defaults = [*missing, *node.args.defaults, *node.args.kw_defaults]
+  pairs = zip([*arguments, *node.args.kwonlyargs], defaults, strict=True)
+  fields = {
+    one.arg: Field(_kind(one.annotation), _default(default), said.get(one.arg, ''))
+    for one, default in pairs
+  }
+  return Documented(docstring.partition('\n')[0], fields)
+
+
+@functools.cache
+def _tree(module: str) -> ast.Module | None:
+  """A module's source, parsed; None where there is none. Imports the packages around it."""
+  try:
+    spec = importlib.util.find_spec(module) if module else None
+  except (ImportError, ValueError):
+    return None
+  if spec is None or not (spec.origin or '').endswith('.py'):
+    return None
+  return ast.parse(pathlib.Path(str(spec.origin)).read_text(encoding='utf-8'))
+
+
+def _imported(tree: ast.Module | None, module: str) -> dict[str, str]:
+  """Full names of what a module imports and defines, by the names that it has there."""
+  names: dict[str, str] = {}
+  for node in tree.body if tree else ():
+    if isinstance(node, ast.ImportFrom) and node.module:
+      names |= {one.asname or one.name: f'{node.module}.{one.name}' for one in node.names}
+    elif isinstance(node, ast.ClassDef):
+      names[node.name] = f'{module}.{node.name}'
+  return names
+
+
+def _kind(annotation: ast.expr | None) -> str:
+  return ast.unparse(annotation).replace('fields.Path', 'path') if annotation else ''
+
+
+def _default(value: ast.expr | None) -> str | None:
+  return None if value is None or isinstance(value, ast.Call) else ast.unparse(value)

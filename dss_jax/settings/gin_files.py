@@ -1,0 +1,146 @@
+"""A job's configuration: gin files and command line in, frozen dataclasses out.
+
+Owns the way into gin's state and out of it. What files say without gin is statements.py's, which
+settings would be ignored unread.py's, types and defaults defaults.py's. The dataclasses are defined
+where they are used; none of them knows gin.
+"""
+
+import functools
+import importlib.util  # noqa: F401  gin-config 0.5.0 uses it without importing it
+import io
+import logging
+import re
+import sys
+import tokenize
+from collections.abc import Sequence
+from typing import Any
+
+import gin
+from etils import epath
+
+from dss_jax.settings import arguments, defaults, help_text, statements, t5x_names, unread, values
+from dss_jax.settings.errors import ConfigError
+from dss_jax.settings.statements import Statement, gin_root
+
+GIN_ERRORS = (
+  OSError, ValueError, SyntaxError, NameError, AttributeError, ImportError, RuntimeError
+)  # fmt: skip
+
+
+def parse(argv: Sequence[str], run_file: str) -> None:
+  """Parses a verb's command line into gin's state; `--help` prints what may be set and exits.
+
+  Args:
+    argv: arguments after the verb.
+    run_file: the verb's gin file, e.g. 'runs/train.gin'. It is read first, before all that the
+      command line names.
+
+  Raises:
+    ConfigError: an unknown argument, file, macro or binding, one that nobody reads, a value of
+      another type, or a required macro without value.
+  """
+  if any(arg in ('--help', '-h') for arg in argv):
+    print(help_text.of_verb(run_file))
+    sys.exit(0)
+  given = arguments.split(argv)
+  gin.clear_config()
+  # Set, not added to: gin keeps them from call to call, and its reader of files inside Python
+  # packages takes a folder such as `runs/` for one and fails.
+  gin.config._LOCATION_PREFIXES[:] = ['', *given.search_paths, str(gin_root())]
+  parsed: list[Statement] = []
+  gin.config._FILE_READERS[:] = [(functools.partial(_open, parsed), _is_file)]
+  logging.disable(logging.ERROR)  # gin logs every folder in which it does not find a file
+  try:
+    for name in [run_file, *given.files]:
+      _parse_file(name)
+    for name, value in given.overrides:
+      _override(name, value, parsed)
+  except GIN_ERRORS as error:
+    if isinstance(error, ConfigError):
+      raise
+    raise ConfigError(_said_by_gin(error)) from error
+  finally:
+    logging.disable(logging.NOTSET)
+  judged = unread.check(parsed, run_file, defaults.self_registered(parsed))
+  defaults.fill(judged.used, macros())
+  defaults.check_types(judged.used, macros())
+  for note in judged.notes:
+    _say_once(note)
+
+
+def configured(selector: str) -> Any:
+  """The object that gin builds for a configurable, e.g. 'train.TrainConfig'.
+
+  Raises:
+    ConfigError: a value that the dataclass refuses, or a macro that nothing defines.
+  """
+  try:
+    return gin.get_configurable(selector)()
+  except (ValueError, TypeError) as error:
+    text = str(error).strip()
+    macro = re.search(r"In call to configurable 'macro' .* in scope '(.+)'", text)
+    if macro:
+      text = f'no gin file defines the macro %{macro[1]}; there are {", ".join(macros())}.'
+    raise ConfigError(text.split('\n  In call to configurable')[0]) from error
+
+
+def operative() -> str:
+  """The gin configuration that was used, as a gin file that repeats it."""
+  return gin.operative_config_str()
+
+
+def macros() -> dict[str, Any]:
+  """The macros that have a value, given or a field's default."""
+  bindings = gin.config._CONFIG.items()
+  return {
+    scope: values.get('value')
+    for (scope, selector), values in sorted(bindings)
+    if selector == 'gin.macro'
+  }
+
+
+def _parse_file(name: str) -> None:
+  try:
+    gin.parse_config_file(name)
+  except tokenize.TokenError as error:
+    raise ConfigError(f'gin: {name}: a bracket or string that is opened is not closed.') from error
+
+
+def _is_file(path: str) -> bool:
+  """Whether gin may read a name; it puts a gs:// one, too, behind each folder that it looks in."""
+  return not re.search(r'/\w+://', path) and epath.Path(path).is_file()
+
+
+def _open(parsed: list[Statement], path: str) -> io.StringIO:
+  """A file for gin; what it says is added to `parsed`."""
+  text = epath.Path(path).read_text()
+  for name in re.findall(r'^\s*([\w./]+)\s*=', text, re.MULTILINE):
+    t5x_names.refuse_partitioner(name)
+  parsed += statements.of_text(text, path)[0]
+  file = io.StringIO(text)
+  file.name = path  # which gin tells of a file that it cannot parse
+  return file
+
+
+def _override(name: str, text: str, parsed: list[Statement]) -> None:
+  """Sets a macro or binding as the command line has it; what it says is added to `parsed`."""
+  t5x_names.refuse_partitioner(name)
+  try:
+    line = f'{name} = {values.gin_text(name, text, defaults.hint_of(name, parsed))}'
+    parsed += statements.of_text(line)[0]
+    gin.parse_config(line)
+  except tokenize.TokenError as error:
+    raise ConfigError(f'the value {text} opens a bracket that it does not close.') from error
+
+
+def _said_by_gin(error: Exception) -> str:
+  text = f'gin: {str(error).strip()}'
+  if re.search(r"No module named 't5x", text):
+    text += '\n  Modules of T5X are not used here: take its macros into a file without its imports.'
+  return text
+
+
+@functools.cache
+def _say_once(note: str) -> None:
+  """A line on standard error; `dss compare` parses the same files for every method."""
+  print(f'note: {note}', file=sys.stderr)

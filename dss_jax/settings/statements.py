@@ -1,0 +1,175 @@
+"""What gin files say, read without doing it: which macros and parameters are set, where, from what.
+
+Owns the reading. Modules that a file imports are not imported, so that `--help` is quick and a
+file can be judged before it is run; gin itself then does what the files say.
+"""
+
+import dataclasses
+import importlib.util  # noqa: F401  gin-config 0.5.0 uses it without importing it
+import io
+import pathlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from gin import config_parser
+
+import dss_jax
+
+REQUIRED = 'gin.REQUIRED'
+
+
+@dataclasses.dataclass(frozen=True)
+class Macro:
+  """%NAME within a value."""
+
+  name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+  """@scope/module.name() within a value; `configurable` is its full dotted name."""
+
+  configurable: str
+  scope: str = ''
+
+
+@dataclasses.dataclass(frozen=True)
+class Statement:
+  """One `name = value`: of a macro, or of a parameter of a configurable.
+
+  Attributes:
+    name: of the macro; '' where a parameter is bound.
+    configurable: full dotted name of the class or function: 'dss_jax.training.losses.LossConfig'.
+    parameter: of it; '' where a macro is defined.
+    value: with `Macro` and `Reference` where the file has %NAME and @name().
+    scope: of the binding, joined by slashes.
+    file: as gin opened it; '' on the command line.
+    line: in the file, from 1.
+    comment: what stands behind # on that line.
+    shipped: whether the file came with dss_jax.
+  """
+
+  name: str
+  configurable: str
+  parameter: str
+  value: Any
+  scope: str = ''
+  file: str = ''
+  line: int = 0
+  comment: str = ''
+  shipped: bool = False
+
+  @property
+  def where(self) -> str:
+    """For messages: file and line, or that it was on the command line."""
+    return f'{self.file}:{self.line}' if self.file else 'the command line'
+
+  @property
+  def macros(self) -> set[str]:
+    """Names of the macros that the value reads."""
+    return {leaf.name for leaf in _leaves(self.value) if isinstance(leaf, Macro)}
+
+  @property
+  def references(self) -> list[Reference]:
+    """The configurables that the value refers to."""
+    return [leaf for leaf in _leaves(self.value) if isinstance(leaf, Reference)]
+
+
+def gin_root() -> pathlib.Path:
+  """The folder of the gin files that ship with dss_jax."""
+  package = pathlib.Path(dss_jax.__file__).parent
+  installed = package / 'gin'
+  return installed if installed.is_dir() else package.parent / 'gin'
+
+
+def of_text(text: str, file: str = '') -> tuple[list[Statement], list[str]]:
+  """The statements of one file's text, and the files that it includes.
+
+  Raises:
+    SyntaxError, tokenize.TokenError: it is not gin.
+  """
+  content = io.StringIO(text)
+  content.name = file or None  # which the parser puts into its errors
+  aliases: dict[str, str] = {}
+  statements, includes = [], []
+  lines = text.splitlines()
+  shipped = bool(file) and pathlib.Path(file).is_relative_to(gin_root())
+  for one in config_parser.ConfigParser(content, _Delegate()):
+    if isinstance(one, config_parser.ImportStatement):
+      aliases[one.bound_name()] = one.partial_path() if not one.alias else one.module
+    elif isinstance(one, config_parser.IncludeStatement):
+      includes.append(one.filename)
+    elif isinstance(one, config_parser.BindingStatement):
+      number = one.location.line_num
+      is_macro = not one.arg_name
+      name = '/'.join(filter(None, (one.scope, one.selector))) if is_macro else ''
+      statements.append(
+        Statement(
+          name=name,
+          configurable='' if is_macro else _full(one.selector, aliases),
+          parameter=one.arg_name,
+          value=_resolved(one.value, aliases),
+          scope='' if is_macro else one.scope,
+          file=file,
+          line=number,
+          comment=_comment(lines[number - 1]) if number <= len(lines) else '',
+          shipped=shipped,
+        )
+      )
+  return statements, includes
+
+
+def of_shipped(name: str) -> list[Statement]:
+  """The statements of a file that ships with dss_jax, those of the files it includes first."""
+  path = gin_root() / name
+  statements, includes = of_text(path.read_text(), str(path))
+  return [one for included in includes for one in of_shipped(included)] + statements
+
+
+def same(configurable: str, other: str) -> bool:
+  """Whether two names are of one configurable: gin lets leading modules be left out."""
+  return f'.{configurable}'.endswith(f'.{other}') or f'.{other}'.endswith(f'.{configurable}')
+
+
+class _Delegate(config_parser.ParserDelegate):
+  """Keeps references and macros as what they are."""
+
+  def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> Reference:
+    scope, _, name = scoped_configurable_name.rpartition('/')
+    return Reference(name, scope)
+
+  def macro(self, macro_name: str) -> Macro:
+    return Macro(macro_name)
+
+
+def _full(name: str, aliases: dict[str, str]) -> str:
+  first, dot, rest = name.partition('.')
+  return aliases.get(first, first) + dot + rest
+
+
+def _resolved(value: Any, aliases: dict[str, str]) -> Any:
+  """A value whose references have full names."""
+  if isinstance(value, Reference):
+    return dataclasses.replace(value, configurable=_full(value.configurable, aliases))
+  if isinstance(value, dict):
+    return {_resolved(key, aliases): _resolved(one, aliases) for key, one in value.items()}
+  if isinstance(value, list | tuple):
+    return type(value)(_resolved(one, aliases) for one in value)
+  return value
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+  if isinstance(value, dict):
+    value = [*value, *value.values()]
+  if isinstance(value, list | tuple):
+    for one in value:
+      yield from _leaves(one)
+  else:
+    yield value
+
+
+def _comment(line: str) -> str:
+  """The comment at the end of a line; a # within quotes is none."""
+  match = re.fullmatch(r"""(?:[^#'"]|'[^']*'|"[^"]*")*#\s*(.*)""", line)
+  return match[1].strip() if match else ''

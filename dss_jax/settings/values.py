@@ -1,0 +1,100 @@
+"""Values of the command line, by the type of the setting that they are for.
+
+Owns the way from text to what a gin file would say. Without a known type a text that gin can read
+is a gin value, and any other a string.
+"""
+
+import ast
+import collections.abc
+import tokenize
+import typing
+from typing import Any
+
+import gin
+
+from dss_jax.settings import fields
+from dss_jax.settings.errors import ConfigError
+
+_WORDS = {'true': True, 'false': False}
+_BRACKETS = ('(', '[', '{')
+
+
+def gin_text(name: str, text: str, hint: Any = None) -> str:
+  """The right-hand side of a gin statement for what was typed.
+
+  Args:
+    name: of the setting, for messages.
+    text: what was typed behind the =.
+    hint: annotation of the field that it is for; None where that is not known.
+
+  Raises:
+    ConfigError: the text is no value of that type; names the setting and the type.
+  """
+  if _refers(text):
+    return text
+  if hint is None or hint is Any:
+    word = {'true': 'True', 'false': 'False', 'none': 'None'}.get(text.lower(), text)
+    return word if _is_gin(word) else repr(text)
+  if text.startswith(_BRACKETS) and _literal(text) is None and _is_gin(text):
+    return text  # macros or references within
+  return repr(_typed(name, text, hint))
+
+
+def _typed(name: str, text: str, hint: Any) -> Any:
+  """The value of a setting with a known type."""
+  options = fields.options(hint)
+  outer = {typing.get_origin(option) or option for option in options}
+  if text.lower() == 'none' and type(None) in outer:
+    return None
+  if text.lower() in _WORDS and bool in outer:
+    return _WORDS[text.lower()]
+  literal = _literal(text)
+  is_number = isinstance(literal, int | float) and not isinstance(literal, bool)
+  if is_number and outer & {int, float}:
+    if int in outer and literal == literal // 1:
+      return int(literal)
+    if float in outer:
+      return float(literal)
+  if str in outer:
+    return literal if isinstance(literal, str) else text
+  if isinstance(literal, list | tuple | dict) and fields.fits(_like(literal, outer), hint):
+    return _like(literal, outer)
+  if outer & {collections.abc.Sequence, tuple} and text and not text.startswith(_BRACKETS):
+    return tuple(part.strip() for part in text.split(','))  # METHODS: standard,dss
+  raise ConfigError(
+    f'{name} is of type {fields.kind(hint)}, not {text!r}; give a value of that type.'
+  )
+
+
+def _like(literal: Any, outer: set[Any]) -> Any:
+  """A bracketed literal as the type has it: tuples may be written as lists."""
+  return tuple(literal) if isinstance(literal, list) and tuple in outer else literal
+
+
+def _literal(text: str) -> Any:
+  """What Python reads; None where it is no literal."""
+  try:
+    return ast.literal_eval(text.strip())
+  except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+    return None
+
+
+def _refers(text: str) -> bool:
+  return text.lstrip('([{').startswith(('@', '%'))
+
+
+def _is_gin(text: str) -> bool:
+  """Whether gin reads a text as a value.
+
+  Raises:
+    ConfigError: it opens a bracket that it does not close.
+  """
+  try:
+    gin.config.parse_value(text)
+  except tokenize.TokenError as error:
+    if text.startswith(_BRACKETS):
+      raise ConfigError(f'the value {text} opens a bracket that it does not close.') from error
+    return False
+  except (ValueError, SyntaxError):
+    return False
+  return True
