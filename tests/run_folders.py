@@ -69,7 +69,7 @@ def make_run(
   mesh = partitioning.make_mesh(partitioning.MeshConfig())
   mixture = pipeline.load_mixture(run.data.mixture_or_task_name, run.data.split)
   data_state = {'window': 0, 'row': 0, 'fingerprint': pipeline.fingerprint(mixture)}
-  transformation = optimizers.make_optimizer(run.optimizer)
+  transformation = optimizers.make_optimizer(run.optimizer, t5.logical_axes(model))
   checkpoints = manager.Checkpoints(run.model_dir, keep=len(steps))
   for step in steps:
     state = train_state.create(model, transformation, mesh, seed=step)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dss_jax.checkpoints.manager import FOLDER, Checkpoints, has_checkpoint
+from dss_jax.models import t5
 from dss_jax.parallel import partitioning
 from dss_jax.training import optimizers, train_state
 
@@ -15,8 +16,9 @@ DATA = {'window': 3, 'row': 40}
 
 
 @pytest.fixture(scope='module')
-def optimizer():
-  return optimizers.make_optimizer(optimizers.OptimizerConfig(schedule='constant'))
+def optimizer(tiny_config):
+  config = optimizers.OptimizerConfig(schedule='constant')
+  return optimizers.make_optimizer(config, t5.logical_axes(tiny_config))
 
 
 @pytest.fixture(scope='module')

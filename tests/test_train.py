@@ -38,7 +38,7 @@ def _small_data():
   embedded.problems.cache_clear()  # another file's tests may have read the whole of it
   with pytest.MonkeyPatch.context() as patch:
     for name in ('load_mixture', 'load_examples'):
-      patch.setattr(data, name, functools.cache(getattr(data, name)))
+      patch.setattr(pipeline, name, functools.cache(getattr(pipeline, name)))
     yield
   embedded.SIZES.update(sizes)
   embedded.problems.cache_clear()

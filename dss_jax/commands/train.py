@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 
 from dss_jax.checkpoints import manager
 from dss_jax.data import pipeline
+from dss_jax.models import t5
 from dss_jax.parallel import distributed, partitioning
 from dss_jax.runs import metric_writer, pretrained
 from dss_jax.runs.run_config import RunConfig, keep_vocabulary, save_run_config, set_up_tasks
@@ -90,7 +91,7 @@ def train(run: RunConfig) -> Result:
       distributed.say(f'warning{split}: {truncation}')
 
   # State: the folder's latest checkpoint, else INITIAL_CHECKPOINT_PATH, else random.
-  optimizer = optimizers.make_optimizer(run.optimizer)
+  optimizer = optimizers.make_optimizer(run.optimizer, t5.logical_axes(run.model))
   checkpoints = manager.Checkpoints(run.model_dir, run.checkpoints_to_keep, BEST_METRIC)
   batches = pipeline.TrainBatches(mixture, run.data, *partitioning.local_parts(mesh))
   state, data_state = initial_state(run, optimizer, mesh, checkpoints)
