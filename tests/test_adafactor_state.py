@@ -55,7 +55,7 @@ def _written(folder, opened, params, moments) -> dict[str, np.ndarray]:
 def test_an_update_from_t5xs_state_is_t5xs_update(golden, tmp_path):
   """At step 1,000,000, parameters that are factored and such that are not."""
   opened, expected = golden
-  params, optimizer = transfer.read_all(opened.recipe, opened.tensors), _optimizer()
+  params, optimizer = transfer.read_all(opened.recipe, opened.tensors), _optimizer(opened.config)
   before = _written(tmp_path / 'before', opened, params, _moments(opened))
   gradients = {
     name: make_t5x.value(f'gradient/{name}', array.shape)
@@ -123,7 +123,7 @@ def test_another_optimizer_has_no_such_moments(golden):
 @pytest.mark.parametrize('kind', KINDS)
 def test_moments_of_other_parameters_are_refused(golden, kind):
   opened, _ = golden
-  state = _optimizer().init(transfer.read_all(opened.recipe, opened.tensors))
+  state = _optimizer(opened.config).init(transfer.read_all(opened.recipe, opened.tensors))
   moments = _moments(opened)
   path, leaf = next(iter(transfer.flatten(moments[kind]).items()))
   flat = transfer.flatten(moments[kind])
@@ -139,7 +139,8 @@ def test_moments_of_other_parameters_are_refused(golden, kind):
 def test_moments_are_placed_as_the_state_is(golden):
   """Also where it is sharded, and where the moments come from another placement."""
   opened, _ = golden
-  optimizer, mesh = _optimizer(), partitioning.make_mesh(partitioning.MeshConfig(fsdp=4, tensor=2))
+  optimizer = _optimizer(opened.config)
+  mesh = partitioning.make_mesh(partitioning.MeshConfig(fsdp=4, tensor=2))
   like = train_state.abstract(opened.config, optimizer, mesh)
   shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
   make = functools.partial(train_state.create, opened.config, optimizer, mesh, 0)

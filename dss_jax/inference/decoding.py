@@ -196,7 +196,7 @@ def _beam_search(decoder: Decoder, cache: DecodeCache, is_real, decoding: Decodi
     tokens = _take(state.tokens, parent).at[:, :, position].set(token)
     ends = (token == EOS_ID) | (position + 1 == length)
 
-    may_end = ends & (jnp.arange(2 * beams) < beams) & state.improvable[:, None]
+    may_end = ends & (jnp.arange(2 * beams) < beams)[None] & state.improvable[:, None]
     score = jnp.where(may_end, log_prob / divisors[position], -jnp.inf)
     ended_score, best = jax.lax.top_k(jnp.append(state.ended_score, score, axis=1), beams)
     ended_tokens = _take(jnp.append(state.ended_tokens, tokens, axis=1), best)

@@ -42,5 +42,5 @@ class Segments(NamedTuple):
     """True where a query sees a key."""
     mask = (self.query[:, :, None] == self.key[:, None, :]) & (self.key[:, None, :] > 0)
     if self.causal:
-      mask &= jnp.tri(mask.shape[1], mask.shape[2], dtype=bool)
+      mask &= jnp.tri(mask.shape[1], mask.shape[2], dtype=bool)[None]
     return mask[:, None]

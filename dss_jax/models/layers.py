@@ -64,7 +64,8 @@ def dropout(
   shape[broadcast] = 1
   keep = _kept(row_keys, site, rate, tuple(shape[1:]))
   # A product, since what `where` keeps for the gradient may be a mask of the size of `x`.
-  return (x * (keep / jnp.float32(1.0 - rate))).astype(x.dtype)
+  scale = keep.astype(jnp.float32) / jnp.float32(1.0 - rate)
+  return (x.astype(jnp.float32) * scale).astype(x.dtype)
 
 
 def _kept(row_keys: Key[Array, 'b'], site: int, rate: float, shape: tuple[int, ...]) -> Array:
@@ -129,7 +130,7 @@ class Norm(nnx.Module):
   def __call__(self, x: Float[Array, 'b l e']) -> Float[Array, 'b l e']:
     x32 = x.astype(jnp.float32)
     scale = jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + NORM_EPSILON)
-    return (x32 * scale * self.scale[...]).astype(x.dtype)
+    return (x32 * scale * self.scale[...][None, None]).astype(x.dtype)
 
 
 class RelativeBias(nnx.Module):
@@ -190,7 +191,8 @@ class Attention(nnx.Module):
     query, (key, value) = self.project_query(x), self.project_key_value(x_kv)
     keep = None
     if row_keys is not None and rate > 0.0:
-      keep = _kept(row_keys, 0, rate, (self.num_heads, 1, key.shape[1]))[:, :, 0] / (1.0 - rate)
+      keep = _kept(row_keys, 0, rate, (self.num_heads, 1, key.shape[1]))[:, :, 0]
+      keep = keep.astype(jnp.float32) / (1.0 - rate)
     return self.project_out(attend_segments(query, key, value, segments, bias, keep))
 
 
@@ -235,7 +237,7 @@ def attend(
   weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True)))
   total = weights.sum(axis=-1, keepdims=True)
   if keep is not None:
-    value = (value * keep[..., None]).astype(value.dtype)
+    value = (value.astype(keep.dtype) * keep[..., None]).astype(value.dtype)
   weights = weights.astype(value.dtype)
   out = jnp.einsum('bhqk,bhkd->bhqd', weights, value, preferred_element_type=jnp.float32)
   return by_head((out / total).astype(value.dtype))

@@ -130,7 +130,8 @@ def _target_logits(logits, targets):
 
 
 def _is_target(logits, targets):
-  return jnp.arange(logits.shape[-1]) == targets[..., None]
+  vocabulary = jnp.arange(logits.shape[-1])
+  return jnp.expand_dims(vocabulary, range(targets.ndim)) == targets[..., None]
 
 
 def sum_by_task(values: Float[Array, 'b l'], task_ids: Int[Array, 'b l']) -> Float[Array, 'tasks']:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from dss_jax.settings import fields
@@ -79,7 +80,7 @@ def make_schedule(config: OptimizerConfig) -> Callable[[Any], Any]:
   """
   peak, warmup = config.learning_rate, config.warmup_steps
   if config.schedule == 'rsqrt':
-    return lambda step: peak * jax.lax.rsqrt(jax.numpy.maximum(1.0 * step, max(warmup, 1)))
+    return lambda step: peak * jax.lax.rsqrt(jnp.maximum(_float32(step), max(warmup, 1)))
   if config.schedule == 'linear':
     assert config.decay_steps is not None  # __post_init__ has seen to it
     after = optax.linear_schedule(peak, 0.0, config.decay_steps - warmup)
@@ -88,6 +89,10 @@ def make_schedule(config: OptimizerConfig) -> Callable[[Any], Any]:
   if not warmup:
     return after
   return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
+
+
+def _float32(step: Any) -> jax.Array:
+  return jnp.asarray(step).astype(jnp.float32)
 
 
 def make_optimizer(config: OptimizerConfig, axes: Axes) -> optax.GradientTransformation:
