@@ -20,12 +20,16 @@ import jax
 import jaxtyping
 import numpy as np
 import optax
+import programs
 import pytest
 
 # Not through XLA_FLAGS: a process that a test starts has one device, as a user's has.
 jax.config.update('jax_num_cpu_devices', 8)
 # Tests compile more than they compute: this halves their time.
 jax.config.update('jax_disable_most_optimizations', True)
+# What one worker has compiled the others load, and so does the next run; `make clean` forgets it.
+jax.config.update('jax_compilation_cache_dir', str(programs.FOLDER))
+jax.config.update('jax_persistent_cache_min_compile_time_secs', programs.WORTH_KEEPING_S)
 # Our own code says how types and ranks are made equal; other libraries' runs in `lenient`.
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 jax.config.update('jax_numpy_rank_promotion', 'raise')
