@@ -5,6 +5,7 @@
 
 PYTHON ?= python3
 VENV := .venv
+TYPED := build/typed# links that give the package the form in which it installs, for mypy
 RUN ?= runs/smoke-$(shell date +%Y%m%d-%H%M%S)
 
 .PHONY: smoke test check install install-test clean
@@ -19,7 +20,9 @@ test: install-test
 check: install-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy dss_jax tasks
+	rm -rf $(TYPED) && mkdir -p $(TYPED)/dss_jax
+	ln -s $(CURDIR)/dss_jax/* $(CURDIR)/tasks $(CURDIR)/launch $(TYPED)/dss_jax/
+	cd $(TYPED) && $(CURDIR)/$(VENV)/bin/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p dss_jax
 
 install: $(VENV)/.installed
 install-test: $(VENV)/.installed-test

@@ -33,6 +33,7 @@ setuptools.setup(
     'dss_jax.tasks': 'tasks',
   },
   package_data={
+    'dss_jax': ['py.typed'],
     'dss_jax.gin': ['**/*.gin'],
     'dss_jax.launch': ['*.sh'],
     'dss_jax.datasets': ['*.model'],

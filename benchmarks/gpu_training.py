@@ -59,6 +59,7 @@ def ours(options: argparse.Namespace) -> Callable[[], Any]:
   """An update as `dss train` makes it; the metrics' loss, not waited for."""
   import jax
 
+  from dss_jax.models import t5
   from dss_jax.parallel import partitioning
   from dss_jax.training import losses, optimizers, steps, train_state
 
@@ -67,7 +68,8 @@ def ours(options: argparse.Namespace) -> Callable[[], Any]:
   optimizer = optimizers.make_optimizer(
     optimizers.OptimizerConfig(
       schedule='constant', learning_rate=LEARNING_RATE, clip_norm=CLIP_NORM
-    )
+    ),
+    t5.logical_axes(model),
   )
   state = train_state.create(model, optimizer, mesh, 0)
   inputs, targets = _tokens(options.batch)

@@ -110,7 +110,8 @@ def sleep_of(seconds: float) -> Callable[[Any], None]:
 def training_of(vocab_size: int) -> Callable[[Any], None]:
   """A consumer that trains a network of two layers: more would hide a wait behind its own time."""
   model = t5.T5Config(**{**vars(NETWORK), 'vocab_size': vocab_size})
-  optimizer = optimizers.make_optimizer(optimizers.OptimizerConfig(decay_steps=10_000))
+  settings = optimizers.OptimizerConfig(decay_steps=10_000)
+  optimizer = optimizers.make_optimizer(settings, t5.logical_axes(model))
   state = train_state.create(
     model, optimizer, partitioning.make_mesh(partitioning.MeshConfig()), seed=0
   )

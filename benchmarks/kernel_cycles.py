@@ -28,6 +28,7 @@ import pairs
 import tpu_steps
 
 from dss_jax.models import flash, layers
+from dss_jax.models.attention_inputs import Bias, Segments
 from dss_jax.parallel import partitioning
 from dss_jax.planning import estimate, hlo, programs, worker
 from dss_jax.settings import topologies
@@ -131,8 +132,8 @@ def _compile(mesh, own_rows: int, heads: int, queries: int, keys: int, has_bias,
     buckets = layers.relative_position_bucket(distance, not causal, 32, 128)
 
     def forward(qkv, embedding):
-      bias = layers.Bias(embedding[:, buckets][None], embedding, buckets) if has_bias else None
-      return flash.attend(qkv, layers.Segments(of_query, of_key, causal), bias, keep, HEAD_DIM)
+      bias = Bias(embedding[:, buckets][None], embedding, buckets) if has_bias else None
+      return flash.attend(qkv, Segments(of_query, of_key, causal), bias, keep, HEAD_DIM)
 
     out, pull = jax.vjp(forward, qkv, embedding)
     return out, pull(grad)

@@ -113,11 +113,12 @@ def state_bytes(folder: pathlib.Path) -> int:
   code = (
     'import jax, sys\n'
     'from dss_jax.parallel import partitioning\n'
+    'from dss_jax.models import t5\n'
     'from dss_jax.runs import run_config, run_folder\n'
     'from dss_jax.training import optimizers, train_state\n'
     'run = run_config.set_up_tasks(run_folder.RunFolder(sys.argv[1]).load_settings())\n'
-    'state = train_state.abstract(run.model, optimizers.make_optimizer(run.optimizer), '
-    'partitioning.make_mesh(run.mesh))\n'
+    'optimizer = optimizers.make_optimizer(run.optimizer, t5.logical_axes(run.model))\n'
+    'state = train_state.abstract(run.model, optimizer, partitioning.make_mesh(run.mesh))\n'
     'print(sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)))\n'
   )
   run = [sys.executable, '-c', code, str(folder)]

@@ -223,7 +223,7 @@ def update_difference(family: str, scanned: bool) -> dict[str, float]:
     params = transfer.read_all(opened.recipe, opened.tensors)
     of_gradients = t5x.open_pretrained(str(folder / 'gradients'))
     read = transfer.read_all(of_gradients.recipe, of_gradients.tensors)
-    after, moments = our_update(params, read, read_moments(opened))
+    after, moments = our_update(opened.config, params, read, read_moments(opened))
     t5x.write(str(folder / 'ours'), opened.config, transfer.flatten(after), 0, moments)
     tensors = t5x_files.open_checkpoint(epath.Path(folder / 'ours'))
     whole = {n: np.asarray(t.read((slice(None),) * len(t.shape))) for n, t in tensors.items()}
@@ -250,12 +250,14 @@ def updated(state: Any, gradients: dict[str, np.ndarray]) -> Any:
   return state.apply_gradient(nested, learning_rate=1.0)
 
 
-def our_update(params: t5.Params, gradients: t5.Params, moments: dict[str, Any]) -> tuple:
+def our_update(
+  config: t5.T5Config, params: t5.Params, gradients: t5.Params, moments: dict[str, Any]
+) -> tuple:
   """Our parameters and second moments after our update."""
   settings = optimizers.OptimizerConfig(
     name='adafactor', learning_rate=1.0, schedule='constant', clip_norm=None
   )
-  optimizer = optimizers.make_optimizer(settings)
+  optimizer = optimizers.make_optimizer(settings, t5.logical_axes(config))
 
   @jax.jit
   def update(params, gradients, moments):

@@ -46,7 +46,8 @@ def ours(folder: pathlib.Path, settings: dict[str, Any]) -> tuple[Update, Callab
   optimizer = optimizers.make_optimizer(
     optimizers.OptimizerConfig(
       learning_rate=settings['learning_rate'], decay_steps=DECAY_STEPS, clip_norm=CLIP_NORM
-    )
+    ),
+    t5.logical_axes(model),
   )
   mesh = partitioning.make_mesh(partitioning.MeshConfig())
   places = jax.tree.map(lambda x: x.sharding, train_state.abstract(model, optimizer, mesh))

@@ -1,9 +1,11 @@
-"""How every test runs: eight fake CPU devices, checked shapes, fixed seeds, strict warnings.
+"""How every test runs: eight fake CPU devices, checked shapes and types, fixed seeds, no warnings.
 
 Owns the process's settings and the fixtures that several test files share. Keeps its imports
 light: TensorFlow and torch are imported by the tests that need them.
 """
 
+import contextlib
+import functools
 import os
 import pathlib
 import random
@@ -17,12 +19,20 @@ import importlib.util  # noqa: F401  gin-config 0.5.0 needs it before `import gi
 import jax
 import jaxtyping
 import numpy as np
+import optax
+import programs
 import pytest
 
 # Not through XLA_FLAGS: a process that a test starts has one device, as a user's has.
 jax.config.update('jax_num_cpu_devices', 8)
 # Tests compile more than they compute: this halves their time.
 jax.config.update('jax_disable_most_optimizations', True)
+# What one worker has compiled the others load, and so does the next run; `make clean` forgets it.
+jax.config.update('jax_compilation_cache_dir', str(programs.FOLDER))
+jax.config.update('jax_persistent_cache_min_compile_time_secs', programs.WORTH_KEEPING_S)
+# Our own code says how types and ranks are made equal; other libraries' runs in `lenient`.
+jax.config.update('jax_numpy_dtype_promotion', 'strict')
+jax.config.update('jax_numpy_rank_promotion', 'raise')
 jaxtyping.install_import_hook(
   [
     'dss_jax.models',
@@ -34,8 +44,30 @@ jaxtyping.install_import_hook(
 )
 
 from dss_jax.models import t5  # noqa: E402  after the hook, which checks the shapes in it
+from dss_jax.training import optimizers  # noqa: E402
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+
+
+@contextlib.contextmanager
+def lenient():
+  """JAX's own rules of promotion, for arithmetic that another library or a test's formula does."""
+  with jax.numpy_dtype_promotion('standard'), jax.numpy_rank_promotion('allow'):
+    yield
+
+
+def _lenient_optimizer(make):
+  """`make_optimizer` whose updates, which are optax's arithmetic, run in `lenient`."""
+
+  @functools.wraps(make)
+  def made(*arguments, **settings) -> optax.GradientTransformation:
+    transform = make(*arguments, **settings)
+    return optax.GradientTransformation(lenient()(transform.init), lenient()(transform.update))
+
+  return made
+
+
+optimizers.make_optimizer = _lenient_optimizer(optimizers.make_optimizer)
 
 
 def pytest_configure(config):

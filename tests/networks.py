@@ -57,8 +57,8 @@ def loss_and_gradients(config, params, batch, row_keys=None):
 
   def loss(params):
     logits = t5.bind(config, params)(*batch, row_keys)
-    weights = (batch[3] > 0) * jnp.arange(1, batch[3].shape[1] + 1)
-    return jnp.sum(jnp.sin(logits).mean(-1) * weights)
+    counts = jnp.arange(1.0, batch[3].shape[1] + 1.0)[None]
+    return jnp.sum(jnp.sin(logits).mean(-1) * jnp.where(batch[3] > 0, counts, 0.0))
 
   return jax.value_and_grad(loss)(params)
 

@@ -81,7 +81,7 @@ def make_run(
     run.data.mixture_or_task_name, run.data.split, run.objective.tasks
   )
   data_state = {'window': 0, 'row': 0, 'fingerprint': pipeline.fingerprint(mixture)}
-  transformation = optimizers.make_optimizer(run.optimizer)
+  transformation = optimizers.make_optimizer(run.optimizer, t5.logical_axes(model))
   with run_folder.open_checkpoints(keep=len(steps)) as checkpoints:
     for step in steps:
       state = train_state.create(model, transformation, mesh, seed=step)

@@ -20,11 +20,10 @@ from dss_jax.training import optimizers, train_state
 KINDS = ('rows', 'columns', 'full')
 
 
-def _optimizer(**changes):
+def _optimizer(model, **changes):
   settings = {'learning_rate': make_t5x.LEARNING_RATE, 'schedule': 'constant', 'clip_norm': None}
-  return optimizers.make_optimizer(
-    optimizers.OptimizerConfig(**{'name': 'adafactor', **settings, **changes})
-  )
+  config = optimizers.OptimizerConfig(**{'name': 'adafactor', **settings, **changes})
+  return optimizers.make_optimizer(config, t5.logical_axes(model))
 
 
 @pytest.fixture(scope='module')
@@ -56,7 +55,7 @@ def _written(folder, opened, params, moments) -> dict[str, np.ndarray]:
 def test_an_update_from_t5xs_state_is_t5xs_update(golden, tmp_path):
   """At step 1,000,000, parameters that are factored and such that are not."""
   opened, expected = golden
-  params, optimizer = transfer.read_all(opened.recipe, opened.tensors), _optimizer()
+  params, optimizer = transfer.read_all(opened.recipe, opened.tensors), _optimizer(opened.config)
   before = _written(tmp_path / 'before', opened, params, _moments(opened))
   gradients = {
     name: make_t5x.value(f'gradient/{name}', array.shape)
@@ -88,7 +87,9 @@ def test_an_update_from_t5xs_state_is_t5xs_update(golden, tmp_path):
 def test_moments_go_in_and_out(golden, clip_norm):
   opened, _ = golden
   moments = _moments(opened)
-  state = _optimizer(clip_norm=clip_norm).init(transfer.read_all(opened.recipe, opened.tensors))
+  state = _optimizer(opened.config, clip_norm=clip_norm).init(
+    transfer.read_all(opened.recipe, opened.tensors)
+  )
   fresh = adafactor.moments_of(state)
   assert fresh['step'] == 0
   taken = adafactor.moments_of(adafactor.with_moments(state, moments))
@@ -99,7 +100,7 @@ def test_moments_go_in_and_out(golden, clip_norm):
 def test_only_the_decay_goes_on_and_not_the_schedule(golden):
   opened, _ = golden
   params = transfer.read_all(opened.recipe, opened.tensors)
-  optimizer = _optimizer(schedule='linear', decay_steps=10)
+  optimizer = _optimizer(opened.config, schedule='linear', decay_steps=10)
   state = adafactor.with_moments(optimizer.init(params), _moments(opened))
   counts = {
     jax.tree_util.keystr(path): np.unique(leaf).tolist()
@@ -114,7 +115,7 @@ def test_only_the_decay_goes_on_and_not_the_schedule(golden):
 def test_another_optimizer_has_no_such_moments(golden):
   opened, _ = golden
   params = transfer.read_all(opened.recipe, opened.tensors)
-  state = _optimizer(name='adamw').init(params)
+  state = _optimizer(opened.config, name='adamw').init(params)
   assert adafactor.moments_of(state) is None
   assert adafactor.with_moments(state, _moments(opened)) is None
 
@@ -122,7 +123,7 @@ def test_another_optimizer_has_no_such_moments(golden):
 @pytest.mark.parametrize('kind', KINDS)
 def test_moments_of_other_parameters_are_refused(golden, kind):
   opened, _ = golden
-  state = _optimizer().init(transfer.read_all(opened.recipe, opened.tensors))
+  state = _optimizer(opened.config).init(transfer.read_all(opened.recipe, opened.tensors))
   moments = _moments(opened)
   path, leaf = next(iter(transfer.flatten(moments[kind]).items()))
   flat = transfer.flatten(moments[kind])
@@ -138,7 +139,8 @@ def test_moments_of_other_parameters_are_refused(golden, kind):
 def test_moments_are_placed_as_the_state_is(golden):
   """Also where it is sharded, and where the moments come from another placement."""
   opened, _ = golden
-  optimizer, mesh = _optimizer(), partitioning.make_mesh(partitioning.MeshConfig(fsdp=4, tensor=2))
+  optimizer = _optimizer(opened.config)
+  mesh = partitioning.make_mesh(partitioning.MeshConfig(fsdp=4, tensor=2))
   like = train_state.abstract(opened.config, optimizer, mesh)
   shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
   make = functools.partial(train_state.create, opened.config, optimizer, mesh, 0)
@@ -152,7 +154,7 @@ def test_moments_are_placed_as_the_state_is(golden):
 
 
 def test_the_form_of_moments_is_known_without_making_any(tiny_config):
-  optimizer = _optimizer()
+  optimizer = _optimizer(tiny_config)
   like = jax.eval_shape(lambda: optimizer.init(t5.init(tiny_config, jax.random.key(0))))
   moments = adafactor.moments_of(like)
   assert moments['rows'] == moments['columns'] == {}  # too small to be factored

@@ -15,8 +15,9 @@ DATA = {'window': 3, 'row': 40}
 
 
 @pytest.fixture(scope='module')
-def optimizer():
-  return optimizers.make_optimizer(optimizers.OptimizerConfig(schedule='constant'))
+def optimizer(tiny_config):
+  config = optimizers.OptimizerConfig(schedule='constant')
+  return optimizers.make_optimizer(config, t5.logical_axes(tiny_config))
 
 
 @pytest.fixture(scope='module')

@@ -11,6 +11,7 @@ from golden import make_decoding as golden
 from dss_jax.checkpoints.hf.huggingface import params_from_state_dict
 from dss_jax.inference.decoding import Decoding, decode
 from dss_jax.models import t5
+from dss_jax.models.decoder import Decoder
 
 CONFIGS = {
   variant: t5.T5Config(
@@ -148,13 +149,13 @@ def test_decoding_takes_no_steps_after_every_row_has_ended(
   greedy, _ = run(variant, params, arrays['inputs'], GREEDY)
   ended = (greedy == 1).any(axis=1)
   steps = []
-  step = t5.T5.decode_step
+  step = Decoder.step
 
   def counted(self, tokens, cache):
     jax.debug.callback(lambda: steps.append(1))
     return step(self, tokens, cache)
 
-  monkeypatch.setattr(t5.T5, 'decode_step', counted)
+  monkeypatch.setattr(Decoder, 'step', counted)
   long = Decoding(method, max_length=60, beams=1)  # a length of its own, so that it is traced anew
   tokens, _ = run(variant, params, arrays['inputs'][ended], long)
   jax.effects_barrier()

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from dss_jax.models import flash, layers
-from dss_jax.parallel import partitioning
+from dss_jax.models.attention_inputs import Bias, Segments
+from dss_jax.parallel import devices, partitioning
 
 HEADS, HEAD_DIM = 4, 64
 
@@ -36,7 +37,7 @@ def _arrays(rows, queries, keys, dropout):
 def _bias(embedding, queries, keys, causal):
   distance = jnp.arange(keys)[None] - jnp.arange(queries)[:, None]
   buckets = layers.relative_position_bucket(distance, not causal, 32, 128)
-  return layers.Bias(embedding[:, buckets][None], embedding, buckets)
+  return Bias(embedding[:, buckets][None], embedding, buckets)
 
 
 @pytest.mark.parametrize(
@@ -56,10 +57,10 @@ def test_kernels_compute_attention_and_its_gradients(
   """Also where a mesh divides rows and heads, and where queries are taken in several blocks, or in
   several calls since VMEM does not hold them."""
   vmem = flash._vmem(1, of_a_call, keys, HEAD_DIM)
-  monkeypatch.setitem(flash.VMEM, 'cpu', vmem / flash.MEBIBYTE)
+  monkeypatch.setitem(devices.ATTENTION_VMEM, 'cpu', vmem)
   qkv, of_queries, of_keys, keep, grad = _arrays(8, queries, keys, dropout)
   embedding = jnp.asarray(np.random.default_rng(1).normal(size=(HEADS, 32)), jnp.float32)
-  segments = layers.Segments(of_queries, of_keys, causal)
+  segments = Segments(of_queries, of_keys, causal)
 
   def loss(qkv, embedding, as_kernel):
     of_layer = _bias(embedding, queries, keys, causal) if bias else None
@@ -84,11 +85,11 @@ def test_kernels_compute_attention_and_its_gradients(
 
 def test_on_a_v3_bfloat16_is_multiplied_as_float32(monkeypatch):
   """Its products take nothing else; only what is given and what comes out are rounded."""
-  monkeypatch.setattr(partitioning, 'device_kind', lambda: 'TPU v3')
+  monkeypatch.setattr(devices, 'kind', lambda: 'TPU v3')
   qkv, of_queries, of_keys, keep, grad = _arrays(8, 256, 256, dropout=True)
   qkv = [array.astype(jnp.bfloat16) for array in qkv]
   bias = _bias(jnp.ones((HEADS, 32)), 256, 256, causal=False)
-  segments = layers.Segments(of_queries, of_keys)
+  segments = Segments(of_queries, of_keys)
 
   def kernels(qkv):
     merged = [array.reshape(*array.shape[:2], -1) for array in qkv]
@@ -164,7 +165,7 @@ def test_a_network_with_kernels_is_the_same_network(
   ],
 )
 def test_kernels_are_used_where_they_fit(monkeypatch, kind, mesh, sizes, expected):
-  monkeypatch.setattr(partitioning, 'device_kind', lambda: kind)
+  monkeypatch.setattr(devices, 'kind', lambda: kind)
   with jax.set_mesh(partitioning.make_mesh(partitioning.MeshConfig(*mesh))):
     assert flash.usable(*sizes) is expected
 

@@ -69,7 +69,8 @@ def test_a_run_killed_again_and_again_equals_a_whole_one(whole, shared, tmp_path
 def test_eight_devices_train_as_one_does(whole, tmp_path):
   """`whole` is the work of one device; this process has eight."""
   assert jax.device_count() == 8
-  assert train.main([*_arguments(tmp_path), '--eval_period=0']) == 0
+  seldom = ['--eval_period=0', f'--save_period={STEPS}']
+  assert train.main([*_arguments(tmp_path), *seldom]) == 0
   (params, _), (expected, _) = params_of(tmp_path), params_of(whole)
   for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(expected), strict=True):
     np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)

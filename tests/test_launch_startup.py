@@ -110,8 +110,7 @@ def test_a_preempted_and_relaunched_job_ends_as_an_undisturbed_one(
     'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
     'XLA_FLAGS': '--xla_force_host_platform_device_count=2',
     'TF_ENABLE_ONEDNN_OPTS': '0',
-    'JAX_COMPILATION_CACHE_DIR': str(tmp_path / 'compiled'),
-    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.05',
+    **programs.VARIABLES,
   }
   whole, disturbed = tmp_path / 'whole', tmp_path / 'disturbed'
   line = [sys.executable, '-m', 'dss_jax', *_command(whole)]

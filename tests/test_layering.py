@@ -194,7 +194,7 @@ def test_functions_are_short(path):
   for node in ast.walk(_tree(path)):
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
       lines = node.end_lineno - node.lineno + 1
-      assert lines <= 80, f'{node.name} has {lines} lines'
+      assert lines <= 60, f'{node.name} has {lines} lines'
 
 
 @pytest.mark.parametrize('path', OURS)

@@ -35,7 +35,9 @@ def _keep_gradients():
 
 OPTIMIZER = optax.chain(
   _keep_gradients(),
-  optimizers.make_optimizer(optimizers.OptimizerConfig(name='adafactor', schedule='constant')),
+  optimizers.make_optimizer(
+    optimizers.OptimizerConfig(name='adafactor', schedule='constant'), t5.logical_axes(MODEL)
+  ),
 )
 
 

@@ -82,6 +82,19 @@ def test_refusals_name_the_setting(settings, message):
 
 # Updates
 
+AXES = {
+  'encoder_layers': {
+    'mlp': {'wi_0': ('layers', 'embed', 'mlp')},
+    'mlp_norm': {'scale': ('layers', 'embed')},
+  },
+  'decoder_layers': {
+    'mlp': {'wi_0': ('layers', 'embed', 'mlp')},
+    'mlp_norm': {'scale': ('layers', 'embed')},
+  },
+  'embedding': ('vocab', 'embed'),
+  'encoder_norm': {'scale': ('embed',)},
+}
+
 
 def _tree(seed, scale=1.0):
   """Something in the form of `t5.init`: two stacks of different depth, and single weights."""
@@ -152,7 +165,7 @@ def test_adafactor_is_the_papers_algorithm_on_every_layer(schedule):
   for tree in (params, *gradients):
     wi = tree['encoder_layers']['mlp']
     wi['wi_0'] = wi['wi_0'] * uneven[:, None, None]
-  found = dict(_slices(_trained(optimizers.make_optimizer(config), params, gradients)))
+  found = dict(_slices(_trained(optimizers.make_optimizer(config, AXES), params, gradients)))
   pieces = [dict(_slices(gradient)) for gradient in gradients]
   rate = _schedule(learning_rate=0.05, schedule=schedule, warmup_steps=2)
   for name, start in _slices(params):
@@ -168,7 +181,7 @@ def test_adafactor_of_stacked_layers_equals_optax_on_each_layer_alone():
   config = _adafactor(decay_rate=0.7)
   alone = optax.adafactor(0.05, decay_rate=0.7)
   params, gradients = _tree(0), [_tree(seed, 0.1) for seed in (1, 2, 3)]
-  found = dict(_slices(_trained(optimizers.make_optimizer(config), params, gradients)))
+  found = dict(_slices(_trained(optimizers.make_optimizer(config, AXES), params, gradients)))
   pieces = [dict(_slices(gradient)) for gradient in gradients]
   for name, start in _slices(params):
     expected = _trained(alone, start, [p[name] for p in pieces])
@@ -185,7 +198,7 @@ def test_adafactor_over_whole_stacks_would_be_another_optimizer():
 
 
 def test_factored_moments_take_the_memory_of_rows_and_columns_only():
-  state = jax.eval_shape(optimizers.make_optimizer(_adafactor()).init, _tree(0))
+  state = jax.eval_shape(optimizers.make_optimizer(_adafactor(), AXES).init, _tree(0))
   sizes = [leaf.size for leaf in jax.tree.leaves(state)]
   assert max(sizes) < 3 * 140 + 1  # of a stack [3, 130, 140] and an embedding [150, 129]
 
@@ -207,7 +220,7 @@ def test_adamw_is_the_papers_algorithm(weight_decay):
     learning_rate=0.1, decay_steps=4, clip_norm=None, weight_decay=weight_decay
   )
   params, gradients = _tree(0), [_tree(seed) for seed in (1, 2, 3)]
-  found = dict(_slices(_trained(optimizers.make_optimizer(config), params, gradients)))
+  found = dict(_slices(_trained(optimizers.make_optimizer(config, AXES), params, gradients)))
   pieces = [dict(_slices(gradient)) for gradient in gradients]
   for name, start in _slices(params):
     expected = _adamw_in_numpy(
@@ -222,8 +235,10 @@ def test_clipping_is_by_the_norm_of_all_gradients_together(name):
   params, gradient = _tree(0), _tree(1)
   norm = float(np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(gradient))))
   settings = {'name': name, 'learning_rate': 0.1, 'schedule': 'constant'}
-  clipped = optimizers.make_optimizer(optimizers.OptimizerConfig(**settings, clip_norm=norm / 10))
-  free = optimizers.make_optimizer(optimizers.OptimizerConfig(**settings, clip_norm=None))
+  clipped, free = (
+    optimizers.make_optimizer(optimizers.OptimizerConfig(**settings, clip_norm=clip_norm), AXES)
+    for clip_norm in (norm / 10, None)
+  )
   # The second gradient is short: the first one's length shows in the moments.
   cut = jax.tree.map(lambda leaf: leaf / 10, gradient)
   short = _tree(2, 1e-3)
@@ -233,25 +248,38 @@ def test_clipping_is_by_the_norm_of_all_gradients_together(name):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-def test_every_weight_of_the_network_is_in_one_part(tiny_config, tiny_params):
-  """Adafactor moves all of them, and its stacks are the ones that the network has."""
-  del tiny_config
-  assert set(optimizers.STACKED) <= set(tiny_params)
+def test_adafactor_moves_every_weight_of_the_network(tiny_config, tiny_params):
+  axes = t5.logical_axes(tiny_config)
   gradient = jax.tree.map(jnp.ones_like, tiny_params)
-  moved = _trained(optimizers.make_optimizer(_adafactor()), tiny_params, [gradient])
+  moved = _trained(optimizers.make_optimizer(_adafactor(), axes), tiny_params, [gradient])
   for path, leaf in jax.tree.leaves_with_path(jax.tree.map(jnp.subtract, moved, tiny_params)):
     assert np.abs(leaf).min() > 0, jax.tree_util.keystr(path)
 
 
 @pytest.mark.parametrize('own_biases', [False, True])
-def test_stacks_have_a_layer_axis_in_the_network(tiny_config, own_biases):
+def test_weights_with_a_layer_axis_are_in_the_part_of_their_stack(tiny_config, own_biases):
+  """The names of the parts are in checkpoints."""
   config = dataclasses.replace(tiny_config, relative_bias_per_layer=own_biases)
-  _, axes = t5.abstract(config)
-  is_axes = lambda leaf: isinstance(leaf, tuple)  # noqa: E731
-  stacks = {*optimizers.STACKED, *(('encoder_bias', 'decoder_bias') if own_biases else ())}
-  for name, tree in axes.items():
-    stacked = ['layers' in leaf for leaf in jax.tree.leaves(tree, is_leaf=is_axes)]
-    assert stacked == [name in stacks] * len(stacked), name
+  optimizer = optimizers.make_optimizer(_adafactor(), t5.logical_axes(config))
+  parts = jax.eval_shape(optimizer.init, t5.abstract(config)[0])[1].inner_states
+  of = {part: {path[0] for path in _paths(state)} for part, state in parts.items()}
+  encoder, decoder = {'encoder_layers'}, {'decoder_layers'}
+  single = {'embedding', 'encoder_norm', 'decoder_norm', 'logits_kernel'}
+  biases = {'encoder_bias', 'decoder_bias'}
+  if own_biases:
+    encoder, decoder = encoder | {'encoder_bias'}, decoder | {'decoder_bias'}
+  else:
+    single |= biases
+  assert of == {'encoder_layers': encoder, 'decoder_layers': decoder, 'single': single}
+
+
+def _paths(state):
+  """The paths of the parameters that an Adafactor's state has something of."""
+  is_factored = lambda leaf: isinstance(leaf, optax.FactoredState)  # noqa: E731
+  found = [leaf for leaf in jax.tree.leaves(state, is_leaf=is_factored) if is_factored(leaf)]
+  return [
+    [key.key for key in path] for one in found for path, _ in jax.tree.leaves_with_path(one.v)
+  ]
 
 
 def test_adafactor_of_a_bias_of_every_layer_is_that_of_each_layer_alone(tiny_config):
@@ -260,7 +288,8 @@ def test_adafactor_of_a_bias_of_every_layer_is_that_of_each_layer_alone(tiny_con
   params, gradients = draw(0), [draw(1), draw(2)]
   uneven = jnp.array([1e-2, 1.0, 30.0])[:, None, None]
   params['decoder_bias']['embedding'] *= uneven  # together, layers would be of another size
-  found = _trained(optimizers.make_optimizer(_adafactor()), params, gradients)
+  optimizer = optimizers.make_optimizer(_adafactor(), t5.logical_axes(config))
+  found = _trained(optimizer, params, gradients)
   for stack in ('encoder_bias', 'decoder_bias'):
     start, after = params[stack]['embedding'], found[stack]['embedding']
     for layer in range(len(start)):

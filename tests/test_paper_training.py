@@ -15,6 +15,7 @@ from golden import make_loss, make_t5
 from dss_jax.checkpoints.hf import huggingface
 from dss_jax.data import pipeline
 from dss_jax.data.examples import Examples, TaskExamples, offsets_of
+from dss_jax.models import t5
 from dss_jax.training import losses, optimizers, steps, train_state
 
 CASES = [  # version of T5, weight decay, packed
@@ -55,7 +56,8 @@ def _trained(version: str, weight_decay: float, pack: bool):
       decay_steps=make_loss.STEPS,
       clip_norm=make_loss.CLIP_NORM,
       weight_decay=weight_decay,
-    )
+    ),
+    t5.logical_axes(make_loss.config_of(version)),
   )
   loss = losses.Objective(weights=(make_loss.ALPHA, 1.0 - make_loss.ALPHA))
   step = jax.jit(steps.make_train_step(make_loss.config_of(version), loss, optimizer, seed=0))

@@ -36,7 +36,7 @@ def folders(tmp_path_factory):
 
 def _start(path, model, optimizer=ADAMW, fsdp=1):
   mesh = partitioning.make_mesh(partitioning.MeshConfig(fsdp=fsdp))
-  made = optimizers.make_optimizer(optimizer)
+  made = optimizers.make_optimizer(optimizer, t5.logical_axes(model))
   like = train_state.abstract(model, made, mesh)
   return pretrained.start(str(path), model, made, like), like
 

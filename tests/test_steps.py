@@ -62,7 +62,7 @@ def _params(model):
 def _compiled(model, mesh_shape, microbatches, optimizer, loss):
   """(mesh, first state, compiled step): tests that train the same way compile once."""
   mesh = _mesh(*mesh_shape)
-  transform = optimizers.make_optimizer(optimizer)
+  transform = optimizers.make_optimizer(optimizer, t5.logical_axes(model))
   places = jax.tree.map(lambda leaf: leaf.sharding, train_state.abstract(model, transform, mesh))
   make = jax.jit(lambda params: train_state.from_params(params, transform), out_shardings=places)
   state = make(_params(dataclasses.replace(model, dropout_rate=0.0)))

@@ -10,7 +10,7 @@ import networks
 import numpy as np
 import pytest
 
-from dss_jax.models import t5
+from dss_jax.models import decoder, t5
 from dss_jax.parallel import partitioning
 
 # ---------------------------------------------------------------- parameters
@@ -180,10 +180,11 @@ def test_a_target_position_does_not_see_later_ones(tiny_config, tiny_params):
 def _decoded(config, params, inputs, segments, tokens, beams):
   """Logits [rows, steps, vocab] of feeding `tokens` [rows, steps] one by one through the cache."""
   network = t5.bind(config, params)
-  cache = network.init_cache(network.encode(inputs, segments), segments > 0, tokens.shape[1], beams)
+  decode = decoder.prepare(network)
+  cache = decode.init_cache(network.encode(inputs, segments), segments > 0, tokens.shape[1], beams)
 
   def step(cache, column):
-    logits, cache = network.decode_step(column, cache)
+    logits, cache = decode.step(column, cache)
     return cache, logits
 
   _, logits = jax.lax.scan(step, cache, tokens.T)
@@ -228,9 +229,9 @@ def test_the_cache_counts_its_tokens_and_keeps_the_encoder_once(tiny_config, tin
 
   @jax.jit
   def empty_and_after_one_step(params):
-    network = t5.bind(tiny_config, params)
-    cache = network.init_cache(jnp.ones((2, 7, 16)), jnp.ones((2, 7), bool), length=5, beams=3)
-    return cache, *network.decode_step(jnp.zeros(6, jnp.int32), cache)
+    decode = decoder.prepare(t5.bind(tiny_config, params))
+    cache = decode.init_cache(jnp.ones((2, 7, 16)), jnp.ones((2, 7), bool), length=5, beams=3)
+    return cache, *decode.step(jnp.zeros(6, jnp.int32), cache)
 
   cache, logits, after = empty_and_after_one_step(tiny_params)
   for kv in (*cache.self_kv, *after.self_kv):

@@ -17,8 +17,9 @@ WIDE = t5.T5Config(
 )  # fmt: skip
 
 
-def _optimizer(name):
-  return optimizers.make_optimizer(OptimizerConfig(name=name, schedule='constant'))
+def _optimizer(name, model):
+  config = OptimizerConfig(name=name, schedule='constant')
+  return optimizers.make_optimizer(config, t5.logical_axes(model))
 
 
 def _by_name(tree):
@@ -27,7 +28,7 @@ def _by_name(tree):
 
 @pytest.mark.parametrize('name', optimizers.OPTIMIZERS)
 def test_optimizer_state_is_divided_as_its_parameter_is(name):
-  state = train_state.abstract(WIDE, _optimizer(name), partitioning.make_mesh(MESH))
+  state = train_state.abstract(WIDE, _optimizer(name, WIDE), partitioning.make_mesh(MESH))
   params = _by_name(state.params)
   whole_moments = dict.fromkeys(params, 0)
   for state_name, leaf in _by_name(state.opt_state).items():
@@ -47,7 +48,7 @@ def test_optimizer_state_is_divided_as_its_parameter_is(name):
 
 @pytest.mark.parametrize('name', optimizers.OPTIMIZERS)
 def test_no_device_holds_a_large_array_whole(name):
-  state = train_state.create(WIDE, _optimizer(name), partitioning.make_mesh(MESH), seed=0)
+  state = train_state.create(WIDE, _optimizer(name, WIDE), partitioning.make_mesh(MESH), seed=0)
   for leaf_name, leaf in _by_name(state).items():
     held = {shard.data.size for shard in leaf.addressable_shards}
     if leaf.size > 3 * 136:  # matrices, which each of the mesh's axes divides by 2
@@ -56,7 +57,7 @@ def test_no_device_holds_a_large_array_whole(name):
 
 @pytest.mark.parametrize('name', optimizers.OPTIMIZERS)
 def test_created_state_is_the_abstract_one_and_does_not_depend_on_the_mesh(name, tiny_config):
-  optimizer = _optimizer(name)
+  optimizer = _optimizer(name, tiny_config)
   states = []
   for mesh_config in (MESH, partitioning.MeshConfig(8, 1, 1)):
     mesh = partitioning.make_mesh(mesh_config)
@@ -74,8 +75,8 @@ def test_created_state_is_the_abstract_one_and_does_not_depend_on_the_mesh(name,
 
 def test_the_seed_decides_the_parameters_alone(tiny_config, tiny_params):
   mesh = partitioning.make_mesh(partitioning.MeshConfig())
-  state = train_state.create(tiny_config, _optimizer('adamw'), mesh, seed=0)
-  other = train_state.create(tiny_config, _optimizer('adamw'), mesh, seed=1)
+  state = train_state.create(tiny_config, _optimizer('adamw', tiny_config), mesh, seed=0)
+  other = train_state.create(tiny_config, _optimizer('adamw', tiny_config), mesh, seed=1)
   for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(tiny_params), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
   assert np.abs(state.params['embedding'] - other.params['embedding']).max() > 0.1

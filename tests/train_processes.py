@@ -1,7 +1,7 @@
 """Real processes of `dss` on a part of the embedded data: one alone, or several that are one run.
 
 Owns starting, watching and ending them. They run with few optimizations and share compiled
-programs.
+programs with all other tests.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
+import programs
 import pytest
 
 from dss_jax.models import t5
@@ -97,8 +98,7 @@ class Processes:
         'PYTHONPATH': str(shared),
         'JAX_PLATFORMS': 'cpu',
         'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
-        'JAX_COMPILATION_CACHE_DIR': str(shared / 'compiled'),
-        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.05',
+        **programs.VARIABLES,
         'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
         **(meeting if count > 1 else {}),
         **(environment or {}),
@@ -164,7 +164,7 @@ class Processes:
 
 
 def share(folder: pathlib.Path) -> pathlib.Path:
-  """Makes a folder with the module that makes the data small, and room for compiled programs."""
+  """Makes a folder with the module that makes the data small."""
   (folder / f'{MODULE}.py').write_text(SMALL_DATA)
   return folder
 

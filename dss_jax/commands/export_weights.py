@@ -156,7 +156,8 @@ def _read(folder: epath.Path, step: str, moments: bool) -> _Checkpoint:
     state = None
     if run is not None and moments and run.optimizer.name == 'adafactor':
       mesh = partitioning.make_mesh(partitioning.MeshConfig())
-      like = train_state.abstract(model, optimizers.make_optimizer(run.optimizer), mesh)
+      optimizer = optimizers.make_optimizer(run.optimizer, t5.logical_axes(model))
+      like = train_state.abstract(model, optimizer, mesh)
       restored, _ = saved.restore(number, like)
       params, state = restored.params, adafactor.moments_of(restored.opt_state)
     else:

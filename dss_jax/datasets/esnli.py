@@ -15,7 +15,7 @@ def nli_fields(row: release.Row) -> tuple[str, str]:
   """
   labels = teacher_outputs.NLI_LABELS
   label = row.get('label')
-  if label not in range(len(labels)):
+  if not isinstance(label, int) or label not in range(len(labels)):
     raise ValueError(f'expected label 0, 1 or 2 ({", ".join(labels)}), got {label!r}')
   parts = (release.text(row, 'premise'), release.text(row, 'hypothesis'))
   return release.INPUT_SEPARATOR.join(parts), labels[label]

@@ -15,7 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from dss_jax.models import decoder as decoders
 from dss_jax.models import t5
+from dss_jax.models.decoder import DecodeCache, Decoder
 from dss_jax.settings import fields
 
 START_ID = 0
@@ -90,11 +92,12 @@ def decode(
   if 2 * beams > vocab_size:
     raise ValueError(f'Decoding.beams is at most {vocab_size // 2} here, not {beams}.')
   mask = segments > 0
-  cache = network.init_cache(network.encode(inputs, segments), mask, decoding.max_length, beams)
+  decoder = decoders.prepare(network)
+  cache = decoder.init_cache(network.encode(inputs, segments), mask, decoding.max_length, beams)
   is_real = mask.any(axis=1)
   if decoding.method == 'beam':
-    return _beam_search(network, cache, is_real, decoding)
-  return _sample(network, cache, is_real, decoding, row_keys)
+    return _beam_search(decoder, cache, is_real, decoding)
+  return _sample(decoder, cache, is_real, decoding, row_keys)
 
 
 class _Sample(NamedTuple):
@@ -104,10 +107,10 @@ class _Sample(NamedTuple):
   last: Int[Array, 'b']
   log_prob: Float[Array, 'b']
   done: Bool[Array, 'b']
-  cache: t5.DecodeCache
+  cache: DecodeCache
 
 
-def _sample(network: t5.T5, cache, is_real, decoding: Decoding, row_keys):
+def _sample(decoder: Decoder, cache: DecodeCache, is_real, decoding: Decoding, row_keys):
   """Greedy and temperature decoding."""
   rows, length = is_real.shape[0], decoding.max_length
 
@@ -116,7 +119,7 @@ def _sample(network: t5.T5, cache, is_real, decoding: Decoding, row_keys):
 
   def step(state: _Sample) -> _Sample:
     position = state.cache.position
-    logits, cache = network.decode_step(state.last, state.cache)
+    logits, cache = decoder.step(state.last, state.cache)
     token = _next_token(logits, decoding, row_keys, position)
     log_prob = jnp.take_along_axis(jax.nn.log_softmax(logits), token[:, None], axis=1)[:, 0]
     token = jnp.where(state.done, 0, token)
@@ -167,10 +170,10 @@ class _Beams(NamedTuple):
   ended_tokens: Int[Array, 'b k l']
   ended_score: Float[Array, 'b k']
   improvable: Bool[Array, 'b']
-  cache: t5.DecodeCache
+  cache: DecodeCache
 
 
-def _beam_search(network: t5.T5, cache, is_real, decoding: Decoding):
+def _beam_search(decoder: Decoder, cache: DecodeCache, is_real, decoding: Decoding):
   """Beam search with the outputs of `transformers.generate(early_stopping=False)`.
 
   Of the 2k likeliest continuations at most k end, so k keep growing; only those among the first k
@@ -188,12 +191,12 @@ def _beam_search(network: t5.T5, cache, is_real, decoding: Decoding):
   def step(state: _Beams) -> _Beams:
     position = state.cache.position
     last = jnp.where(position == 0, START_ID, state.tokens[:, :, position - 1])
-    logits, cache = network.decode_step(last.reshape(-1), state.cache)
+    logits, cache = decoder.step(last.reshape(-1), state.cache)
     log_prob, parent, token = _continuations(logits, state.log_prob)
     tokens = _take(state.tokens, parent).at[:, :, position].set(token)
     ends = (token == EOS_ID) | (position + 1 == length)
 
-    may_end = ends & (jnp.arange(2 * beams) < beams) & state.improvable[:, None]
+    may_end = ends & (jnp.arange(2 * beams) < beams)[None] & state.improvable[:, None]
     score = jnp.where(may_end, log_prob / divisors[position], -jnp.inf)
     ended_score, best = jax.lax.top_k(jnp.append(state.ended_score, score, axis=1), beams)
     ended_tokens = _take(jnp.append(state.ended_tokens, tokens, axis=1), best)
@@ -232,7 +235,7 @@ def _take(values: Array, beams: Int[Array, 'b n']) -> Array:
   return jnp.take_along_axis(values, index, axis=1)
 
 
-def _reorder(cache: t5.DecodeCache, parent: Int[Array, 'b k']) -> t5.DecodeCache:
+def _reorder(cache: DecodeCache, parent: Int[Array, 'b k']) -> DecodeCache:
   """The cache with each beam's past replaced by its parent's; the encoder's part is shared."""
 
   def reorder(past: Array) -> Array:  # [..., b * k, heads, head_dim, l]

@@ -4,21 +4,20 @@ Owns the residuals, norms and dropout sites around the parts of layers.py. How t
 run is t5.py's.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from dss_jax.models import layers
+from dss_jax.models.config import T5Config
 from dss_jax.parallel import partitioning
 
 
 class EncoderLayer(nnx.Module):
   """Self-attention and feed-forward, each after its norm and around a residual."""
 
-  def __init__(self, key, config: Any):
+  def __init__(self, key, config: T5Config):
     attention_key, mlp_key = jax.random.split(key)
     self.attention_norm = layers.Norm(config.emb_dim)
     self.attention = _attention(attention_key, config)
@@ -35,7 +34,7 @@ class EncoderLayer(nnx.Module):
 class DecoderLayer(nnx.Module):
   """Causal self-attention, attention to the encoder, feed-forward."""
 
-  def __init__(self, key, config: Any):
+  def __init__(self, key, config: T5Config):
     self_key, cross_key, mlp_key = jax.random.split(key, 3)
     self.self_attention_norm = layers.Norm(config.emb_dim)
     self.self_attention = _attention(self_key, config)
@@ -105,9 +104,9 @@ def _uncached(kv: Float[Array, '... h d k']) -> Float[Array, '... k h d']:
   return jnp.moveaxis(kv, -1, -3)
 
 
-def _attention(key, config: Any) -> layers.Attention:
+def _attention(key, config: T5Config) -> layers.Attention:
   return layers.Attention(key, config.emb_dim, config.num_heads, config.head_dim)
 
 
-def _feed_forward(key, config: Any) -> layers.FeedForward:
+def _feed_forward(key, config: T5Config) -> layers.FeedForward:
   return layers.FeedForward(key, config.emb_dim, config.mlp_dim, len(config.mlp_activations) == 2)

@@ -13,7 +13,6 @@ read once for all rows, and its gradient is summed in VMEM. Queries, keys and va
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,27 +21,18 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
-from dss_jax.parallel import partitioning
+from dss_jax.models.attention_inputs import Bias, Segments
+from dss_jax.parallel import devices, partitioning
 
 LANES = 128
 BLOCK = 256  # queries that a kernel works on at a time
 MASKED = -1e10
-# Mebibytes of VMEM that a kernel may take, of chips where the compiler was seen to accept them.
-VMEM = {
-  'TPU v3': 16,
-  'TPU v4': 16,
-  'TPU v5': 64,
-  'TPU v5p': 64,
-  'TPU v5 lite': 96,
-  'TPU v6 lite': 96,
-}
 MEBIBYTE = 2**20
 
 
 def usable(rows: int, queries: int, keys: int, num_heads: int, head_dim: int) -> bool:
   """Whether attention of these sizes runs as a kernel on the devices of `jax.set_mesh`."""
-  kind = partitioning.device_kind()
-  if kind not in VMEM:
+  if devices.attention_vmem() is None:
     return False
   parts, heads = _divided(jax.sharding.get_abstract_mesh())
   if rows % parts or num_heads % heads or LANES % head_dim or queries % LANES or keys % LANES:
@@ -52,14 +42,18 @@ def usable(rows: int, queries: int, keys: int, num_heads: int, head_dim: int) ->
 
 
 def attend(
-  qkv: Sequence[Array], segments: Any, bias: Any, keep: Float[Array, 'b h k'] | None, head_dim: int
+  qkv: Sequence[Float[Array, 'b _ i']],
+  segments: Segments,
+  bias: Bias | None,
+  keep: Float[Array, 'b h k'] | None,
+  head_dim: int,
 ) -> Float[Array, 'b q i']:
   """As layers.attend_segments, for `usable` sizes; i is heads * head_dim.
 
   Args:
     qkv: queries [b, q, i], keys [b, k, i] and values [b, k, i] of all heads, side by side.
-    segments: layers.Segments.
-    bias: layers.Bias, or None.
+    segments: of queries and keys.
+    bias: a relative position bias, or None.
     keep: what dropout multiplies each key's weight with, or None.
     head_dim: of each head.
   """
@@ -162,8 +156,7 @@ class _Call:
     self.rows = _rows_of_a_step(rows, queries, keys, head_dim)
     self.grid = (inner // LANES, rows // self.rows)
     self.work = rows * queries * keys * inner  # multiply-adds of one matrix product
-    # A v3's products take float32 alone, and round it to bfloat16 themselves.
-    operand = jnp.float32 if partitioning.device_kind() == 'TPU v3' else qkv[0].dtype
+    operand = jnp.float32 if devices.multiplies_float32_only() else qkv[0].dtype
     self.static = {'head_dim': head_dim, 'first': first, 'operand': operand}
     self.vmem = _vmem(self.rows, queries, keys, head_dim)
     self.inputs = [*qkv, segments[0][:, None, :], segments[1][:, None, :]]
@@ -231,7 +224,7 @@ def _queries_of_a_call(rows: int, queries: int, keys: int, head_dim: int) -> int
 def _rows_of_a_step(rows: int, queries: int, keys: int, head_dim: int) -> int:
   """Short sequences share a step, whose fixed cost would else be most of it; 0 without VMEM."""
   most = min(8, max(1, 512 * 512 // (queries * keys)))
-  vmem = VMEM.get(partitioning.device_kind() or '', math.inf) * MEBIBYTE
+  vmem = devices.attention_vmem() or math.inf
   shares = (n for n in range(most, 0, -1) if rows % n == 0)
   return next((n for n in shares if _vmem(n, queries, keys, head_dim) <= vmem), 0)
 

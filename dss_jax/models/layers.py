@@ -10,7 +10,6 @@ e embed, m mlp.
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +18,8 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from dss_jax.models import flash
-from dss_jax.parallel import partitioning
+from dss_jax.models.attention_inputs import Bias, Segments
+from dss_jax.parallel import devices
 
 NORM_EPSILON = 1e-6
 ATTENDED = 'attended'  # what remat knows the output of attention by, before it is projected
@@ -64,7 +64,8 @@ def dropout(
   shape[broadcast] = 1
   keep = _kept(row_keys, site, rate, tuple(shape[1:]))
   # A product, since what `where` keeps for the gradient may be a mask of the size of `x`.
-  return (x * (keep / jnp.float32(1.0 - rate))).astype(x.dtype)
+  scale = keep.astype(jnp.float32) / jnp.float32(1.0 - rate)
+  return (x.astype(jnp.float32) * scale).astype(x.dtype)
 
 
 def _kept(row_keys: Key[Array, 'b'], site: int, rate: float, shape: tuple[int, ...]) -> Array:
@@ -113,10 +114,8 @@ def matmul(x: Float[Array, 'b l i'], kernel: Float[Array, 'i o'], dtype=None):
   """`x @ kernel` [b, l, o] in the dtype of `x`, accumulated in `dtype`."""
   product = functools.partial(jnp.matmul, preferred_element_type=dtype)
   kernel = kernel.astype(x.dtype)
-  if partitioning.device_kind() != 'cpu':
+  if not devices.flattens_matmul():
     return product(x, kernel)
-  # As a product of two matrices: with three axes, XLA on CPU transposes for the kernel's gradient
-  # all that `x` was computed from, element by element. TPUs are slower with two.
   y = product(x.reshape(-1, x.shape[-1]), kernel)
   return y.reshape(*x.shape[:-1], kernel.shape[-1])
 
@@ -131,42 +130,7 @@ class Norm(nnx.Module):
   def __call__(self, x: Float[Array, 'b l e']) -> Float[Array, 'b l e']:
     x32 = x.astype(jnp.float32)
     scale = jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + NORM_EPSILON)
-    return (x32 * scale * self.scale[...]).astype(x.dtype)
-
-
-class Bias(NamedTuple):
-  """A relative position bias.
-
-  Attributes:
-    values: what is added to the logits [1, h, q, k].
-    embedding: what they are taken from [h, buckets].
-    buckets: where [q, k].
-  """
-
-  values: Float[Array, '1 h q k']
-  embedding: Float[Array, 'h buckets']
-  buckets: Int[Array, 'q k']
-
-
-class Segments(NamedTuple):
-  """What attention within packed rows may see: the same sequence, not padding, not later tokens.
-
-  Attributes:
-    query: which packed sequence each query is of, from 1; 0 is padding [b, q].
-    key: of each key [b, k].
-    causal: whether a query sees no later keys.
-  """
-
-  query: Int[Array, 'b q']
-  key: Int[Array, 'b k']
-  causal: bool = False
-
-  def mask(self) -> Bool[Array, 'b 1 q k']:
-    """True where a query sees a key."""
-    mask = (self.query[:, :, None] == self.key[:, None, :]) & (self.key[:, None, :] > 0)
-    if self.causal:
-      mask &= jnp.tri(mask.shape[1], mask.shape[2], dtype=bool)
-    return mask[:, None]
+    return (x32 * scale * self.scale[...][None, None]).astype(x.dtype)
 
 
 class RelativeBias(nnx.Module):
@@ -227,7 +191,8 @@ class Attention(nnx.Module):
     query, (key, value) = self.project_query(x), self.project_key_value(x_kv)
     keep = None
     if row_keys is not None and rate > 0.0:
-      keep = _kept(row_keys, 0, rate, (self.num_heads, 1, key.shape[1]))[:, :, 0] / (1.0 - rate)
+      keep = _kept(row_keys, 0, rate, (self.num_heads, 1, key.shape[1]))[:, :, 0]
+      keep = keep.astype(jnp.float32) / (1.0 - rate)
     return self.project_out(attend_segments(query, key, value, segments, bias, keep))
 
 
@@ -272,7 +237,7 @@ def attend(
   weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True)))
   total = weights.sum(axis=-1, keepdims=True)
   if keep is not None:
-    value = (value * keep[..., None]).astype(value.dtype)
+    value = (value.astype(keep.dtype) * keep[..., None]).astype(value.dtype)
   weights = weights.astype(value.dtype)
   out = jnp.einsum('bhqk,bhkd->bhqd', weights, value, preferred_element_type=jnp.float32)
   return by_head((out / total).astype(value.dtype))

@@ -171,12 +171,6 @@ def _gather_bwd(before, after, dtype, own_dtype, _, grad):
 _gather.defvjp(_gather_fwd, _gather_bwd)
 
 
-def device_kind() -> str | None:
-  """What the devices of `jax.set_mesh` are, here or only compiled for; None without a mesh."""
-  mesh = jax.sharding.get_abstract_mesh()
-  return None if mesh.empty or mesh.abstract_device is None else mesh.abstract_device.device_kind
-
-
 def replicated(mesh: Mesh) -> NamedSharding:
   """The sharding of what every device holds whole."""
   return NamedSharding(mesh, PartitionSpec())

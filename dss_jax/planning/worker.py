@@ -13,9 +13,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.sharding import Mesh
 
 from dss_jax.inference import decoding
+from dss_jax.models import t5
 from dss_jax.parallel import partitioning
 from dss_jax.planning import hlo
 from dss_jax.planning.programs import Compiled, Memory, Program, needed_bytes, peak_host_bytes
@@ -77,7 +79,7 @@ def lower(program: Program, mesh: Mesh, state: train_state.TrainState) -> jax.st
     step = steps.make_train_step(
       program.model,
       program.objective,
-      optimizers.make_optimizer(program.optimizer),
+      _optimizer(program),
       seed=0,
       num_microbatches=program.num_microbatches,
     )
@@ -93,8 +95,11 @@ def lower(program: Program, mesh: Mesh, state: train_state.TrainState) -> jax.st
 
 def abstract_state(program: Program, mesh: Mesh) -> train_state.TrainState:
   """The state of training, without values."""
-  optimizer = optimizers.make_optimizer(program.optimizer)
-  return train_state.abstract(program.model, optimizer, mesh)
+  return train_state.abstract(program.model, _optimizer(program), mesh)
+
+
+def _optimizer(program: Program) -> optax.GradientTransformation:
+  return optimizers.make_optimizer(program.optimizer, t5.logical_axes(program.model))
 
 
 def abstract_batch(program: Program, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:

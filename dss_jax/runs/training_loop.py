@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 
 from dss_jax.data import pipeline
+from dss_jax.models import t5
 from dss_jax.parallel import distributed, partitioning
 from dss_jax.runs import training_setup
 from dss_jax.runs.run_config import RunConfig
@@ -74,7 +75,7 @@ def train(run: RunConfig) -> Result:
   with contextlib.ExitStack() as stack:
     # State: the latest checkpoint, else INITIAL_CHECKPOINT_PATH, else random parameters.
     checkpoints = stack.enter_context(setup.folder.open_checkpoints(run.checkpoints_to_keep))
-    optimizer = optimizers.make_optimizer(run.optimizer)
+    optimizer = optimizers.make_optimizer(run.optimizer, t5.logical_axes(run.model))
     state, saved = training_setup.initial_state(setup, optimizer, checkpoints)
     step = int(state.step)
     update = train_state.jit_update(

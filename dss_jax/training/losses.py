@@ -155,7 +155,8 @@ def _target_logits(logits, targets):
 
 
 def _is_target(logits, targets):
-  return jnp.arange(logits.shape[-1]) == targets[..., None]
+  vocabulary = jnp.arange(logits.shape[-1])
+  return jnp.expand_dims(vocabulary, range(targets.ndim)) == targets[..., None]
 
 
 def sum_by_task(

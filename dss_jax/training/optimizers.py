@@ -4,17 +4,20 @@ Owns the choice and its per-layer form for stacked layers. The update itself is 
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from dss_jax.settings import fields
 
-STACKED = ('encoder_layers', 'decoder_layers')
+SINGLE = 'single'  # the part of weights that are not stacked
 OPTIMIZERS = ('adamw', 'adafactor')
 SCHEDULES = ('constant', 'linear', 'rsqrt')
+
+Axes = Mapping[str, Any]  # nested dicts of tuples of logical axes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +83,7 @@ def make_schedule(config: OptimizerConfig) -> Callable[[Any], Any]:
   """
   peak, warmup = config.learning_rate, config.warmup_steps
   if config.schedule == 'rsqrt':
-    return lambda step: peak * jax.lax.rsqrt(jax.numpy.maximum(1.0 * step, max(warmup, 1)))
+    return lambda step: peak * jax.lax.rsqrt(jnp.maximum(_float32(step), max(warmup, 1)))
   if config.schedule == 'linear':
     assert config.decay_steps is not None  # __post_init__ has seen to it
     after = optax.linear_schedule(peak, 0.0, config.decay_steps - warmup)
@@ -91,11 +94,20 @@ def make_schedule(config: OptimizerConfig) -> Callable[[Any], Any]:
   return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
 
 
-def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-  """The optax transformation for the parameters of `t5.init`.
+def _float32(step: Any) -> jax.Array:
+  return jnp.asarray(step).astype(jnp.float32)
+
+
+def make_optimizer(config: OptimizerConfig, axes: Axes) -> optax.GradientTransformation:
+  """The optax transformation for parameters with these logical axes.
 
   Adafactor looks at a whole tensor (its clipping and its scale), so over stacked layers it would be
   another optimizer than the one T5 was trained with; it is mapped over the layer axis instead.
+
+  Args:
+    config: which optimizer.
+    axes: a nested dict like the parameters', of tuples of logical axes: `t5.logical_axes`. Weights
+      whose first axis is `layers` are stacked.
   """
   schedule = make_schedule(config)
   if config.name == 'adamw':
@@ -105,8 +117,10 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
   else:
     adafactor = optax.adafactor(schedule, decay_rate=config.decay_rate)
     # One optimizer for each stack, since their numbers of layers differ, and one for the rest.
-    parts = {stack: per_layer(adafactor) for stack in STACKED} | {'single': adafactor}
-    update = optax.partition(parts, _part_of)
+    parts = _parts(axes)
+    stacks = sorted({*jax.tree.leaves(parts)} - {SINGLE}, reverse=True)  # the encoder's first
+    transforms = {stack: per_layer(adafactor) for stack in stacks} | {SINGLE: adafactor}
+    update = optax.partition(transforms, parts)
   clip = (
     optax.identity() if config.clip_norm is None else optax.clip_by_global_norm(config.clip_norm)
   )
@@ -122,15 +136,15 @@ def per_layer(transform: optax.GradientTransformation) -> optax.GradientTransfor
   return optax.GradientTransformation(jax.vmap(transform.init), update)
 
 
-def _part_of(params):
-  """For each weight, the stack that its leading axis counts the layers of, or 'single'."""
+def _parts(axes: Axes) -> dict[str, Any]:
+  """A nested dict like `axes`: the stack that a weight's layers are counted in, or SINGLE.
 
-  def part(name: str, weight) -> str:
-    stack = name.replace('_bias', '_layers')  # which is stacked where every layer has its own
-    stacked = name in STACKED or (stack in STACKED and weight.ndim == 3)
-    return stack if stacked else 'single'
+  The layers of one stack, `encoder_layers`, and their biases where each has its own,
+  `encoder_bias`, are one part, named after the layers: checkpoints know it by that name.
+  """
 
-  return {
-    name: jax.tree.map(lambda weight, name=name: part(name, weight), tree)
-    for name, tree in params.items()
-  }
+  def part(path, of_weight: tuple[str, ...]) -> str:
+    stack = path[0].key.split('_')[0]
+    return f'{stack}_layers' if 'layers' in of_weight else SINGLE
+
+  return jax.tree.map_with_path(part, axes, is_leaf=lambda leaf: isinstance(leaf, tuple))

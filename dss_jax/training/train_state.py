@@ -12,18 +12,7 @@ import optax
 from jax.sharding import Mesh
 
 from dss_jax.models import t5
-from dss_jax.parallel import partitioning
-
-# The first: else products with gathered weights become loops over the parts, each slower than its
-# share. The others let weights come in while something is computed, as is the default from v5 on.
-TPU_OPTIONS = {
-  'xla_jf_spmd_threshold_for_windowed_einsum_mib': '1000000',
-  'xla_enable_async_all_gather': 'true',
-  'xla_tpu_enable_async_collective_fusion': 'true',
-  'xla_tpu_enable_async_collective_fusion_fuse_all_gather': 'true',
-  'xla_tpu_enable_async_collective_fusion_multiple_steps': 'true',
-  'xla_tpu_overlap_compute_collective_tc': 'true',
-}
+from dss_jax.parallel import devices, partitioning
 
 
 class TrainState(NamedTuple):
@@ -63,9 +52,12 @@ def jit_update(update: Callable, state: TrainState) -> Any:
   Left to the compiler parts of it may lie elsewhere, and the next call compiles all again.
   """
   places = jax.tree.map(lambda leaf: leaf.sharding, state)
-  platform = next(iter(state.step.sharding.device_set)).platform
-  options = TPU_OPTIONS if platform == 'tpu' else None
-  return jax.jit(update, donate_argnums=0, out_shardings=(places, None), compiler_options=options)
+  return jax.jit(
+    update,
+    donate_argnums=0,
+    out_shardings=(places, None),
+    compiler_options=devices.update_options(state.step.sharding),
+  )
 
 
 def abstract(model: t5.T5Config, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:

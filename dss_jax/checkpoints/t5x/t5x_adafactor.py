@@ -9,8 +9,9 @@ weights lie is t5x.py's; the state in optax is adafactor.py's.
 
 import itertools
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from dss_jax.checkpoints import transfer
@@ -21,7 +22,6 @@ from dss_jax.models.t5 import T5Config
 
 TARGET, STATES, STEP = 'target/', 'state/param_states/', 'state/step'
 FACTORED_FROM = 128  # of both sizes, but for scanned layers
-_INTO_EMBED = ('out', 'wo')  # kernels whose last axis is `embed`; of the others it is the first
 
 
 def find(
@@ -56,8 +56,7 @@ def find(
 
 def is_kept(config: T5Config) -> bool:
   """Whether T5X and optax factor the same weights, so that the state goes from one to the other."""
-  kernels = [size for path, _, size in _sizes(config) if _is_scanned(config, path, size)]
-  return all(_is_factored(size) for size in kernels)
+  return all(_is_factored(weight.size) for weight in _weights(config) if weight.is_scanned_kernel)
 
 
 def arrays(
@@ -87,24 +86,25 @@ def arrays(
 def _places(config: T5Config, weights: Recipe, step: int) -> Moments:
   """Where the state lies, of each weight as T5X keeps it."""
   rows, columns, full = {}, {}, {}
-  for path, _, size in _sizes(config):
-    leaf = weights[path]
-    if _is_scanned(config, path, size):
-      shorter = int(size[1] < size[0])  # optax's rows are along the first of two as long
-      rows[path], columns[path] = _along(leaf, path, shorter), _along(leaf, path, 1 - shorter)
-    elif _is_factored(size):
+  for weight in _weights(config):
+    path, leaf = weight.path, weights[weight.path]
+    if weight.is_scanned_kernel:
+      # optax's rows are along the first of two axes that are equally long
+      shorter = int(weight.size[1] < weight.size[0])
+      rows[path] = _along(leaf, weight.axes, shorter)
+      columns[path] = _along(leaf, weight.axes, 1 - shorter)
+    elif _is_factored(weight.size):
       rows[path], columns[path] = _state(leaf, 'v_row', (0,)), _state(leaf, 'v_col', (0,))
     else:
       full[path] = _state(leaf, 'v', leaf.axes)
   return Moments(step, rows, columns, full)
 
 
-def _along(leaf: Leaf, path: Path, axis: int) -> Leaf:
+def _along(leaf: Leaf, axes: t5.Axes, axis: int) -> Leaf:
   """The means of scanned layers along one axis of a layer's kernel, 0 (in) or 1 (out)."""
-  embed = int(path[-1] in _INTO_EMBED)
-  kind = 'v_row' if axis == embed else 'v_col'
+  kind = 'v_row' if axes[axis] == 'embed' else 'v_col'
   # Kernels are [in, layers, out]; means of heads are named as t5x.py shows them, layers first.
-  of_heads = kind == 'v_col' and 'attention' in path[1]
+  of_heads = axes[axis] == 'heads'
   return _state(leaf, kind, (1, 0) if axis == 0 and not of_heads else (0, 1))
 
 
@@ -119,7 +119,7 @@ def _state_of(name: str, kind: str) -> str:
 def _their_shapes(config: T5Config, where: Moments) -> dict[str, tuple[int, ...]]:
   """The shapes of T5X's arrays that are used, from those of ours."""
   rows, columns, full = {}, {}, {}
-  for path, layers, size in _sizes(config):
+  for path, layers, size, *_ in _weights(config):
     if path in where.full:
       full[path] = (*layers, *size)
     else:
@@ -130,17 +130,32 @@ def _their_shapes(config: T5Config, where: Moments) -> dict[str, tuple[int, ...]
   return found
 
 
-def _sizes(config: T5Config) -> Iterator[tuple[Path, tuple[int, ...], tuple[int, ...]]]:
-  """Of each of our weights its path, (layers,) where it is stacked, else (), and its own shape."""
-  stacked = ('_layers', '_bias') if config.relative_bias_per_layer else ('_layers',)
-  for path, leaf in transfer.flatten(t5.abstract(config)[0]).items():
-    first = int(path[0].endswith(stacked))
-    yield path, leaf.shape[:first], leaf.shape[first:]
+class _Weight(NamedTuple):
+  """One of our weights.
+
+  Attributes:
+    path: of keys.
+    layers: (number of layers,) where it is stacked, else ().
+    size: its own shape, of one layer.
+    axes: its logical axes, of one layer.
+    is_scanned_kernel: whether T5X has it as a kernel of scanned layers.
+  """
+
+  path: Path
+  layers: tuple[int, ...]
+  size: tuple[int, ...]
+  axes: t5.Axes
+  is_scanned_kernel: bool
 
 
-def _is_scanned(config: T5Config, path: Path, size: tuple[int, ...]) -> bool:
-  """Whether it is a kernel of scanned layers."""
-  return config.relative_bias_per_layer and path[0].endswith('_layers') and len(size) == 2
+def _weights(config: T5Config) -> Iterator[_Weight]:
+  shapes, logical = t5.abstract(config)
+  all_axes: list[t5.Axes] = jax.tree.leaves(logical, is_leaf=lambda leaf: isinstance(leaf, tuple))
+  for (path, leaf), axes in zip(transfer.flatten(shapes).items(), all_axes, strict=True):
+    own = t5.of_one_layer(axes)
+    first = len(axes) - len(own)
+    scanned = config.relative_bias_per_layer and first == 1 and t5.is_kernel(axes)
+    yield _Weight(path, leaf.shape[:first], leaf.shape[first:], own, scanned)
 
 
 def _is_factored(size: tuple[int, ...]) -> bool:

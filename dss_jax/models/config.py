@@ -1,0 +1,66 @@
+"""What a T5 network is, as numbers and names: `T5Config`.
+
+Owns the settings and which of them go together. What they mean in arrays is layers.py's,
+blocks.py's and t5.py's.
+"""
+
+import dataclasses
+
+from dss_jax.settings import fields
+
+REMAT_POLICIES = ('full', 'minimal', 'none')
+
+
+@dataclasses.dataclass(frozen=True)
+class T5Config:
+  """What a T5 network is; field names as in T5X's `network.T5Config`.
+
+  Attributes:
+    vocab_size: rows of the embedding, at least the vocabulary's size; None until that is known.
+    dtype: of activations; parameters, norms, softmax and loss are float32 always.
+    mlp_activations: ('gelu', 'linear') for T5 1.1, ('relu',) for T5 1.0.
+    logits_via_embedding: T5 1.0 ties the logits to the embedding and scales them by emb_dim^-1/2.
+    dropout_rate: probability of dropping, in [0, 1).
+    remat_policy: what the backward pass keeps: 'none' recomputes nothing, 'minimal' keeps matrix
+      products with weights, 'full' only each layer's input; both keep what attention gave.
+    scan_layers: false unrolls the loop over layers: the same numbers, a longer compilation.
+    relative_bias_per_layer: every layer has a relative position bias of its own, as in umT5 and
+      T5X's scalable_t5; otherwise a stack's layers share one.
+  """
+
+  vocab_size: int | None
+  emb_dim: int
+  num_heads: int
+  head_dim: int
+  mlp_dim: int
+  num_encoder_layers: int
+  num_decoder_layers: int
+  mlp_activations: tuple[str, ...] = ('gelu', 'linear')
+  logits_via_embedding: bool = False
+  dtype: str = 'bfloat16'
+  dropout_rate: float = 0.1
+  relative_attention_num_buckets: int = 32
+  relative_attention_max_distance: int = 128
+  remat_policy: str = 'none'
+  scan_layers: bool = True
+  relative_bias_per_layer: bool = False
+
+  def __post_init__(self):
+    activations = tuple(self.mlp_activations)  # gin gives a list where a file has one
+    object.__setattr__(self, 'mlp_activations', activations)
+    fields.check(self)
+    if activations not in (('gelu', 'linear'), ('relu',)):
+      raise ValueError(
+        f"T5Config.mlp_activations is ('gelu', 'linear') for T5 1.1 or ('relu',) for T5 1.0, "
+        f'not {activations}.'
+      )
+    if self.remat_policy not in REMAT_POLICIES:
+      raise ValueError(
+        f'T5Config.remat_policy is one of {REMAT_POLICIES}, not {self.remat_policy!r}.'
+      )
+    if self.dtype not in ('float32', 'bfloat16'):
+      raise ValueError(f"T5Config.dtype is 'float32' or 'bfloat16', not {self.dtype!r}.")
+    if not 0.0 <= self.dropout_rate < 1.0:
+      raise ValueError(
+        f'T5Config.dropout_rate (DROPOUT_RATE) is in [0, 1), not {self.dropout_rate}.'
+      )

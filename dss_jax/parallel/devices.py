@@ -1,0 +1,71 @@
+"""The one place that asks what the devices are.
+
+Owns every decision that depends on the kind of a device: each function says what is decided, and
+callers never see a device's name. Results are the same either way, up to rounding; speed is not.
+"""
+
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding
+
+MEBIBYTE = 2**20
+# Bytes of VMEM that an attention kernel may take, of chips where the compiler was seen to accept
+# them.
+ATTENTION_VMEM: dict[str, int] = {
+  'TPU v3': 16 * MEBIBYTE,
+  'TPU v4': 16 * MEBIBYTE,
+  'TPU v5': 64 * MEBIBYTE,
+  'TPU v5p': 64 * MEBIBYTE,
+  'TPU v5 lite': 96 * MEBIBYTE,
+  'TPU v6 lite': 96 * MEBIBYTE,
+}
+# Without the first, products with gathered weights become loops over the parts, each slower than
+# its share. The others let weights arrive while something is computed, as v5 and later do anyway.
+TPU_UPDATE_OPTIONS: dict[str, Any] = {
+  'xla_jf_spmd_threshold_for_windowed_einsum_mib': '1000000',
+  'xla_enable_async_all_gather': 'true',
+  'xla_tpu_enable_async_collective_fusion': 'true',
+  'xla_tpu_enable_async_collective_fusion_fuse_all_gather': 'true',
+  'xla_tpu_enable_async_collective_fusion_multiple_steps': 'true',
+  'xla_tpu_overlap_compute_collective_tc': 'true',
+}
+
+
+def kind() -> str | None:
+  """What the devices of `jax.set_mesh` are, here or only compiled for; None without a mesh."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return None if mesh.empty or mesh.abstract_device is None else mesh.abstract_device.device_kind
+
+
+def flattens_matmul() -> bool:
+  """Whether activations [b, l, i] times a weight is computed as a product of two matrices.
+
+  With three axes, XLA on CPU transposes for the weight's gradient all that the activations were
+  computed from, element by element. TPUs are slower with two.
+  """
+  return kind() == 'cpu'
+
+
+def unrolls_decoding() -> bool:
+  """Whether the decoder's layers are cut out of their stack once a batch instead of at every token.
+
+  On CPUs a scan copies each layer's weights at every token.
+  """
+  return kind() == 'cpu'
+
+
+def attention_vmem() -> int | None:
+  """Bytes of VMEM that an attention kernel may take; None where there is no kernel."""
+  return ATTENTION_VMEM.get(kind() or '')
+
+
+def multiplies_float32_only() -> bool:
+  """Whether a kernel's matrix products take float32 alone, and round it to bfloat16 themselves."""
+  return kind() == 'TPU v3'
+
+
+def update_options(sharding: NamedSharding) -> dict[str, Any] | None:
+  """The compiler's options for an update on the devices of `sharding`; None for its defaults."""
+  devices: list[jax.Device] = list(sharding.device_set)
+  return TPU_UPDATE_OPTIONS if devices[0].platform == 'tpu' else None
