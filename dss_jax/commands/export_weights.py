@@ -28,7 +28,7 @@ from dss_jax.models.t5 import T5Config
 from dss_jax.parallel import partitioning
 from dss_jax.runs import card_facts, model_card, pretrained, run_config, run_folder
 from dss_jax.runs.run_folder import RunFolder
-from dss_jax.settings import json_form
+from dss_jax.settings import json_form, whole_files
 from dss_jax.tasks import set_vocabulary
 from dss_jax.training import optimizers, train_state
 

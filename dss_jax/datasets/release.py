@@ -247,14 +247,13 @@ def _completions(files: SplitFiles) -> Iterator[list[str]]:
       batch = json.loads(path.read_text(encoding='utf-8'))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
       raise ValueError(f'{path}: not valid JSON ({error}).') from error
-    rows = [[row] if isinstance(row, str) else row for row in batch] if _is_list(batch) else [None]
-    if not all(_is_list(row) and all(isinstance(text, str) for text in row) for row in rows):
-      raise ValueError(
-        f'{path}: expected a JSON list of texts, the raw completions, or of lists of texts where '
-        'each row has several.'
-      )
-    yield from rows
-
-
-def _is_list(value: Any) -> bool:
-  return isinstance(value, list)
+    if not isinstance(batch, list):
+      batch = [None]
+    for row in batch:
+      texts = [row] if isinstance(row, str) else row
+      if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(
+          f'{path}: expected a JSON list of texts, the raw completions, or of lists of texts where '
+          'each row has several.'
+        )
+      yield texts

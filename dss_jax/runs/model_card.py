@@ -186,7 +186,7 @@ def _objective(run: run_config.RunConfig) -> str:
 
 
 def _teacher(facts: Facts) -> str:
-  method = facts.run and facts.run.method
+  method = facts.run.method if facts.run else None
   if method is not None and not method.uses_teacher:
     return 'none: gold labels alone'
   return (facts.data.teacher if isinstance(facts.data, Data) else '') or NOT_RECORDED
