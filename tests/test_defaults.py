@@ -22,7 +22,8 @@ RUN = {
   },
   'vocabulary': 'bytes',
   'train_steps': 10_000,
-  'loss': {'rationale_weight': 1.0, 'alpha': None, 'z_loss': 0.0, 'label_smoothing': 0.0},
+  'method': None,
+  'loss': {'rationale_weight': None, 'alpha': None, 'z_loss': 0.0, 'label_smoothing': 0.0},
   'optimizer': {
     'name': 'adamw', 'learning_rate': 5e-5, 'schedule': 'linear', 'warmup_steps': 0,
     'decay_steps': 10_000, 'clip_norm': 1.0, 'weight_decay': 0.0, 'b1': 0.9, 'b2': 0.999,
@@ -63,15 +64,18 @@ SVAMP = (
     ('train', SVAMP, 'run_config.RunConfig', RUN),
     ('compare', SVAMP, 'run_config.RunConfig', RUN),
     (
-      'compare', SVAMP, 'compare.CompareConfig',
-      {'model_dir': 'runs/a', 'methods': ['standard', 'dss'], 'split': 'test'},
+      'compare', SVAMP, 'comparison.CompareConfig',
+      {
+        'model_dir': 'runs/a', 'methods': ['standard', 'dss'], 'equal_compute': True,
+        'split': 'test',
+      },
     ),
     (
       'plan', (TINY, '--topology=v5e-8'), 'plan.PlanConfig',
       {'run': PLANNED, 'topology': 'v5e-8', 'price_file': None},
     ),
     (
-      'evaluate', ('--model_dir=a',), 'evaluate.EvaluateConfig',
+      'evaluate', ('--model_dir=a',), 'evaluation.EvaluateConfig',
       {**STUDENT, 'task': None, 'split': 'test', 'num_examples': None, 'output': None},
     ),
     ('predict', ('--model_dir=a',), 'predict.PredictConfig', {**STUDENT, 'output': None}),

@@ -241,7 +241,7 @@ def test_the_home_is_put_for_the_tilde_in_every_path(tmp_path, monkeypatch):
   paths = (run.model_dir, run.vocabulary, run.initial_checkpoint_path, run.data_dir)
   assert paths == tuple(f'{tmp_path}/{name}' for name in ('a', 'v', 'c', 'data'))
   gin_files.parse(['--model_dir=~/a', '--output=~/o', '--data_dir=~/d'], 'runs/evaluate.gin')
-  settings = gin_files.configured('evaluate.EvaluateConfig')
+  settings = gin_files.configured('evaluation.EvaluateConfig')
   assert (settings.model_dir, settings.output) == (f'{tmp_path}/a', f'{tmp_path}/o')
   assert settings.data_dir == f'{tmp_path}/d'
 
@@ -278,8 +278,8 @@ def test_every_file_of_runs_parses_with_what_it_requires():
   needed = {
     'smoke': ('train', ['--gin_file=runs/smoke.gin', '--model_dir=a'], 'run_config.RunConfig'),
     'train': ('train', COMPLETE, 'run_config.RunConfig'),
-    'compare': ('compare', COMPLETE, 'compare.CompareConfig'),
-    'evaluate': ('evaluate', ['--model_dir=a'], 'evaluate.EvaluateConfig'),
+    'compare': ('compare', COMPLETE, 'comparison.CompareConfig'),
+    'evaluate': ('evaluate', ['--model_dir=a'], 'evaluation.EvaluateConfig'),
     'predict': ('predict', ['--model_dir=a'], 'predict.PredictConfig'),
     'plan': ('plan', [TINY, '--topology=v5e-8'], 'plan.PlanConfig'),
   }

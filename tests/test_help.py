@@ -7,8 +7,7 @@ import sys
 
 import pytest
 
-from dss_jax.commands import evaluate
-from dss_jax.runs import pretrained, run_config
+from dss_jax.runs import evaluation, pretrained, run_config
 from dss_jax.settings import defaults, field_docs, gin_files, help_text, statements
 
 VERBS = ('train', 'compare', 'plan', 'evaluate', 'predict')
@@ -31,7 +30,7 @@ def test_help_is_printed_whatever_else_is_given_and_exits(capsys):
     ('train', '--model_dir  (path, required: --model_dir=FOLDER'),
     ('train', '--mixture_or_task_module, --module  (str | None, default None)\n'),
     ('train', '--remat_policy  (str, default \'full\')\n'),
-    ('train', '--method  (str, default \'dss\')\n      set by methods/NAME.gin'),
+    ('train', '--method  (str | Method | None, default None)\n      set by methods/NAME.gin'),
     ('train', 'By --gin.optimizers.OptimizerConfig.NAME=VALUE: b1 (float, 0.9)'),
     ('plan', "(Mapping[str, int], default {'inputs': 512, 'targets': 128})\n      'inputs' and"),
     ('plan', '--topology  (str, required: --topology=NAME: cpu gpu'),
@@ -79,8 +78,10 @@ def test_types_and_defaults_read_from_source_are_those_of_the_objects(verb):
 
 
 def test_fields_of_a_base_class_in_another_module_are_known():
-  read = field_docs.of('dss_jax.commands.evaluate.EvaluateConfig')
-  assert list(read.fields) == [field.name for field in dataclasses.fields(evaluate.EvaluateConfig)]
+  read = field_docs.of('dss_jax.runs.evaluation.EvaluateConfig')
+  assert list(read.fields) == [
+    field.name for field in dataclasses.fields(evaluation.EvaluateConfig)
+  ]
   assert read.fields['step'].meaning.startswith('of the checkpoint')
 
 

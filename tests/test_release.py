@@ -36,16 +36,16 @@ def test_completions_belong_to_rows_in_order_of_their_batch_number(tmp_path):
   batches = [svamp_completions(range(2 * k, 2 * k + 2)) for k in range(11)]  # _10 sorts after _9
   write_completions(tmp_path / 'svamp', 'test', *batches, svamp_completions([22]))
   examples = read(svamp.DATASET, tmp_path, 'test')
-  assert [example.teacher_label for example in examples] == [f'({n} + 1)' for n in range(23)]
+  assert [example.teacher_label for example in examples] == [(f'({n} + 1)',) for n in range(23)]
   assert examples[22] == release.Example(
-    'There are 22.\nHow many?', '( 22 + 1 )', 'It is 22.', '(22 + 1)'
+    'There are 22.\nHow many?', '( 22 + 1 )', ('It is 22.',), ('(22 + 1)',)
   )
 
 
 def test_without_completions_rationale_and_teacher_label_are_empty(tmp_path):
   write_rows(tmp_path / 'svamp' / 'svamp_test.json', svamp_rows(1))
   assert read(svamp.DATASET, tmp_path, 'test') == [
-    release.Example('There are 0.\nHow many?', '( 0 + 1 )', '', '')
+    release.Example('There are 0.\nHow many?', '( 0 + 1 )')
   ]
 
 
@@ -148,7 +148,7 @@ def test_nli_input_has_exactly_one_separator(module):
 def test_a_literal_separator_in_a_completion_is_not_kept(tmp_path):
   write_rows(tmp_path / 'svamp' / 'svamp_test.json', svamp_rows(1))
   write_completions(tmp_path / 'svamp', 'test', ['One</s>two. The answer is (1).'])
-  assert read(svamp.DATASET, tmp_path, 'test')[0].rationale == 'One two.'
+  assert read(svamp.DATASET, tmp_path, 'test')[0].rationale == ('One two.',)
 
 
 @pytest.mark.parametrize(
@@ -180,3 +180,17 @@ def test_asdiv_reads_xml(tmp_path):
   path.write_text('<!DOCTYPE x [<!ENTITY a "b">]><Corpus>&a;</Corpus>')
   with pytest.raises(ValueError, match='document type'):
     read(asdiv.DATASET, tmp_path, 'train')
+
+
+def test_a_row_may_have_several_completions(tmp_path):
+  write_rows(tmp_path / 'svamp' / 'svamp_test.json', svamp_rows(2))
+  path = tmp_path / 'svamp' / 'llm' / 'test_CoT_0.json'
+  path.parent.mkdir()
+  first = ['One. The answer is (0 + 1).', 'Two. The answer is (1 + 1).']
+  path.write_text(json.dumps([first, 'Three. The answer is (1 + 1).']))
+  found = read(svamp.DATASET, tmp_path, 'test')
+  assert [example.rationale for example in found] == [('One.', 'Two.'), ('Three.',)]
+  assert [example.teacher_label for example in found] == [('(0 + 1)', '(1 + 1)'), ('(1 + 1)',)]
+  path.write_text(json.dumps([first, 5]))
+  with pytest.raises(ValueError, match=r'test_CoT_0\.json: expected a JSON list of texts'):
+    read(svamp.DATASET, tmp_path, 'test')

@@ -140,7 +140,7 @@ def test_one_file_serves_several_verbs_with_a_note_on_what_a_verb_does_not_read(
   parse(text, 'evaluate')
   told = capsys.readouterr().err
   assert '`dss evaluate` does not read LEARNING_RATE, PACK, TRAIN_STEPS; other' in told
-  assert gin_files.configured('evaluate.EvaluateConfig').decoding.method == 'beam'
+  assert gin_files.configured('evaluation.EvaluateConfig').decoding.method == 'beam'
 
 
 def test_the_note_on_a_runs_own_configuration_is_one_line(parse, capsys):

@@ -13,6 +13,7 @@ from typing import Any
 
 from etils import epath
 
+from dss_jax.methods import Method
 from dss_jax.planning import checks, plans, programs, search
 from dss_jax.planning.report import candidate_line, report
 from dss_jax.runs import run_config
@@ -42,8 +43,13 @@ class PlanConfig:
     topologies.topology(self.topology)
 
 
-def task_name(dataset: str | None, method: str) -> str:
-  """As `run_config.task_name`, but '' where no data set is named."""
+def task_name(dataset: str | None = None, method: str | Method | None = None) -> str:
+  """As `run_config.task_name`, but '' where no data set is named.
+
+  Args:
+    dataset: set by datasets/NAME.gin.
+    method: set by methods/NAME.gin; None: dss, or that of MIXTURE_OR_TASK_NAME.
+  """
   return run_config.task_name(dataset, method) if dataset else ''
 
 

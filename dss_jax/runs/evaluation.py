@@ -16,7 +16,7 @@ from dss_jax.inference.evaluator import Evaluation
 from dss_jax.parallel import distributed
 from dss_jax.runs import run_config, student
 from dss_jax.runs.run_folder import RunFolder
-from dss_jax.settings import whole_files
+from dss_jax.settings import fields, whole_files
 from dss_jax.tasks import registration
 
 
@@ -37,7 +37,7 @@ class EvaluateConfig(student.StudentConfig):
   task: str | None = None
   split: str = 'test'
   num_examples: int | None = None
-  output: str | None = None
+  output: fields.Path | None = None
 
 
 def evaluate(settings: EvaluateConfig) -> dict[str, Any]:

@@ -139,23 +139,29 @@ class RunConfig:
     return losses.objective((self.method or methods.get(methods.DEFAULT)).loss, self.loss)
 
 
-def method(name: str | Method | None, module: str | None = None) -> Method | None:
+def method(name: str | Method | None = None, module: str | None = None) -> Method | None:
   """The method that METHOD names, for gin.
 
   Args:
     name: of a registered method, or the method itself; None is left to `set_up_tasks`.
-    module: imported first, since it may register methods: MIXTURE_OR_TASK_MODULE.
+    module: a module of yours to import first, which registers tasks or methods.
 
   Raises:
     ValueError: no such method.
   """
-  if module:
+  if not isinstance(name, str):
+    return name
+  if module and name not in methods.names():
     importlib.import_module(module)
-  return methods.get(name) if isinstance(name, str) else name
+  return methods.get(name)
 
 
-def task_name(dataset: str | None, method: str | Method | None) -> str:
+def task_name(dataset: str | None = None, method: str | Method | None = None) -> str:
   """The SeqIO task or mixture of a method on a data set: 'svamp' and 'dss' make 'svamp_dss'.
+
+  Args:
+    dataset: set by datasets/NAME.gin.
+    method: set by methods/NAME.gin; None: dss, or that of MIXTURE_OR_TASK_NAME.
 
   Raises:
     ValueError: no data set was named.

@@ -38,15 +38,18 @@ class Documented(NamedTuple):
 def of(configurable: str) -> Documented | None:
   """What is known of 'package.module.Name'; None where there is no such source.
 
-  A class has the fields of its bases too.
+  A class has the fields of its bases too. A name that its module only imports is looked up there.
   """
   module, _, name = configurable.rpartition('.')
   tree = _tree(module)
   found = next(
     (node for node in tree.body if getattr(node, 'name', None) == name) if tree else iter(()), None
   )
+  imported = _imported(tree, module)
+  if found is None and name in imported:
+    return of(imported[name])
   if isinstance(found, ast.ClassDef):
-    return _of_class(found, _imported(tree, module))
+    return _of_class(found, imported)
   return _of_function(found) if isinstance(found, ast.FunctionDef) else None
 
 
