@@ -1,6 +1,7 @@
 """`dss prepare` from raw files to what SeqIO reads: counts, filters, replacement, messages."""
 
 import collections
+import dataclasses
 import json
 import os
 import pathlib
@@ -16,7 +17,7 @@ import seqio
 from dss_jax import cli, datasets, tasks
 from dss_jax.commands import prepare
 from dss_jax.datasets import release
-from dss_jax.tasks import builder, prepared
+from dss_jax.tasks import prepared
 from dss_jax.tasks.registration import NumberedSource
 
 GOOD = 'Two and {n}. The answer is (2 + {n}).\n\nQ: X'
@@ -75,7 +76,12 @@ def source_of(tmp_path, name='svamp'):
 
 def parsed(raw, split, name='svamp'):
   dataset = datasets.get(name)
-  return list(release.read_examples(dataset, release.split_files(dataset, raw, split), split))
+  files = release.split_files(dataset, raw, split)
+  # Prepared data has one sample at least, blank where there is none.
+  return [
+    dataclasses.replace(e, rationale=e.rationale or ('',), teacher_label=e.teacher_label or ('',))
+    for e in release.read_examples(dataset, files, split)
+  ]
 
 
 def test_the_last_line_is_json_with_counts_before_any_filter(raw, tmp_path, capsys):
@@ -166,7 +172,7 @@ def test_tfds_reads_it_without_our_code(raw, tmp_path, capsys):
   output = subprocess.run(
     [sys.executable, '-c', program, str(tmp_path / 'data')], capture_output=True, check=True
   )
-  assert output.stdout.split() == [b'3', b"b''"]
+  assert output.stdout.split() == [b'3', b"[b'']"]
 
 
 def test_the_same_again_changes_nothing(raw, tmp_path, capsys):
@@ -298,15 +304,49 @@ def test_options_that_cannot_work_are_refused(raw, tmp_path, capsys):
   status, _, errors = run(capsys, '--dataset=svamp', f'--raw_dir={tmp_path / "nowhere"}')
   assert status == 2
   assert 'nowhere' in errors
-  for argv in ([], ['--dataset=svamp'], ['--dataset=nothing', f'--raw_dir={raw}']):
+  for argv in ([], ['--dataset=svamp']):
     with pytest.raises(SystemExit, match='2'):
       prepare.main(argv)
+  with pytest.raises(ValueError, match=r"no data set 'nothing'; there are anli1, asdiv"):
+    prepare.main(['--dataset=nothing', f'--raw_dir={raw}'])
 
 
-def test_the_command_knows_what_the_builder_does():
-  """It names them itself, so that --help needs no TensorFlow."""
-  assert sorted(builder.DATASETS) == list(prepare.DATASETS)
-  assert builder.FILTERS == prepare.FILTERS
+OWN = """
+from dss_jax import datasets
+from dss_jax.datasets import svamp
+import dataclasses
+
+datasets.register(dataclasses.replace(svamp.DATASET, name='my_sums', teacher='my teacher'))
+"""
+
+
+def test_a_data_set_of_a_users_own_is_prepared_and_has_its_tasks(
+  raw, tmp_path, capsys, monkeypatch
+):
+  """Of K samples each a filter keeps its own; the teacher's name is noted with the data."""
+  (tmp_path / 'my_data_sets.py').write_text(OWN)
+  monkeypatch.syspath_prepend(str(tmp_path))
+  for path in list((raw / 'svamp').rglob('svamp_*.json')):
+    path.rename(path.with_name(path.name.replace('svamp', 'my_sums')))
+  (raw / 'svamp').rename(raw / 'my_sums')
+  completions = raw / 'my_sums' / 'llm' / 'train_CoT_0.json'
+  asked_twice = [
+    [text, 'Again. The answer is (0 - 1).'] for text in json.loads(completions.read_text())
+  ]
+  completions.write_text(json.dumps(asked_twice))
+  status, lines, errors = run(
+    capsys, '--dataset=my_sums', f'--raw_dir={raw}', f'--data_dir={tmp_path / "data"}',
+    '--module=my_data_sets', '--filter=agree',
+  )  # fmt: skip
+  assert status == 0, errors
+  counts = json.loads(lines[-1])['splits']['train']
+  assert counts['examples'] == 5  # of nine rows, those with a sample that agrees
+  assert counts['disagree'] == 1 + 9  # samples
+  source = source_of(tmp_path, 'my_sums')
+  assert source.metadata['teacher'] == 'my teacher'
+  assert all(len(row.rationale) == 1 for row in rows(source, 'train'))
+  tasks.sources.add_prepared_datasets()
+  assert 'my_sums_dss' in seqio.MixtureRegistry.names()
 
 
 def test_svamp_with_asdiv_joins_gold_and_teacher_labels(raw, tmp_path, capsys, monkeypatch):
@@ -329,8 +369,8 @@ def test_svamp_with_asdiv_joins_gold_and_teacher_labels(raw, tmp_path, capsys, m
   joined = rows(source, 'train')
   assert joined[:9] == parsed(raw, 'train')
   assert joined[9:] == [
-    release.Example('B0\nQ', '(0 * 2)', 'Nil.', '(0 * 2)'),
-    release.Example('B1\nQ', ''),
+    release.Example('B0\nQ', '(0 * 2)', ('Nil.',), ('(0 * 2)',)),
+    release.Example('B1\nQ', '', ('',), ('',)),
   ]
   assert rows(source, 'test') == parsed(raw, 'test')
   assert source.num_input_examples('train') == 11
