@@ -14,16 +14,19 @@ os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')  # the same numbers on every CPU
 
+import programs
+
+os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {programs.XLA_FLAGS}'.strip()
+
 import importlib.util  # noqa: F401  gin-config 0.5.0 needs it before `import gin`
 
 import jax
 import jaxtyping
 import numpy as np
 import optax
-import programs
 import pytest
 
-# Not through XLA_FLAGS: a process that a test starts has one device, as a user's has.
+# Not in XLA_FLAGS: a process that a test starts has one device, as a user's has.
 jax.config.update('jax_num_cpu_devices', 8)
 # Tests compile more than they compute: this halves their time.
 jax.config.update('jax_disable_most_optimizations', True)

@@ -1,6 +1,7 @@
-"""Where tests keep compiled programs: for all workers, for processes that they start, for later.
+"""How tests compile: quickly, and once for all workers, processes that they start, and later runs.
 
-Owns the folder and the variables of JAX that name it. Tests of the cache itself use others.
+Owns the folder of compiled programs and the variables that say all this to JAX and XLA. Tests of
+the cache itself use other folders.
 """
 
 import pathlib
@@ -11,3 +12,6 @@ VARIABLES = {
   'JAX_COMPILATION_CACHE_DIR': str(FOLDER),
   'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': str(WORTH_KEEPING_S),
 }
+# Tests compile more than they compute. XLA's older code generator compiles an update in half the
+# time of the default one, to slower programs with the same numbers up to rounding.
+XLA_FLAGS = '--xla_cpu_use_fusion_emitters=false'

@@ -97,7 +97,7 @@ def test_greedy_is_the_argmax_of_teacher_forcing(arrays, variant, params):
   used = np.cumsum(tokens == 1, axis=1) - (tokens == 1) == 0
   np.testing.assert_array_equal(tokens[used], np.argmax(logits, axis=-1)[used])
   log_prob = jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[..., None], axis=-1)[..., 0]
-  expected = (log_prob * used).sum(axis=1) / used.sum(axis=1)
+  expected = (np.asarray(log_prob) * used).sum(axis=1) / used.sum(axis=1)
   np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -107,7 +107,9 @@ def test_beam_scores_are_the_teacher_forced_log_probabilities(arrays, variant, p
   logits = teacher_forced(variant, params, inputs, tokens)
   used = np.cumsum(tokens == 1, axis=1) - (tokens == 1) == 0
   log_prob = jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[..., None], axis=-1)[..., 0]
-  np.testing.assert_allclose(scores, (log_prob * used).sum(axis=1), rtol=1e-4, atol=1e-4)
+  np.testing.assert_allclose(
+    scores, (np.asarray(log_prob) * used).sum(axis=1), rtol=1e-4, atol=1e-4
+  )
 
 
 def test_one_beam_equals_greedy(arrays, variant, params):

@@ -29,9 +29,14 @@ def _arrays(rows, queries, keys, dropout):
   of_keys = segments(keys)
   of_queries = of_keys if queries == keys else segments(queries)
   keep = (random.random((rows, HEADS, keys)) > 0.3) / 0.7 if dropout else None
-  real = (of_queries > 0)[:, :, None, None]  # what padding attends to has no consequences
+  real = _is_real(of_queries)  # what padding attends to has no consequences
   grad = normal(*qkv[0].shape) * real
   return qkv, of_queries, of_keys, keep if keep is None else jnp.asarray(keep, jnp.float32), grad
+
+
+def _is_real(segments):
+  """1.0 where there is a token, 0.0 on padding; [b, q, 1, 1]."""
+  return (segments > 0).astype(jnp.float32)[:, :, None, None]
 
 
 def _bias(embedding, queries, keys, causal):
@@ -69,7 +74,7 @@ def test_kernels_compute_attention_and_its_gradients(
       out = flash.attend(merged, segments, of_layer, keep, HEAD_DIM)
     else:
       out = layers.attend(*qkv, segments.mask(), of_layer and of_layer.values, keep)
-    out = out.reshape(qkv[0].shape) * (of_queries > 0)[:, :, None, None]
+    out = out.reshape(qkv[0].shape) * _is_real(of_queries)
     return jnp.sum(out * grad), out
 
   run = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True), static_argnums=2)
@@ -102,8 +107,10 @@ def test_on_a_v3_bfloat16_is_multiplied_as_float32(monkeypatch):
     out, found = jax.jit(lambda x: _and_gradients(kernels, x, grad))(qkv)
     exact, expected = _and_gradients(in_float32, [a.astype(jnp.float32) for a in qkv], grad)
   assert out.dtype == jnp.bfloat16
-  real = (of_queries > 0)[:, :, None, None]
-  networks.assert_trees_near((out * real, found), (exact * real, expected), 4e-3)
+  real = _is_real(of_queries)
+  networks.assert_trees_near(
+    (out.astype(jnp.float32) * real, found), (exact * real, expected), 4e-3
+  )
 
 
 def _and_gradients(attend, qkv, grad):

@@ -18,6 +18,7 @@ import pytest
 pytest.importorskip('google.cloud.tpu_v2', reason="needs the extra 'launch'")
 
 import fake_tpu
+import programs
 
 from dss_jax import launch
 from dss_jax.launch import package, tpu_vm, watch
@@ -108,7 +109,7 @@ def test_a_preempted_and_relaunched_job_ends_as_an_undisturbed_one(
     'SEEN': str(tmp_path / 'seen'),
     'JAX_PLATFORMS': 'cpu',
     'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
-    'XLA_FLAGS': '--xla_force_host_platform_device_count=2',
+    'XLA_FLAGS': f'{programs.XLA_FLAGS} --xla_force_host_platform_device_count=2',
     'TF_ENABLE_ONEDNN_OPTS': '0',
     **programs.VARIABLES,
   }

@@ -98,7 +98,6 @@ def _with_dropout(model, rate=0.3):
     (0.3, (1, 1, 1), 4),
     (0.3, (2, 2, 2), 2),  # test_layouts.py has the other layouts
     (0.0, (1, 1, 1), 2),
-    (0.0, (2, 2, 2), 1),
   ],
 )
 def test_the_update_is_the_same_however_it_is_divided(tiny_config, dropout, mesh, microbatches):

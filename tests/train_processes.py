@@ -99,7 +99,7 @@ class Processes:
         'JAX_PLATFORMS': 'cpu',
         'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
         **programs.VARIABLES,
-        'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
+        'XLA_FLAGS': f'{programs.XLA_FLAGS} --xla_force_host_platform_device_count={devices}',
         **(meeting if count > 1 else {}),
         **(environment or {}),
       }
