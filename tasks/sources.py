@@ -3,11 +3,13 @@
 Importing it registers them. Does not own: what tasks come of them (registration.py).
 """
 
+from collections.abc import Callable, Mapping, Sequence
+
 import seqio
 import tensorflow as tf
 
 from dss_jax import datasets
-from dss_jax.datasets import embedded
+from dss_jax.datasets import embedded, embedded_arithmetic
 from dss_jax.tasks import prepared, registration
 
 
@@ -20,12 +22,16 @@ def add_prepared_datasets() -> None:
       registration.register_dataset(name, source, dataset.metric, parts=(name,))
 
 
-def _embedded(split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:
-  """A split of the embedded problems for SeqIO, in the order in which they were generated."""
-  del shuffle_files, seed  # there are no files; NumberedSource shuffles
-  rows = embedded.problems(split)
-  columns = {name: [row[name] for row in rows] for name in registration.FIELDS}
-  return tf.data.Dataset.from_tensor_slices(columns)
+def _generated(problems: Callable[[str], Sequence[Mapping[str, str]]]) -> Callable:
+  """What reads a split of a data set that our own code makes, for SeqIO, in the order made."""
+
+  def read(split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:
+    del shuffle_files, seed  # there are no files; NumberedSource shuffles
+    rows = problems(split)
+    columns = {name: [row[name] for row in rows] for name in registration.FIELDS}
+    return tf.data.Dataset.from_tensor_slices(columns)
+
+  return read
 
 
 add_prepared_datasets()
@@ -35,9 +41,13 @@ registration.register_dataset(
   datasets.get('svamp').metric,
   parts=('svamp', 'asdiv'),
 )
-registration.register_dataset(
-  'embedded',
-  seqio.FunctionDataSource(_embedded, list(embedded.SIZES), embedded.SIZES),
-  metric='equation',
-  teacher='its own generator',
-)
+for _name, _module, _metric in (
+  ('embedded', embedded, 'text'),
+  ('embedded_arithmetic', embedded_arithmetic, 'equation'),
+):
+  registration.register_dataset(
+    _name,
+    seqio.FunctionDataSource(_generated(_module.problems), list(_module.SIZES), _module.SIZES),
+    metric=_metric,
+    teacher='its own generator',
+  )

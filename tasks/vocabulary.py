@@ -12,7 +12,7 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
-from dss_jax.datasets import embedded
+from dss_jax.datasets import embedded, embedded_arithmetic
 
 EXTRA_IDS = 100
 MODEL_NAMES = ('spiece.model', 'sentencepiece.model')
@@ -24,6 +24,11 @@ _HOW_TO_SET = (
   f'{" or ".join(MODEL_NAMES)} (local or gs://); `dss vocab` trains one.'
 )
 
+EMBEDDED = {
+  'embedded': embedded.VOCABULARY_PATH,
+  'embedded_arithmetic': embedded_arithmetic.VOCABULARY_PATH,
+}
+
 _current: seqio.Vocabulary | None = None
 
 
@@ -31,7 +36,7 @@ def load_vocabulary(spec: str, extra_ids: int = EXTRA_IDS) -> seqio.Vocabulary:
   """Reads a vocabulary.
 
   Args:
-    spec: 'bytes'; 'embedded', which ships with the embedded data set; the path of a SentencePiece
+    spec: 'bytes'; 'embedded' or 'embedded_arithmetic', which ship; the path of a SentencePiece
       .model, or a folder that holds one (as T5 checkpoints do); paths may be local or gs://.
     extra_ids: sentinel ids added after the pieces of a SentencePiece model (T5: 32,000 + 100).
       Bytes get none, nor does a model that has them among its pieces, as mT5's does.
@@ -44,8 +49,7 @@ def load_vocabulary(spec: str, extra_ids: int = EXTRA_IDS) -> seqio.Vocabulary:
     raise ValueError(f'No vocabulary is given. {_HOW_TO_SET}')
   if spec == 'bytes':
     return _Bytes()
-  if spec == 'embedded':
-    spec = embedded.VOCABULARY_PATH
+  spec = EMBEDDED.get(spec, spec)
   path = model_path(spec)
   vocabulary = seqio.SentencePieceVocabulary(path, extra_ids=extra_ids)
   try:

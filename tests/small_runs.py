@@ -20,17 +20,17 @@ STEPS = 12
 @pytest.fixture(scope='module', autouse=True)
 def small_data():
   """A part of the embedded data, which the runs of this file read once."""
-  from dss_jax.datasets import embedded
+  from dss_jax.datasets import embedded_arithmetic
 
-  sizes = dict(embedded.SIZES)
-  embedded.SIZES.update(train=600, validation=40, test=40)
-  embedded.problems.cache_clear()  # another file's tests may have read the whole of it
+  sizes = dict(embedded_arithmetic.SIZES)
+  embedded_arithmetic.SIZES.update(train=600, validation=40, test=40)
+  embedded_arithmetic.problems.cache_clear()  # another file's tests may have read the whole of it
   with pytest.MonkeyPatch.context() as patch:
     for name in ('load_mixture', 'load_examples'):
       patch.setattr(pipeline, name, functools.cache(getattr(pipeline, name)))
     yield
-  embedded.SIZES.update(sizes)
-  embedded.problems.cache_clear()
+  embedded_arithmetic.SIZES.update(sizes)
+  embedded_arithmetic.problems.cache_clear()
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -57,8 +57,10 @@ def config_of(folder, **changes) -> RunConfig:
     RunConfig(
       model_dir=str(folder),
       model=t5.T5Config(None, 16, 2, 8, 32, 1, 1, dtype='float32'),
-      data=pipeline.DataConfig('embedded_dss', {'inputs': 96, 'targets': 64}, batch_size=8),
-      vocabulary='embedded',
+      data=pipeline.DataConfig(
+        'embedded_arithmetic_dss', {'inputs': 96, 'targets': 64}, batch_size=8
+      ),
+      vocabulary='embedded_arithmetic',
       train_steps=STEPS,
       optimizer=OptimizerConfig(learning_rate=0.01, decay_steps=STEPS),
       eval=EvalConfig(period=4, num_examples=8, batch_size=8, max_decode_length=4),

@@ -179,7 +179,9 @@ def run(*argv, path):
 def test_the_terminal_shows_our_lines_only(tmp_path):
   """No start-up lines of TensorFlow, and none for each tokenizer that tf.text makes."""
   model = tmp_path / 'a.model'
-  done = run('vocab', '--task=embedded_label', f'--output={model}', '--size=500', path=tmp_path)
+  done = run(
+    'vocab', '--task=embedded_arithmetic_label', f'--output={model}', '--size=500', path=tmp_path
+  )
   assert done.returncode == 0
   assert done.stderr == ''
   assert [line.split()[0] for line in done.stdout.splitlines()][-1] == 'Wrote'
@@ -191,7 +193,7 @@ def test_the_terminal_shows_our_lines_only(tmp_path):
 def test_what_a_failing_import_of_tensorflow_wrote_is_shown(tmp_path):
   broken = "import os\nos.write(2, b'no such library')\nraise ImportError('broken')\n"
   (tmp_path / 'tensorflow.py').write_text(broken)
-  failed = run('vocab', '--task=embedded_label', '--output=a.model', path=tmp_path)
+  failed = run('vocab', '--task=embedded_arithmetic_label', '--output=a.model', path=tmp_path)
   assert failed.returncode != 0
   assert 'no such library' in failed.stderr and 'dss vocab: broken' in failed.stderr
 

@@ -1,120 +1,151 @@
-"""The embedded problems: true, varied, never memorable; and the vocabulary that ships with them."""
+"""The entailment world: labels that follow from the words, held-out pairs, its vocabulary."""
 
+import collections
 import pathlib
 import re
+import subprocess
+import sys
 
 import pytest
-import seqio
+import sentencepiece
 
-from dss_jax.commands import vocab
-from dss_jax.datasets import embedded, equations
-from dss_jax.tasks import vocabulary
-from dss_jax.tasks.registration import FIELDS
+from dss_jax.datasets import embedded as world
 
 SPLITS = ('train', 'validation', 'test')
-
-FIRST_TEST_PROBLEM = {
-  'input': 'Ben has 64 cards. He sells 19. How many cards does Ben have now?',
-  'label': '( 64 - 19 )',
-  'rationale': 'Start with 64. Selling 19 leaves 45.',
-  'teacher_label': '( 64 - 19 )',
+KIND_OF = {
+  word: kind
+  for kinds in (world.PEOPLE, *world.ASPECTS.values())
+  for kind, words in kinds.items()
+  for word in words
+}
+ASPECT_OF = {kind: aspect for aspect, kinds in world.ASPECTS.items() for kind in kinds}
+VOCABULARY = pathlib.Path(world.VOCABULARY_PATH)
+FIRST_TEST_EXAMPLE = {
+  'input': 'A waitress is in a meadow.</s>A woman is outdoors.',
+  'label': 'entailment',
+  'rationale': 'A waitress is a woman. Someone in a meadow is outdoors.',
+  'teacher_label': 'entailment',
 }
 
 
-def numbers(text: str) -> list[int]:
-  return [int(number) for number in re.findall(r'\d+', text)]
+def parts(row: dict[str, str]) -> tuple[str, str, str, str]:
+  """Person, other word, and the kinds that the hypothesis gives them."""
+  premise, hypothesis = row['input'].split('</s>')
+  match = re.fullmatch(r'A (\w+) is (.+)\.', premise)
+  claim = re.fullmatch(r'A (\w+) is (.+)\.', hypothesis)
+  assert match and claim, row
+  return (*match.groups(), *claim.groups())
 
 
-def test_splits_have_their_sizes_and_share_no_problem():
-  inputs = {split: [row['input'] for row in embedded.problems(split)] for split in SPLITS}
-  assert {split: len(rows) for split, rows in inputs.items()} == embedded.SIZES
-  assert len(set().union(*inputs.values())) == sum(embedded.SIZES.values())
+def derived_label(person: str, word: str, claimed_person: str, claim: str) -> str:
+  """The label by a rule of the test's own, from the kinds of the words alone."""
+  same_aspect = ASPECT_OF[KIND_OF[word]] == ASPECT_OF[claim]
+  if KIND_OF[person] != claimed_person or (same_aspect and KIND_OF[word] != claim):
+    return 'contradiction'
+  return 'entailment' if same_aspect else 'neutral'
+
+
+def pairs(split: str) -> set[tuple[str, str]]:
+  return {parts(row)[:2] for row in world.problems(split)}
+
+
+def test_splits_have_their_sizes_and_share_no_input():
+  inputs = {split: [row['input'] for row in world.problems(split)] for split in SPLITS}
+  assert {split: len(rows) for split, rows in inputs.items()} == world.SIZES
+  assert len(set().union(*inputs.values())) == sum(world.SIZES.values())
 
 
 def test_generation_does_not_depend_on_when_it_is_called():
-  first = embedded.problems('test')
-  embedded.problems.cache_clear()
-  assert embedded.problems('test') == first
-  assert first[0] == FIRST_TEST_PROBLEM
+  first = world.problems('test')
+  world.problems.cache_clear()
+  assert world.problems('test') == first
+  assert first[0] == FIRST_TEST_EXAMPLE
 
 
 def test_another_split_is_refused():
   with pytest.raises(ValueError, match=r"train, validation, test; not 'dev'"):
-    embedded.problems('dev')
+    world.problems('dev')
+
+
+def test_the_module_imports_no_framework():
+  code = (
+    'import runpy, sys; runpy.run_path(sys.argv[1]); '
+    'assert not {"tensorflow", "seqio", "jax"} & set(sys.modules)'
+  )
+  subprocess.run([sys.executable, '-c', code, world.__file__], check=True)
+
+
+def test_no_word_is_of_two_kinds():
+  lists = [words for kinds in (world.PEOPLE, *world.ASPECTS.values()) for words in kinds.values()]
+  assert len(KIND_OF) == sum(map(len, lists))
 
 
 @pytest.mark.parametrize('split', SPLITS)
-def test_the_rationale_ends_with_the_labels_value(split):
-  for row in embedded.problems(split):
-    value = equations.evaluate(row['label'])
-    assert value is not None, row
-    assert value == numbers(row['rationale'])[-1], row
+def test_the_label_follows_from_the_kinds_of_the_words(split):
+  for row in world.problems(split):
+    assert row['label'] == derived_label(*parts(row)), row
 
 
-def test_labels_have_one_to_three_operations_each_and_all_four_kinds():
-  labels = [row['label'] for row in embedded.problems('test')]
-  counts = [len(re.findall(r' [-+*/] ', label)) for label in labels]
-  assert min(counts) == 1
-  assert max(counts) == 3
-  for operator in '+-*/':
-    assert sum(f' {operator} ' in label for label in labels) > len(labels) / 20
-  assert all(re.fullmatch(r'[\d()+*/ -]+', label) for label in labels)
+@pytest.mark.parametrize('split', SPLITS)
+def test_the_rationale_states_the_relation_that_decides(split):
+  for row in world.problems(split):
+    person, word, claimed_person, claim = parts(row)
+    of_person, of_claim = re.findall(r'[^.]+\.', row['rationale'])
+    assert of_person.startswith(f'A {person} is a {KIND_OF[person]}')
+    assert of_person.endswith(f', not a {claimed_person}.') == (KIND_OF[person] != claimed_person)
+    told = ASPECT_OF[KIND_OF[word]] == ASPECT_OF[claim]
+    if told:
+      assert of_claim.startswith(f' Someone {word} is {KIND_OF[word]}')
+      assert of_claim.endswith(f', not {claim}.') == (KIND_OF[word] != claim)
+    else:
+      assert of_claim == f' The {ASPECT_OF[claim]} is not told.'
+    assert ('not a' in of_person or ', not ' in of_claim) == (row['label'] == 'contradiction')
 
 
-def test_no_number_of_the_held_out_problems_occurs_in_training():
-  trained = {n for row in embedded.problems('train') for k in FIELDS for n in numbers(row[k])}
+def test_no_two_words_of_a_held_out_premise_meet_in_training():
+  trained = pairs('train')
   for split in ('validation', 'test'):
-    asked = {n for row in embedded.problems(split) for n in numbers(row['input'])}
-    assert len(asked) > 15
+    asked = pairs(split)
+    assert len(asked) > 200
     assert not asked & trained
 
 
-def test_training_shows_every_digit_in_both_places():
-  """Else held-out numbers could not be composed of what was seen."""
-  trained = {n for row in embedded.problems('train') for n in numbers(row['input'])}
-  assert {n // 10 for n in trained if n > 9} == set(range(1, 10))
-  assert {n % 10 for n in trained if n > 9} == set(range(10))
+def test_training_shows_every_word_of_the_other_splits():
+  trained = {word for row in world.problems('train') for word in parts(row)}
+  for split in ('validation', 'test'):
+    assert {word for row in world.problems(split) for word in parts(row)} <= trained
 
 
-def test_the_wording_decides_the_operation():
-  """Problems that differ in their names and numbers only have labels that do, too."""
-  shapes: dict[str, set[str]] = {}
-  for row in embedded.problems('train'):
-    if 'years old' in row['input']:
-      continue
-    wording = re.sub(r'\d+', '0', row['input'])
-    shapes.setdefault(wording, set()).add(re.sub(r'\d+', '0', row['label']))
-  assert max(map(len, shapes.values())) == 1
+@pytest.mark.parametrize('split', SPLITS)
+def test_labels_are_balanced(split):
+  labels = [row['label'] for row in world.problems(split)]
+  for some in (labels, labels[:99]):
+    counts = collections.Counter(some)
+    assert set(counts) == set(world.LABELS)
+    assert max(counts.values()) - min(counts.values()) <= 1
 
 
-def test_a_constant_answer_is_never_right_often():
-  labels = [row['label'] for row in embedded.problems('test')]
-  assert max(map(labels.count, labels)) < len(labels) / 50
+def test_the_hypothesis_alone_does_not_tell_the_label():
+  counts: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
+  for row in world.problems('train'):
+    counts[row['input'].split('</s>')[1]][row['label']] += 1
+  right = sum(max(labels.values()) for labels in counts.values())
+  assert right < 0.5 * world.SIZES['train']
 
 
 def test_the_teacher_is_wrong_now_and_then():
-  rows = embedded.problems('train')
+  rows = world.problems('train')
   wrong = sum(row['label'] != row['teacher_label'] for row in rows) / len(rows)
-  assert 0.5 * embedded.TEACHER_ERROR_RATE < wrong < 1.5 * embedded.TEACHER_ERROR_RATE
-  assert all(equations.evaluate(row['teacher_label']) is not None for row in rows)
+  assert 0.5 * world.TEACHER_ERROR_RATE < wrong < 1.5 * world.TEACHER_ERROR_RATE
+  assert {row['teacher_label'] for row in rows} == set(world.LABELS)
 
 
-def test_its_vocabulary_keeps_texts_and_takes_few_tokens():
-  """The lengths of the smoke run are chosen by these."""
-  with vocabulary.temporary_vocabulary(embedded.VOCABULARY_PATH) as model:
-    longest = {'embedded_label': (48, 24), 'embedded_rationale': (48, 40)}
-    for task, (inputs, targets) in longest.items():
-      for row in seqio.get_mixture_or_task(task).get_dataset(None, 'test', shuffle=False):
-        assert len(row['inputs']) <= inputs
-        assert len(row['targets']) <= targets
-        assert 2 not in row['inputs'].numpy()
-        text = row['inputs_pretokenized'].numpy().decode()
-        assert model.decode(row['inputs'].numpy()) == text
-    assert len(model.encode('[label]')) == len(model.encode('[rationale]')) == 1
-    assert vocabulary.padded_vocab_size(model) == model.vocab_size
-
-
-def test_the_vocabulary_that_ships_is_the_one_that_dss_vocab_trains(tmp_path):
-  output = tmp_path / 'embedded.model'
-  assert vocab.main(['--task=embedded_dss', f'--output={output}', '--size=540']) == 0
-  assert output.read_bytes() == pathlib.Path(embedded.VOCABULARY_PATH).read_bytes()
+def test_its_vocabulary_has_every_word_as_one_piece():
+  """Else the letters of a word could tell its kind; the lengths of the rows are chosen by it."""
+  model = sentencepiece.SentencePieceProcessor(model_file=str(VOCABULARY))
+  words = [*world.LABELS, *' '.join(KIND_OF).split(), '[label]', '[rationale]']
+  assert [word for word in words if len(model.encode(word)) != 1] == []
+  for row in world.problems('test'):
+    ids = [model.encode(part) for part in row['input'].split('</s>')]
+    assert sum(map(len, ids)) + 3 <= 20
+    assert len(model.encode(row['rationale'])) + 1 <= 24

@@ -148,7 +148,7 @@ def test_t5x_gets_a_relative_bias_of_every_layer_in_its_scalable_t5(tmp_path, ca
 
 
 def test_t5x_is_told_where_the_vocabulary_is_and_of_its_sentinels(tmp_path):
-  loaded = vocabulary.load_vocabulary('embedded')
+  loaded = vocabulary.load_vocabulary('embedded_arithmetic')
   gin = export_weights._t5x_gin(run_folders.MODEL, loaded, tmp_path / 'spiece.model')
   assert f"  sentencepiece_model_file = '{tmp_path}/spiece.model'\n  extra_ids = 100\n" in gin
 

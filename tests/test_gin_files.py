@@ -14,7 +14,7 @@ from dss_jax.settings.topologies import TOPOLOGIES
 
 RUN_FILE = 'runs/train.gin'
 TINY = '--gin_file=models/t5_1_1/tiny.gin'
-EMBEDDED = '--gin_file=datasets/embedded.gin'
+EMBEDDED = '--gin_file=datasets/embedded_arithmetic.gin'
 COMPLETE = (TINY, EMBEDDED, '--model_dir=runs/a')
 
 
@@ -100,7 +100,8 @@ def test_later_files_win(tmp_path):
 
 def test_search_paths_are_looked_in_before_the_files_shipped_here(tmp_path):
   _write(tmp_path / 'b', 'mine.gin', 'BATCH_SIZE = 5')
-  _write(tmp_path / 'b', 'datasets/embedded.gin', "VOCABULARY = 'bytes'\nDATASET = 'other'\n"
+  _write(tmp_path / 'b', 'datasets/embedded_arithmetic.gin',
+         "VOCABULARY = 'bytes'\nDATASET = 'other'\n"
          "TASK_FEATURE_LENGTHS = {'inputs': 8, 'targets': 4}")  # fmt: skip
   run = _run(f'--gin_search_paths={tmp_path}/a,{tmp_path}/b', '--gin_file=mine.gin')
   assert (run.data.batch_size, run.data.mixture_or_task_name) == (5, 'other_dss')
@@ -113,12 +114,12 @@ def test_a_file_of_ones_own_may_include_ours(tmp_path):
     'from __gin__ import dynamic_registration\n'
     'from dss_jax.models import t5\n'
     "include 'models/t5_1_1/tiny.gin'\n"
-    "include 'datasets/embedded.gin'\n"
+    "include 'datasets/embedded_arithmetic.gin'\n"
     't5.T5Config.num_heads = 3\nTRAIN_STEPS = 11\nMODEL_DIR = "runs/mine"\n',
   )
   run = _run(base=[f'--gin_file={file}'])
   assert (run.model.num_heads, run.model.emb_dim, run.train_steps) == (3, 96, 11)
-  assert run.model_dir == 'runs/mine' and run.data.mixture_or_task_name == 'embedded_dss'
+  assert run.model_dir == 'runs/mine' and run.data.mixture_or_task_name == 'embedded_arithmetic_dss'
 
 
 def test_a_file_is_found_in_the_working_directory(tmp_path, monkeypatch):

@@ -61,7 +61,7 @@ def test_types_and_defaults_read_from_source_are_those_of_the_objects(verb):
   gin_files.parse(
     ['--model_dir=a']
     if verb in ('evaluate', 'predict')
-    else ['--gin_file=models/t5_1_1/tiny.gin', '--gin_file=datasets/embedded.gin',
+    else ['--gin_file=models/t5_1_1/tiny.gin', '--gin_file=datasets/embedded_arithmetic.gin',
           '--model_dir=a', '--topology=v5e-8'],
     f'runs/{verb}.gin',
   )  # fmt: skip

@@ -14,7 +14,7 @@ from dss_jax.checkpoints import manager, transfer
 from dss_jax.checkpoints.hf import huggingface
 from dss_jax.checkpoints.t5x import t5x
 from dss_jax.commands import import_weights
-from dss_jax.datasets import embedded
+from dss_jax.datasets import embedded_arithmetic
 from dss_jax.runs import pretrained
 
 
@@ -94,7 +94,7 @@ def test_a_source_that_is_cut_off_leaves_nothing(sources, tmp_path, capsys):
 
 
 def test_a_vocabulary_that_is_too_large_leaves_nothing(sources, tmp_path, capsys):
-  vocabulary = f'--vocabulary={embedded.VOCABULARY_PATH}'
+  vocabulary = f'--vocabulary={embedded_arithmetic.VOCABULARY_PATH}'
   assert _import(sources / 'orbax_scanned', tmp_path / 'out', 't5x', vocabulary) == 2
   assert 'ids, more than the' in capsys.readouterr().err
   assert not list(tmp_path.iterdir())

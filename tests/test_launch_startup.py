@@ -29,8 +29,8 @@ READY = ['WAITING_FOR_RESOURCES', 'PROVISIONING', 'ACTIVE/READY']
 STEPS = 60
 SMALL_DATA = """
 import os, pathlib
-from dss_jax.datasets import embedded
-embedded.SIZES.update(train=600, validation=40, test=40)
+from dss_jax.datasets import embedded_arithmetic
+embedded_arithmetic.SIZES.update(train=600, validation=40, test=40)
 pathlib.Path(os.environ['SEEN']).write_text(os.environ['SECRET'])
 """
 TIMES = ('examples_per_second', 'tokens_per_second', 'padding')
@@ -53,7 +53,7 @@ def _command(model_dir) -> list[str]:
   }
   network = {'emb_dim': 16, 'mlp_dim': 32, 'num_encoder_layers': 1, 'num_decoder_layers': 1}
   (pathlib.Path('small.gin')).write_text(
-    "include 'models/t5_1_1/tiny.gin'\ninclude 'datasets/embedded.gin'\n"
+    "include 'models/t5_1_1/tiny.gin'\ninclude 'datasets/embedded_arithmetic.gin'\n"
     + '\n'.join(f't5.T5Config.{name} = {value}' for name, value in network.items())
   )
   flags = [f'--{name}={value}' for name, value in settings.items()]

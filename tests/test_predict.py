@@ -25,7 +25,7 @@ def run_main(capsys, *arguments):
   return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
-@pytest.mark.parametrize('spec', ['bytes', 'embedded'])
+@pytest.mark.parametrize('spec', ['bytes', 'embedded_arithmetic'])
 @pytest.mark.parametrize('name', ['label', 'rationale', 'standard'])
 def test_tokens_are_those_of_the_task(spec, name):
   run_folders.register()

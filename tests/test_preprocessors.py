@@ -6,7 +6,7 @@ import seqio
 import tensorflow as tf
 
 from dss_jax import methods
-from dss_jax.datasets import embedded
+from dss_jax.datasets import embedded_arithmetic
 from dss_jax.methods import Row
 from dss_jax.tasks import preprocessors, vocabulary
 
@@ -49,7 +49,9 @@ def test_blank_targets_give_no_row_and_do_not_shift_the_numbers():
   ]
 
 
-@pytest.fixture(params=['bytes', embedded.VOCABULARY_PATH], ids=['bytes', 'sentencepiece'])
+@pytest.fixture(
+  params=['bytes', embedded_arithmetic.VOCABULARY_PATH], ids=['bytes', 'sentencepiece']
+)
 def each_vocabulary(request) -> seqio.Vocabulary:
   return vocabulary.load_vocabulary(request.param)
 

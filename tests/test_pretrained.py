@@ -90,7 +90,7 @@ def test_weights_of_another_network_are_refused_with_the_difference(folders):
 
 
 def test_weights_of_another_vocabulary_are_refused(folders):
-  tasks.set_vocabulary('embedded')
+  tasks.set_vocabulary('embedded_arithmetic')
   with pytest.raises(ValueError, match=r'VOCABULARY is another one.*set VOCABULARY to bytes'):
     _start(folders / 'hf', huggingface.open_pretrained(str(folders / 'hf')).config)
 
@@ -129,7 +129,11 @@ def test_gin_without_a_path_says_what_is_expected():
 def _steps_of(folders, name, *argv):
   """TRAIN_STEPS and decay_steps of a run that starts from one of the folders."""
   path = f'--initial_checkpoint_path={folders / name}'
-  tiny = ['--gin_file=models/t5_1_1/tiny.gin', '--gin_file=datasets/embedded.gin', '--model_dir=x']
+  tiny = [
+    '--gin_file=models/t5_1_1/tiny.gin',
+    '--gin_file=datasets/embedded_arithmetic.gin',
+    '--model_dir=x',
+  ]
   gin_files.parse([*tiny, path, *argv], 'runs/train.gin')
   run = gin_files.configured('run_config.RunConfig')
   return run.train_steps, run.optimizer.decay_steps

@@ -16,7 +16,9 @@ def run(tmp_path):
   return RunConfig(
     model_dir=str(tmp_path / 'run'),
     model=t5.T5Config(64, 16, 2, 8, 32, 2, 2),
-    data=pipeline.DataConfig('embedded_dss', {'inputs': 64, 'targets': 32}, batch_size=8),
+    data=pipeline.DataConfig(
+      'embedded_arithmetic_dss', {'inputs': 64, 'targets': 32}, batch_size=8
+    ),
     vocabulary='bytes',
     train_steps=10,
     optimizer=optimizers.OptimizerConfig(decay_steps=10),

@@ -27,7 +27,9 @@ def run(tmp_path):
   return RunConfig(
     model_dir=str(tmp_path / 'run'),
     model=t5.T5Config(64, 16, 2, 8, 32, 2, 2),
-    data=pipeline.DataConfig('embedded_dss', {'inputs': 64, 'targets': 32}, batch_size=8),
+    data=pipeline.DataConfig(
+      'embedded_arithmetic_dss', {'inputs': 64, 'targets': 32}, batch_size=8
+    ),
     vocabulary='bytes',
     train_steps=10,
     optimizer=optimizers.OptimizerConfig(decay_steps=10),
@@ -147,20 +149,20 @@ def test_a_run_without_linear_decay_can_be_made_longer(run, folder):
 
 def test_the_vocabulary_is_kept_and_compared_by_content(run, folder, tmp_path):
   model = tmp_path / 'moved.model'
-  with vocabulary.temporary_vocabulary('embedded'):
+  with vocabulary.temporary_vocabulary('embedded_arithmetic'):
     folder.save_vocabulary(run_config.sentencepiece_model())
     assert folder.load_settings().vocabulary == str(folder.vocabulary_file)
     model.write_bytes(folder.vocabulary_file.read_bytes())
   with vocabulary.temporary_vocabulary(str(model)) as moved:
     folder.check_same_run(run)
-    assert moved.vocab_size == vocabulary.load_vocabulary('embedded').vocab_size
+    assert moved.vocab_size == vocabulary.load_vocabulary('embedded_arithmetic').vocab_size
   with pytest.raises(ValueError, match=r'VOCABULARY is another one.*spiece\.model'):
     folder.check_same_run(run)
 
 
 def test_a_run_of_bytes_is_not_continued_with_pieces(run, folder):
   with (
-    vocabulary.temporary_vocabulary('embedded'),
+    vocabulary.temporary_vocabulary('embedded_arithmetic'),
     pytest.raises(ValueError, match=r'VOCABULARY is another one.*set VOCABULARY to bytes'),
   ):
     folder.check_same_run(run)

@@ -13,10 +13,10 @@ import transformers
 from sentencepiece import sentencepiece_model_pb2
 
 from dss_jax.checkpoints.hf import tokenizer
-from dss_jax.datasets import embedded, release
+from dss_jax.datasets import embedded_arithmetic, release
 from dss_jax.tasks import builder, preprocessors, vocabulary
 
-KINDS = ('bytes', 'embedded', 'unigram', 'bpe_without_bytes')
+KINDS = ('bytes', 'embedded_arithmetic', 'unigram', 'bpe_without_bytes')
 ROWS = 2048
 LETTERS = [
   *'abc 123  \n\t[]()/.,$%\'"éüß漢🙂\r\x07',
@@ -52,10 +52,14 @@ def _train(path, texts, **settings) -> str:
 def vocabularies(tmp_path_factory):
   """By kind: ours of bytes and of `dss vocab`, and two as T5's and others' are made."""
   folder = tmp_path_factory.mktemp('models')
-  texts = [row[key] for row in embedded.problems('train')[:2000] for key in ('input', 'rationale')]
+  texts = [
+    row[key]
+    for row in embedded_arithmetic.problems('train')[:2000]
+    for key in ('input', 'rationale')
+  ]
   paths = {
     'bytes': 'bytes',
-    'embedded': 'embedded',
+    'embedded_arithmetic': 'embedded_arithmetic',
     'unigram': _train(folder / 'unigram.model', texts, vocab_size=400, model_type='unigram'),
     'bpe_without_bytes': _train(folder / 'bpe.model', texts, vocab_size=400, model_type='bpe'),
   }
@@ -120,11 +124,11 @@ def test_a_long_input_is_cut_at_the_length_of_training_and_keeps_its_end(load, k
 
 
 def test_prefixes_are_the_pieces_that_they_are_to_us(load, vocabularies):
-  ids = load('embedded')('[label] Ben').input_ids
-  assert ids[0] == vocabularies['embedded'].tokenizer.piece_to_id('▁[label]')
+  ids = load('embedded_arithmetic')('[label] Ben').input_ids
+  assert ids[0] == vocabularies['embedded_arithmetic'].tokenizer.piece_to_id('▁[label]')
 
 
-@pytest.mark.parametrize('kind', ['embedded', 'unigram'])
+@pytest.mark.parametrize('kind', ['embedded_arithmetic', 'unigram'])
 def test_sentinels_are_the_last_ids_as_in_t5(load, vocabularies, kind):
   loaded, made = vocabularies[kind], load(kind)
   assert len(made) == loaded.vocab_size
@@ -142,7 +146,7 @@ def test_bytes_get_as_many_sentinels_as_the_embedding_has_rows_for():
 def test_sentinels_that_a_model_has_among_its_pieces_are_its_own(tmp_path, vocabularies):
   """As mT5's has."""
   model = sentencepiece_model_pb2.ModelProto()
-  with open(embedded.VOCABULARY_PATH, 'rb') as file:
+  with open(embedded_arithmetic.VOCABULARY_PATH, 'rb') as file:
     model.ParseFromString(file.read())
   for number in reversed(range(100)):
     model.pieces.add(piece=f'▁<extra_id_{number}>', score=0.0, type=4)  # user defined
@@ -151,7 +155,9 @@ def test_sentinels_that_a_model_has_among_its_pieces_are_its_own(tmp_path, vocab
   if loaded.extra_ids:
     pytest.skip('load_vocabulary adds sentinels to those that are there')
   made = tokenizer.make(loaded, ROWS)
-  assert made.get_vocab_size() == loaded.vocab_size == vocabularies['embedded'].vocab_size
+  assert (
+    made.get_vocab_size() == loaded.vocab_size == vocabularies['embedded_arithmetic'].vocab_size
+  )
   assert made.encode('a <extra_id_7> b').ids == _ours(loaded, ['a <extra_id_7> b'])[0]
 
 
@@ -163,18 +169,18 @@ def test_a_model_of_words_is_refused(tmp_path):
 
 def test_a_difference_is_counted_and_shown(vocabularies):
   made = tokenizer.make(vocabularies['bytes'], ROWS)
-  agreement = tokenizer.compare(made, vocabularies['embedded'], ['Ben', '', 'Mia'])
+  agreement = tokenizer.compare(made, vocabularies['embedded_arithmetic'], ['Ben', '', 'Mia'])
   assert agreement == (3, 2, 'Ben')
 
 
 def test_the_settings_name_no_class_that_would_build_it_anew(load):
-  settings = json.loads((_folder(load('embedded')) / tokenizer.CONFIG).read_text())
+  settings = json.loads((_folder(load('embedded_arithmetic')) / tokenizer.CONFIG).read_text())
   assert settings['tokenizer_class'] == 'PreTrainedTokenizerFast'
 
 
 def test_the_sentencepiece_model_is_beside_it_for_other_programs(load):
-  model = _folder(load('embedded')) / tokenizer.SENTENCEPIECE
-  assert model.read_bytes() == pathlib.Path(embedded.VOCABULARY_PATH).read_bytes()
+  model = _folder(load('embedded_arithmetic')) / tokenizer.SENTENCEPIECE
+  assert model.read_bytes() == pathlib.Path(embedded_arithmetic.VOCABULARY_PATH).read_bytes()
   assert not (_folder(load('bytes')) / tokenizer.SENTENCEPIECE).exists()
 
 
@@ -182,7 +188,7 @@ def _folder(made) -> pathlib.Path:
   return pathlib.Path(made.name_or_path)
 
 
-@pytest.mark.parametrize('kind', ['bytes', 'embedded'])
+@pytest.mark.parametrize('kind', ['bytes', 'embedded_arithmetic'])
 @pytest.mark.parametrize('name', ['svamp', 'cqa', 'anli1'])
 def test_real_inputs_and_targets_have_our_ids(load, vocabularies, raw_dir, kind, name):
   dataset, loaded = builder.DATASETS[name], vocabularies[kind]

@@ -226,7 +226,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, monkeypatch, broken):
   text = str(caught.value)
   assert 'not finite at step 5 ' in text and 'The last good checkpoint is step 4' in text
   assert f'INITIAL_CHECKPOINT_PATH={tmp_path}' in text
-  batches = pipeline.TrainBatches(pipeline.load_mixture('embedded_dss', 'train'), run.data)
+  batches = pipeline.TrainBatches(
+    pipeline.load_mixture('embedded_arithmetic_dss', 'train'), run.data
+  )
   fifth = [next(batches) for _ in range(5)][-1]
   assert str(sorted(set(fifth.example_ids[fifth.example_ids >= 0].tolist()))) in text
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(_params(tmp_path)))
@@ -316,7 +318,7 @@ def test_a_folder_is_not_continued_with_other_settings(whole):
 
 def test_the_command_says_how_it_ended(tmp_path, capsys):
   arguments = [
-    '--gin_file=models/t5_1_1/tiny.gin', '--gin_file=datasets/embedded.gin',
+    '--gin_file=models/t5_1_1/tiny.gin', '--gin_file=datasets/embedded_arithmetic.gin',
     f'--model_dir={tmp_path}', '--train_steps=1', '--eval_period=0', '--batch_size=8',
     '--gin.t5.T5Config.num_heads=1', '--gin.t5.T5Config.num_encoder_layers=1',
     '--gin.t5.T5Config.num_decoder_layers=1',

@@ -8,7 +8,11 @@ import pytest
 from dss_jax.settings import gin_files, unread
 from dss_jax.settings.errors import ConfigError
 
-TRAIN = ('--gin_file=models/t5_1_1/tiny.gin', '--gin_file=datasets/embedded.gin', '--model_dir=a')
+TRAIN = (
+  '--gin_file=models/t5_1_1/tiny.gin',
+  '--gin_file=datasets/embedded_arithmetic.gin',
+  '--model_dir=a',
+)
 VERBS = {
   'train': TRAIN,
   'compare': TRAIN,

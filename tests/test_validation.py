@@ -76,7 +76,9 @@ def run():
   return RunConfig(
     model_dir='unused',
     model=t5.T5Config(64, 16, 2, 8, 32, 1, 1),
-    data=pipeline.DataConfig('embedded_dss', {'inputs': 64, 'targets': 32}, batch_size=8),
+    data=pipeline.DataConfig(
+      'embedded_arithmetic_dss', {'inputs': 64, 'targets': 32}, batch_size=8
+    ),
     vocabulary='bytes',
     train_steps=10,
     optimizer=OptimizerConfig(schedule='constant'),

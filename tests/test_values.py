@@ -74,7 +74,7 @@ def test_a_bracket_that_is_not_closed_is_told():
 
 
 def test_a_macro_has_the_type_of_the_field_that_reads_it_and_a_binding_its_own():
-  argv = ['--gin_file=models/t5_1_1/tiny.gin', '--gin_file=datasets/embedded.gin']
+  argv = ['--gin_file=models/t5_1_1/tiny.gin', '--gin_file=datasets/embedded_arithmetic.gin']
   typed = ['--model_dir=1', '--scan_layers=False', '--remat_policy=none', '--train_steps=1e3']
   typed += ['--gin.t5.T5Config.dtype=float32', '--clip_norm=none', '--data_dir=none']
   gin_files.parse([*argv, *typed], 'runs/train.gin')
@@ -88,7 +88,7 @@ def test_a_macro_has_the_type_of_the_field_that_reads_it_and_a_binding_its_own()
 
 def test_a_macro_of_the_users_has_the_type_of_the_macro_that_is_made_of_it(tmp_path):
   (tmp_path / 'mine.gin').write_text('MINE = 3\nBETWEEN = %MINE\nTRAIN_STEPS = %BETWEEN\n')
-  argv = ['--gin_file=models/t5_1_1/tiny.gin', '--gin_file=datasets/embedded.gin']
+  argv = ['--gin_file=models/t5_1_1/tiny.gin', '--gin_file=datasets/embedded_arithmetic.gin']
   mine = [f'--gin_file={tmp_path}/mine.gin', '--model_dir=a', '--mine=2e3']
   gin_files.parse([*argv, *mine], 'runs/train.gin')
   assert gin_files.configured('run_config.RunConfig').train_steps == 2000

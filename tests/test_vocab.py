@@ -117,7 +117,7 @@ def test_errors_are_one_line_and_leave_no_file(tmp_path, capsys):
   for arguments in (
     ['--task=no_such_task', f'--output={tmp_path}/a.model'],
     ['--task=vocab_toy_dss', f'--output={missing}', '--size=300'],
-    ['--task=embedded_dss', '--module=no.such', f'--output={missing}'],
+    ['--task=embedded_arithmetic_dss', '--module=no.such', f'--output={missing}'],
   ):
     assert cli.main(['vocab', *arguments]) == 2
   errors = capsys.readouterr().err.splitlines()

@@ -8,7 +8,7 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from dss_jax.datasets import embedded
+from dss_jax.datasets import embedded_arithmetic
 from dss_jax.tasks import vocabulary
 
 
@@ -26,19 +26,19 @@ def test_bytes_have_t5s_special_ids():
 
 
 def test_a_model_file_gets_a_hundred_extra_ids():
-  loaded = vocabulary.load_vocabulary(embedded.VOCABULARY_PATH)
-  pieces = vocabulary.load_vocabulary(embedded.VOCABULARY_PATH, extra_ids=0).vocab_size
+  loaded = vocabulary.load_vocabulary(embedded_arithmetic.VOCABULARY_PATH)
+  pieces = vocabulary.load_vocabulary(embedded_arithmetic.VOCABULARY_PATH, extra_ids=0).vocab_size
   assert loaded.vocab_size == pieces + 100
   assert (loaded.pad_id, loaded.eos_id, loaded.unk_id) == (0, 1, 2)
 
 
 @pytest.mark.parametrize('name', ['spiece.model', 'sentencepiece.model'])
 def test_a_checkpoints_folder_is_searched_for_its_model(tmp_path, name):
-  shutil.copy(embedded.VOCABULARY_PATH, tmp_path / name)
+  shutil.copy(embedded_arithmetic.VOCABULARY_PATH, tmp_path / name)
   loaded = vocabulary.load_vocabulary(f'{tmp_path}/')
-  assert loaded.encode('( 17') == vocabulary.load_vocabulary(embedded.VOCABULARY_PATH).encode(
-    '( 17'
-  )
+  assert loaded.encode('( 17') == vocabulary.load_vocabulary(
+    embedded_arithmetic.VOCABULARY_PATH
+  ).encode('( 17')
 
 
 def test_what_is_missing_is_named(tmp_path):
@@ -81,12 +81,12 @@ def test_asking_for_a_vocabulary_before_setting_it_says_what_to_set():
 
 def test_a_temporary_vocabulary_gives_way_to_the_former_one():
   former = vocabulary.set_vocabulary('bytes')
-  with vocabulary.temporary_vocabulary(embedded.VOCABULARY_PATH) as temporary:
+  with vocabulary.temporary_vocabulary(embedded_arithmetic.VOCABULARY_PATH) as temporary:
     assert vocabulary.get_vocabulary() is temporary
   assert vocabulary.get_vocabulary() is former
 
 
-@pytest.mark.parametrize('spec', ['bytes', embedded.VOCABULARY_PATH])
+@pytest.mark.parametrize('spec', ['bytes', embedded_arithmetic.VOCABULARY_PATH])
 def test_the_lazy_vocabulary_is_the_one_that_is_set(spec):
   lazy = vocabulary.LazyVocabulary()
   concrete = vocabulary.set_vocabulary(spec)
@@ -105,7 +105,7 @@ def test_lazy_vocabularies_are_equal_to_each_other_and_to_the_one_that_is_set():
   assert lazy != seqio.ByteVocabulary()
   vocabulary.set_vocabulary('bytes')
   assert lazy == seqio.ByteVocabulary()
-  assert lazy != seqio.SentencePieceVocabulary(embedded.VOCABULARY_PATH)
+  assert lazy != seqio.SentencePieceVocabulary(embedded_arithmetic.VOCABULARY_PATH)
   assert pickle.loads(pickle.dumps(lazy)) == lazy
 
 
@@ -114,7 +114,7 @@ def test_the_models_rows_are_the_next_multiple_of_128(size, rows):
   assert vocabulary.padded_vocab_size(seqio.PassThroughVocabulary(size)) == rows
 
 
-@pytest.mark.parametrize('spec', ['bytes', 'embedded'])
+@pytest.mark.parametrize('spec', ['bytes', 'embedded_arithmetic'])
 def test_vectors_of_texts_are_encoded_as_each_text_is(spec):
   vocabulary_ = vocabulary.load_vocabulary(spec)
   texts = ['( 17 + 2 )', '', 'é', 'a b']
@@ -129,11 +129,13 @@ def test_a_model_that_has_the_sentinels_gets_no_more(tmp_path):
   from sentencepiece import sentencepiece_model_pb2
 
   model = sentencepiece_model_pb2.ModelProto()
-  with open(embedded.VOCABULARY_PATH, 'rb') as file:
+  with open(embedded_arithmetic.VOCABULARY_PATH, 'rb') as file:
     model.ParseFromString(file.read())
   for number in reversed(range(100)):
     model.pieces.add(piece=f'▁<extra_id_{number}>', score=0.0, type=4)  # user defined
   (tmp_path / 'spiece.model').write_bytes(model.SerializeToString())
   mt5 = vocabulary.load_vocabulary(str(tmp_path))
-  assert mt5.vocab_size == vocabulary.load_vocabulary(embedded.VOCABULARY_PATH).vocab_size
+  assert (
+    mt5.vocab_size == vocabulary.load_vocabulary(embedded_arithmetic.VOCABULARY_PATH).vocab_size
+  )
   assert mt5.tokenizer.piece_to_id('▁<extra_id_0>') == mt5.vocab_size - 1

@@ -27,8 +27,8 @@ from dss_jax.runs.run_folder import RunFolder
 
 MODULE = 'small_embedded_data'
 SMALL_DATA = """
-from dss_jax.datasets import embedded
-embedded.SIZES.update(train=600, validation=40, test=40)
+from dss_jax.datasets import embedded_arithmetic
+embedded_arithmetic.SIZES.update(train=600, validation=40, test=40)
 """
 TIMES = ('examples_per_second', 'tokens_per_second', 'padding')
 PATIENCE_S = 240.0  # with processes that do nothing any more
@@ -51,7 +51,7 @@ def train_arguments(model_dir, **settings) -> list[str]:
     'gin.t5.T5Config.num_encoder_layers': 1,
     'gin.t5.T5Config.num_decoder_layers': 1,
   }
-  files = ['models/t5_1_1/tiny.gin', 'datasets/embedded.gin']
+  files = ['models/t5_1_1/tiny.gin', 'datasets/embedded_arithmetic.gin']
   given = [f'--{name}={value}' for name, value in {**defaults, **settings}.items()]
   return [f'--gin_file={name}' for name in files] + given
 
@@ -172,17 +172,17 @@ def share(folder: pathlib.Path) -> pathlib.Path:
 @contextlib.contextmanager
 def importable(folder: pathlib.Path) -> Iterator[pathlib.Path]:
   """Lets this process too import the module of `share`; puts the data's size back."""
-  from dss_jax.datasets import embedded
+  from dss_jax.datasets import embedded_arithmetic
 
-  sizes = dict(embedded.SIZES)
+  sizes = dict(embedded_arithmetic.SIZES)
   with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(str(folder))
     sys.modules.pop(MODULE, None)
     importlib.import_module(MODULE)
-    embedded.problems.cache_clear()  # an earlier test may have made the data in its full size
+    embedded_arithmetic.problems.cache_clear()  # which an earlier test may have filled
     yield folder
-  embedded.SIZES.update(sizes)
-  embedded.problems.cache_clear()
+  embedded_arithmetic.SIZES.update(sizes)
+  embedded_arithmetic.problems.cache_clear()
   sys.modules.pop(MODULE, None)
 
 

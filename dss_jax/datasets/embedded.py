@@ -1,16 +1,26 @@
-"""The embedded data set: arithmetic word problems from our own templates, generated with a seed.
+"""The embedded data set: a small entailment world in the manner of e-SNLI, generated with a seed.
 
-It needs no file and no network, so that the smoke run and the tests have something real to learn.
-Its vocabulary, `embedded.model`, is what `dss vocab --task=embedded_dss --size=540` writes.
+Owns: the words, what they are kinds of, and the examples. It needs no file and no network. Its
+vocabulary, `embedded.model`, is what `dss vocab --task=embedded_dss --size=VOCABSIZE` writes.
 
-    input      Mia has 27 apples. She buys 13 more. She loses 6. How many apples does Mia have now?
-    label      ( ( 27 + 13 ) - 6 )
-    rationale  Start with 27. Buying 13 makes 40. Losing 6 leaves 34.
+    input      A nun is in a chapel.</s>A woman is outdoors.
+    label      contradiction
+    rationale  A nun is a woman. Someone in a chapel is indoors, not outdoors.
 
-Memorising does not help: the numbers below 100 whose digits add up to a multiple of five (14, 23,
-50, ...) never occur in the train split, not even as partial results, and all numbers of the
-problems of the other splits are such numbers. The student must read the operations from the
-wording and copy numbers that it never saw, digit by digit.
+A premise tells of a person and of one of three things: the mood, the activity, the place. A
+hypothesis names the kind of a person, and makes one claim about the mood, the activity or the
+place. The words' kinds decide:
+
+    contradiction  the person is of another kind, or what the premise tells is of another kind
+    neutral        else, if the premise does not tell what the hypothesis claims
+    entailment     else
+
+Memorising does not help: words at the same place in the lists below, or three places apart, never
+meet in a premise of the train split, and a premise of another split is made of two such words. So
+the words of a test premise were never seen together, though each was seen with others.
+
+The rationale states what a label only implies: of which kind the words are. The data is made to
+show that mechanism; what a student learns from it is no evidence about real data.
 """
 
 import dataclasses
@@ -18,57 +28,94 @@ import functools
 import pathlib
 import random
 
-SIZES = {'train': 8000, 'validation': 500, 'test': 500}
+LABELS = ('entailment', 'neutral', 'contradiction')
+SIZES = {'train': 600, 'validation': 300, 'test': 600}
 SEED = 2305
-TEACHER_ERROR_RATE = 0.1
-"""How often the teacher takes one operation for another."""
-DISTRACTOR_RATE = 0.05
 VOCABULARY_PATH = str(pathlib.Path(__file__).with_name('embedded.model'))
+TEACHER_ERROR_RATE = 0.1
+"""How often the teacher gives one of the two wrong labels; its rationale is right all the same."""
 
-_PEOPLE = {'He': ('Ben', 'Dan', 'Leo', 'Tom'), 'She': ('Anna', 'Lisa', 'Mia', 'Zoe')}
-_OBJECTS = ('apples', 'books', 'cards', 'coins', 'eggs', 'pencils', 'shells', 'stamps')
-_OPPOSITE = {'+': '-', '-': '+', '*': '+', '/': '-'}
+PEOPLE = {
+  'woman': ('nun', 'queen', 'bride', 'waitress', 'grandmother', 'actress'),
+  'man': ('monk', 'king', 'groom', 'waiter', 'grandfather', 'butler'),
+  'child': ('baby', 'toddler', 'schoolgirl', 'schoolboy', 'preschooler', 'newborn'),
+}
+"""The words for people by their kind. Nobody is of two kinds: a child is neither woman nor man."""
+ASPECTS = {
+  'mood': {
+    'happy': ('smiling', 'beaming', 'cheerful', 'joyful', 'grinning', 'merry'),
+    'sad': ('weeping', 'sobbing', 'tearful', 'gloomy', 'mournful', 'heartbroken'),
+    'angry': ('furious', 'fuming', 'raging', 'scowling', 'seething', 'livid'),
+  },
+  'activity': {
+    'resting': ('sleeping', 'napping', 'dozing', 'snoozing', 'lounging', 'reclining'),
+    'exercising': ('jogging', 'sprinting', 'skipping', 'stretching', 'squatting', 'jumping'),
+    'preparing food': (
+      'cooking',
+      'baking',
+      'frying eggs',
+      'grilling fish',
+      'peeling carrots',
+      'kneading dough',
+    ),
+  },
+  'place': {
+    'indoors': (
+      'in a chapel',
+      'in a library',
+      'in a cellar',
+      'in a museum',
+      'in a bedroom',
+      'in a pantry',
+    ),
+    'outdoors': (
+      'in a meadow',
+      'in a forest',
+      'in a desert',
+      'on a beach',
+      'on a hill',
+      'on a glacier',
+    ),
+    'in a vehicle': (
+      'in a taxi',
+      'in a van',
+      'on a bus',
+      'on a train',
+      'on a ferry',
+      'on a tram',
+    ),
+  },
+}
+"""What a premise tells and a hypothesis claims: the words of each aspect by their kind."""
 
 
 @dataclasses.dataclass(frozen=True)
-class _Step:
-  """One operation: how the problem and the rationale word it ({n} operand, {r} result)."""
+class _Word:
+  """A word or phrase, its kind, and its place in the kind's list."""
 
-  operator: str
-  problem: str
-  rationale: str
-
-
-_BOXES = _Step('*', '{name} has {start} boxes with {n} {things} each.', '{n} in each makes {r}.')
-_CHANGES = (
-  _Step('+', '{pronoun} buys {n} more.', 'Buying {n} makes {r}.'),
-  _Step('+', '{pronoun} finds {n} more.', 'Finding {n} makes {r}.'),
-  _Step('+', '{pronoun} gets {n} from {other}.', 'Getting {n} makes {r}.'),
-  _Step('-', '{pronoun} gives {n} to {other}.', 'Giving {n} leaves {r}.'),
-  _Step('-', '{pronoun} loses {n}.', 'Losing {n} leaves {r}.'),
-  _Step('-', '{pronoun} sells {n}.', 'Selling {n} leaves {r}.'),
-)
-_SHARE = _Step(
-  '/',
-  '{pronoun} shares them with {n} friends. How many {things} does each friend get?',
-  'Sharing with {n} gives {r}.',
-)
-_COMPARE = _Step(
-  '-',
-  '{other} has {n}. How many more {things} does {name} have than {other}?',
-  'Taking {n} leaves {r}.',
-)
-_QUESTION = 'How many {things} does {name} have now?'
+  text: str
+  kind: str
+  place: int
 
 
-def is_held_out(number: int) -> bool:
-  """Whether a number is kept for the validation and test splits."""
-  return number < 100 and (number // 10 + number % 10) % 5 == 0
+def _words(kinds: dict[str, tuple[str, ...]]) -> tuple[_Word, ...]:
+  return tuple(_Word(t, kind, place) for kind, ts in kinds.items() for place, t in enumerate(ts))
+
+
+_PEOPLE = _words(PEOPLE)
+_ASPECTS = {aspect: _words(kinds) for aspect, kinds in ASPECTS.items()}
+
+
+def is_held_out(first: int, second: int) -> bool:
+  """Whether a person and another word, at these places in their lists, are kept out of train."""
+  return (first - second) % 3 == 0
 
 
 @functools.cache
 def problems(split: str) -> tuple[dict[str, str], ...]:
-  """Generates a split: SIZES[split] distinct problems, the same on every call and machine.
+  """Generates a split: SIZES[split] distinct examples, the same on every call and machine.
+
+  The first n examples of a split are about as balanced as all.
 
   Returns:
     Dicts of `input`, `label`, `rationale` and `teacher_label`.
@@ -78,96 +125,61 @@ def problems(split: str) -> tuple[dict[str, str], ...]:
   """
   if split not in SIZES:
     raise ValueError(f'The embedded data set has the splits {", ".join(SIZES)}; not {split!r}.')
-  # Validation and test draw from the same numbers, so they are two parts of one list.
+  # Validation and test draw from the same combinations, so they are two parts of one list.
   train = split == 'train'
   rng = random.Random(SEED + train)
   count = SIZES['train'] if train else SIZES['validation'] + SIZES['test']
   found: dict[str, dict[str, str]] = {}
   while len(found) < count:
-    problem = _problem(rng, held_out=not train)
-    found.setdefault(problem['input'], problem)
+    label = LABELS[len(found) % len(LABELS)]
+    example = _example(rng, label, held_out=not train)
+    found.setdefault(example['input'], example)
   rows = tuple(found.values())
   if train:
     return rows
   return rows[: SIZES['validation']] if split == 'validation' else rows[SIZES['validation'] :]
 
 
-def _problem(rng: random.Random, held_out: bool) -> dict[str, str]:
-  """Draws one problem whose numbers are all held out, or none of them."""
-  steps = _plan(rng)
-  operands, results = _numbers(rng, steps, held_out)
-  pronoun = rng.choice(sorted(_PEOPLE))
-  name = rng.choice(_PEOPLE[pronoun])
-  other = rng.choice([n for names in _PEOPLE.values() for n in names if n != name])
-  words = {'pronoun': pronoun, 'name': name, 'other': other, 'things': rng.choice(_OBJECTS)}
-  words['start'] = str(operands[0])
+def _example(rng: random.Random, label: str, held_out: bool) -> dict[str, str]:
+  """Draws one example of a label."""
+  person, told, word = _premise_words(rng, held_out)
+  wrong_person = label == 'contradiction' and rng.random() < 0.5
+  if wrong_person:  # whatever is claimed of the other person
+    aspect = rng.choice(list(ASPECTS))
+  elif label == 'neutral':
+    aspect = rng.choice([aspect for aspect in ASPECTS if aspect != told])
+  else:
+    aspect = told
+  kinds = list(ASPECTS[aspect])
+  if aspect == told and not wrong_person:
+    kinds = [kind for kind in kinds if (kind == word.kind) == (label == 'entailment')]
+  claim = rng.choice(kinds)
+  others = [kind for kind in PEOPLE if kind != person.kind]
+  claimed_person = rng.choice(others) if wrong_person else person.kind
 
-  sentences = [] if steps[0] is _BOXES else ['{name} has {start} {things}.'.format(**words)]
-  sentences += [s.problem.format(n=n, **words) for s, n in zip(steps, operands[1:], strict=True)]
-  if rng.random() < DISTRACTOR_RATE:
-    age = rng.choice(_candidates(10, 99, held_out))
-    sentences.insert(rng.choice((0, 1)), f'{name} is {age} years old.')
-  if steps[-1] not in (_SHARE, _COMPARE):
-    sentences.append(_QUESTION.format(**words))
-
-  thoughts = [f'Start with {operands[0]}.'] + [
-    step.rationale.format(n=n, r=r, **words)
-    for step, n, r in zip(steps, operands[1:], results, strict=True)
-  ]
-  operators = [step.operator for step in steps]
-  label = _equation(operators, operands)
+  teacher_label = label
   if rng.random() < TEACHER_ERROR_RATE:
-    mistaken = rng.randrange(len(operators))
-    operators[mistaken] = _OPPOSITE[operators[mistaken]]
+    teacher_label = rng.choice([other for other in LABELS if other != label])
+  first = f'A {person.text} is a {person.kind}{_unlike(person.kind, claimed_person, "a ")}.'
+  second = f'Someone {word.text} is {word.kind}{_unlike(word.kind, claim)}.'
+  if aspect != told:
+    second = f'The {aspect} is not told.'
   return {
-    'input': ' '.join(sentences),
+    'input': f'A {person.text} is {word.text}.</s>A {claimed_person} is {claim}.',
     'label': label,
-    'rationale': ' '.join(thoughts),
-    'teacher_label': _equation(operators, operands),
+    'rationale': f'{first} {second}',
+    'teacher_label': teacher_label,
   }
 
 
-def _plan(rng: random.Random) -> list[_Step]:
-  """Draws one to three steps; boxes come first, sharing and comparing last."""
-  length = rng.choices((1, 2, 3), weights=(35, 40, 25))[0]
-  steps = [rng.choice(_CHANGES) for _ in range(length)]
-  if rng.random() < 0.25:
-    steps[0] = _BOXES
-  if rng.random() < 0.3 and (length > 1 or steps[0] is not _BOXES):
-    steps[-1] = rng.choice((_SHARE, _COMPARE))
-  return steps
+def _premise_words(rng: random.Random, held_out: bool) -> tuple[_Word, str, _Word]:
+  """Draws a person, an aspect and a word of it that may meet in the split."""
+  person = rng.choice(_PEOPLE)
+  aspect = rng.choice(list(ASPECTS))
+  words = [word for word in _ASPECTS[aspect] if is_held_out(person.place, word.place) == held_out]
+  return person, aspect, rng.choice(words)
 
 
-def _numbers(rng: random.Random, steps: list[_Step], held_out: bool) -> tuple[list[int], list[int]]:
-  """Draws operands until all results are whole numbers from 1 to 999, and none is reserved.
-
-  Returns:
-    The first number and one for every step; the result after every step.
-  """
-  small, large = _candidates(2, 19, held_out), _candidates(10, 99, held_out)
-  while True:
-    operands = [rng.choice(small if steps[0] is _BOXES else large)]
-    operands += [rng.choice(small if step.operator in '*/' else large) for step in steps]
-    results, value = [], operands[0]
-    for step, n in zip(steps, operands[1:], strict=True):
-      if step.operator == '/' and value % n:
-        value = 0
-        break
-      value = {'+': value + n, '-': value - n, '*': value * n, '/': value // n}[step.operator]
-      results.append(value)
-    in_range = value and all(1 <= result <= 999 for result in results)
-    if in_range and (held_out or not any(map(is_held_out, results))):
-      return operands, results
-
-
-@functools.cache
-def _candidates(first: int, last: int, held_out: bool) -> tuple[int, ...]:
-  return tuple(n for n in range(first, last + 1) if is_held_out(n) == held_out)
-
-
-def _equation(operators: list[str], operands: list[int]) -> str:
-  """Writes the steps from the inside out, as SVAMP does: `( ( 27 + 13 ) - 6 )`."""
-  text = str(operands[0])
-  for operator, operand in zip(operators, operands[1:], strict=True):
-    text = f'( {text} {operator} {operand} )'
-  return text
+def _unlike(kind: str, claim: str, article: str = '') -> str:
+  """What a claim adds to the statement of a kind: nothing where it is that kind."""
+  return '' if claim == kind else f', not {article}{claim}'
