@@ -14,7 +14,9 @@ import tempfile
 import dss_jax
 
 CONSTRAINTS = 'constraints.txt'
-SOURCES = ('setup.py', 'pyproject.toml', 'README.md', 'dss_jax', 'gin', 'launch', 'tasks')
+SOURCES = (
+  'setup.py', 'pyproject.toml', 'README.md', 'LICENSE', 'dss_jax', 'gin', 'launch', 'tasks',
+)  # fmt: skip
 
 
 def build(folder: pathlib.Path) -> list[pathlib.Path]:

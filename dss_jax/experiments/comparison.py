@@ -59,6 +59,7 @@ class Score(NamedTuple):
 
   Attributes:
     name: of the method, and how it was trained if that differs.
+    folder: of its run, below the comparison's.
     accuracy: with the ends of its 95 % interval, accuracy_low and accuracy_high.
     examples: scored.
     labels_per_step: rows with a label in a batch, on average.
@@ -68,6 +69,7 @@ class Score(NamedTuple):
   """
 
   name: str
+  folder: str
   accuracy: float
   accuracy_low: float
   accuracy_high: float
@@ -128,6 +130,7 @@ def score(entry: Entry, steps: int, seconds: float, split: str) -> Score:
   metrics = summary['metrics']
   return Score(
     entry.name,
+    epath.Path(run.model_dir).name,
     metrics['accuracy'],
     metrics['accuracy_low'],
     metrics['accuracy_high'],

@@ -1,0 +1,101 @@
+"""The smoke run over several seeds: mean accuracies, and the mean gap with its 95 % interval.
+
+    python benchmarks/smoke_seeds.py --work=DIR [--seeds=5] [--figure=docs/smoke.svg]
+
+Runs `dss compare --gin_file=runs/smoke.gin --random_seed=S` for each seed in a folder below DIR. A
+seed that is finished there is not run again. The settings are the smoke run's, which were chosen on
+validation. The test split is scored once a seed.
+
+Prints the accuracy of each column by seed, its mean, and the mean gap to the first column over the
+same seeds, with intervals by Student's t over seeds and by a bootstrap over seeds and test examples.
+`--figure` needs matplotlib.
+"""
+
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import scipy.stats
+
+DRAWS = 10_000
+
+
+def main() -> None:
+  """Runs what is missing, then prints the table as Markdown and as a line of JSON."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--work', type=pathlib.Path, required=True)
+  parser.add_argument('--seeds', type=int, default=5)
+  parser.add_argument('--figure', type=pathlib.Path)
+  options = parser.parse_args()
+  runs = [_run(options.work / f'seed{seed}', seed) for seed in range(options.seeds)]
+  columns = {name: np.array([run[name] for run in runs], float) for name in runs[0]}
+  table = {name: _column(correct, columns['standard']) for name, correct in columns.items()}
+  print('| | accuracy by seed | mean | gap to standard | by seeds | by seeds and examples |')
+  print('|---|---|---|---|---|---|')
+  for name, row in table.items():
+    each = ' '.join(f'{value:.1f}' for value in row['accuracy'])
+    intervals = [f'{row[key][0]:+.1f} to {row[key][1]:+.1f}' for key in ('t', 'bootstrap')]
+    print(f'| {name} | {each} | {row["mean"]:.1f} | {row["gap"]:+.1f} | {" | ".join(intervals)} |')
+  print(json.dumps(table))
+  if options.figure:
+    _draw(table, options.figure)
+
+
+def _run(folder: pathlib.Path, seed: int) -> dict[str, list[bool]]:
+  """Whether each test example is answered correctly, by column of the comparison."""
+  if not (folder / 'comparison.json').exists():
+    command = [sys.executable, '-m', 'dss_jax', 'compare', '--gin_file=runs/smoke.gin']
+    subprocess.run([*command, f'--model_dir={folder}', f'--random_seed={seed}'], check=True)
+  correct = {}
+  for line in json.loads((folder / 'comparison.json').read_text()):
+    (records,) = (folder / line['folder']).glob('*_test_*.jsonl')
+    lines = records.read_text().splitlines()
+    correct[line['name']] = [json.loads(one)['correct'] for one in lines]
+  return correct
+
+
+def _column(correct: np.ndarray, baseline: np.ndarray) -> dict:
+  """Percentages of one column [seeds, examples], and of its gap to the baseline's."""
+  gaps = 100 * (correct - baseline)
+  by_seed = gaps.mean(axis=1)
+  half = scipy.stats.sem(by_seed) * scipy.stats.t.ppf(0.975, len(by_seed) - 1)
+  rng = np.random.default_rng(0)
+  seeds = rng.integers(len(gaps), size=(DRAWS, len(gaps)))
+  examples = rng.integers(gaps.shape[1], size=(DRAWS, gaps.shape[1]))
+  means = [gaps[s][:, e].mean() for s, e in zip(seeds, examples, strict=True)]
+  return {
+    'accuracy': (100 * correct.mean(axis=1)).tolist(),
+    'mean': 100 * correct.mean(),
+    'gap': by_seed.mean(),
+    't': [by_seed.mean() - half, by_seed.mean() + half],
+    'bootstrap': np.quantile(means, [0.025, 0.975]).tolist(),
+  }
+
+
+def _draw(table: dict, path: pathlib.Path) -> None:
+  """One dot a seed and a bar at the mean, a row for each column."""
+  import matplotlib
+
+  matplotlib.use('svg')
+  from matplotlib import pyplot
+
+  names = [*table][::-1]
+  figure, axes = pyplot.subplots(figsize=(6.4, 1.9), layout='constrained')
+  for place, name in enumerate(names):
+    color = '#b5502f' if name == 'dss' else '#5b6770'
+    axes.plot(table[name]['accuracy'], [place] * len(table[name]['accuracy']), 'o', color=color)
+    axes.plot([table[name]['mean']] * 2, [place - 0.3, place + 0.3], color=color, linewidth=3)
+  axes.set_yticks(range(len(names)), [name.replace('dss', 'step by step') for name in names])
+  axes.set_ylim(-0.6, len(names) - 0.4)
+  axes.set_xlabel('test accuracy, %: a dot a seed, a bar at the mean')
+  for side in ('top', 'right'):
+    axes.spines[side].set_visible(False)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  figure.savefig(path, metadata={'Date': None})
+
+
+if __name__ == '__main__':
+  main()
