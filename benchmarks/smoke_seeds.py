@@ -7,7 +7,7 @@ seed that is finished there is not run again. The settings are the smoke run's, 
 validation. The test split is scored once a seed.
 
 Prints the accuracy of each column by seed, its mean, and the mean gap to the first column over the
-same seeds, with intervals by Student's t over seeds and by a bootstrap over seeds and test examples.
+same seeds, with intervals by Student's t over seeds and by a bootstrap over seeds and examples.
 `--figure` needs matplotlib.
 """
 
