@@ -1,12 +1,14 @@
 """A student that is asked many times: scores of labels against decoding and hand-computed sums."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import run_folders
 
-from dss_jax.inference import scoring
+from dss_jax.inference import scoring, streaming
 from dss_jax.models import t5
 from dss_jax.runs import student
 
@@ -78,3 +80,21 @@ def test_questions_may_be_asked_again_and_again_without_tf_data(predictor, monke
   first = predictor.answers(['Is rain wet?'])
   assert predictor.answers(['Is rain wet?']) == first
   assert set(first[0]) == {'input', 'label', 'rationale'}
+
+
+@pytest.mark.parametrize('place', [0, 1])
+def test_text_as_it_comes_is_the_text_that_is_decoded_at_once(predictor, place):
+  row = predictor.method.rows[place]
+  for question in run_folders.INPUTS[:3]:
+    pieces = list(predictor.stream(question, row))
+    (whole,) = predictor.outputs(row, [question])
+    assert ''.join(pieces) == whole
+    assert all(pieces)
+
+
+def test_only_greedy_decoding_comes_token_by_token(predictor):
+  row = predictor.method.answer
+  settings = dataclasses.replace(predictor.decoder(row).decoding, method='beam')
+  decoder = dataclasses.replace(predictor.decoder(row), decoding=settings)
+  with pytest.raises(ValueError, match="1 inputs and DECODING 'beam'"):
+    next(streaming.tokens(decoder, predictor.params, predictor.encode(row, ['x'])))

@@ -202,13 +202,13 @@ def _beam_search(decoder: Decoder, cache: DecodeCache, is_real, decoding: Decodi
     ended_tokens = _take(jnp.append(state.ended_tokens, tokens, axis=1), best)
 
     log_prob, best = jax.lax.top_k(jnp.where(ends, -jnp.inf, log_prob), beams)
-    hope = log_prob[:, 0] / divisors[position]
+    best_growing = log_prob[:, 0] / divisors[position]
     return _Beams(
       tokens=_take(tokens, best),
       log_prob=log_prob,
       ended_tokens=ended_tokens,
       ended_score=ended_score,
-      improvable=state.improvable & (hope > ended_score.min(axis=1)),
+      improvable=state.improvable & (best_growing > ended_score.min(axis=1)),
       cache=_reorder(cache, _take(parent, best)),
     )
 

@@ -120,7 +120,7 @@ class Decoder:
     parts, count = ((0,), 1) if self.mesh is None else partitioning.local_parts(self.mesh)
     batches = pipeline.inference_batches(
       examples,
-      min(self.batch_size, self._fewest_rows(len(examples))),
+      min(self.batch_size, self.fewest_rows(len(examples))),
       self.max_input_length,
       parts=parts,
       count=count,
@@ -135,7 +135,7 @@ class Decoder:
         )
       yield multihost_utils.process_allgather((arrays['rows'], outputs), tiled=True)
 
-  def _fewest_rows(self, total: int) -> int:
+  def fewest_rows(self, total: int) -> int:
     """The least number of rows that holds all examples and that the mesh divides evenly."""
     parts = 1 if self.mesh is None else self.mesh.shape['data'] * self.mesh.shape['fsdp']
     return -(-total // parts) * parts

@@ -1,4 +1,4 @@
-"""A student that is loaded once and asked many times: labels, rationales, scores of labels.
+"""A student that is loaded once and asked many times: labels, rationales, scores, text as it comes.
 
 Owns the way from a question's text to the answer's, without tf.data: questions become tokens by the
 vocabulary directly, the same ones that the SeqIO tasks give (tests compare them). Does not own
@@ -6,18 +6,20 @@ loading (runs/student.py), decoding (evaluator.py, decoding.py) or what is asked
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import seqio
 
 from dss_jax.data.examples import Examples, offsets_of
-from dss_jax.inference import evaluator, scoring
+from dss_jax.inference import evaluator, scoring, streaming
 from dss_jax.methods import Method, Row
 from dss_jax.methods.base import fields_of, fill
 from dss_jax.models import t5
 from dss_jax.tasks.preprocessors import SEPARATOR
 
+REPLACEMENT = '\ufffd'
+"""What a vocabulary of bytes shows for a character that is not whole yet."""
 Question = str | Mapping[str, str]
 """An input without prefix, its parts joined by `</s>`; or a dict of `input` and what else the
 method needs, such as the teacher's `rationale`."""
@@ -98,6 +100,29 @@ class Predictor:
     decoder = self.decoder(row)
     candidates = scoring.padded([[*self.vocabulary.encode(label), 1] for label in labels])
     return scoring.score(decoder, self.params, self.encode(row, questions), candidates)
+
+  def stream(self, question: Question, row: Row | None = None) -> Iterator[str]:
+    """What the student writes, piece by piece as it is decoded, greedily.
+
+    Args:
+      question: one.
+      row: what is asked; None: the answer's row.
+
+    Yields:
+      Texts that make up the output; none ends within a character.
+    """
+    row = row or self.method.answer
+    ids: list[int] = []
+    sent = ''
+    for token in streaming.tokens(self.decoder(row), self.params, self.encode(row, [question])):
+      ids.append(token)
+      text = self.vocabulary.decode(ids)
+      piece = text[len(sent) :]
+      if piece and text.startswith(sent) and not text.endswith(REPLACEMENT):
+        yield piece
+        sent = text
+    if rest := self.vocabulary.decode(ids)[len(sent) :]:
+      yield rest
 
   def truncated(self, row: Row, questions: Sequence[Question]) -> int:
     """How many of the inputs are cut when a row is asked for."""
