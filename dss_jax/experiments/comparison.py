@@ -26,6 +26,7 @@ from dss_jax.tasks import registration
 
 FILE = 'comparison.json'
 QUESTIONS = 3
+WIDTH = 100  # columns of the table where no terminal says how many there are
 EQUAL_COMPUTE = 'equal_compute'
 
 
@@ -159,26 +160,28 @@ def save(scores: Sequence[Score], folder: str) -> None:
 
 def print_table(scores: Sequence[Score], split: str) -> None:
   """The comparison for people."""
-  table = rich.table.Table(box=rich.box.SIMPLE_HEAD)
+  table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
   table.add_column('method')
-  names = ('label accuracy', '95 % interval', 'labels a step', 'steps', 'compute', 'seconds')
+  names = ('accuracy', '95 % interval', 'labels/step', 'steps', 'compute', 'seconds')
   for name in names:
     table.add_column(name, justify='right')
   for line in scores:
     table.add_row(
       line.name,
       f'{line.accuracy:.1%}',
-      f'{line.accuracy_low:.1%} to {line.accuracy_high:.1%}',
+      f'{100 * line.accuracy_low:.1f} to {100 * line.accuracy_high:.1f}',
       f'{line.labels_per_step:.0f}',
       str(line.steps),
       f'{line.compute:.1f} x',
       f'{line.seconds:.0f}',
     )
   console = rich.console.Console()
+  if not console.is_terminal:
+    console.width = WIDTH
   console.print(table)
   console.print(
-    f'Scored on {scores[0].examples} examples of {split}, one seed. The interval is that of the '
-    'examples alone.',
+    f'Label accuracy on {scores[0].examples} examples of {split}, one seed. The interval is of '
+    'the examples alone.',
     highlight=False,
   )
 

@@ -1,0 +1,73 @@
+"""Comparisons: equal labels a step, equal compute, and the whole of `dss compare` on few steps."""
+
+import json
+
+import pytest
+from small_runs import config_of, small_data  # noqa: F401  a fixture
+
+from dss_jax import methods
+from dss_jax.commands import compare
+from dss_jax.experiments import comparison
+
+
+def entries(folder, names, **settings):
+  def run_of(name):
+    return config_of('unused', method=methods.get(name), train_steps=100)
+
+  compared = comparison.CompareConfig(str(folder), names, **settings)
+  return list(comparison.entries(compared, run_of))
+
+
+def test_every_method_gets_as_many_label_rows_a_step():
+  made = entries('there', ('standard', 'single_task', 'dss'), equal_compute=False)
+  assert [entry.run.data.batch_size for entry in made] == [8, 8, 16]
+  assert [entry.compute for entry in made] == [1.0, 1.0, 2.0]
+  assert [entry.run.model_dir for entry in made] == [
+    'there/standard', 'there/single_task', 'there/dss'
+  ]  # fmt: skip
+  assert {entry.run.train_steps for entry in made} == {100}
+
+
+def test_the_first_method_also_gets_the_compute_of_the_costliest():
+  *_, last = entries('there', ('standard', 'dss'))
+  assert (last.name, last.compute) == ('standard, equal compute', 2.0)
+  assert last.run.method.name == 'standard'
+  assert (last.run.train_steps, last.run.optimizer.decay_steps) == (200, 200)
+  assert last.run.data.batch_size == 8
+  assert last.run.model_dir == 'there/standard_equal_compute'
+
+
+def test_methods_of_equal_compute_need_no_such_line():
+  assert [entry.name for entry in entries('there', ('dss', 'paired'))] == ['dss', 'paired']
+
+
+def test_no_method_is_refused():
+  with pytest.raises(ValueError, match='names at least one method'):
+    comparison.CompareConfig('there', ())
+
+
+def test_the_whole_of_a_comparison(tmp_path, capsys):
+  arguments = [
+    '--gin_file=models/t5_1_1/tiny.gin', '--gin_file=datasets/embedded_arithmetic.gin',
+    "--task_feature_lengths={'inputs': 96, 'targets': 64}", f'--model_dir={tmp_path}',
+    '--batch_size=8', '--train_steps=2', '--eval_period=2', '--evaluator_num_examples=8',
+    '--eval_batch_size=8', '--max_decode_length=4', '--log_period=1',
+    '--gin.t5.T5Config.emb_dim=16', '--gin.t5.T5Config.head_dim=4', '--gin.t5.T5Config.mlp_dim=16',
+  ]  # fmt: skip
+  assert compare.main(arguments) == 0
+  found = json.loads((tmp_path / comparison.FILE).read_text())
+  scores = [comparison.Score(**line) for line in found]
+  assert [line.name for line in scores] == ['standard', 'dss', 'standard, equal compute']
+  assert [line.steps for line in scores] == [2, 2, 4]
+  assert [line.examples for line in scores] == [40, 40, 40]
+  labels = {line.name: line.labels_per_step for line in scores}
+  assert labels['dss'] == pytest.approx(labels['standard'], rel=0.3)
+  text = capsys.readouterr().out
+  assert all(line.name in text for line in scores)
+  assert text.count('\nrationale  ') == text.count('(gold: ') == comparison.QUESTIONS
+  assert text.rstrip().endswith(f'are in {tmp_path}.')
+  assert all((tmp_path / line.folder / 'config.json').exists() for line in scores)
+  assert compare.main(arguments) == 0  # finds everything done
+  assert [line['accuracy'] for line in json.loads((tmp_path / comparison.FILE).read_text())] == [
+    line.accuracy for line in scores
+  ]
