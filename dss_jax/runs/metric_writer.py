@@ -79,7 +79,7 @@ class Progress:
       self._bar.start()
 
   def advance(self, step: int) -> None:
-    """`step` steps are done."""
+    """Moves the bar to `step` steps done."""
     if self._bar:
       self._bar.update(self._task, completed=step)
 
@@ -90,7 +90,7 @@ class Progress:
       return
     if self._silent:
       return
-    if self._first is None:  # the time before is compilation, which does not come again
+    if self._first is None:  # the time before was compilation, which happens once
       self._first = step, time.monotonic()
     done, seconds = step - self._first[0], time.monotonic() - self._first[1]
     eta = f'  eta {_clock((self._total - step) * seconds / done)}' if done else ''
