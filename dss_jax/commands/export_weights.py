@@ -135,7 +135,7 @@ def export(
 
 
 def _read(folder: epath.Path, step: str, moments: bool) -> _Checkpoint:
-  """A checkpoint; `moments` says whether Adafactor's state is wanted too."""
+  """Reads a checkpoint; with `moments`, Adafactor's state too."""
   path = folder / run_folder.SETTINGS
   if not path.exists():
     raise ValueError(

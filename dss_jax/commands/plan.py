@@ -26,7 +26,7 @@ T5_VOCAB_SIZE = 32128  # of T5's own vocabulary, where none is named
 
 @dataclasses.dataclass(frozen=True)
 class PlanConfig:
-  """What is planned.
+  """The run to plan, and the machine.
 
   Attributes:
     run: the run; its model_dir, vocabulary and mixture may be ''.
@@ -101,7 +101,9 @@ def _compile(program: programs.Program) -> programs.Compiled:
 def _best(run: RunConfig, topology: str, compiler: plans.Compiler) -> RunConfig:
   """The run with the mesh and batch that give the most rows a second."""
   if topologies.topology(topology).platform != 'tpu':
-    raise ValueError(f'--search compares estimates for TPUs; there are none for {topology}.')
+    raise ValueError(
+      f'--search compares estimates for TPUs; there are none for {topology}; drop --search.'
+    )
   show = lambda candidate: _print_progress(candidate_line(candidate))  # noqa: E731
   candidates = list(search.candidates(run, topology, compiler, show))
   if not candidates:

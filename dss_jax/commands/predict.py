@@ -98,7 +98,7 @@ def _split_inputs(argv: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]
 
 
 def _read(kind: str, value: str) -> Iterable[Question]:
-  """The inputs that one argument stands for."""
+  """The inputs that one argument gives."""
   if value == '-':
     if distributed.is_multiprocess():
       raise ValueError(

@@ -91,7 +91,7 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Batch:
-  """A global batch: the arrays of this process's rows, and what is known of all rows.
+  """A global batch: the arrays of this process's rows, and facts about all rows.
 
   Attributes:
     arrays: the table at the top of this file; `rows` = this process's share of the batch.

@@ -1,6 +1,6 @@
 """Work ahead of a consumer in one background thread.
 
-Owns the thread and the time that the consumer waited for it. Any items can be made so.
+Owns the thread and the time that the consumer waited for it. The items can be anything.
 """
 
 from __future__ import annotations

@@ -139,7 +139,7 @@ class Predictor:
 
 
 def encode(texts: Sequence[str], vocabulary: seqio.Vocabulary) -> Examples:
-  """Texts as inputs of examples; each `</s>` in them becomes the EOS id, and one stands at the end.
+  """Texts as inputs of examples; each `</s>` in them becomes the EOS id, and one ends each text.
 
   The tokens are those of `tasks.preprocessors.encode_parts`.
   """

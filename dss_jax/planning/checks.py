@@ -1,7 +1,7 @@
 """What else could stop a job after an hour: data, lengths, vocabulary, checkpoint, folder.
 
 Owns the checks of what a run's settings name. Only what is named is checked: a plan needs no more
-than a model and a topology. What is written to try a folder is removed again.
+than a model and a topology. The file written to try a folder is removed again.
 """
 
 import dataclasses

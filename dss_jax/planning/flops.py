@@ -1,8 +1,8 @@
 """How large a T5 is, and how many floating-point operations it needs, counted from its shapes.
 
-Owns the analytic count. The compiler's own count is of no use here: it counts the body of a
-loop over layers once. Ours counts matrix products, two operations for each multiply-add; norms,
-softmax, the loss, the optimizer and recomputation are left out, as is usual for MFU.
+Owns the analytic count. The compiler's own count is of no use here: it counts the body of a loop
+over layers once. Ours counts matrix products, two operations for each multiply-add; norms, softmax,
+the loss, the optimizer and recomputation are left out, as is usual for MFU.
 
 Shape letters: rows, S inputs and T targets of a row, e embed, i heads times head_dim, m mlp.
 """
@@ -40,7 +40,7 @@ def encode(model: t5.T5Config, rows: int, inputs: int) -> int:
 
 
 def decode(model: t5.T5Config, rows: int, inputs: int, length: int) -> int:
-  """FLOPs of decoding `length` tokens for each input greedily, each attending to the whole cache."""
+  """FLOPs of greedy decoding of `length` tokens per input, each attending to the whole cache."""
   # The token being decoded follows the cache: length + 1 keys.
   return encode(model, rows, inputs) + _decode_tokens(model, rows, inputs, length, length + 1)
 

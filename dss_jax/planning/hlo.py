@@ -103,7 +103,7 @@ class Costs:
   Attributes:
     cycles: the compiler's estimates, added up.
     without_estimate: (FLOPs, bytes, count) of each instruction that has none.
-    collectives: what is sent, by kind, group and whether it is overlapped.
+    collectives: traffic between devices, by kind, group and whether it is overlapped.
   """
 
   cycles: int

@@ -102,7 +102,7 @@ def make(
 
 
 def to_json(plan: Plan) -> dict[str, Any]:
-  """The plan as one object of plain values; what is not known is None."""
+  """The plan as one object of plain values; unknown values are None."""
   run, machine, seconds = plan.run, plan.machine, plan.seconds
   costs = plan.train.costs
   return {

@@ -47,14 +47,14 @@ class MetricWriter:
     self._events.write_scalars(step, {f'{kind}/{name}': v for name, v in metrics.items()})
 
   def close(self) -> None:
-    """Flushes what is buffered."""
+    """Flushes and closes the events."""
     if self._events is not None:
       self._events.flush()
       self._events.close()
 
 
 class Progress:
-  """A bar with the time left on a terminal, plain lines elsewhere.
+  """A progress bar with the remaining time on a terminal, plain lines elsewhere.
 
   Args:
     total: steps in all.
@@ -84,7 +84,7 @@ class Progress:
       self._bar.update(self._task, completed=step)
 
   def line(self, step: int, text: str) -> None:
-    """Shows a text about a step: under the bar, or as a line with the time left."""
+    """Shows a text about a step: beside the bar, or as a line with the remaining time."""
     if self._bar:
       self._bar.update(self._task, completed=step, note=text)
       return

@@ -65,7 +65,7 @@ def open_weights(path: str, program: str | None = None) -> Weights:
     program: 'hf' or 't5x' to accept that alone; None to accept any.
 
   Raises:
-    ValueError: nothing is there, or a part is missing; the message says what was expected.
+    ValueError: the path holds no weights, or a part is missing; the message says what was expected.
   """
   path = os.path.expanduser(path)
   program = program or _program_of(path)
@@ -91,7 +91,7 @@ def network(path: str | None, **chosen: Any) -> T5Config:
     **chosen: settings that do not depend on the weights: dropout_rate, dtype, ...
 
   Raises:
-    ValueError: no path is given, or nothing is there.
+    ValueError: no path is given, or it holds no weights.
   """
   return dataclasses.replace(_opened_for_gin(path).config, **chosen)
 
@@ -215,7 +215,7 @@ def _program_of(path: str) -> str:
 
 
 def _t5x_step(path: str | None) -> int | None:
-  """The step of the T5X checkpoint at `path`; None where something else or nothing is there."""
+  """The step of the T5X checkpoint at `path`; None where there is no such checkpoint."""
   if path is None or RunFolder(epath.Path(path).expanduser()).settings_file.exists():
     return None
   return t5x.step_of(path)

@@ -63,7 +63,7 @@ class Student:
 
   Attributes:
     config: the settings it was loaded with.
-    run: the settings it was trained with; its method is not None.
+    run: the settings it was trained with; its method is filled in.
     step: of its checkpoint.
     params: placed on `mesh`.
     mesh: of the devices.

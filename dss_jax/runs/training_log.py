@@ -1,6 +1,6 @@
 """What a run reports of its training steps: rows, lines, rates, and an error if the loss diverges.
 
-Owns when the metrics of a step are fetched from the device, what is logged of them, and the clock
+Owns when the metrics of a step are fetched from the device, which of them are logged, and the clock
 of training. Files and screen are metric_writer.py's.
 """
 

@@ -70,7 +70,9 @@ class Validation:
       mixture = pipeline.load_mixture(name, run.eval.split, run.objective.tasks, skip_empty=True)
       examples = evaluator.load_examples(task, run.eval.split, run.eval.num_examples)
     except ValueError as error:
-      raise ValueError(f'validation: {error}. EVAL_PERIOD = 0 trains without one.') from error
+      raise ValueError(
+        f'validation: {error}. EVAL_PERIOD = 0 trains without validation.'
+      ) from error
     return cls(run, mesh, task, mixture, examples, decoder)
 
   def __call__(self, params: t5.Params, between: Callable[[], None]) -> dict[str, float]:
@@ -191,7 +193,7 @@ class PeriodicValidation:
       metrics = self._validation(params, self._stop_if_requested)
     except _Interrupted:
       return None
-    if saved_in is not None:  # before the row, which says that this validation is done
+    if saved_in is not None:  # before the row, which marks this validation as done
       saved_in.add_metrics(step, metrics)
     self._history.add(step, metrics[manager.BEST_METRIC])
     seconds = time.perf_counter() - started
