@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from dss_jax.settings import errors, gin_files
 
-VERBS = {  # a verb's module has its name, but for those in MODULES
+VERBS = {  # a verb's module has the verb's name, except for those in MODULES
   'prepare': 'build a data set from raw files and teacher outputs',
   'vocab': 'train a SentencePiece vocabulary',
   'train': 'train a student',
@@ -27,11 +27,11 @@ VERBS = {  # a verb's module has its name, but for those in MODULES
   'export': 'a student for Hugging Face or T5X',
   'launch': 'run any of these on this machine, Cloud TPU, SkyPilot or GKE',
 }
-SHARED = ('train', 'evaluate', 'predict', 'compare')  # several processes may do it together
+SHARED = ('train', 'evaluate', 'predict', 'compare')  # several processes may run these together
 CACHE_VARIABLE = 'JAX_COMPILATION_CACHE_DIR'
-CACHE_DAYS = 90  # that a compiled program is kept without being used
+CACHE_DAYS = 90  # a compiled program that is unused for so long is removed
 READER_IS_GONE = 141  # the exit code of programs that SIGPIPE ends
-MODULES = {'import': 'import_weights', 'export': 'export_weights'}  # no names for Python
+MODULES = {'import': 'import_weights', 'export': 'export_weights'}  # `import` is a Python keyword
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     code = _run(argv)
     sys.stdout.flush()
     return code
-  except (SystemExit, BrokenPipeError):  # the first after help, or a flag that argparse refuses
+  except (SystemExit, BrokenPipeError):  # SystemExit: help, or a flag that argparse refuses
     with contextlib.suppress(BrokenPipeError):
       sys.stdout.flush()
     if _stdout_is_closed():
@@ -58,8 +58,8 @@ def _run(argv: Sequence[str] | None) -> int:
     print(f'dss: no verb {verb!r}.\n\n{_usage()}', file=sys.stderr)
     return 2
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-  sys.path.insert(0, os.getcwd())  # as `python -m` does: modules of users' tasks are there
-  logging.getLogger('absl').setLevel(logging.ERROR)  # orbax says much that no user can act on
+  sys.path.insert(0, os.getcwd())  # as `python -m` does: the modules of users' tasks are there
+  logging.getLogger('absl').setLevel(logging.ERROR)  # orbax logs much that no user can act on
   run_file = f'runs/{verb}.gin'
   try:
     if {'--help', '-h'} & set(rest) and (gin_files.gin_root() / run_file).exists():
@@ -83,7 +83,7 @@ def _run(argv: Sequence[str] | None) -> int:
 
 
 def _stdout_is_closed() -> bool:
-  """Whether nobody reads standard output any more, as after `| head`; then nothing goes there."""
+  """Whether the reader of standard output is gone, as after `| head`; if so, drops the output."""
   try:
     poll = select.poll()
     poll.register(sys.stdout.fileno(), select.POLLOUT)
@@ -96,7 +96,7 @@ def _stdout_is_closed() -> bool:
 
 
 def _run_shared(verb: str, rest: Sequence[str]) -> int:
-  """Runs a verb that several processes may do together."""
+  """Runs a verb that several processes may run together."""
   from dss_jax.parallel import distributed
 
   distributed.initialize(verb, stops_softly=verb in ('train', 'compare'))
@@ -109,10 +109,10 @@ def _run_shared(verb: str, rest: Sequence[str]) -> int:
 
 
 def _cache_compiled_programs() -> None:
-  """Has JAX keep what it compiles, so that the next start of the same run does not compile again.
+  """Makes JAX cache compiled programs, so that the next start of the same run need not compile.
 
-  JAX's own variables go before: JAX_COMPILATION_CACHE_DIR is another folder, and
-  JAX_ENABLE_COMPILATION_CACHE=false is none.
+  JAX's own variables take precedence: JAX_COMPILATION_CACHE_DIR names another folder, and
+  JAX_ENABLE_COMPILATION_CACHE=false turns the cache off.
   """
   if os.environ.get(CACHE_VARIABLE):
     return
@@ -122,10 +122,10 @@ def _cache_compiled_programs() -> None:
   except (OSError, RuntimeError):  # no home, or one that cannot be written: compile every time
     return
   os.environ[CACHE_VARIABLE] = str(folder)
-  # JAX would keep only what took a second; a start has many small programs too.
+  # By default JAX skips programs that compile in less than a second; a start has many of them.
   os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
   oldest = time.time() - CACHE_DAYS * 86_400
-  with contextlib.suppress(OSError):  # another process does the same
+  with contextlib.suppress(OSError):  # another process may be removing them too
     for file in folder.glob('*-cache'):
       if file.stat().st_atime < oldest:
         file.unlink()
@@ -134,7 +134,8 @@ def _cache_compiled_programs() -> None:
 def _cache_folder() -> pathlib.Path:
   """The user's folder of compiled programs for this kind of processor.
 
-  Programs for CPUs use all instructions of the one that they are compiled on, and homes are shared.
+  A program uses all instructions of the CPU that it was compiled on, and machines with different
+  CPUs may share a home folder.
   """
   kind = platform.machine()
   with contextlib.suppress(OSError):
@@ -151,10 +152,10 @@ def module_of(verb: str) -> str:
 
 
 def _import_tensorflow() -> None:
-  """Imports TensorFlow, which the verbs need, without the lines that no setting of it stops.
+  """Imports TensorFlow, which the verbs need, without the log lines that it always prints.
 
   Its libraries report a missing GPU and the like while they are loaded, before they read
-  TF_CPP_MIN_LOG_LEVEL. If the import fails, what they wrote is shown.
+  TF_CPP_MIN_LOG_LEVEL. If the import fails, those lines are shown.
   """
   sys.stderr.flush()
   stderr = os.dup(2)
@@ -175,6 +176,6 @@ def _usage() -> str:
   width = max(map(len, VERBS))
   verbs = '\n'.join(f'  {name:{width}}  {text}' for name, text in VERBS.items())
   return (
-    'usage: dss VERB [arguments]; `dss VERB --help` tells them.\n\n'
+    'usage: dss VERB [arguments]; `dss VERB --help` lists them.\n\n'
     f'{verbs}\n\nDSS_TRACEBACK=1 in the environment shows the traceback of an error.'
   )

@@ -65,7 +65,7 @@ def test_all_is_well(tmp_path, before):
 
 def test_data_without_a_vocabulary_is_neither_right_nor_wrong():
   (result,) = checks.check(_run(data=pipeline.DataConfig(DSS, LENGTHS, 4)))[1]
-  assert result.passed is None and 'not looked at: it takes a VOCABULARY' in result.text
+  assert result.passed is None and 'not checked: it takes a VOCABULARY' in result.text
 
 
 def test_a_mixture_that_is_not_there_is_told_with_near_names():
@@ -85,7 +85,7 @@ def test_a_vocabulary_that_is_not_there_is_told_and_the_data_not_looked_at(tmp_p
   run = _run(data=pipeline.DataConfig(DSS, LENGTHS, 4), vocabulary=str(tmp_path / 'no.model'))
   texts = _texts(run)
   assert texts['vocabulary'].startswith('PROBLEM: ') and 'no.model' in texts['vocabulary']
-  assert texts['data'].startswith('not looked at')
+  assert texts['data'].startswith('not checked')
 
 
 def test_a_vocabulary_larger_than_the_network_is_told():

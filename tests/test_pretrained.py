@@ -121,7 +121,7 @@ def test_gin_without_a_path_says_what_is_expected():
   arguments = ['--gin_file=models/pretrained.gin', '--gin_file=datasets/svamp.gin']
   gin_files.parse([*arguments, '--model_dir=x'], 'runs/train.gin')
   with pytest.raises(
-    ValueError, match='INITIAL_CHECKPOINT_PATH: give it a folder that `dss train`'
+    ValueError, match='INITIAL_CHECKPOINT_PATH: set that to a folder that `dss train`'
   ):
     gin_files.configured('run_config.RunConfig')
 

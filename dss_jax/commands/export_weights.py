@@ -1,7 +1,7 @@
 """`dss export`: a student of ours as a model of Hugging Face or as a checkpoint of T5X.
 
 Owns the command: its options, what is read, what is written in which order, the comparison of what
-was written with what was read, and that nothing half-made is left. Formats are checkpoints/'s, the
+was written with what was read, and that no partial output is left. Formats are checkpoints/'s, the
 model card is model_card.py's.
 """
 
@@ -51,7 +51,7 @@ class _Checkpoint(NamedTuple):
   Attributes:
     folder: of `dss train` or `dss import`.
     values: of its config.json.
-    run: as it was trained, or None where it was only imported.
+    run: its settings, or None where it was only imported.
     model: the network.
     step: of the checkpoint.
     params: by path, on the host.
@@ -77,25 +77,25 @@ def main(argv: Sequence[str]) -> int:
     raise ValueError(f'OUTPUT {output} exists and is not empty; name a new folder, or empty it.')
   remote = '://' in str(output)
   if remote:
-    made = pathlib.Path(tempfile.mkdtemp())
+    temporary = pathlib.Path(tempfile.mkdtemp())
   else:
-    made = pathlib.Path(output).with_name(f'.{output.name}.tmp')
-    shutil.rmtree(made, ignore_errors=True)
-    made.mkdir(parents=True)
+    temporary = pathlib.Path(output).with_name(f'.{output.name}.tmp')
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
   try:
-    summary = export(options.checkpoint, options.step, options.to, made, output)
+    summary = export(options.checkpoint, options.step, options.to, temporary, output)
     if remote:
-      _upload(made, output)
+      _upload(temporary, output)
     else:
-      made.replace(output)  # takes the place of an empty folder
+      temporary.replace(output)  # takes the place of an empty folder
   finally:
-    shutil.rmtree(made, ignore_errors=True)
+    shutil.rmtree(temporary, ignore_errors=True)
   print(json.dumps({'output': options.output, **summary}))
   return 0
 
 
 def _upload(folder: pathlib.Path, output: epath.Path) -> None:
-  """Copies a folder into a bucket, where nothing can be renamed: all of it or nothing."""
+  """Copies all of a folder into a bucket, where nothing can be renamed, or nothing."""
   try:
     for path in sorted(path for path in folder.rglob('*') if path.is_file()):
       epath.Path(path).copy(output / path.relative_to(folder).as_posix())
@@ -114,28 +114,28 @@ def export(
     step: 'best', 'latest' or a number.
     program: 'hf' or 't5x'.
     folder: exists and is empty.
-    output: what `folder` is going to be.
+    output: the path that `folder` will have in the end.
 
   Returns:
     JSON values: program, step, tensors and bytes that were compared, and, for hf, how many texts
-      the tokenizer encodes, and how many of them differently than our vocabulary.
+      the tokenizer encoded, and how many of them differently from our vocabulary.
 
   Raises:
     ValueError: there is no such checkpoint, or it does not read back as it was written.
   """
   source = _read(epath.Path(checkpoint).expanduser(), step, moments=program == 't5x')
   if program == 'hf':
-    found = _write_huggingface(source, folder, output.name)
+    written = _write_huggingface(source, folder, output.name)
   else:
-    found = _write_t5x(source, folder, output)
-  return {'to': program, 'step': source.step, **found}
+    written = _write_t5x(source, folder, output)
+  return {'to': program, 'step': source.step, **written}
 
 
 # ---------------------------------------------------------------- reading
 
 
 def _read(folder: epath.Path, step: str, moments: bool) -> _Checkpoint:
-  """A checkpoint; `moments` says whether Adafactor's state is wanted too."""
+  """Reads a checkpoint; with `moments`, Adafactor's state too."""
   path = folder / run_folder.SETTINGS
   if not path.exists():
     raise ValueError(
@@ -145,8 +145,8 @@ def _read(folder: epath.Path, step: str, moments: bool) -> _Checkpoint:
   values = json.loads(path.read_text())
   if 'model' not in values:
     raise ValueError(
-      f'{folder} is no checkpoint of ours, its {run_folder.SETTINGS} has no model: CHECKPOINT is a '
-      'folder of `dss train` or `dss import`.'
+      f'{folder} is not a checkpoint of ours, its {run_folder.SETTINGS} has no model: CHECKPOINT '
+      'is a folder of `dss train` or `dss import`.'
     )
   run = RunFolder(folder).load_settings() if 'train_steps' in values else None
   model = json_form.from_dict(T5Config, values['model'])
@@ -157,8 +157,8 @@ def _read(folder: epath.Path, step: str, moments: bool) -> _Checkpoint:
     if run is not None and moments and run.optimizer.name == 'adafactor':
       mesh = partitioning.make_mesh(partitioning.MeshConfig())
       optimizer = optimizers.make_optimizer(run.optimizer, t5.logical_axes(model))
-      like = train_state.abstract(model, optimizer, mesh)
-      restored, _ = saved.restore(number, like)
+      abstract_state = train_state.abstract(model, optimizer, mesh)
+      restored, _ = saved.restore(number, abstract_state)
       params, state = restored.params, adafactor.moments_of(restored.opt_state)
     else:
       params = saved.restore_params(number, _on_host(model))
@@ -173,7 +173,7 @@ def _read(folder: epath.Path, step: str, moments: bool) -> _Checkpoint:
 
 
 def _on_host(model: T5Config) -> Any:
-  """The parameters' shapes, all on one device of this host."""
+  """The parameters' shapes, all on one CPU device of this host."""
   shapes, _ = t5.abstract(model)
   here = jax.sharding.SingleDeviceSharding(jax.local_devices(backend='cpu')[0])
   return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here), shapes)
@@ -220,7 +220,7 @@ def _rows(model: T5Config) -> int:
 
 
 def _facts(source: _Checkpoint, vocabulary: seqio.Vocabulary, name: str) -> card_facts.Facts:
-  """What the model card tells; a run whose tasks are not there any more still has its settings."""
+  """The facts for the model card; if the module of a run's tasks is gone, its settings alone."""
   if source.run is None:
     origin = source.values.get('source')
     return card_facts.Facts(name, source.model, vocabulary, source.step, origin)
@@ -253,10 +253,10 @@ def _write_t5x(source: _Checkpoint, folder: pathlib.Path, output: epath.Path) ->
 
 
 def _t5x_gin(model: T5Config, vocabulary: seqio.Vocabulary | None, path: epath.Path) -> str:
-  """The network, and its vocabulary that lies at `path`, as a gin file for T5X."""
+  """The network, and its vocabulary at `path`, as a gin file for T5X."""
   example, base = 't5', 't5_1_1' if len(model.mlp_activations) == 2 else 't5_1_0'
   if model.relative_bias_per_layer:
-    example, base = 'scalable_t5', 't5_1_1'  # all of the network is said below
+    example, base = 'scalable_t5', 't5_1_1'  # all settings of the network follow below
   names = (
     'vocab_size', 'emb_dim', 'num_heads', 'head_dim', 'mlp_dim', 'num_encoder_layers',
     'num_decoder_layers', 'mlp_activations', 'logits_via_embedding',
@@ -299,7 +299,7 @@ where it was exported to. To continue with T5X:
       --gin.INITIAL_CHECKPOINT_PATH="'{output / place}'" \\
       --gin.TRAIN_STEPS={step + 1000} ...
 
-where TRAIN_STEPS counts the {step} steps that were made. Inputs are made by the templates
+where TRAIN_STEPS counts the {step} steps already made. The inputs follow the templates
 {', '.join(f'`{row.input}`' for row in (method.answer, *method.other_rows))}.
 """
 
@@ -308,14 +308,16 @@ where TRAIN_STEPS counts the {step} steps that were made. Inputs are made by the
 
 
 def _compare(written: transfer.Pretrained, source: _Checkpoint) -> dict[str, int]:
-  """Reads everything back and counts it.
+  """Reads everything back, compares it with the source and counts it.
 
   Raises:
-    ValueError: something is not, bit for bit, what was to be written.
+    ValueError: something is not bit for bit the same.
   """
   changed = json_form.differences(source.model, written.config, ignore=pretrained.NETWORK_CHOICES)
   if changed:
-    raise ValueError(f'what was written reads as another network: {"; ".join(changed)}.')
+    raise ValueError(
+      f'the network that was written reads back with other settings: {"; ".join(changed)}.'
+    )
   parts = [(written.recipe, source.params)]
   if source.moments is not None:
     if written.moments is None or written.moments.step != int(source.moments['step']):
@@ -326,7 +328,7 @@ def _compare(written: transfer.Pretrained, source: _Checkpoint) -> dict[str, int
   tensors = size = 0
   for recipe, arrays in parts:
     if set(recipe) != set(arrays):
-      raise ValueError('what was written reads as other tensors; is the disk whole?')
+      raise ValueError('the tensors that were written read back with other names; check the disk.')
     for path, leaf in recipe.items():
       size += _compare_leaf(path, leaf, written.tensors, arrays[path])
       tensors += len(leaf.names)
@@ -334,7 +336,7 @@ def _compare(written: transfer.Pretrained, source: _Checkpoint) -> dict[str, int
 
 
 def _compare_leaf(path: transfer.Path, leaf: transfer.Leaf, tensors: Any, array: Any) -> int:
-  """Compares one of our arrays, a layer at a time where they are apart; returns its bytes."""
+  """Compares one of our arrays, layer by layer if written so; returns its size in bytes."""
   rows = range(array.shape[0]) if leaf.per_layer else [None]
   for row in rows:
     index = (slice(None) if row is None else slice(row, row + 1),)
@@ -343,7 +345,7 @@ def _compare_leaf(path: transfer.Path, leaf: transfer.Leaf, tensors: Any, array:
     theirs = np.empty(ours.shape, ours.dtype)
     transfer.read(leaf, tensors, index, theirs)
     if ours.tobytes() != theirs.tobytes():
-      raise ValueError(f'{"/".join(path)} does not read back as it was written; is the disk whole?')
+      raise ValueError(f'{"/".join(path)} does not read back as it was written; check the disk.')
   return array.nbytes
 
 

@@ -1,6 +1,6 @@
 """`dss import`: another program's weights as a checkpoint of ours.
 
-Owns the command: its options, the order, and that nothing half-made is left. Formats are
+Owns the command: its options, the order, and that no partial output is left. Formats are
 pretrained.py's and checkpoints/'s.
 """
 
@@ -48,18 +48,18 @@ def main(argv: Sequence[str]) -> int:
   vocabulary = options.vocabulary or weights.vocabulary
   print('\n'.join([f'reading {weights.origin}', *weights.notes]), file=sys.stderr)
   if vocabulary is None:
-    print('warning: it has no vocabulary; --vocabulary names the one it was trained with, or give '
-          'VOCABULARY when you train.', file=sys.stderr)  # fmt: skip
-  made = output.with_name(f'.{output.name}.tmp')
-  if made.exists():
-    made.rmtree()
+    print('warning: the weights come without a vocabulary; give --vocabulary, the one they were '
+          'trained with, or VOCABULARY when you train.', file=sys.stderr)  # fmt: skip
+  temporary = output.with_name(f'.{output.name}.tmp')
+  if temporary.exists():
+    temporary.rmtree()
   started = time.perf_counter()
   try:
-    summary = import_weights(weights, vocabulary, made)
-    made.replace(output)
+    summary = import_weights(weights, vocabulary, temporary)
+    temporary.replace(output)
   except BaseException:
-    if made.exists():
-      made.rmtree()
+    if temporary.exists():
+      temporary.rmtree()
     raise
   summary['seconds'] = round(time.perf_counter() - started, 1)
   print(json.dumps({'output': str(output), **summary}))
@@ -73,25 +73,25 @@ def import_weights(
 
   Args:
     weights: opened.
-    vocabulary: what VOCABULARY takes, or None.
+    vocabulary: 'bytes', a SentencePiece model, a folder with one, or None.
     folder: does not exist yet.
 
   Returns:
-    JSON values: source, parameters (how many numbers), adafactor (whether its state is there),
+    JSON values: source, parameters (how many), adafactor (whether its state was imported),
       vocabulary and this process's peak memory.
 
   Raises:
-    ValueError: a tensor cannot be read, or reads otherwise after writing.
+    ValueError: a tensor cannot be read, or differs after writing.
   """
-  like = _on_one_device(weights.config)
-  params = weights.load(like)
+  abstract_params = _on_one_device(weights.config)
+  params = weights.load(abstract_params)
   moments = weights.load_moments and weights.load_moments()
   folder.mkdir(parents=True)
   manager.save_weights(RunFolder(folder).checkpoints_folder, params, moments)
-  sums = {path: _sum(array) for path, array in transfer.flatten(params).items()}
+  checksums = {path: _checksum(array) for path, array in transfer.flatten(params).items()}
   del params
   gc.collect()
-  _compare(folder, like, sums)
+  _compare(folder, abstract_params, checksums)
   if vocabulary not in (None, 'bytes'):
     from dss_jax.tasks.vocabulary import load_vocabulary, model_path
 
@@ -111,7 +111,7 @@ def import_weights(
   RunFolder(folder).save_values(values)
   return {
     'source': weights.origin,
-    'parameters': sum(leaf.size for leaf in jax.tree.leaves(like)),
+    'parameters': sum(leaf.size for leaf in jax.tree.leaves(abstract_params)),
     'adafactor': moments is not None,
     'vocabulary': values['vocabulary'],
     'peak_memory_bytes': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
@@ -119,28 +119,30 @@ def import_weights(
 
 
 def _on_one_device(model: t5.T5Config) -> Any:
-  """The parameters' shapes, all on the first device of this host."""
+  """The parameters' shapes, all on the first CPU device of this host."""
   shapes, _ = t5.abstract(model)
   here = jax.sharding.SingleDeviceSharding(jax.local_devices(backend='cpu')[0])
   return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here), shapes)
 
 
-def _sum(array: jax.Array) -> int:
+def _checksum(array: jax.Array) -> int:
   return zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data)
 
 
-def _compare(folder: epath.Path, like: Any, sums: dict[transfer.Path, int]) -> None:
-  """Raises ValueError if what was written does not read as what was to be written."""
+def _compare(folder: epath.Path, abstract_params: Any, checksums: dict[transfer.Path, int]) -> None:
+  """Raises ValueError if the tensors in `folder` do not have the checksums of what was read."""
   wrong = []
   saved = RunFolder(folder).checkpoints_folder
-  for name, part in like.items():  # part by part: no more memory than reading needed
+  for name, part in abstract_params.items():  # part by part: no more memory than reading needed
     restored = transfer.flatten({name: manager.load_weights(saved, {name: part})[name]})
-    wrong += ['/'.join(path) for path, array in restored.items() if _sum(array) != sums[path]]
+    wrong += [
+      '/'.join(path) for path, array in restored.items() if _checksum(array) != checksums[path]
+    ]
     del restored
     gc.collect()  # orbax leaves cycles behind that hold the arrays
   if wrong:
     raise ValueError(
-      f'{folder} does not read back as it was written: {", ".join(wrong)}; is the disk whole?'
+      f'{folder} does not read back as it was written: {", ".join(wrong)}; check the disk.'
     )
 
 

@@ -1,4 +1,4 @@
-"""`dss plan`: whether a run fits on a machine, how fast it is and what it costs, before it is paid.
+"""`dss plan`: whether a run fits on a machine, how fast it is and what it costs, before you pay.
 
 Owns the order of planning, its settings and what is printed. The numbers are planning/'s.
 """
@@ -26,7 +26,7 @@ T5_VOCAB_SIZE = 32128  # of T5's own vocabulary, where none is named
 
 @dataclasses.dataclass(frozen=True)
 class PlanConfig:
-  """What is planned.
+  """The run to plan, and the machine.
 
   Attributes:
     run: the run; its model_dir, vocabulary and mixture may be ''.
@@ -44,7 +44,7 @@ class PlanConfig:
 
 
 def task_name(dataset: str | None = None, method: str | Method | None = None) -> str:
-  """As `run_config.task_name`, but '' where no data set is named.
+  """As `run_config.task_name`, but '' where no data set is given.
 
   Args:
     dataset: set by datasets/NAME.gin.
@@ -65,17 +65,17 @@ def main(argv: Sequence[str]) -> int:
 
 
 def make_plan(settings: PlanConfig, model: str, searching: bool = False) -> plans.Plan:
-  """Checks what the run names, then compiles it; with `searching`, for the best mesh and batch.
+  """Checks what the run names, then compiles it; `searching` looks for the best mesh and batch.
 
   Raises:
-    ValueError: settings that cannot be, a compiler that is not installed, or nothing fits.
+    ValueError: impossible settings, a compiler that is not installed, or nothing fits.
     ChildProcessError: the compiler crashed.
   """
   price = _price(settings)
-  compiler = functools.cache(_compile)  # what was searched is not compiled again
-  run, found = checks.check(settings.run)
+  compiler = functools.cache(_compile)  # does not compile again what the search compiled
+  run, results = checks.check(settings.run)
   packed = 1.0
-  if any(one.name == 'data' and one.passed for one in found):
+  if any(one.name == 'data' and one.passed for one in results):
     packed = checks.examples_per_row(run)
   run = checks.with_vocab_size(run, T5_VOCAB_SIZE)
   if searching:
@@ -85,29 +85,33 @@ def make_plan(settings: PlanConfig, model: str, searching: bool = False) -> plan
     run,
     settings.topology,
     compiler,
-    checks=tuple(found),
+    checks=tuple(results),
     dollars_per_hour=price,
     examples_per_row=packed,
   )
 
 
 def _compile(program: programs.Program) -> programs.Compiled:
-  _say(f'compiling {program.step} of {program.rows} rows for {program.topology}: minutes')
+  _print_progress(
+    f'compiling {program.step} of {program.rows} rows for {program.topology}: minutes'
+  )
   return programs.compile_program(program)
 
 
 def _best(run: RunConfig, topology: str, compiler: plans.Compiler) -> RunConfig:
-  """The run with the mesh and batch of most rows a second."""
+  """The run with the mesh and batch that give the most rows a second."""
   if topologies.topology(topology).platform != 'tpu':
-    raise ValueError(f'--search compares estimates for TPUs; there are none for {topology}.')
-  say = lambda candidate: _say(candidate_line(candidate))  # noqa: E731
-  found = list(search.candidates(run, topology, compiler, say))
-  if not found:
+    raise ValueError(
+      f'--search compares estimates for TPUs; there are none for {topology}; drop --search.'
+    )
+  show = lambda candidate: _print_progress(candidate_line(candidate))  # noqa: E731
+  candidates = list(search.candidates(run, topology, compiler, show))
+  if not candidates:
     raise ValueError(
       f'nothing fits on {topology}, not even one row a device; try a larger topology, '
       "REMAT_POLICY = 'full', OPTIMIZER = 'adafactor' or shorter TASK_FEATURE_LENGTHS."
     )
-  best = max(found, key=lambda candidate: candidate.rows_per_second)
+  best = max(candidates, key=lambda candidate: candidate.rows_per_second)
   return search.with_settings(run, best.mesh, best.batch)
 
 
@@ -115,7 +119,7 @@ def _price(settings: PlanConfig) -> float | None:
   """Dollars an hour of the topology.
 
   Raises:
-    ValueError: the file is not there, not JSON, or has no number for the topology.
+    ValueError: the file does not exist, is not JSON, or has no number for the topology.
   """
   if settings.price_file is None:
     return None
@@ -137,5 +141,5 @@ def _model_name(argv: Sequence[str]) -> str:
   return files[-1] if files else 'T5'
 
 
-def _say(text: str) -> None:
+def _print_progress(text: str) -> None:
   print(text, file=sys.stderr)

@@ -1,7 +1,7 @@
 """`dss predict`: label and rationale for inputs of your own.
 
-Owns reading the inputs and writing the answers. Asking is inference/predictor.py's, loading the
-student is runs/student.py's.
+Owns reading the inputs and writing the answers. Decoding the answers is inference/predictor.py's,
+loading the student runs/student.py's.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from dss_jax.settings import fields, gin_files
 
 @dataclasses.dataclass(frozen=True)
 class PredictConfig(student.StudentConfig):
-  """Who answers.
+  """Which student answers, and where the answers go.
 
   Attributes:
     output: file of JSON lines; None: standard output.
@@ -51,10 +51,10 @@ def predict(
 
   Args:
     settings: which student.
-    questions: inputs, or dicts of `input` and what else the student's method needs.
+    questions: inputs, or dicts of `input` and the other fields that the student's method needs.
 
   Returns:
-    A dict a question, in order: input, label, rationale. The rationale is None where the student
+    A dict per question, in order: input, label, rationale. The rationale is None where the student
     was not trained to write one (method `standard`).
 
   Raises:
@@ -98,7 +98,7 @@ def _split_inputs(argv: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]
 
 
 def _read(kind: str, value: str) -> Iterable[Question]:
-  """The inputs that one argument stands for."""
+  """The inputs that one argument gives."""
   if value == '-':
     if distributed.is_multiprocess():
       raise ValueError(

@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
 
 
 def _prepare(options: argparse.Namespace) -> dict[str, object]:
-  """Does it, prints what people read, and returns what programs read."""
+  """Prepares the data set, prints a report for people, and returns the one for programs."""
   from dss_jax.tasks import builder
 
   dataset = datasets.get(options.dataset)
@@ -76,7 +76,7 @@ _CHANGES = {
 
 
 def _raw_folder(options: argparse.Namespace) -> pathlib.Path:
-  """The folder of raw files, after downloading and extracting where that is asked for."""
+  """The folder of raw files, after downloading and extracting if the options ask for that."""
   from dss_jax.tasks import prepared
 
   data_dir = options.data_dir or prepared.default_data_dir()
@@ -95,10 +95,10 @@ def _raw_folder(options: argparse.Namespace) -> pathlib.Path:
 def _available_splits(
   dataset: release.Dataset, folder: pathlib.Path
 ) -> dict[str, release.SplitFiles]:
-  """The splits whose raw files are there; reports the others.
+  """The splits whose raw files exist; reports the others.
 
   Raises:
-    ValueError: none is there.
+    ValueError: there is no raw file.
   """
 
   splits = {}

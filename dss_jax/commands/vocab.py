@@ -24,10 +24,10 @@ from dss_jax.settings import arguments as module_flags
 
 DEFAULT_SIZE = 8000
 MAX_TEXTS = 2_000_000
-"""At most so many texts of the tasks are read; they are held in memory."""
+"""The most texts of the tasks that are read; they are held in memory."""
 _BYTE_PIECES = 256
 _NORMALIZATION = '10FFFF\tFFFD\n'
-"""Of a code point that no text has: with no rule at all, tf.text logs that for every tokenizer."""
+"""A rule for a code point that no text has; without any, tf.text logs a line per tokenizer."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ class TrainedVocabulary:
 
   Attributes:
     model: the serialised model, the content of a .model file.
-    size: its pieces, special ones included, without the 100 ids that are added at loading.
+    size: number of pieces, special ones included, without the 100 ids that loading adds.
     texts: how many texts it was trained on.
   """
 
@@ -48,7 +48,7 @@ class TrainedVocabulary:
 def task_texts(names: Sequence[str], split: str = 'train') -> Iterator[str]:
   """Yields the inputs and targets of SeqIO tasks and mixtures as text, each task once.
 
-  The parts of an input on either side of `</s>` come separately. Needs no vocabulary to be set.
+  The parts of an input on either side of `</s>` are texts of their own. No vocabulary need be set.
 
   Raises:
     ValueError: a name is not registered, or its task keeps no text.
@@ -83,8 +83,8 @@ def train_vocabulary(texts: Iterator[str], size: int) -> TrainedVocabulary:
 
   Args:
     texts: at most MAX_TEXTS of them are read.
-    size: pieces wanted, special ones and 256 bytes included. Fewer come out if the texts do not
-      hold that many.
+    size: pieces wanted, special ones and 256 bytes included; the model has fewer if the texts do
+      not hold that many.
 
   Raises:
     ValueError: there are no texts, or the size is too small for the bytes and the characters.
@@ -115,7 +115,7 @@ def train_vocabulary(texts: Iterator[str], size: int) -> TrainedVocabulary:
         split_digits=True,
         normalization_rule_tsv=rules.name,
         max_sentence_length=100_000,
-        num_threads=1,  # the sums over threads, and so the pieces, would depend on their number
+        num_threads=1,  # otherwise the number of threads changes the pieces
         minloglevel=2,
       )
   except RuntimeError as error:
@@ -193,7 +193,7 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument(
     '--data_dir',
     metavar='DIR',
-    help='of prepared data (default: TFDS_DATA_DIR, else ~/tensorflow_datasets)',
+    help='folder of prepared data (default: TFDS_DATA_DIR, else ~/tensorflow_datasets)',
   )
   module_flags.add_module_flag(parser)
   return parser

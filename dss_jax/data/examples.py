@@ -2,7 +2,7 @@
 
 Owns the ragged container `Examples`. SeqIO stays the authority on tasks, mixtures, rates and
 tokenisation; TensorFlow and SeqIO are imported inside the loading functions only, because they take
-seconds to start. Does not own order, packing or batches (packing.py, data.py).
+seconds to start. Does not own order, packing or batches (packing.py, pipeline.py).
 """
 
 from __future__ import annotations
@@ -122,8 +122,8 @@ class Truncation:
 
 
 def truncations(mixture: Sequence[TaskExamples], lengths: Mapping[str, int]) -> list[Truncation]:
-  """What `lengths` would cut, per task and feature; empty if nothing. `str` gives a log line."""
-  found = []
+  """What `lengths` would cut, per task and feature; empty if nothing. Their `str` is a log line."""
+  results = []
   for name, _, examples in mixture:
     for feature, sizes in (
       ('inputs', examples.input_lengths),
@@ -132,8 +132,8 @@ def truncations(mixture: Sequence[TaskExamples], lengths: Mapping[str, int]) -> 
       limit = lengths[feature]
       count = int((sizes > limit).sum())
       if count:
-        found.append(Truncation(name, feature, count, len(sizes), limit, int(sizes.max())))
-  return found
+        results.append(Truncation(name, feature, count, len(sizes), limit, int(sizes.max())))
+  return results
 
 
 def load_mixture(
@@ -145,12 +145,12 @@ def load_mixture(
     name: a registered task or mixture; import the module that registers it first.
     split: a split that all its tasks have.
     tasks: of the objective, in order; a row's task_id becomes its task's place among them.
-    skip_empty: leave out tasks without examples, unless all are: a validation split need not have
-      rationales.
+    skip_empty: leave out tasks without examples, unless none has any: a validation split need not
+      have rationales.
 
   Raises:
-    ValueError: unknown name or split (with the near names), a task without examples, or one whose
-      rows are of a task that the objective does not have.
+    ValueError: unknown name or split (with the near names), a task without examples, or one with
+      rows of a task that is not in the objective.
   """
   import seqio
 
@@ -185,7 +185,7 @@ def load_examples(
   Args:
     task_name: a registered task.
     split: one that it has.
-    tasks: of the objective; None leaves the numbers as SeqIO's rows have them.
+    tasks: of the objective; None keeps the task_ids of SeqIO's rows.
     keep_text: also keep the strings named in TEXTS, for evaluation.
   """
   import seqio

@@ -1,8 +1,8 @@
-"""Which example goes where: the order of draws, the packing of rows, the filling of arrays.
+"""The place of every example: the order of draws, the packing of rows, the filling of arrays.
 
 Pure functions of numpy arrays and a seed. Everything random comes from raw Philox bits, whose
 stream numpy never changes, so that a window of draws is the same on every machine and version.
-Does not own loading (examples.py) or the iteration over batches (data.py).
+Does not own loading (examples.py) or the iteration over batches (pipeline.py).
 """
 
 from __future__ import annotations
@@ -110,16 +110,16 @@ def one_per_row(members: np.ndarray) -> Rows:
 def pack(
   examples: Examples, starts: np.ndarray, ends: np.ndarray, lengths: Mapping[str, int]
 ) -> Rows:
-  """Packs groups of sequences into rows by first fit, in the order given; rows as they opened.
+  """Packs groups of sequences into rows by first fit, in the order given.
 
   Not first-fit-decreasing: sorting by length puts all rationales first and leaves rows of labels
   only, whose inputs fill up while their targets stay empty. With lengths like CQA's in rows of
-  512/128, the order of draws fills 99 % of what the binding side allows and decreasing order 80 %.
+  512/128, the order of draws fills 99 % of the side that is full first and decreasing order 80 %.
   The draws are random already, so rows need no shuffling, and without it 64 rows hold each task's
   share to within 1 %.
 
   A group goes whole into one row. One that is too long for a row is spread over neighbouring new
-  rows, one member each.
+  rows, one member each. Rows stay in the order in which they were opened.
 
   Args:
     examples: where the lengths come from; none longer than `lengths`.
@@ -143,11 +143,11 @@ def pack(
 def _units(
   examples: Examples, starts: np.ndarray, ends: np.ndarray, capacity: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """What is placed at once: whole groups, or the single members of groups too long for a row.
+  """The units of packing: whole groups, or the single members of groups too long for a row.
 
   Returns:
-    members int64 [sequences]; sizes int64 [units], members of each unit; alone bool [units]: it is
-    a member of a spread group and opens a row.
+    members int64 [sequences]; sizes int64 [units], members of each unit; alone bool [units]: the
+    unit is a member of a spread group and opens a row.
   """
   too_long = np.zeros(len(starts), bool)
   offsets = (examples.input_offsets, examples.target_offsets)
@@ -186,7 +186,7 @@ def _first_fit(
 
 
 def fill(examples: Examples, rows: Rows, lengths: Mapping[str, int]) -> dict[str, np.ndarray]:
-  """The arrays of a batch: see the table in data.py. Static shapes [rows, S] and [rows, T]."""
+  """The arrays of a batch: see the table in pipeline.py. Static shapes [rows, S] and [rows, T]."""
   segments = np.diff(rows.offsets)
   row_of = np.repeat(np.arange(len(rows)), segments)
   number = np.arange(len(row_of)) - rows.offsets[row_of] + 1

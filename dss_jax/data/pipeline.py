@@ -91,7 +91,7 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Batch:
-  """A global batch: the arrays of the rows that are made here, and what is known of all.
+  """A global batch: the arrays of this process's rows, and facts about all rows.
 
   Attributes:
     arrays: the table at the top of this file; `rows` = this process's share of the batch.
@@ -119,7 +119,7 @@ class TrainBatches(Iterator[Batch]):
   Args:
     mixture: from `load_mixture`.
     config: shape, packing and seed.
-    parts: which equal parts of a batch's rows are made here.
+    parts: which equal parts of a batch's rows this process makes.
     count: how many parts there are; it has to divide the batch size.
   """
 
@@ -170,14 +170,14 @@ class TrainBatches(Iterator[Batch]):
     )
     starts, ends = np.empty_like(items), np.empty_like(items)
     for task in range(len(self._group_counts)):
-      mine = tasks == task
-      starts[mine] = self._group_starts[task][items[mine]]
-      ends[mine] = self._group_ends[task][items[mine]]
+      of_task = tasks == task
+      starts[of_task] = self._group_starts[task][items[of_task]]
+      ends[of_task] = self._group_ends[task][items[of_task]]
     return _plan(self.examples, starts, ends, self.config)
 
 
 def fingerprint(mixture: Sequence[TaskExamples]) -> int:
-  """A number that other tokens, another order or other tasks change: a CRC-32 of all of them."""
+  """A CRC-32 of all tokens and tasks in their order; it changes when any of them does."""
   crc = 0
   for name, rate, examples in mixture:
     crc = zlib.crc32(f'{name} {rate}'.encode(), crc)
@@ -194,7 +194,7 @@ def epoch_batches(
 ) -> Iterator[Batch]:
   """Every example exactly once, in order, packed as configured: for validation loss.
 
-  The last batch is filled up with empty rows (all zeros, weights too). Mixing rates play no part.
+  The last batch is filled up with empty rows (all zeros, weights too). Mixing rates are ignored.
   """
   local = _local_rows(config.batch_size, parts, count)
   examples, groups = _merge(mixture, config)
@@ -235,7 +235,7 @@ def inference_batches(
     max_input_length: the largest width.
     widths: allowed widths; default the powers of two from 32 up, those halfway between two, and
       `max_input_length`.
-    parts: which equal parts of a batch's rows are made here.
+    parts: which equal parts of a batch's rows this process makes.
     count: how many parts there are.
   """
   local = _local_rows(batch_size, parts, count)
@@ -276,7 +276,7 @@ def _draw_shares(mixture: Sequence[TaskExamples], group_counts: Sequence[int]) -
 
 
 def _local_rows(batch_size: int, parts: Sequence[int], count: int) -> np.ndarray:
-  """int64: the rows of the global batch that are made here."""
+  """int64: the rows of the global batch that this process makes."""
   if batch_size % count:
     raise ValueError(
       f'BATCH_SIZE: expected a multiple of the {count} parts that the devices divide it into, '

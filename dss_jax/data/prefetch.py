@@ -1,6 +1,6 @@
 """Work ahead of a consumer in one background thread.
 
-Owns the thread and the time the consumer waited for it. Knows nothing of what is made.
+Owns the thread and the time that the consumer waited for it. The items can be anything.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ import dataclasses
 import functools
 import pathlib
 import random
+from collections.abc import Mapping
 
 LABELS = ('entailment', 'neutral', 'contradiction')
 SIZES = {'train': 600, 'validation': 300, 'test': 600}
@@ -98,7 +99,7 @@ class _Word:
   place: int
 
 
-def _words(kinds: dict[str, tuple[str, ...]]) -> tuple[_Word, ...]:
+def _words(kinds: Mapping[str, tuple[str, ...]]) -> tuple[_Word, ...]:
   return tuple(_Word(t, kind, place) for kind, ts in kinds.items() for place, t in enumerate(ts))
 
 

@@ -1,1 +1,1 @@
-"""Experiments: several runs as one question, and their table."""
+"""Experiments: several runs that answer one question, and their table."""

@@ -2,10 +2,10 @@
 
 Owns the protocol and the table. A run is training's, its score runs/evaluation.py's.
 
-The protocol is the paper's: every method sees as many labels a step. B examples are B label rows to
-each method, and B rationale rows more to one that learns rationales too. So such a method computes
-more, and the table says how much. Beside it stands the first method with the compute of the
-costliest one, spent on more steps.
+The protocol is the paper's: every method sees the same number of labels a step. A batch of B
+examples is B label rows for each method, and B more rationale rows for one that learns rationales
+too. Such a method computes more, and the table says how much. The table also has the first method
+trained for more steps, with the compute of the costliest one.
 """
 
 import dataclasses
@@ -37,9 +37,9 @@ class CompareConfig:
   Attributes:
     model_dir: folder of the comparison; each method's run is a folder below it.
     methods: names of files in methods/. All start from the same parameters: the seed's, or
-      INITIAL_CHECKPOINT_PATH's. BATCH_SIZE is the rows of a method with one row an example; one
-      with two gets twice as many.
-    equal_compute: whether the first method is also trained for as many steps as make its compute
+      INITIAL_CHECKPOINT_PATH's. BATCH_SIZE is the number of rows for a method with one row an
+      example; one with two gets twice as many.
+    equal_compute: whether the first method is also trained for more steps, until its compute is
       that of the costliest one.
     split: what the students are scored on.
   """
@@ -82,7 +82,7 @@ class Score(NamedTuple):
 
 
 class Entry(NamedTuple):
-  """A run to be made: its name, its settings, and its compute as a multiple of the first one's."""
+  """A run to train: its name, its settings, and its compute as a multiple of the first one's."""
 
   name: str
   run: run_config.RunConfig
@@ -96,24 +96,24 @@ def entries(
 
   Args:
     compared: what is compared.
-    run_of: gives the settings of a method's run by the name of its file in methods/.
+    run_of: from the name of a file in methods/ to the settings of that method's run.
   """
-  made = []
+  runs = []
   for name in compared.methods:
     run = run_of(name)
     assert run.method is not None
     batch_size = run.data.batch_size * len(run.method.rows)
-    made.append((name, dataclasses.replace(
+    runs.append((name, dataclasses.replace(
       run,
       model_dir=str(epath.Path(compared.model_dir) / name),
       data=dataclasses.replace(run.data, batch_size=batch_size),
     )))  # fmt: skip
-  work = [run.data.batch_size * run.train_steps for _, run in made]
-  for (name, run), rows in zip(made, work, strict=True):
+  work = [run.data.batch_size * run.train_steps for _, run in runs]
+  for (name, run), rows in zip(runs, work, strict=True):
     yield Entry(name, run, rows / work[0])
   ratio = max(work) / work[0]
   if compared.equal_compute and ratio > 1.0:
-    name, run = made[0]
+    name, run = runs[0]
     steps = round(run.train_steps * ratio)
     optimizer = dataclasses.replace(run.optimizer, decay_steps=steps)
     folder = str(epath.Path(compared.model_dir) / f'{name}_{EQUAL_COMPUTE}')
@@ -122,7 +122,7 @@ def entries(
 
 
 def score(entry: Entry, steps: int, seconds: float, split: str) -> Score:
-  """Scores the best checkpoint of a run that is trained."""
+  """Scores the best checkpoint of a trained run."""
   run = entry.run
   settings = evaluation.EvaluateConfig(
     model_dir=run.model_dir, split=split, mesh=run.mesh, batch_size=run.eval.batch_size
@@ -159,7 +159,7 @@ def save(scores: Sequence[Score], folder: str) -> None:
 
 
 def print_table(scores: Sequence[Score], split: str) -> None:
-  """The comparison for people."""
+  """Prints the comparison for people."""
   table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
   table.add_column('method')
   names = ('accuracy', '95 % interval', 'labels/step', 'steps', 'compute', 'seconds')
@@ -187,11 +187,11 @@ def print_table(scores: Sequence[Score], split: str) -> None:
 
 
 def print_answers(run: run_config.RunConfig, split: str) -> None:
-  """The first questions of a split with what a student says to them."""
-  config_of = student.StudentConfig(
+  """Prints the first questions of a split with a student's answers to them."""
+  settings = student.StudentConfig(
     model_dir=run.model_dir, mesh=run.mesh, batch_size=run.eval.batch_size
   )
-  predictor = student.load(config_of).predictor()
+  predictor = student.load(settings).predictor()
   rows = registration.first_examples(run.data.mixture_or_task_name, split, QUESTIONS)
   answers = predictor.answers(rows)
   if not distributed.is_main():

@@ -1,7 +1,8 @@
 """Text from a T5: greedy, beam and temperature decoding, jitted, with a key-value cache.
 
-Owns the loops over output tokens. Does not own the network (models/t5.py), batching (data.py), or
-what becomes of the tokens (evaluator.py, predict.py). A loop stops as soon as every row has ended.
+Owns the loops over output tokens. Does not own the network (models/t5.py), batching
+(data/pipeline.py), or the use of the tokens (evaluator.py, predictor.py). A loop stops as soon as
+every row has ended.
 
 Axis legend: b rows (inputs), k beams, l output tokens, v vocabulary.
 """
@@ -72,7 +73,7 @@ def decode(
   Args:
     config: the network.
     params: its parameters, replicated or sharded.
-    inputs: encoder tokens, 0 on padding. A row of padding alone is filler and costs no steps.
+    inputs: encoder tokens, 0 on padding. A row of padding alone is a filler and costs no steps.
     segments: 1 on real tokens, 0 on padding.
     decoding: the method and its settings.
     row_keys: the randomness of each row, for 'temperature' only: a row's output depends on its
@@ -156,7 +157,7 @@ def _next_token(
 
 
 class _Beams(NamedTuple):
-  """Beam search of every row: hypotheses still growing, and the best that have ended.
+  """Beam search of every row: hypotheses that still grow, and the best that have ended.
 
   Attributes:
     tokens, log_prob: of the growing ones, likeliest first.

@@ -30,15 +30,15 @@ Progress = Callable[[int, int], None]
 
 
 class Evaluation(NamedTuple):
-  """What an evaluation found.
+  """The result of an evaluation.
 
   Attributes:
     metrics: fractions in [0, 1]. Of labels: accuracy, the ends accuracy_low and accuracy_high of
-      its 95 % interval, for equations parse_rate. Of rationales: rouge_l. Always: unfinished, of
-      the outputs that reached the maximal length without an EOS.
+      its 95 % interval, for equations parse_rate. Of rationales: rouge_l. Always: unfinished, the
+      fraction of outputs that reached the maximal length without an EOS.
     records: a dict per example, in order: id, input, target, prediction, score (the decoder's) and
-      the example's own correct (a bool) or rouge_l; and output, all that was written, where the
-      prediction is but a part of it.
+      the example's own correct (a bool) or rouge_l; and output, the whole text, where the
+      prediction is only a part of it.
     truncated: how many inputs were cut to the maximal length.
   """
 
@@ -56,7 +56,7 @@ class Decoded(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Decoder:
-  """Decodes examples in batches bucketed by length; compiled once per width of batch.
+  """Decodes examples in batches bucketed by length; compiled once per batch width.
 
   Attributes:
     config: the network.
@@ -108,14 +108,14 @@ class Decoder:
     return int((examples.input_lengths > self.max_input_length).sum())
 
   def map_batches(self, examples: Examples, step: Callable[..., Any]) -> Iterator[tuple]:
-    """What a program gives for every batch of the examples' inputs, over all processes.
+    """Runs a function on every batch of the examples' inputs; gathers its results everywhere.
 
     Args:
       examples: whose inputs are taken, longest first.
       step: (tokens [rows, width], segment ids [rows, width], example [rows]) -> arrays [rows, ...].
 
     Yields:
-      int32 [rows]: the index of each row's example, -1 for a filler row; and what `step` gave.
+      int32 [rows]: the index of each row's example, -1 for a filler row; and the result of `step`.
     """
     parts, count = ((0,), 1) if self.mesh is None else partitioning.local_parts(self.mesh)
     batches = pipeline.inference_batches(
@@ -179,34 +179,36 @@ def evaluate(
   one; other texts are compared with their targets by ROUGE-L.
 
   Args:
-    task: made by `register_dataset`; it says how labels are compared.
+    task: registered by `register_dataset`, which defines how its labels are compared.
     examples: from `load_examples`.
     decoder: how to decode.
     params: of the network; replicated or sharded.
-    progress: told after each batch.
+    progress: called after each batch.
   """
   row = registration.row_of(task)
   decoded = decoder(params, examples, progress)
   outputs = predictions = [to_text(tokens, get_vocabulary()) for tokens in decoded.tokens]
   targets = examples.texts['label' if row.has_label else 'targets_pretokenized']
-  if row.has_label and not row.is_label_alone:  # a label alone stays as it was written
+  if row.has_label and not row.is_label_alone:  # a label alone is not parsed
     predictions = [row.parse(output)['label'] for output in outputs]
   if row.has_label:
-    found, own = _score_labels(registration.dataset_of(task).metric, targets, predictions)
+    task_metrics, per_example = _score_labels(
+      registration.dataset_of(task).metric, targets, predictions
+    )
   else:
-    found, own = _score_texts(targets, predictions)
-  found['unfinished'] = float(np.mean(~(decoded.tokens == decoding.EOS_ID).any(axis=1)))
+    task_metrics, per_example = _score_texts(targets, predictions)
+  task_metrics['unfinished'] = float(np.mean(~(decoded.tokens == decoding.EOS_ID).any(axis=1)))
   columns = {
     'id': examples.example_ids.tolist(),
     'input': examples.texts['inputs_pretokenized'],
     'target': targets,
     'prediction': predictions,
     'score': [float(score) for score in decoded.scores],
-    **own,
+    **per_example,
     **({} if predictions is outputs else {'output': outputs}),
   }
   records = [dict(zip(columns, line, strict=True)) for line in zip(*columns.values(), strict=True)]
-  return Evaluation(found, records, decoder.truncated(examples))
+  return Evaluation(task_metrics, records, decoder.truncated(examples))
 
 
 def to_text(tokens: np.ndarray, vocabulary: seqio.Vocabulary) -> str:
@@ -221,8 +223,8 @@ def _score_labels(
   """Accuracy with its 95 % interval, and whether each prediction is correct."""
   correct = list(map(metrics.LABEL_CORRECT[metric], targets, predictions))
   low, high = metrics.wilson_interval(sum(correct), len(correct))
-  found = metrics.LABEL_METRICS[metric](targets, predictions)
-  return {**found, 'accuracy_low': low, 'accuracy_high': high}, {'correct': correct}
+  task_metrics = metrics.LABEL_METRICS[metric](targets, predictions)
+  return {**task_metrics, 'accuracy_low': low, 'accuracy_high': high}, {'correct': correct}
 
 
 def _score_texts(
@@ -230,8 +232,8 @@ def _score_texts(
 ) -> tuple[dict[str, float], dict[str, list]]:
   """Mean ROUGE-L, and each prediction's."""
   pairs = zip(targets, predictions, strict=True)
-  own = [metrics.rouge_l([target], [prediction])['rouge_l'] for target, prediction in pairs]
-  return {'rouge_l': float(np.mean(own))}, {'rouge_l': own}
+  per_example = [metrics.rouge_l([target], [prediction])['rouge_l'] for target, prediction in pairs]
+  return {'rouge_l': float(np.mean(per_example))}, {'rouge_l': per_example}
 
 
 def _first(examples: Examples, count: int) -> Examples:

@@ -1,8 +1,8 @@
-"""A student that is loaded once and asked many times: labels, rationales, scores, text as it comes.
+"""A student that is loaded once and asked many times: labels, rationales, scores, text as decoded.
 
-Owns the way from a question's text to the answer's, without tf.data: questions become tokens by the
-vocabulary directly, the same ones that the SeqIO tasks give (tests compare them). Does not own
-loading (runs/student.py), decoding (evaluator.py, decoding.py) or what is asked (dss_jax/methods).
+Owns the way from a question's text to the answer's, without tf.data: the vocabulary turns questions
+into the same tokens that the SeqIO tasks give (tests compare them). Does not own loading
+(runs/student.py), decoding (evaluator.py, decoding.py) or what is asked (dss_jax/methods).
 """
 
 import dataclasses
@@ -19,10 +19,10 @@ from dss_jax.models import t5
 from dss_jax.tasks.preprocessors import SEPARATOR
 
 REPLACEMENT = '\ufffd'
-"""What a vocabulary of bytes shows for a character that is not whole yet."""
+"""What a vocabulary of bytes shows for an incomplete character."""
 Question = str | Mapping[str, str]
-"""An input without prefix, its parts joined by `</s>`; or a dict of `input` and what else the
-method needs, such as the teacher's `rationale`."""
+"""An input without prefix, its parts joined by `</s>`; or a dict of `input` and the other fields
+that the method needs, such as the teacher's `rationale`."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,11 +44,11 @@ class Predictor:
   def answers(
     self, questions: Sequence[Question], progress: evaluator.Progress | None = None
   ) -> list[dict[str, str | None]]:
-    """What the student says to each question.
+    """The student's answer to each question.
 
     Returns:
-      A dict a question, in order: `input`, `label`, `rationale` and whatever else its method's rows
-      are for. The rationale is None where the student never learned to write one.
+      A dict per question, in order: `input`, `label`, `rationale` and other outputs of its method's
+      rows. The rationale is None where the student never learned to write one.
 
     Raises:
       ValueError: a question lacks a field that the method needs.
@@ -64,7 +64,7 @@ class Predictor:
     return answers
 
   def rows(self, questions: Sequence[Question]) -> list[Row]:
-    """The rows that are asked: the method's answer, and others that the questions suffice for."""
+    """The rows to ask for: the method's answer, and others whose fields all questions have."""
     given = frozenset.intersection(*(frozenset(_fields(question)) for question in questions))
     others = [row for row in self.method.other_rows if fields_of(row.input) <= given]
     return [self.method.answer, *others]
@@ -72,7 +72,7 @@ class Predictor:
   def outputs(
     self, row: Row, questions: Sequence[Question], progress: evaluator.Progress | None = None
   ) -> list[str]:
-    """What the student writes when it is asked for a row."""
+    """The student's outputs for a row, one per question."""
     decoded = self.decoder(row)(self.params, self.encode(row, questions), progress)
     return [evaluator.to_text(tokens, self.vocabulary) for tokens in decoded.tokens]
 
@@ -102,11 +102,11 @@ class Predictor:
     return scoring.score(decoder, self.params, self.encode(row, questions), candidates)
 
   def stream(self, question: Question, row: Row | None = None) -> Iterator[str]:
-    """What the student writes, piece by piece as it is decoded, greedily.
+    """The student's output, greedily decoded, piece by piece as it is decoded.
 
     Args:
-      question: one.
-      row: what is asked; None: the answer's row.
+      question: a single one.
+      row: the one that is asked for; None: the answer's.
 
     Yields:
       Texts that make up the output; none ends within a character.
@@ -139,7 +139,7 @@ class Predictor:
 
 
 def encode(texts: Sequence[str], vocabulary: seqio.Vocabulary) -> Examples:
-  """Texts as inputs of examples; each `</s>` in them becomes the EOS id, and one stands at the end.
+  """Texts as inputs of examples; each `</s>` in them becomes the EOS id, and one ends each text.
 
   The tokens are those of `tasks.preprocessors.encode_parts`.
   """

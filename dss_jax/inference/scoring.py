@@ -60,8 +60,8 @@ def score(
   """float32 [examples, c]: `log_probabilities` of all examples, in batches as they are decoded."""
   scores = np.zeros((len(examples), len(candidates)), np.float32)
   step = functools.partial(log_probabilities, decoder.config, params)
-  for rows, found in decoder.map_batches(
+  for rows, log_probs in decoder.map_batches(
     examples, lambda inputs, segments, _: step(inputs, segments, candidates)
   ):
-    scores[rows[rows >= 0]] = found[rows >= 0]
+    scores[rows[rows >= 0]] = log_probs[rows >= 0]
   return scores

@@ -42,7 +42,7 @@ def tokens(decoder: evaluator.Decoder, params: t5.Params, example: Examples) -> 
   """The tokens of the greedy output of one input, up to its EOS, each as soon as it is known.
 
   Args:
-    decoder: network, length and mesh; of its methods only 'greedy'.
+    decoder: network, length and mesh; its method has to be 'greedy'.
     params: of the network, placed.
     example: one input.
 
@@ -51,7 +51,7 @@ def tokens(decoder: evaluator.Decoder, params: t5.Params, example: Examples) -> 
   """
   if len(example) != 1 or decoder.decoding.method != 'greedy':
     raise ValueError(
-      'one input is decoded greedily as it comes; got '
+      'streaming decodes one input, greedily; got '
       f'{len(example)} inputs and DECODING {decoder.decoding.method!r}.'
     )
   (batch,) = pipeline.inference_batches(example, decoder.fewest_rows(1), decoder.max_input_length)

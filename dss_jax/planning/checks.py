@@ -1,7 +1,7 @@
 """What else could stop a job after an hour: data, lengths, vocabulary, checkpoint, folder.
 
-Owns the looks at what a run's settings name. Only what is named is looked at: a plan needs no more
-than a model and a topology. Nothing is kept of what is written to try a folder.
+Owns the checks of what a run's settings name. Only what is named is checked: a plan needs no more
+than a model and a topology. The file written to try a folder is removed again.
 """
 
 import dataclasses
@@ -17,12 +17,12 @@ from dss_jax.runs.run_config import RunConfig
 
 
 class Check(NamedTuple):
-  """What was looked at.
+  """The result of one check.
 
   Attributes:
     name: 'data', 'folder', ...
-    passed: None where it could not be looked at.
-    text: 'ok', or what is wrong, or why it was not looked at.
+    passed: None where the check could not be made.
+    text: 'ok', or what is wrong, or why the check could not be made.
   """
 
   name: str
@@ -31,20 +31,20 @@ class Check(NamedTuple):
 
 
 def check(run: RunConfig) -> tuple[RunConfig, list[Check]]:
-  """Looks at everything that a run names.
+  """Checks everything that a run names.
 
   Args:
     run: its `vocabulary`, `data.mixture_or_task_name` and `model_dir` may be ''.
 
   Returns:
-    The run, with its vocab_size where vocabulary or checkpoint say it, and a Check of each thing.
+    The run, with its vocab_size where vocabulary or checkpoint give it, and all the checks.
   """
   results: list[Check] = []
 
-  def attempt(name: str, look: Callable[[RunConfig], RunConfig | None]) -> None:
+  def attempt(name: str, checker: Callable[[RunConfig], RunConfig | None]) -> None:
     nonlocal run
     try:
-      run = look(run) or run
+      run = checker(run) or run
       results.append(Check(name))
     except Exception as error:  # TensorFlow, SeqIO and buckets have errors of their own
       text = ' '.join(str(error).split()) or type(error).__name__
@@ -58,7 +58,7 @@ def check(run: RunConfig) -> tuple[RunConfig, list[Check]]:
     if run.eval.period:
       attempt('validation data', lambda run: _data(run, run.eval.split))
   elif run.data.mixture_or_task_name:
-    results.append(Check('data', None, 'not looked at: it takes a VOCABULARY that can be read'))
+    results.append(Check('data', None, 'not checked: it takes a VOCABULARY that can be read'))
   if run.initial_checkpoint_path is not None:
     attempt('checkpoint', lambda run: _checkpoint(run, readable))
   if run.model_dir:
@@ -92,7 +92,7 @@ def _data(run: RunConfig, split: str) -> None:
 
 
 def _checkpoint(run: RunConfig, vocabulary_is_set: bool) -> RunConfig:
-  """Compares a run with its INITIAL_CHECKPOINT_PATH; its vocab_size is that one's by default."""
+  """Compares a run with its INITIAL_CHECKPOINT_PATH, whose vocab_size is the default."""
   assert run.initial_checkpoint_path is not None
   weights = pretrained.open_weights(run.initial_checkpoint_path)
   assert weights.config.vocab_size is not None

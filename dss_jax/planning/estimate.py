@@ -1,4 +1,4 @@
-"""Seconds from costs: an estimate, made of the compiler's cycles and of nominal rates.
+"""Seconds from costs: an estimate from the compiler's cycles and from nominal rates.
 
 Owns the model of time. Nothing here was measured on a TPU.
 """
@@ -8,7 +8,7 @@ import dataclasses
 from dss_jax.planning.hlo import Collective, Costs
 from dss_jax.settings.topologies import Topology
 
-# What work without an estimate reaches of the nominal rates.
+# Shares of the nominal rates that instructions without an estimate are assumed to reach.
 OF_PEAK_FLOPS = 0.6
 OF_BANDWIDTH = 0.8
 
@@ -18,7 +18,7 @@ class Seconds:
   """Estimated time of one step.
 
   Attributes:
-    compute: the compiler's cycles at the chip's clock, and what has none.
+    compute: the compiler's cycles at the chip's clock, and the instructions that have none.
     overlapped: communication that runs beside computation.
     exposed: communication that computation waits for.
   """
@@ -29,13 +29,13 @@ class Seconds:
 
   @property
   def step(self) -> float:
-    """Of the whole step: computation, or what is sent beside it where that takes longer."""
+    """Of the whole step; overlapped communication counts where it outlasts computation."""
     return max(self.compute, self.overlapped) + self.exposed
 
 
 def seconds(costs: Costs, machine: Topology) -> Seconds:
   """The estimated time of a program on a TPU."""
-  assert machine.clock  # of every TPU
+  assert machine.clock  # every TPU has one
   others = sum(
     count * of_work(flops, size, machine) for flops, size, count in costs.without_estimate
   )
@@ -47,7 +47,7 @@ def seconds(costs: Costs, machine: Topology) -> Seconds:
 
 def of_work(flops: int, size: int, machine: Topology) -> float:
   """Seconds of an instruction for which the compiler has no estimate."""
-  assert machine.peak_flops and machine.hbm_bandwidth  # of every TPU
+  assert machine.peak_flops and machine.hbm_bandwidth  # every TPU has them
   computing = flops / (OF_PEAK_FLOPS * machine.peak_flops)
   return max(computing, size / (OF_BANDWIDTH * machine.hbm_bandwidth))
 

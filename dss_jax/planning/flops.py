@@ -1,8 +1,8 @@
 """How large a T5 is, and how many floating-point operations it needs, counted from its shapes.
 
-Owns the analytic count. The compiler's own count is of no use here: it takes the body of a loop
-over layers once. Counted are matrix products, two operations for each multiply-add; norms, softmax,
-the loss and the optimizer are left out, as is usual for MFU, and so is what is recomputed.
+Owns the analytic count. The compiler's own count is of no use here: it counts the body of a loop
+over layers once. Ours counts matrix products, two operations for each multiply-add; norms, softmax,
+the loss, the optimizer and recomputation are left out, as is usual for MFU.
 
 Shape letters: rows, S inputs and T targets of a row, e embed, i heads times head_dim, m mlp.
 """
@@ -40,20 +40,20 @@ def encode(model: t5.T5Config, rows: int, inputs: int) -> int:
 
 
 def decode(model: t5.T5Config, rows: int, inputs: int, length: int) -> int:
-  """FLOPs of greedy decoding of `length` tokens for each input, all of the cache attended to."""
-  # The token being decoded stands behind the cache: length + 1 keys.
+  """FLOPs of greedy decoding of `length` tokens per input, each attending to the whole cache."""
+  # The token being decoded follows the cache: length + 1 keys.
   return encode(model, rows, inputs) + _decode_tokens(model, rows, inputs, length, length + 1)
 
 
 def parameters(model: t5.T5Config) -> int:
-  """How many numbers the network has."""
+  """How many parameters the network has."""
   return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(t5.abstract(model)[0]))
 
 
 def _decode_tokens(model: t5.T5Config, rows: int, inputs: int, tokens: int, keys: int) -> int:
   """The decoder over `tokens` tokens, each attending to `keys` tokens and to all inputs."""
   inner = model.num_heads * model.head_dim
-  # Of eight projections two, the keys and values of cross-attention, are of the inputs.
+  # Two of the eight projections, the keys and values of cross-attention, apply to the inputs.
   of_tokens = 6 * model.emb_dim * inner + _feed_forward(model)
   of_inputs = 2 * model.emb_dim * inner
   layer = (
@@ -78,5 +78,5 @@ def _feed_forward(model: t5.T5Config) -> int:
 
 def _vocab_size(model: t5.T5Config) -> int:
   if model.vocab_size is None:
-    raise ValueError('T5Config.vocab_size (VOCAB_SIZE) is a number when FLOPs are counted.')
+    raise ValueError('T5Config.vocab_size (VOCAB_SIZE) must be a number to count FLOPs, not None.')
   return model.vocab_size

@@ -1,10 +1,10 @@
 """What a program compiled for TPUs costs, read off its optimized HLO text.
 
-Owns the reading: the compiler's estimate of cycles of each instruction, how often it runs, and what
+Owns the parsing: the compiler's estimate of cycles of each instruction, how often it runs, and what
 is sent between devices. Knows nothing of models and topologies; seconds are estimate.py's.
 
-Three things that the text does not say by itself:
-- The body of a loop stands there once; it is counted as often as the loop runs it.
+Three things that the text does not show by itself:
+- The body of a loop appears once; it is counted as often as the loop runs it.
 - Some instructions have no estimate (gathers, scatters, sorts, random bits, kernels): they are
   listed with their FLOPs and bytes.
 - A collective that runs beside computation is a `-start` operation, or a fusion that holds it.
@@ -103,7 +103,7 @@ class Costs:
   Attributes:
     cycles: the compiler's estimates, added up.
     without_estimate: (FLOPs, bytes, count) of each instruction that has none.
-    collectives: what is sent, by kind, group and whether it is overlapped.
+    collectives: traffic between devices, by kind, group and whether it is overlapped.
   """
 
   cycles: int
@@ -116,13 +116,13 @@ def costs(text: str, unknown_trips: int = 1) -> Costs:
 
   Args:
     text: `compiled.as_text()`.
-    unknown_trips: how often loops run whose end depends on data: the most tokens of decoding.
+    unknown_trips: iterations of a loop whose end depends on data; in decoding, the most tokens.
   """
   computations, entry = parse(text)
   counts = _counts(computations, entry, unknown_trips)
-  found = list(_work(computations, counts))
-  cycles = sum(one.runs * one.cycles for one in found if one.cycles is not None)
-  others = tuple((one.flops, one.bytes, one.runs) for one in found if one.cycles is None)
+  work_items = list(_work(computations, counts))
+  cycles = sum(one.runs * one.cycles for one in work_items if one.cycles is not None)
+  others = tuple((one.flops, one.bytes, one.runs) for one in work_items if one.cycles is None)
   return Costs(cycles, others, tuple(_collectives(computations, counts)))
 
 
@@ -148,7 +148,7 @@ def _work(computations: Computations, counts: Mapping[str, int]) -> Iterator[Wor
 
 
 def _fused(computations: Computations) -> set[str]:
-  """The computations whose instructions run as parts of one."""
+  """The computations whose instructions run as parts of a single one."""
   return {
     name
     for instructions in computations.values()
@@ -159,7 +159,7 @@ def _fused(computations: Computations) -> set[str]:
 
 
 def parse(text: str) -> tuple[Computations, str]:
-  """The computations of a module by name, and the name of the one that is run."""
+  """The computations of a module by name, and the name of the entry."""
   computations: dict[str, list[Instruction]] = {}
   current, entry = '', ''
   for line in text.splitlines():
@@ -196,7 +196,7 @@ def _closing(text: str, start: int) -> int:
 
 
 def _called(one: Instruction) -> Iterator[tuple[str, str]]:
-  """(role, computation) of what an instruction runs; scalar reducers are not followed."""
+  """(role, computation) of all that an instruction runs, scalar reducers excepted."""
   for role, many, single in _CALLED.findall(one.rest):
     for name in (many or single).split(','):
       if name.strip():
@@ -238,8 +238,11 @@ def _trips(loop: Instruction, around: list[Instruction], computations: Computati
   place = _place(counter)
   outside = {one.name: one for one in around}
   start = _constant(_element(_operand(loop, outside), place, outside), outside) or 0
-  bump = _element(computations[called['body']][-1], place, body)
-  steps = [_constant(body.get(name), body) for name in _NAME.findall(bump.operands if bump else '')]
+  increment = _element(computations[called['body']][-1], place, body)
+  steps = [
+    _constant(body.get(name), body)
+    for name in _NAME.findall(increment.operands if increment else '')
+  ]
   step = next((step for step in steps if step), 1)
   return max(1, -(-(limit - start) // step))
 
@@ -290,7 +293,7 @@ def _is_collective(one: Instruction) -> bool:
 
 
 def _declared_flops(one: Instruction) -> int:
-  """What a kernel says of itself; gathers and the like have none to speak of."""
+  """The FLOPs that a kernel declares; gathers and the like have hardly any."""
   declared = re.search(r'"cost_estimate":\{"flops":"(\d+)"', one.rest)
   return int(declared[1]) if declared else 0
 
@@ -322,8 +325,8 @@ def _collectives(computations: Computations, counts: Mapping[str, int]) -> Itera
     for one in instructions:
       if not counts.get(name) or not _is_collective(one) or one.op.endswith('-done'):
         continue
-      # One that is overlapped stands in the fusion that starts it, in those that it runs beside
-      # and in the one that ends it.
+      # An overlapped collective appears in the fusion that starts it, in those that it runs
+      # beside and in the one that ends it.
       channel = re.search(r'channel_id=(\d+)', one.rest)
       if channel and name in fused and channel[1] in channels:
         continue
@@ -341,9 +344,9 @@ def _collectives(computations: Computations, counts: Mapping[str, int]) -> Itera
 
 def _payload(one: Instruction, shapes: Mapping[str, str]) -> int:
   """Bytes of the larger side of a collective."""
-  taken = sum(_nbytes(shapes.get(name, '')) for name in _NAME.findall(one.operands))
-  made = _nbytes(one.shape)
-  return max(taken, made - taken if one.op.endswith('-start') else made)
+  operands = sum(_nbytes(shapes.get(name, '')) for name in _NAME.findall(one.operands))
+  result = _nbytes(one.shape)
+  return max(operands, result - operands if one.op.endswith('-start') else result)
 
 
 def _group(one: Instruction) -> int:

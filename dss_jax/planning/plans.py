@@ -1,4 +1,4 @@
-"""What a run needs on a machine: both of its programs, compiled, and what follows from them.
+"""What a run needs on a machine: both of its programs, compiled, and what they imply.
 
 Owns the numbers of a plan and the object that `dss plan --json` prints. Settings and printing are
 plan.py's, the search for better settings is search.py's.
@@ -30,7 +30,7 @@ class Plan:
     machine: what it would run on.
     train: the compiled update.
     decode: the compiled decoding of validation; None where the run has none or cannot train.
-    checks: what else was looked at.
+    checks: of data, folder and the like.
     dollars_per_hour: of the whole machine.
     examples_per_row: of a packed batch; 1 where the data was not read.
   """
@@ -64,10 +64,10 @@ class Plan:
 
 
 def program_of(run: RunConfig, topology: str, step: str = 'train') -> Program:
-  """The update or the decoding of a run, as the compiler is asked for it.
+  """The update or the decoding of a run, as the program to compile.
 
   Raises:
-    ValueError: a mesh that is not of the machine, or a batch that it does not divide.
+    ValueError: a mesh that does not fit the machine, or a batch that the mesh does not divide.
   """
   lengths = run.data.task_feature_lengths
   training = step == 'train'
@@ -91,7 +91,7 @@ def make(
   """Compiles a run's programs for a machine; `known` are further attributes of the Plan.
 
   Raises:
-    ValueError: a mesh or batch that cannot be, or a compiler that is not installed.
+    ValueError: an impossible mesh or batch, or a compiler that is not installed.
     ChildProcessError: the compiler crashed.
   """
   update = program_of(run, topology)
@@ -102,7 +102,7 @@ def make(
 
 
 def to_json(plan: Plan) -> dict[str, Any]:
-  """The plan as one object of plain values; what is not known is None."""
+  """The plan as one object of plain values; unknown values are None."""
   run, machine, seconds = plan.run, plan.machine, plan.seconds
   costs = plan.train.costs
   return {
@@ -137,7 +137,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
 
 
 def recommended(model: str, topology: str) -> dict[str, Any] | None:
-  """Mesh, batch and remat policy that the shipped table has for a model, or None."""
+  """Mesh, batch and remat policy of the shipped table for a model on a machine, or None."""
   for row in table():
     if (row['model'], row['topology']) == (model, topology) and row['fits']:
       return {name: row[name] for name in ('mesh', 'batch', 'remat_policy')}
@@ -182,7 +182,7 @@ def _mfu(model_flops: int, seconds: float, machine: topologies.Topology) -> floa
 
 
 def _host_ram(plan: Plan) -> dict[str, int | None]:
-  """What one host needs at once: a copy of its part of the state to save, and to compile."""
+  """Memory of one host: for a copy of its part of the state, to save it, and for the compiler."""
   memory, machine = plan.train.memory, plan.machine
   of_device = memory.parameters + memory.optimizer
   # Replicas are saved once: no host copies more than the whole state.

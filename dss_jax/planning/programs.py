@@ -1,6 +1,6 @@
-"""The programs of a run, compiled for a machine that is not here: what they need, or why they fail.
+"""The programs of a run, compiled for an absent machine: what they need, or why they fail.
 
-Owns what is asked of the compiler and its answer. The compiler runs in a process of its own
+Owns the compiler's task and its answer. The compiler runs in a process of its own
 (`worker.py`): libtpu wants settings that no other process should have, its memory is returned, and
 if it crashes the plan says so. What the answer means in seconds is estimate.py's.
 """
@@ -23,7 +23,7 @@ from dss_jax.training import losses, optimizers
 
 STEPS = ('train', 'decode')
 WORKER = ['-m', 'dss_jax.planning.worker']
-# Of libtpu: do not look for a TPU's metadata server, and share the library's lock file.
+# For libtpu: do not look for a TPU's metadata server, and share the library's lock file.
 ENVIRONMENT = {
   'JAX_PLATFORMS': 'cpu',
   'TPU_SKIP_MDS_QUERY': '1',
@@ -32,7 +32,7 @@ ENVIRONMENT = {
   'TPU_STDERR_LOG_LEVEL': '3',
   'TPU_MIN_LOG_LEVEL': '3',
 }
-# The stacks that libtpu's compiler threads have overflow on large networks for v4 (libtpu 0.0.42).
+# By default the stacks of libtpu's compiler threads overflow on large networks for v4 (0.0.42).
 LIBTPU_ARGUMENTS = '--fibers_default_thread_stack_size=4194304'
 
 
@@ -85,9 +85,9 @@ class Memory:
     optimizer: its state.
     gradients: as large as the parameters; they are part of what the compiler calls temporary.
     batch: the rows that the device has.
-    temporaries: activations and all else that lives within a step, without the gradients.
+    temporaries: activations and all else that exists within a step only, without the gradients.
     code: the program itself.
-    total: of all that is there at once.
+    total: of all that is in memory at once.
   """
 
   limit: int | None
@@ -108,10 +108,10 @@ class Compiled:
     fits: None where no limit is known.
     memory: of one device.
     costs: of one run on one device; None where it was not compiled, or not for a TPU.
-    seconds: that lowering and compiling took.
-    cpu_seconds: of all its threads: what it would take a core that has nothing else to do.
-    host_bytes: most memory of the process that compiled.
-    problem: why there is no program, in the compiler's words; '' where there is one.
+    seconds: of lowering and compiling.
+    cpu_seconds: of all its threads: the time that one otherwise idle core would take.
+    host_bytes: peak memory of the process that compiled.
+    problem: why compiling failed, in the compiler's words; '' where it did not.
   """
 
   fits: bool | None
@@ -148,7 +148,7 @@ def compile_program(program: Program) -> Compiled:
     ValueError: libtpu is not installed.
     ChildProcessError: the compiler crashed.
   """
-  began = time.perf_counter()
+  start = time.perf_counter()
   arguments = f'{LIBTPU_ARGUMENTS} {os.environ.get("LIBTPU_INIT_ARGS", "")}'
   run = subprocess.run(
     [sys.executable, *WORKER],
@@ -163,7 +163,7 @@ def compile_program(program: Program) -> Compiled:
   if run.returncode or not answer:
     raise ChildProcessError(
       f'the compiler crashed on {program.step} for {program.topology} after '
-      f'{time.perf_counter() - began:.0f} s ({_last_words(run)}); another mesh or batch may pass.'
+      f'{time.perf_counter() - start:.0f} s ({_last_words(run)}); another mesh or batch may work.'
     )
   return compiled_of(answer)
 
@@ -188,12 +188,12 @@ def compiled_of(values: dict[str, Any]) -> Compiled:
 
 
 def peak_host_bytes() -> int:
-  """Most memory that this process has had."""
+  """The peak memory of this process so far."""
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def needed_bytes(message: str) -> tuple[int | None, int | None]:
-  """(needed, limit) of an error of memory, each None where it does not say."""
+  """(needed, limit) of an out-of-memory error, each None where it does not say."""
   size = r'([\d.]+)([KMGT]?)'
   needed = re.search(rf'(?:Used|temporaries \() ?{size}', message)
   limit = re.search(rf'(?:available HBM \(|Used {size} of ){size}', message)
@@ -216,7 +216,7 @@ def _last_json(output: str) -> dict[str, Any]:
 
 
 def _last_words(run: subprocess.CompletedProcess) -> str:
-  """What a process that died says of it: its signal, or its last line."""
+  """Why a process died, by its own output: its signal, or its last line."""
   crash = re.search(r'\*\*\* (SIG\w+.*?) (?:\(|received)', run.stderr)
   lines = [line for line in run.stderr.splitlines() if line.strip()]
   if crash:

@@ -11,7 +11,7 @@ WIDTH = 28
 
 
 def report(plan: plans.Plan) -> str:
-  """All that a plan knows, a line each."""
+  """The whole plan as text, one line per fact."""
   values = plans.to_json(plan)
   lines = [f'{name:{WIDTH}}{text}'.rstrip() for name, text in _lines(values)]
   return '\n'.join([*lines, '', verdict(values)])
@@ -30,7 +30,7 @@ def verdict(values: Mapping[str, Any]) -> str:
 
 
 def candidate_line(candidate: Candidate) -> str:
-  """One that a search has tried."""
+  """A line about a candidate that a search has tried."""
   mesh = candidate.mesh
   what = f'mesh {mesh.data} x {mesh.fsdp} x {mesh.tensor}, batch {candidate.batch}: '
   if candidate.compiled is None:

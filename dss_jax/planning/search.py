@@ -1,7 +1,7 @@
 """The best mesh and the largest batch: sensible ones are compiled and compared.
 
-Owns which ones are tried. Every answer is the compiler's; nothing that was not compiled is said to
-fit.
+Owns the choice of candidates. Every answer is the compiler's: nothing is reported to fit without
+having been compiled.
 """
 
 import dataclasses
@@ -15,13 +15,13 @@ from dss_jax.planning.programs import Compiled
 from dss_jax.runs.run_config import RunConfig
 from dss_jax.settings import topologies
 
-LANES = 128  # a TPU's vectors: narrower parts of a weight are not scattered but summed whole
+LANES = 128  # of a TPU's vectors; a gradient in narrower parts is all-reduced, not reduce-scattered
 BYTES_PER_PARAMETER = {'adamw': 16, 'adafactor': 8}  # parameter, optimizer state, gradient
 MOST_ROWS_PER_PART = 256
 
 
 class Candidate(NamedTuple):
-  """Something that was tried.
+  """A mesh and a batch that were tried.
 
   Attributes:
     mesh: of all devices.
@@ -42,9 +42,9 @@ Said = Callable[[Candidate], None]
 def meshes(model: t5.T5Config, machine: topologies.Topology, optimizer: str) -> list[MeshConfig]:
   """Meshes worth compiling: replicas, fully sharded, and that with heads divided by 2, 4 and 8.
 
-  Left out are those on which the state alone is more than the memory.
+  Meshes on which the state alone exceeds the memory are left out.
   """
-  found = []
+  worth_trying = []
   for tensor in (1, 2, 4, 8):
     if machine.devices % tensor or model.num_heads % tensor or model.mlp_dim % tensor:
       continue
@@ -53,8 +53,8 @@ def meshes(model: t5.T5Config, machine: topologies.Topology, optimizer: str) -> 
     for fsdp in dict.fromkeys((1, sharded) if tensor == 1 else (sharded,)):
       size = flops.parameters(model) * BYTES_PER_PARAMETER[optimizer] / (fsdp * tensor)
       if machine.hbm_bytes is None or size < machine.hbm_bytes:
-        found.append(MeshConfig(rest // fsdp, fsdp, tensor))
-  return found
+        worth_trying.append(MeshConfig(rest // fsdp, fsdp, tensor))
+  return worth_trying
 
 
 def largest_batch(
@@ -62,12 +62,12 @@ def largest_batch(
   topology: str,
   mesh: MeshConfig,
   compiler: plans.Compiler = programs.compile_program,
-  say: Said = lambda candidate: None,
+  show: Said = lambda candidate: None,
 ) -> Candidate | None:
   """The largest batch that fits on a mesh, of rows per part that are powers of two.
 
-  Two small batches show how much a row needs; the batch that follows from it is compiled, and
-  half of it as long as one does not fit.
+  Two small batches show how much memory a row needs. The batch that follows from that is compiled,
+  and halved until it fits.
 
   Returns:
     The candidate, or None where not even one row a part fits.
@@ -76,7 +76,7 @@ def largest_batch(
 
   def attempt(rows: int) -> Candidate:
     candidate = _compiled(run, topology, mesh, parts * rows, compiler)
-    say(candidate)
+    show(candidate)
     return candidate
 
   one = attempt(1)
@@ -93,9 +93,9 @@ def largest_batch(
   while most < MOST_ROWS_PER_PART and a_row * (2 * most - 2) <= room:
     most *= 2
   for rows in (most // 2**halved for halved in range(most.bit_length() - 2)):
-    found = attempt(rows)
-    if found.rows_per_second:
-      return found
+    candidate = attempt(rows)
+    if candidate.rows_per_second:
+      return candidate
   return two
 
 
@@ -103,20 +103,20 @@ def candidates(
   run: RunConfig,
   topology: str,
   compiler: plans.Compiler = programs.compile_program,
-  say: Said = lambda candidate: None,
+  show: Said = lambda candidate: None,
 ) -> Iterator[Candidate]:
   """The largest batch of the run's own mesh and of every mesh worth trying on which one fits."""
   machine = topologies.topology(topology)
   own = programs.mesh_sizes(run.mesh, machine)
   others = meshes(run.model, machine, run.optimizer.name)
   for mesh in dict.fromkeys((MeshConfig(**own), *others)):
-    found = largest_batch(run, topology, mesh, compiler, say)
-    if found is not None:
-      yield found
+    candidate = largest_batch(run, topology, mesh, compiler, show)
+    if candidate is not None:
+      yield candidate
 
 
 def with_settings(run: RunConfig, mesh: MeshConfig, batch: int) -> RunConfig:
-  """The run on another mesh with another batch; validation decodes what the mesh can divide."""
+  """The run on another mesh with another batch; validation's batch is rounded up for the mesh."""
   parts = mesh.data * mesh.fsdp
   eval_rows = -(-run.eval.batch_size // parts) * parts
   return dataclasses.replace(
@@ -131,7 +131,7 @@ def _compiled(run, topology: str, mesh: MeshConfig, batch: int, compiler) -> Can
   program = plans.program_of(with_settings(run, mesh, batch), topology)
   try:
     compiled = compiler(program)
-  except ChildProcessError:  # the compiler itself crashed: this mesh is none to use
+  except ChildProcessError:  # the compiler itself crashed: this mesh cannot be used
     return Candidate(mesh, batch, None)
   if not compiled.fits or compiled.costs is None:
     return Candidate(mesh, batch, compiled)

@@ -1,7 +1,7 @@
 """`python -m dss_jax.planning.worker`: compiles one program; JSON on standard input and output.
 
 Owns the way from a `Program` to the compiler: abstract arguments on the devices of a machine that
-is not here, the very functions that training and validation run, and what the compiler says.
+need not be present, the functions that training and validation run, and the compiler's answer.
 """
 
 import json
@@ -42,13 +42,13 @@ def compile_here(program: Program) -> Compiled:
 
   Raises:
     ValueError: libtpu is not installed.
-    JaxRuntimeError: the compiler fails, and not for want of memory.
+    JaxRuntimeError: the compiler fails for another reason than lack of memory.
   """
   devices = devices_of(program.topology)
   mesh = partitioning.make_mesh(program.mesh, devices)
   limit = _limit(program.topology, devices[0])
   state = abstract_state(program, mesh)
-  began, work_began = time.perf_counter(), time.process_time()
+  start, cpu_start = time.perf_counter(), time.process_time()
   problem, compiled, analysis = '', None, None
   with jax.set_mesh(mesh):
     try:
@@ -65,8 +65,8 @@ def compile_here(program: Program) -> Compiled:
     fits=False if problem else None if limit is None else memory.total <= limit,
     memory=memory,
     costs=hlo.costs(compiled.as_text() or '', loops) if compiled and on_tpu else None,
-    seconds=time.perf_counter() - began,
-    cpu_seconds=time.process_time() - work_began,
+    seconds=time.perf_counter() - start,
+    cpu_seconds=time.process_time() - cpu_start,
     host_bytes=peak_host_bytes(),
     problem=problem,
   )
@@ -103,7 +103,7 @@ def _optimizer(program: Program) -> optax.GradientTransformation:
 
 
 def abstract_batch(program: Program, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-  """A batch's arrays as data.py's table has them, without values."""
+  """The arrays of a batch, as in the table of data/pipeline.py, without values."""
   inputs, targets = (program.rows, program.inputs), (program.rows, program.targets)
   shapes = {
     'encoder_input_tokens': inputs,
@@ -146,7 +146,7 @@ def _memory(program: Program, mesh, state, limit: int | None, analysis, problem:
     total = analysis.argument_size_in_bytes + temporary + code
   else:
     needed = needed_bytes(problem)[0] or 0
-    # The compiler stops at the first kind of memory that is too much: at least this is needed.
+    # The compiler stops at the first kind of memory that does not fit: this is a lower bound.
     state_bytes = parameters + (optimizer if training else 0)
     whole = needed if 'Used' in problem else needed + state_bytes
     total = max(whole, state_bytes)
@@ -157,7 +157,7 @@ def _memory(program: Program, mesh, state, limit: int | None, analysis, problem:
 
 
 def devices_of(name: str) -> list[Any]:
-  """The devices of a machine that need not be here, for the compiler.
+  """The devices of a machine, which need not be present, for the compiler.
 
   Raises:
     ValueError: libtpu is not installed.
@@ -169,21 +169,21 @@ def devices_of(name: str) -> list[Any]:
 
   assert machine.libtpu_name  # every TPU has one
   try:
-    found = topologies.get_topology_desc(
+    description = topologies.get_topology_desc(
       platform='tpu',
       topology_name=machine.libtpu_name,
       chip_config_name=machine.libtpu_chip_config,
     )
   except (RuntimeError, ImportError, OSError) as error:
     raise ValueError(
-      f'the compiler for TPUs is not to be had ({str(error).splitlines()[0][:120]}); '
-      "pip install 'dss_jax[plan]' brings libtpu, for Linux on x86-64."
+      f'the compiler for TPUs is not available ({str(error).splitlines()[0][:120]}); '
+      "pip install 'dss_jax[plan]' installs libtpu, for Linux on x86-64."
     ) from error
-  return list(found.devices)
+  return list(description.devices)
 
 
 def _limit(name: str, device: Any) -> int | None:
-  """Bytes that a program may use on a device: what is said when one asks for far too much."""
+  """Bytes that a program may use on a device; from the error when one needs far too many."""
   platform = topology(name).platform
   if platform == 'cpu':
     return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')

@@ -1,1 +1,1 @@
-"""A training run as a thing: its settings, folder, start, validation, metrics and model card."""
+"""A training run: its settings, folder, start, validation, metrics and model card."""

@@ -1,6 +1,6 @@
-"""What is known of a student: how it was trained, on what data, how good it is.
+"""What is known about a student: how it was trained, on what data, how good it is.
 
-Owns which facts there are and where each is read from, for the model card (model_card.py). A fact
+Owns the choice of facts for the model card (model_card.py), and where each is read from. A fact
 that cannot be read is absent, never guessed.
 """
 
@@ -34,12 +34,12 @@ class Score(NamedTuple):
 
 
 class Data(NamedTuple):
-  """What a student was trained on, checked to be the data that is there now.
+  """What a student was trained on; checked to be the same data that is found now.
 
   Attributes:
-    rows: of each task in the training mixture.
-    prepared: what builder.py noted of each prepared data set behind them: filter, counts, hashes.
-    teacher: who wrote the rationales and teacher labels; '' where nobody said.
+    rows: number of rows of each task in the training mixture.
+    prepared: builder.py's notes on each prepared data set behind them: filter, counts, hashes.
+    teacher: who wrote the rationales and teacher labels; '' where that is not recorded.
     question: an example of the validation split, or None where there is none.
   """
 
@@ -51,7 +51,7 @@ class Data(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Facts:
-  """What a card is made of.
+  """All facts of a model card.
 
   Attributes:
     name: of the exported model.
@@ -62,7 +62,7 @@ class Facts:
     run: how it was trained here; None: only imported.
     gin: the operative configuration of `run`.
     fingerprint: of the data of `run`.
-    data: of `run`, or a sentence that says why nothing is known of it.
+    data: of `run`, or a sentence that says why it is not known.
     scores: of this step.
   """
 
@@ -85,7 +85,7 @@ def of_run(
   step: int,
   fingerprint: int | None,
 ) -> Facts:
-  """Reads what is known of a run; its tasks are registered and its vocabulary is the process's."""
+  """Reads the facts of a run whose tasks are registered and whose vocabulary the process uses."""
   folder = RunFolder(run.model_dir)
   return Facts(
     name=name,
@@ -102,7 +102,7 @@ def of_run(
 
 
 def _origin(path: str) -> str:
-  """What weights are at bottom: the source of a local imported folder, else the path itself."""
+  """Where weights come from: the source of a folder that was imported, else the path itself."""
   if '://' in path:
     return path
   try:
@@ -122,11 +122,11 @@ def _data_of(run: run_config.RunConfig, fingerprint: int | None) -> Data | str:
   if pipeline.fingerprint(mixture) != fingerprint:
     return 'The data that was there when this card was written is not the data of training.'
   parts = {part: prepared.read_metadata(prepared.newest(part, run.data_dir)) for part in info.parts}
-  noted = {notes['teacher'] for notes in parts.values() if notes.get('teacher')}
+  teachers = {notes['teacher'] for notes in parts.values() if notes.get('teacher')}
   return Data(
     rows={part.name: len(part.examples) for part in mixture},
     prepared=parts,
-    teacher=' and '.join(sorted(noted)) if parts else info.teacher,
+    teacher=' and '.join(sorted(teachers)) if parts else info.teacher,
     question=_question(name, run.eval.split),
   )
 
@@ -151,7 +151,7 @@ def _validation(run: run_config.RunConfig, step: int) -> Iterator[Score]:
 
 
 def _evaluations(folder: RunFolder, step: int) -> Iterator[Score]:
-  """What `dss evaluate` wrote of a step."""
+  """What `dss evaluate` wrote about a step."""
   for summary, records in folder.evaluations(step):
     metrics, decoding = dict(summary['metrics']), summary['decoding']
     intervals = {}

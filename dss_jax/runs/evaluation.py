@@ -28,7 +28,7 @@ class EvaluateConfig(student.StudentConfig):
     task: a task of one kind of rows; None: the one with gold labels that the student's method is
       judged by.
     split: of the task.
-    num_examples: the first so many of the split; None for all.
+    num_examples: how many are scored, from the first of the split on; None for all.
     output: JSON lines, one an example; None: <model_dir>/<task>_<split>_<step>.jsonl, with the
       method of decoding at the end where it is not greedy, and a summary beside it, .json, which
       `dss export` puts into the model card.
@@ -47,7 +47,7 @@ def evaluate(settings: EvaluateConfig) -> dict[str, Any]:
     JSON values: task, split, examples (how many) and metrics (see `evaluator.Evaluation`).
 
   Raises:
-    ValueError: what is asked for does not exist; the message says what is near.
+    ValueError: the student, task or split does not exist; the message names near ones.
   """
   loaded = student.load(settings)
   run_config.set_up_tasks(loaded.run)
@@ -84,7 +84,7 @@ def evaluate(settings: EvaluateConfig) -> dict[str, Any]:
 
 
 def write_records(path: epath.Path, records: Sequence[Mapping[str, Any]]) -> None:
-  """Writes JSON lines, all or none; ASCII, as some readers also split lines at U+2028 and others.
+  """Writes JSON lines, all or none; in ASCII, as some readers also split lines at U+2028 etc.
 
   Raises:
     ValueError: the folder does not exist or cannot be written.
@@ -97,7 +97,7 @@ def write_records(path: epath.Path, records: Sequence[Mapping[str, Any]]) -> Non
 
 
 def _lines(evaluation: Evaluation) -> list[str]:
-  """One line a metric; the interval stands behind its accuracy."""
+  """One line per metric; the interval follows the accuracy."""
   metrics = dict(evaluation.metrics)
   low, high = metrics.pop('accuracy_low', None), metrics.pop('accuracy_high', None)
   lines = [f'  {name:12}{value:8.4f}' for name, value in metrics.items()]

@@ -47,14 +47,14 @@ class MetricWriter:
     self._events.write_scalars(step, {f'{kind}/{name}': v for name, v in metrics.items()})
 
   def close(self) -> None:
-    """Flushes what is buffered."""
+    """Flushes and closes the events."""
     if self._events is not None:
       self._events.flush()
       self._events.close()
 
 
 class Progress:
-  """A bar with the time left on a terminal, plain lines elsewhere.
+  """A progress bar with the remaining time on a terminal, plain lines elsewhere.
 
   Args:
     total: steps in all.
@@ -79,18 +79,18 @@ class Progress:
       self._bar.start()
 
   def advance(self, step: int) -> None:
-    """`step` steps are done."""
+    """Moves the bar to `step` steps done."""
     if self._bar:
       self._bar.update(self._task, completed=step)
 
   def line(self, step: int, text: str) -> None:
-    """Shows a text about a step: under the bar, or as a line with the time left."""
+    """Shows a text about a step: beside the bar, or as a line with the remaining time."""
     if self._bar:
       self._bar.update(self._task, completed=step, note=text)
       return
     if self._silent:
       return
-    if self._first is None:  # the time before is compilation, which does not come again
+    if self._first is None:  # the time before was compilation, which happens once
       self._first = step, time.monotonic()
     done, seconds = step - self._first[0], time.monotonic() - self._first[1]
     eta = f'  eta {_clock((self._total - step) * seconds / done)}' if done else ''

@@ -28,7 +28,7 @@ def card(facts: Facts, parameters: int, agreement: tokenizer.Agreement) -> str:
 
   Args:
     facts: of the student.
-    parameters: how many numbers its weights are.
+    parameters: number of its parameters.
     agreement: of its tokenizer files with its vocabulary.
   """
   front = yaml.safe_dump(_front_matter(facts), sort_keys=False, allow_unicode=True, width=1000)
@@ -56,9 +56,9 @@ def _front_matter(facts: Facts) -> dict[str, Any]:
     'pipeline_tag': 'text2text-generation',
     'tags': ['t5', 'distilling-step-by-step', 'dss_jax'],
   }
-  found = _HUB_ID.fullmatch(facts.source or '')
-  if found and not epath.Path(facts.source or '').exists():
-    front['base_model'] = found[1]
+  hub_id = _HUB_ID.fullmatch(facts.source or '')
+  if hub_id and not epath.Path(facts.source or '').exists():
+    front['base_model'] = hub_id[1]
   if isinstance(facts.data, Data) and facts.data.prepared:
     front['datasets'] = list(facts.data.prepared)
   results = [result for score in facts.scores for result in _results(score)]
@@ -97,20 +97,20 @@ def _use(facts: Facts) -> str:
   example = (facts.data.question if isinstance(facts.data, Data) else None) or {}
   wanted = sorted(frozenset[str]().union(*(fields_of(row.input) for row in rows)))
   question = {name: example.get(name) or PLACEHOLDERS.get(name, name) for name in wanted}
-  says = [f'Asked with `{row.input}`, it writes `{row.target}`.' for row in rows]
+  sentences = [f'Asked with `{row.input}`, it writes `{row.target}`.' for row in rows]
   if method.needs:
-    says.append(f'Every question needs {" and ".join(sorted(method.needs))} too.')
+    sentences.append(f'Every question needs {" and ".join(sorted(method.needs))} too.')
   if facts.run is None:
-    says = ['It was not trained on a task of dss_jax; the templates are those of one.']
+    sentences = ['It was not trained on a task of dss_jax; the templates are those of one.']
   lengths = facts.run.data.task_feature_lengths if facts.run else {}
   if lengths:
-    says.append(f'Inputs were cut at {lengths["inputs"]} tokens.')
+    sentences.append(f'Inputs were cut at {lengths["inputs"]} tokens.')
   labels = facts.run.eval.max_decode_length if facts.run else 64
-  most = {
+  max_new_tokens = {
     row.input: labels if row.is_label_alone else lengths.get('targets', labels) for row in rows
   }
-  return f"""{' '.join(says)} `</s>` stands between the parts of an input, as in
-`premise</s>hypothesis`. Use `AutoTokenizer`; `T5Tokenizer` cannot read every vocabulary of ours.
+  return f"""{' '.join(sentences)} `</s>` separates the parts of an input, as in
+`premise</s>hypothesis`. Use `AutoTokenizer`; `T5Tokenizer` cannot read all our vocabularies.
 
 ```python
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
@@ -119,9 +119,9 @@ path = '.'  # this folder
 tokenizer = AutoTokenizer.from_pretrained(path)
 model = AutoModelForSeq2SeqLM.from_pretrained(path).eval()
 question = {question!r}
-for template, most in {most!r}.items():
+for template, max_new_tokens in {max_new_tokens!r}.items():
   inputs = tokenizer(template.format(**question), return_tensors='pt', truncation=True)
-  outputs = model.generate(**inputs, max_new_tokens=most, do_sample=False)
+  outputs = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
   print(tokenizer.decode(outputs[0], skip_special_tokens=True))
 ```"""
 
@@ -212,7 +212,7 @@ def _data(facts: Facts) -> str:
       for file, digest in digests.items()
     ]
     parts += [
-      f'`{name}`, prepared with filter `{notes["filter"]}`; what the teacher got right is counted '
+      f'`{name}`, prepared with filter `{notes["filter"]}`; the counts are those '
       'before the filter:',
       _table(('split', *(column.replace('_', ' ') for column in columns)), counts),
       '<details><summary>SHA-256 of the raw files</summary>\n\n'
@@ -227,9 +227,9 @@ def _size(facts: Facts, parameters: int, agreement: tokenizer.Agreement) -> str:
   if path is not None:
     digest = hashlib.sha256(epath.Path(path).read_bytes()).hexdigest()
     vocabulary = f'SentencePiece, `{tokenizer.SENTENCEPIECE}`, SHA-256 `{digest}`'
-  alike = (
-    f'{agreement.texts - agreement.different} of {agreement.texts} texts of its own pieces have '
-    'the same ids by `tokenizer.json`'
+  agreement_text = (
+    f'{agreement.texts - agreement.different} of {agreement.texts} texts of its own pieces get '
+    'the same ids from `tokenizer.json`'
   )
   rows = [
     ('parameters', f'{parameters:,}'),
@@ -240,7 +240,7 @@ def _size(facts: Facts, parameters: int, agreement: tokenizer.Agreement) -> str:
     ('heads', f'{model.num_heads} of {model.head_dim}'),
     ('layers', f'{model.num_encoder_layers} + {model.num_decoder_layers}'),
     ('embedding', f'{model.vocab_size} rows{", tied" if model.logits_via_embedding else ""}'),
-    ('vocabulary', f'{facts.vocabulary.vocab_size} ids; {vocabulary}; {alike}'),
+    ('vocabulary', f'{facts.vocabulary.vocab_size} ids; {vocabulary}; {agreement_text}'),
   ]
   return _table(('', ''), rows)
 

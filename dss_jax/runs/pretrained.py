@@ -40,10 +40,10 @@ class Weights:
   """Weights that can be read.
 
   Attributes:
-    origin: what they are, for people.
+    origin: where they come from, for people.
     config: the network that they belong to.
-    vocabulary: what VOCABULARY takes, or None where they came without one.
-    load: reads the parameters, placed as a nested dict of ShapeDtypeStructs with shardings.
+    vocabulary: the setting VOCABULARY that fits, or None where they came without one.
+    load: reads the parameters; takes a nested dict of ShapeDtypeStructs with their shardings.
     load_moments: reads Adafactor's state ({'step', 'rows', 'columns', 'full'}, see
       checkpoints/adafactor.py), or None where there is none.
     notes: lines for the log.
@@ -65,7 +65,7 @@ def open_weights(path: str, program: str | None = None) -> Weights:
     program: 'hf' or 't5x' to accept that alone; None to accept any.
 
   Raises:
-    ValueError: nothing is there, or a part is missing; the message says what was expected.
+    ValueError: the path holds no weights, or a part is missing; the message says what was expected.
   """
   path = os.path.expanduser(path)
   program = program or _program_of(path)
@@ -88,10 +88,10 @@ def network(path: str | None, **chosen: Any) -> T5Config:
 
   Args:
     path: INITIAL_CHECKPOINT_PATH.
-    **chosen: settings that are not of the weights: dropout_rate, dtype, ...
+    **chosen: settings that do not depend on the weights: dropout_rate, dtype, ...
 
   Raises:
-    ValueError: no path is given, or nothing is there.
+    ValueError: no path is given, or it holds no weights.
   """
   return dataclasses.replace(_opened_for_gin(path).config, **chosen)
 
@@ -116,18 +116,18 @@ def train_steps(
   train_steps_relative: int | None = None,
   initial_checkpoint_path: fields.Path | None = None,
 ) -> int:
-  """How long a run is, for gin: all that counts updates, schedules too, takes this number.
+  """The length of a run in updates, for gin; schedules and all else that counts updates use it.
 
-  T5X counts the steps of pretraining in TRAIN_STEPS, we count from the start of the run.
+  T5X includes the steps of pretraining in TRAIN_STEPS; we count from the start of the run.
 
   Args:
     train_steps: updates in all. Refused where the run starts from a T5X checkpoint of fewer steps,
-      which T5X would count in.
+      as T5X would include those.
     train_steps_relative: updates from where the run starts; where given, TRAIN_STEPS is ignored.
     initial_checkpoint_path: what the run starts from.
 
   Raises:
-    ValueError: `train_steps` may be meant as T5X counts; both readings are spelled out.
+    ValueError: `train_steps` may be meant as T5X counts it; both readings are spelled out.
   """
   if train_steps_relative is not None:
     return train_steps_relative
@@ -144,39 +144,39 @@ def train_steps(
 
 
 def check_network(weights: Weights, wanted: T5Config) -> None:
-  """Raises ValueError if a run asks for another network than the weights are of."""
+  """Raises ValueError if the network of a run is not that of the weights."""
   changed = json_form.differences(weights.config, wanted, ignore=NETWORK_CHOICES)
   if changed:
     raise ValueError(
       f'INITIAL_CHECKPOINT_PATH {weights.origin} holds another network than MODEL (there -> here): '
-      f'{"; ".join(changed)}. --gin_file=models/pretrained.gin takes the one that is there.'
+      f'{"; ".join(changed)}. --gin_file=models/pretrained.gin takes that of the weights.'
     )
 
 
 def start(
-  path: str, model: T5Config, optimizer: optax.GradientTransformation, like: TrainState
+  path: str, model: T5Config, optimizer: optax.GradientTransformation, abstract_state: TrainState
 ) -> TrainState:
   """The state before the first update of a run that starts from a checkpoint's parameters.
 
-  Adafactor's second moments are taken along where the checkpoint has them and `optimizer` is
+  Adafactor's second moments are kept where the checkpoint has them and `optimizer` is
   Adafactor.
 
   Args:
     path: INITIAL_CHECKPOINT_PATH.
     model: the network of the run.
     optimizer: of the run.
-    like: the state as ShapeDtypeStructs with shardings.
+    abstract_state: the state as ShapeDtypeStructs with shardings.
 
   Raises:
-    ValueError: it is no checkpoint, or of another network or vocabulary.
+    ValueError: it is not a checkpoint, or has another network or vocabulary.
   """
   weights = open_weights(path)
   check_network(weights, model)
   if weights.vocabulary is not None:
     run_config.check_vocabulary(weights.vocabulary, weights.origin)
-  params = weights.load(like.params)
+  params = weights.load(abstract_state.params)
   make = functools.partial(train_state.from_params, optimizer=optimizer)
-  place = jax.tree.map(lambda leaf: leaf.sharding, like)
+  place = jax.tree.map(lambda leaf: leaf.sharding, abstract_state)
   state = jax.jit(make, out_shardings=place, donate_argnums=0)(params)
   notes = [f'starting from {weights.origin}', *weights.notes]
   if weights.load_moments is not None:
@@ -194,7 +194,7 @@ def start(
 def _opened_for_gin(path: str | None) -> Weights:
   if path is None:
     raise ValueError(
-      f'models/pretrained.gin is the network of INITIAL_CHECKPOINT_PATH: give it {ACCEPTED}.'
+      f'models/pretrained.gin takes the network of INITIAL_CHECKPOINT_PATH: set that to {ACCEPTED}.'
     )
   return open_weights(path)
 
@@ -215,7 +215,7 @@ def _program_of(path: str) -> str:
 
 
 def _t5x_step(path: str | None) -> int | None:
-  """The step of the T5X checkpoint at `path`; None where something else or nothing is there."""
+  """The step of the T5X checkpoint at `path`; None where there is no such checkpoint."""
   if path is None or RunFolder(epath.Path(path).expanduser()).settings_file.exists():
     return None
   return t5x.step_of(path)
@@ -239,9 +239,9 @@ def _ours(path: str) -> Weights:
   )
 
 
-def _load_ours(folder: RunFolder, like: Params) -> Params:
+def _load_ours(folder: RunFolder, abstract_params: Params) -> Params:
   with folder.read_checkpoints() as checkpoints:
-    return checkpoints.restore_params('best', like)
+    return checkpoints.restore_params('best', abstract_params)
 
 
 def _load_moments(moments: transfer.Moments, tensors: Mapping[str, transfer.Tensor]):

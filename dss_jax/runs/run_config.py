@@ -18,8 +18,7 @@ from dss_jax.parallel import partitioning
 from dss_jax.settings import fields, whole_files
 from dss_jax.training import losses, optimizers
 
-# These settings may change when a run is continued: they decide what is saved and logged, not what
-# is learned.
+# These settings may change when a run is continued: what is learned does not depend on them.
 MAY_CHANGE_ON_RESUME = (
   'checkpoints_to_keep',
   'data_dir',  # the data's fingerprint is compared
@@ -78,7 +77,7 @@ class RunConfig:
     model: the network; a vocab_size of None becomes the vocabulary's, rounded up to 128.
     data: what it is trained on.
     vocabulary: 'bytes', a SentencePiece model, or a folder that holds one.
-    method: how an example is learned and asked; None: that of the mixture's rows (see
+    method: what is learned from an example; None: the method of the mixture's rows (see
       `set_up_tasks`).
     loss: settings of the objective.
     optimizer: the update.
@@ -92,8 +91,8 @@ class RunConfig:
       starts from random ones.
     log_period: steps between lines of training metrics.
     save_period: steps between checkpoints; every validation and the last step save one too.
-    checkpoints_to_keep: how many of the latest stay, besides the best.
-    module: a module of yours to import, which registers more SeqIO tasks.
+    checkpoints_to_keep: how many of the latest are kept, besides the best.
+    module: a module of yours that is imported to register more SeqIO tasks.
     data_dir: where prepared data sets are; None: TFDS_DATA_DIR or ~/tensorflow_datasets.
   """
 
@@ -178,8 +177,8 @@ def set_up_tasks(run: RunConfig) -> RunConfig:
   """Registers tasks and sets the process's vocabulary.
 
   Returns:
-    The run with its vocab_size known, and its method: METHOD, else the one whose rows
-    MIXTURE_OR_TASK_NAME has, else step by step.
+    The run with its vocab_size and its method filled in. The method is METHOD, else the one whose
+    rows MIXTURE_OR_TASK_NAME has, else step by step.
 
   Raises:
     ValueError: the vocabulary is missing, or larger than the model's embedding; or METHOD is not
@@ -203,13 +202,13 @@ def set_up_tasks(run: RunConfig) -> RunConfig:
   elif size < vocabulary.vocab_size:
     raise ValueError(
       f'VOCAB_SIZE {size} is smaller than the vocabulary {run.vocabulary} with its '
-      f'{vocabulary.vocab_size} ids; VOCAB_SIZE = None takes what is needed.'
+      f'{vocabulary.vocab_size} ids; VOCAB_SIZE = None takes the size that fits.'
     )
   return dataclasses.replace(run, model=dataclasses.replace(run.model, vocab_size=size))
 
 
 def evaluation_task(run: RunConfig) -> str:
-  """The task with gold labels that a run's students are judged by; its tasks are set up.
+  """The task with gold labels that a run's students are judged by; call `set_up_tasks` first.
 
   Raises:
     ValueError: the run's mixture was not made by `register_dataset`.
@@ -222,7 +221,7 @@ def evaluation_task(run: RunConfig) -> str:
 
 
 def _with_method(run: RunConfig) -> RunConfig:
-  """The run with its method known, whose tasks are registered."""
+  """The run with its method filled in; registers the tasks of the method."""
   from dss_jax.tasks import registration, sources
 
   if run.method is not None:
@@ -233,13 +232,13 @@ def _with_method(run: RunConfig) -> RunConfig:
   own = registration.method_of(name) if registration.is_known(name) else None
   if own is not None and run.method not in (None, own):
     raise ValueError(
-      f'METHOD is {run.method.name}, but MIXTURE_OR_TASK_NAME {name} is of {own.name}; give one of '
-      'both.'
+      f'METHOD is {run.method.name}, but MIXTURE_OR_TASK_NAME {name} is of {own.name}; give only '
+      'one of the two.'
     )
   if run.method is None and own is None:
     try:
       own = registration.method_of(name)
-    except ValueError:  # tasks of somebody else's: labels, and maybe rationales
+    except ValueError:  # not a task of ours: it has labels, and maybe rationales
       own = methods.get(methods.DEFAULT)
   return dataclasses.replace(run, method=run.method or own)
 
@@ -251,7 +250,7 @@ def check_vocabulary(vocabulary: str, origin: str) -> None:
   path = None if vocabulary == 'bytes' else epath.Path(model_path(vocabulary))
   if (path.read_bytes() if path else b'') != sentencepiece_model():
     raise ValueError(
-      f'VOCABULARY is another one than that of {origin}, so its ids would mean something else; '
+      f'VOCABULARY is another one than that of {origin}, so ids would stand for other pieces; '
       f'set VOCABULARY to {path or "bytes"}.'
     )
 

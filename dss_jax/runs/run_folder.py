@@ -2,7 +2,7 @@
 
 Owns the layout of MODEL_DIR, local or gs://:
 
-    config.json                       the settings: a RunConfig, or what `dss import` noted
+    config.json                       the settings: a RunConfig, or what `dss import` wrote
     config.gin                        the operative gin configuration
     spiece.model                      the vocabulary, where it is a SentencePiece model
     metrics.jsonl                     one row a logged step or validation
@@ -70,7 +70,7 @@ class RunFolder:
   # Settings
 
   def load_settings(self) -> RunConfig:
-    """The run's settings; its model_dir and vocabulary are where the folder is now.
+    """The run's settings, with model_dir and vocabulary set to where the folder is now.
 
     Raises:
       ValueError: there is no run.
@@ -83,7 +83,7 @@ class RunFolder:
     return json_form.from_dict(RunConfig, values)
 
   def load_values(self) -> dict[str, Any]:
-    """config.json as plain values: a run's, or what `dss import` noted of imported weights.
+    """config.json as plain values: a run's, or what `dss import` wrote about imported weights.
 
     Raises:
       ValueError: the file is not JSON.
@@ -106,7 +106,7 @@ class RunFolder:
     """Checks that `run` may continue this folder's run, with the process's vocabulary.
 
     Raises:
-      ValueError: another setting that learning depends on, or another vocabulary; the message says
+      ValueError: the vocabulary or a setting that learning depends on differs; the message says
         which.
     """
     if self.settings_file.exists():
@@ -164,7 +164,7 @@ class RunFolder:
     """The checkpoints, to save more; half-written ones are removed.
 
     Args:
-      keep: how many of the latest stay, besides the best.
+      keep: how many of the latest are kept, besides the best.
     """
     return manager.Checkpoints(self.checkpoints_folder, keep)
 

@@ -33,7 +33,7 @@ class StudentConfig:
   Attributes:
     model_dir: the run folder that `dss train` wrote.
     step: of the checkpoint: 'best' on validation, 'latest', or a number.
-    decoding: method and settings; its max_length gives way to `max_decode_length`.
+    decoding: method and settings; `max_decode_length` replaces its max_length.
     max_decode_length: most tokens of an output; None: as in the run's validation for labels, the
       run's TASK_FEATURE_LENGTHS['targets'] for rationales.
     batch_size: rows decoded at once, over all devices.
@@ -62,8 +62,8 @@ class Student:
   """A student with its vocabulary.
 
   Attributes:
-    config: what it was loaded by.
-    run: what it was trained as; its method is known.
+    config: the settings it was loaded with.
+    run: the settings it was trained with; its method is filled in.
     step: of its checkpoint.
     params: placed on `mesh`.
     mesh: of the devices.
@@ -84,7 +84,7 @@ class Student:
     return self.run.method
 
   def decoder(self, row: Row) -> evaluator.Decoder:
-    """How it decodes the outputs of a row: labels alone, or longer texts."""
+    """The decoder of the outputs of a row: labels alone, or longer texts."""
     length = self.config.max_decode_length
     lengths = self.run.data.task_feature_lengths
     if length is None:
@@ -99,7 +99,7 @@ class Student:
     )
 
   def predictor(self) -> Predictor:
-    """The student as one that is asked many times."""
+    """The student, ready to answer questions many times."""
     return Predictor(self.params, self.method, self.vocabulary, self.decoder)
 
 
@@ -109,28 +109,28 @@ def load(config: StudentConfig) -> Student:
   Raises:
     ValueError: no run, checkpoint or vocabulary is where it should be; the message says which.
   """
-  now = {name: getattr(config, name) for name in ('module', 'data_dir')}
+  overrides = {name: getattr(config, name) for name in ('module', 'data_dir')}
   folder = RunFolder(config.model_dir)
   run = folder.load_settings()
-  run = dataclasses.replace(run, **{name: value for name, value in now.items() if value})
+  run = dataclasses.replace(run, **{name: value for name, value in overrides.items() if value})
   if run.method is None or run.model.vocab_size is None:
     run = run_config.set_up_tasks(run)
   mesh = partitioning.make_mesh(config.mesh)
   shapes, axes = t5.abstract(run.model)
-  like = jax.tree.map(
+  abstract_params = jax.tree.map(
     lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
     shapes,
     partitioning.shardings(mesh, shapes, axes),
   )
   with folder.read_checkpoints() as checkpoints:
     step = checkpoints.resolve(config.step)
-    params = checkpoints.restore_params(step, like)
+    params = checkpoints.restore_params(step, abstract_params)
   return Student(config, run, step, params, mesh, load_vocabulary(run.vocabulary))
 
 
 @contextlib.contextmanager
 def progress_bar(name: str) -> Iterator[evaluator.Progress]:
-  """A bar on standard error while decoding, on a terminal and of the main process only."""
+  """A progress bar for decoding, on a terminal's standard error, in the main process only."""
   console = rich.console.Console(stderr=True)
   with rich.progress.Progress(
     *rich.progress.Progress.get_default_columns(),

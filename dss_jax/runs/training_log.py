@@ -1,6 +1,6 @@
 """What a run reports of its training steps: rows, lines, rates, and an error if the loss diverges.
 
-Owns when the metrics of a step are fetched from the device, what is logged of them, and the clock
+Owns when the metrics of a step are fetched from the device, which of them are logged, and the clock
 of training. Files and screen are metric_writer.py's.
 """
 
@@ -169,8 +169,8 @@ class TrainingLog:
 
   def _write(self, step: int, metrics: Mapping[str, float], batch: pipeline.Batch) -> None:
     rates = self._stopwatch.take_rates()
-    places = self._run.data.batch_size * sum(self._run.data.task_feature_lengths.values())
-    padding = 1.0 - batch.tokens / places
+    capacity = self._run.data.batch_size * sum(self._run.data.task_feature_lengths.values())
+    padding = 1.0 - batch.tokens / capacity
     learning_rate = float(self._schedule(step - 1))
     self._writer.write(
       step, 'train', {**metrics, 'learning_rate': learning_rate, 'padding': padding, **rates}
@@ -194,7 +194,7 @@ class TrainingLog:
       f'the loss is not finite at step {step} (loss {metrics["loss"]}, gradient norm '
       f'{metrics["grad_norm"]}, parameter norm after the update {metrics["param_norm"]}); the '
       f'batch holds the examples {ids}. The last good checkpoint is step '
-      f'{self._checkpoints.latest()}. If those examples are as they should be, start a new '
+      f'{self._checkpoints.latest()}. If nothing is wrong with those examples, start a new '
       'MODEL_DIR from it with a smaller LEARNING_RATE, a CLIP_NORM or DTYPE = "float32", and '
       f'INITIAL_CHECKPOINT_PATH={self._run.model_dir}, which takes its best checkpoint.'
     )

@@ -1,7 +1,7 @@
-"""What stands before the first step of a run: checked settings, data, devices and first state.
+"""What precedes the first step of a run: checked settings, data, devices and first state.
 
-Owns what is refused before anything is computed, what a run writes when it starts, and where its
-first state comes from. The steps are training_loop.py's.
+Owns the checks before anything is computed, what a run writes when it starts, and where its first
+state comes from. The steps are training_loop.py's.
 """
 
 import dataclasses
@@ -25,14 +25,14 @@ from dss_jax.training.train_state import TrainState
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainingSetup:
-  """What a run trains on, checked in all its processes.
+  """What a run trains with, checked in all its processes.
 
   Attributes:
     run: the settings, with the vocab_size known.
     folder: where the run is kept.
     mesh: the devices.
     validation: None where the run does not validate.
-    batches: of training, at their beginning.
+    batches: of training, from the first one on.
     fingerprint: of the training data.
   """
 
@@ -45,10 +45,10 @@ class TrainingSetup:
 
 
 def set_up(run: RunConfig) -> TrainingSetup:
-  """Loads the data, refuses what cannot be trained, and notes the settings in the run folder.
+  """Loads the data, refuses what cannot be trained, and writes the settings to the run folder.
 
   Raises:
-    ValueError: settings, data or vocabulary that do not fit together, or not with the run that the
+    ValueError: settings, data or vocabulary do not fit together, or do not fit the run that the
       folder holds; the message says which.
   """
   run = set_up_tasks(run)
@@ -88,31 +88,31 @@ def initial_state(
   3. Random parameters from the seed.
 
   Returns:
-    The state, and what the checkpoint notes beside it: {} where there is none yet.
+    The state, and the notes saved with its checkpoint: {} where there is none yet.
 
   Raises:
     ValueError: the data changed since the checkpoint, or the weights are of another network.
   """
   run = setup.run
-  like = train_state.abstract(run.model, optimizer, setup.mesh)
+  abstract_state = train_state.abstract(run.model, optimizer, setup.mesh)
   step = checkpoints.latest()
   if step is not None:
     distributed.log(f'continuing {run.model_dir} from step {step}')
-    state, data_state = checkpoints.restore(step, like)
+    state, data_state = checkpoints.restore(step, abstract_state)
     if data_state['fingerprint'] != setup.fingerprint:
       raise ValueError(
         f'the data of {run.data.mixture_or_task_name} is not what {run.model_dir} was trained '
-        'on until now: prepare it as it was (raw files, filter), or choose another MODEL_DIR.'
+        'on so far: prepare it as before (raw files, filter), or choose another MODEL_DIR.'
       )
     setup.batches.restore(data_state)
     return state, data_state
   if run.initial_checkpoint_path is None:
     return train_state.create(run.model, optimizer, setup.mesh, run.seed), {}
-  return pretrained.start(run.initial_checkpoint_path, run.model, optimizer, like), {}
+  return pretrained.start(run.initial_checkpoint_path, run.model, optimizer, abstract_state), {}
 
 
 def _write_settings(folder: RunFolder, run: RunConfig) -> None:
-  """Notes settings, vocabulary and gin configuration in the run folder, in the main process."""
+  """Writes settings, vocabulary and gin configuration to the run folder, in the main process."""
   if not distributed.is_main():
     return
   folder.save_settings(run)

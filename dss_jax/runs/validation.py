@@ -1,7 +1,7 @@
 """Validation while training: loss over the mixture, and accuracy of decoded labels, on one split.
 
-Owns what is validated on, loaded once, when a validation is due, and the history that PATIENCE
-looks at. The numbers are steps.py's and evaluator.py's.
+Owns the data of validation, which is loaded once, when a validation is due, and the history that
+PATIENCE is judged by. The numbers are steps.py's and evaluator.py's.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ class Validation:
     run: the run's settings.
     mesh: where its arrays live.
     task: the task with gold labels whose inputs look as they do in training.
-    mixture: what the loss is of.
+    mixture: what the loss is computed on.
     examples: of `task`, decoded and compared.
     decoder: how they are decoded.
   """
@@ -47,11 +47,11 @@ class Validation:
 
   @classmethod
   def of(cls, run: RunConfig, mesh: Mesh) -> 'Validation | None':
-    """Loads what is validated on; None where the run does not validate.
+    """Loads the data of validation; None where the run does not validate.
 
     Raises:
-      ValueError: unknown split, no labels in it, or settings that decoding refuses: now rather than
-        at the first validation.
+      ValueError: unknown split, no labels in it, or settings that decoding refuses; found here
+        rather than at the first validation.
     """
     if not run.eval.period:
       return None
@@ -70,7 +70,9 @@ class Validation:
       mixture = pipeline.load_mixture(name, run.eval.split, run.objective.tasks, skip_empty=True)
       examples = evaluator.load_examples(task, run.eval.split, run.eval.num_examples)
     except ValueError as error:
-      raise ValueError(f'validation: {error}. EVAL_PERIOD = 0 trains without one.') from error
+      raise ValueError(
+        f'validation: {error}. EVAL_PERIOD = 0 trains without validation.'
+      ) from error
     return cls(run, mesh, task, mixture, examples, decoder)
 
   def __call__(self, params: t5.Params, between: Callable[[], None]) -> dict[str, float]:
@@ -78,7 +80,7 @@ class Validation:
 
     Args:
       params: of the network.
-      between: called after every batch; what it raises ends the validation.
+      between: called after every batch; an exception from it ends the validation.
     """
     sums: Any = None
     parts = partitioning.local_parts(self.mesh)
@@ -118,7 +120,7 @@ class AccuracyHistory:
     return step in self._accuracies
 
   def add(self, step: int, accuracy: float) -> None:
-    """Adds the accuracy of a later step than all before."""
+    """Adds the accuracy of a step; it is later than all before."""
     self._accuracies[step] = accuracy
 
   @property
@@ -134,7 +136,7 @@ class AccuracyHistory:
 
 
 class _Interrupted(Exception):
-  """A validation was given up because the run is told to stop."""
+  """A validation was given up because a stop signal came."""
 
 
 class PeriodicValidation:
@@ -191,7 +193,7 @@ class PeriodicValidation:
       metrics = self._validation(params, self._stop_if_requested)
     except _Interrupted:
       return None
-    if saved_in is not None:  # before the row, which says that this validation is done
+    if saved_in is not None:  # before the row, which marks this validation as done
       saved_in.add_metrics(step, metrics)
     self._history.add(step, metrics[manager.BEST_METRIC])
     seconds = time.perf_counter() - started
