@@ -56,15 +56,15 @@ def ours(options: argparse.Namespace):
   """Our decoder, as `dss predict` uses it."""
   from dss_jax.runs import student
 
-  pupil = student.load(student.StudentConfig(options.run, batch_size=BATCH))
-  model = dataclasses.replace(pupil.run.model, dtype='float32')
-  pupil = dataclasses.replace(pupil, run=dataclasses.replace(pupil.run, model=model))
-  inputs = {task: _examples(pupil, task, options) for task in ('label', 'rationale')}
+  loaded = student.load(student.StudentConfig(options.run, batch_size=BATCH))
+  model = dataclasses.replace(loaded.run.model, dtype='float32')
+  loaded = dataclasses.replace(loaded, run=dataclasses.replace(loaded.run, model=model))
+  inputs = {task: _examples(loaded, task, options) for task in ('label', 'rationale')}
 
   def answer(task: str) -> dict[str, Any]:
-    decoder = pupil.decoder(task == 'rationale')
+    decoder = loaded.decoder(_rows(loaded)[task])
     began = time.perf_counter(), time.process_time()
-    tokens = decoder(pupil.params, inputs[task]).tokens
+    tokens = decoder(loaded.params, inputs[task]).tokens
     return _answer(tokens, began)
 
   return answer
@@ -81,7 +81,7 @@ def transformers(options: argparse.Namespace):
   from dss_jax.runs import student
 
   torch.set_num_threads(len(os.sched_getaffinity(0)))
-  pupil = student.load(student.StudentConfig(options.run, batch_size=BATCH))
+  loaded = student.load(student.StudentConfig(options.run, batch_size=BATCH))
   with tempfile.TemporaryDirectory() as folder:
     output = pathlib.Path(folder) / 'exported'
     arguments = ['--to=hf', f'--checkpoint={options.run}', f'--output={output}']
@@ -89,11 +89,11 @@ def transformers(options: argparse.Namespace):
     export_weights.main(arguments)
     sys.stdout = stdout
     model = transformers.AutoModelForSeq2SeqLM.from_pretrained(output).eval()
-  inputs = {task: _examples(pupil, task, options) for task in ('label', 'rationale')}
+  inputs = {task: _examples(loaded, task, options) for task in ('label', 'rationale')}
 
   def answer(task: str) -> dict[str, Any]:
-    examples, length = inputs[task], pupil.decoder(task == 'rationale').decoding.max_length
-    limit = pupil.run.data.task_feature_lengths['inputs']
+    examples, length = inputs[task], loaded.decoder(_rows(loaded)[task]).decoding.max_length
+    limit = loaded.run.data.task_feature_lengths['inputs']
     order = np.arange(len(examples))
     if options.sorted:
       order = np.argsort(-examples.input_lengths, kind='stable')
@@ -120,12 +120,20 @@ def transformers(options: argparse.Namespace):
 SIDES = {'ours': ours, 'transformers': transformers}
 
 
-def _examples(pupil, task: str, options: argparse.Namespace):
-  from dss_jax.inference import evaluator
-  from dss_jax.tasks import dataset_of
+def _rows(loaded) -> dict:
+  """What is asked: the label, and the rationale of a student that was trained to write one."""
+  return {'label': loaded.method.answer, 'rationale': loaded.method.other_rows[0]}
 
-  name = pupil.task if task == 'label' else f'{dataset_of(pupil.task).name}_rationale'
-  return evaluator.load_examples(name, options.split, options.limit)
+
+def _examples(loaded, task: str, options: argparse.Namespace):
+  from dss_jax.inference import evaluator
+  from dss_jax.runs import run_config
+  from dss_jax.tasks import dataset_of, registration
+
+  run = run_config.set_up_tasks(loaded.run)
+  name = dataset_of(run.data.mixture_or_task_name).name
+  row_task = registration.row_task(name, _rows(loaded)[task])
+  return evaluator.load_examples(row_task, options.split, options.limit)
 
 
 def _answer(tokens: np.ndarray, began: tuple[float, float]) -> dict[str, Any]:

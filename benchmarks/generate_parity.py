@@ -29,8 +29,8 @@ import transformers
 from dss_jax.commands import export_weights
 from dss_jax.inference import evaluator
 from dss_jax.inference.decoding import EOS_ID, Decoding
-from dss_jax.runs import student
-from dss_jax.tasks import dataset_of
+from dss_jax.runs import run_config, student
+from dss_jax.tasks import dataset_of, registration
 
 METHODS = {
   'greedy': (Decoding('greedy'), {'num_beams': 1}),
@@ -50,36 +50,37 @@ def main() -> int:
   found = {}
   for name, (decoding, settings) in METHODS.items():
     step = int(options.step) if options.step.isdigit() else options.step
-    pupil = student.load(student.StudentConfig(options.run, step, decoding, batch_size=64))
-    pupil = in_float32(pupil)
-    for task in tasks_of(pupil):
+    loaded = student.load(student.StudentConfig(options.run, step, decoding, batch_size=64))
+    loaded = in_float32(loaded)
+    for task in tasks_of(loaded):
       started = time.monotonic()
-      result = compare(pupil, task, options, model, tokenizer, settings)
+      result = compare(loaded, task, options, model, tokenizer, settings)
       found[f'{task} {name}'] = result
       print(f'{task} {name}: {result} ({time.monotonic() - started:.0f} s)', file=sys.stderr)
   print(json.dumps(found))
   return int(any(result['ids'] < result['inputs'] for result in found.values()))
 
 
-def in_float32(pupil: student.Student) -> student.Student:
+def in_float32(loaded: student.Student) -> student.Student:
   """The same student with float32 activations."""
-  model = dataclasses.replace(pupil.run.model, dtype='float32')
-  return dataclasses.replace(pupil, run=dataclasses.replace(pupil.run, model=model))
+  model = dataclasses.replace(loaded.run.model, dtype='float32')
+  return dataclasses.replace(loaded, run=dataclasses.replace(loaded.run, model=model))
 
 
-def tasks_of(pupil: student.Student) -> list[str]:
-  """The task of labels, and of rationales where the student has the prefixes."""
-  if pupil.task.endswith('_standard'):
-    return [pupil.task]
-  return [pupil.task, f'{dataset_of(pupil.task).name}_rationale']
+def tasks_of(loaded: student.Student) -> list[str]:
+  """The task of labels, and of rationales where the student learned to write them."""
+  run = run_config.set_up_tasks(loaded.run)
+  name = dataset_of(run.data.mixture_or_task_name).name
+  others = [registration.row_task(name, row) for row in loaded.method.other_rows]
+  return [run_config.evaluation_task(run), *others]
 
 
-def compare(pupil, task: str, options, model, tokenizer, settings) -> dict:
+def compare(loaded, task: str, options, model, tokenizer, settings) -> dict:
   """How many outputs of a task are identical."""
   examples = evaluator.load_examples(task, options.split, options.limit)
-  decoder = pupil.decoder(evaluator.is_rationale(examples))
-  ours = decoder(pupil.params, examples).tokens
-  our_texts = [evaluator.to_text(row) for row in ours]
+  decoder = loaded.decoder(registration.row_of(task))
+  ours = decoder(loaded.params, examples).tokens
+  our_texts = [evaluator.to_text(row, loaded.vocabulary) for row in ours]
   inputs = list(examples.texts['inputs_pretokenized'])
   length = decoder.decoding.max_length
   theirs, their_texts = generate(model, tokenizer, inputs, length, options.batch_size, settings)

@@ -181,6 +181,17 @@ def row_of(task: str) -> Row:
   return rows.pop()
 
 
+def row_task(dataset: str, row: Row) -> str:
+  """The task of one kind of row of a data set, with gold labels.
+
+  Raises:
+    ValueError: no method of that data set has such a row.
+  """
+  if (dataset, row, 'gold') not in _row_tasks:
+    raise ValueError(f'no task of {dataset} has the row {row.input!r} -> {row.target!r}.')
+  return _row_tasks[dataset, row, 'gold']
+
+
 def evaluation_task(dataset: str, method: Method) -> str:
   """The task with gold labels that a student of a method is judged by; registered if need be.
 

@@ -25,7 +25,7 @@ from dss_jax.models.t5 import T5Config
 from dss_jax.runs import student
 from dss_jax.runs.run_folder import RunFolder
 from dss_jax.settings import json_form
-from dss_jax.tasks import vocabulary
+from dss_jax.tasks import registration, vocabulary
 
 OWN_BIASES = dataclasses.replace(run_folders.MODEL, relative_bias_per_layer=True)
 
@@ -236,10 +236,10 @@ def test_transformers_generates_our_outputs_of_an_umt5(tmp_path):
 def _assert_generates(run, exported, task, decoding, settings):
   torch = pytest.importorskip('torch')
   transformers = pytest.importorskip('transformers')
-  pupil = student.load(student.StudentConfig(run, decoding=decoding, batch_size=8))
+  loaded = student.load(student.StudentConfig(run, decoding=decoding, batch_size=8))
   examples = evaluator.load_examples(task, 'test')
-  decoder = pupil.decoder(evaluator.is_rationale(examples))
-  ours = decoder(pupil.params, examples).tokens
+  decoder = loaded.decoder(registration.row_of(task))
+  ours = decoder(loaded.params, examples).tokens
 
   tokenizer = transformers.AutoTokenizer.from_pretrained(exported)
   model = transformers.AutoModelForSeq2SeqLM.from_pretrained(exported).eval()
@@ -253,9 +253,9 @@ def _assert_generates(run, exported, task, decoding, settings):
   tokens = outputs.numpy()[:, 1:]
   tokens = np.where(np.cumsum(tokens == EOS_ID, axis=1) > (tokens == EOS_ID), 0, tokens)
   np.testing.assert_array_equal(np.pad(tokens, ((0, 0), (0, length - tokens.shape[1]))), ours)
-  assert tokenizer.batch_decode(outputs, skip_special_tokens=True) == list(
-    map(evaluator.to_text, ours)
-  )
+  assert tokenizer.batch_decode(outputs, skip_special_tokens=True) == [
+    evaluator.to_text(row, loaded.vocabulary) for row in ours
+  ]
 
 
 @pytest.mark.torch
