@@ -250,7 +250,7 @@ def test_any_damaged_byte_of_a_header_is_found_or_harmless(tmp_path):
       {'dtype': 'I64', 'shape': [1], 'data_offsets': [0, 8]},
       'dtype I64; expected one of F32, F16, BF16',
     ),
-    ({'dtype': 'F32', 'shape': [3], 'data_offsets': [0, 8]}, 'has 8 bytes for'),
+    ({'dtype': 'F32', 'shape': [3], 'data_offsets': [0, 8]}, 'has 8 bytes, which do not fit'),
     ({'dtype': 'F32', 'shape': [-2], 'data_offsets': [0, -8]}, 'has shape'),
     ({'dtype': 'F32', 'shape': [2], 'data_offsets': [8, 16]}, 'starts at byte 8, not 0'),
     ({'dtype': 'F32', 'shape': [2]}, 'data_offsets'),

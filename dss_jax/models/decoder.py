@@ -44,7 +44,7 @@ class DecodeCache(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Decoder:
-  """A network prepared for decoding; `prepare` makes it once per batch, outside the loop over tokens.
+  """A network prepared for decoding; `prepare` makes it once per batch, before the token loop.
 
   Attributes:
     network: owns the weights.
