@@ -110,7 +110,7 @@ def files_to_ship(command: Sequence[str], more: Sequence[str] = ()) -> tuple[str
   of `--mixture_or_task_module`, and `more`: files, or folders with everything below them.
 
   Raises:
-    ValueError: one of `more` is missing or outside the working directory, or the total is too large.
+    ValueError: one of `more` is missing or outside the working directory, or all are too large.
   """
   here = pathlib.Path.cwd().resolve()
   files: set[pathlib.Path] = set()
