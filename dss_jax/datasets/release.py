@@ -158,7 +158,7 @@ def wanted_files(dataset: Dataset, folder: pathlib.Path, split: str) -> tuple[pa
 
 
 def split_files(dataset: Dataset, folder: pathlib.Path, split: str) -> SplitFiles | None:
-  """Finds a split's raw files; None if its rows are not there.
+  """Finds a split's raw files; None if its rows are missing.
 
   Raises:
     ValueError: a batch of completions is missing between others.

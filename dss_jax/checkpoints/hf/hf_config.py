@@ -51,7 +51,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
   """The object in a JSON file.
 
   Raises:
-    ValueError: the file is not there or holds no JSON object.
+    ValueError: the file is missing or is not a JSON object.
   """
   try:
     content = json.loads(path.read_bytes())

@@ -222,9 +222,11 @@ def _clear_errors(model: str) -> Iterator[None]:
     ) from error
   except errors.HfHubHTTPError as error:
     status = error.response.status_code
-    mend = 'set HF_TOKEN to a token that may read it' if status in (401, 403) else 'try again later'
+    advice = (
+      'set HF_TOKEN to a token that may read it' if status in (401, 403) else 'try again later'
+    )
     raise ValueError(
-      f'The hub answers {status} for Hugging Face {model} ({page}): {mend}, {alternative}.'
+      f'The hub answers {status} for Hugging Face {model} ({page}): {advice}, {alternative}.'
     ) from error
   except errors.HFValidationError as error:
     raise ValueError(f'There is no folder {model}, and it is not a Hugging Face id.') from error

@@ -154,7 +154,7 @@ def _read_index(file: epath.Path) -> dict[str, Any]:
 def _leaf(value: Any) -> Any:
   """An array, or the place of one: {'driver', 'path'}; drivers of file systems do not matter."""
   if isinstance(value, dict):
-    # tensorstore before 0.1.14 had the path beside the file system's driver.
+    # tensorstore before 0.1.14 had the path next to the file system's driver.
     return {
       'driver': value['driver'],
       'path': value['kvstore'].get('path') or value.get('path'),
