@@ -1,6 +1,6 @@
 """The command line of `dss launch`, and what each target and action does with it.
 
-Owns the flags. Everything after `--` is a command of dss and is passed on unread.
+Owns the flags. Everything after `--` is a command of dss and is passed on unparsed.
 """
 
 import argparse
@@ -24,22 +24,22 @@ USAGE = """dss launch TARGET [flags] -- VERB [arguments of dss VERB]
        dss launch ACTION BUCKET/NAME"""
 HELP = """Targets, which only print what they would do unless --submit is given:
   local      this machine, one process or several
-  tpu-vm     a Cloud TPU queued resource, made anew when it is lost, deleted at the end
+  tpu-vm     a Cloud TPU queued resource, made again when it is lost, deleted at the end
   skypilot   a SkyPilot task with spot recovery
   gke        a `gcluster job submit` of Cluster Toolkit
 
 Actions on a submitted tpu-vm job:
   status     the resource, the hosts, the result
   logs       what the hosts wrote
-  watch      follow it, and make the resource anew when it is lost
-  stop       let it save, end and delete its resource; the same launch continues it
+  watch      follow it, and make the resource again when it is lost
+  stop       let it save, end and delete its resource; the same launch command continues it
   delete     delete its resource now
 
   dss launch tpu-vm --name=cqa --bucket=gs://b/jobs --zone=us-west4-a --topology=v5e-8 --spot \\
     --submit -- train --gin_file=models/t5_1_1/base.gin --gin_file=datasets/cqa.gin \\
     --vocabulary=gs://b/spiece.model --data_dir=gs://b/data --model_dir=gs://b/cqa
 """
-DELETED = 130  # the exit code of a job that someone deleted, as of one that was interrupted
+DELETED = 130  # the exit code of a deleted job, the same as of an interrupted one
 
 
 def run(argv: Sequence[str]) -> int:
@@ -66,7 +66,12 @@ def _parser() -> argparse.ArgumentParser:
   here = add_target('local')
   here.set_defaults(act=_local)
   here.add_argument('--submit', action='store_true', help='run it')
-  here.add_argument('--processes', type=int, default=1, help='that stand for the hosts of a slice')
+  here.add_argument(
+    '--processes',
+    type=int,
+    default=1,
+    help='number of processes, which stand for the hosts of a slice',
+  )
   here.add_argument('--devices', type=int, help='fake CPU devices of each process')
   for name, act in (('tpu-vm', _tpu_vm), ('skypilot', _skypilot), ('gke', _gke)):
     target = add_target(name)
@@ -94,19 +99,27 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_remote_flags(parser: argparse.ArgumentParser) -> None:
-  slices = [name for name, one in topologies.TOPOLOGIES.items() if one.platform == 'tpu']
+  slices = [name for name, machine in topologies.TOPOLOGIES.items() if machine.platform == 'tpu']
   add = parser.add_argument
-  add('--submit', action='store_true', help='do it; without this flag it is only printed')
-  add('--name', required=True, help='required; of the job and of what is rented')
+  add('--submit', action='store_true', help='submit it; without this flag it is only printed')
+  add('--name', required=True, help='required; of the job and its rented resource')
   add('--topology', required=True, help=f'required; {", ".join(slices)}')
-  add('--bucket', default='', help='gs://BUCKET/FOLDER; the job has a folder NAME in it')
+  add('--bucket', default='', help='gs://BUCKET/FOLDER; the job gets a folder NAME in it')
   add('--project', default=os.environ.get('GOOGLE_CLOUD_PROJECT', ''))
   add('--zone', default='', help='e.g. us-west4-a')
-  add('--spot', action='store_true', help='cheaper; may be taken away, and is then asked for anew')
+  add('--spot', action='store_true', help='cheaper; may be preempted, and is then requested again')
   add('--env', action='append', default=[], metavar='NAME', help='variable to pass; repeat')
-  add('--file', action='append', default=[], metavar='PATH', help='file or folder to take along')
-  add('--restarts', type=int, default=2, help='tries of a failed command on its hosts')
-  add('--retries', type=int, default=20, help='resources asked for anew, in all')
+  add(
+    '--file',
+    action='append',
+    default=[],
+    metavar='PATH',
+    help='file or folder to ship with the job',
+  )
+  add(
+    '--restarts', type=int, default=2, help='how often a failed command is run again on its hosts'
+  )
+  add('--retries', type=int, default=20, help='how often a resource is requested again, in total')
 
 
 def _job(options: argparse.Namespace, command: tuple[str, ...], *needed: str) -> jobs.Job:
@@ -115,7 +128,7 @@ def _job(options: argparse.Namespace, command: tuple[str, ...], *needed: str) ->
       raise ValueError(f'this target needs --{name}=... .')
   for name in options.env:
     if not re.fullmatch(r'[A-Za-z_][A-Za-z0-9_]*', name):
-      raise ValueError(f'--env is the name of a variable, whose value is taken here; not {name!r}.')
+      raise ValueError(f'--env takes the name of a variable of this environment, not {name!r}.')
   return jobs.Job(
     name=options.name,
     command=command,
@@ -133,7 +146,7 @@ def _job(options: argparse.Namespace, command: tuple[str, ...], *needed: str) ->
 
 def _local(options: argparse.Namespace, command: tuple[str, ...]) -> int:
   if not command:
-    raise ValueError('after `--` comes a command of dss, e.g. `-- train --gin_file=...`.')
+    raise ValueError('expected a command of dss after `--`, e.g. `-- train --gin_file=...`.')
   if options.submit:
     return local.run(command, options.processes, options.devices)
   print(local.describe(command, options.processes, options.devices))
@@ -151,14 +164,14 @@ def _tpu_vm(options: argparse.Namespace, command: tuple[str, ...]) -> int:
     print(_describe_tpu_vm(job, files))
     return 0
   watch = watching.Watch(job, JobFolder(job.folder), tpu_vm.CloudTpu(job.project, job.zone))
-  watch.check_free()  # before the folder of a running job is written to
+  watch.check_free()  # before writing to the folder of a running job
   _write_folder(job, files, values)
   return watch.submit(options.detach)
 
 
 def _write_folder(job: jobs.Job, files: Sequence[str], values: dict[str, str]) -> None:
-  with tempfile.TemporaryDirectory() as built:
-    wheel = package.build(pathlib.Path(built))
+  with tempfile.TemporaryDirectory() as build_folder:
+    wheel = package.build(pathlib.Path(build_folder))
     JobFolder(job.folder).submit(job, wheel, files, values)
 
 
@@ -173,9 +186,9 @@ def _describe_tpu_vm(job: jobs.Job, files: Sequence[str]) -> str:
       f'The command, in job.json: dss {command}',
       f'Cloud TPU API v2, CreateQueuedResource: {json.dumps(request, indent=2)}',
       f'with metadata startup-script:\n{script}',
-      f'Then it is followed: made anew when its node is not READY ({job.retries} times at most), '
-      f'its log is shown, and it is deleted at the end, on Ctrl-C and on any error.',
-      'Nothing was done; --submit does it.',
+      f'Then the job is followed: the resource is made again when its node is not READY (at most '
+      f'{job.retries} times) and deleted at the end, on Ctrl-C and on any error; the log is shown.',
+      'Nothing was submitted; add --submit to do it.',
     ]
   )
 
@@ -210,7 +223,9 @@ def _gke(options: argparse.Namespace, command: tuple[str, ...]) -> int:
   job = _job(options, command, 'project', 'zone')
   files = jobs.files_to_ship(command, options.file)
   if files:
-    raise ValueError(f'gke runs what is in --image: put {files[0]} there, or into the bucket.')
+    raise ValueError(
+      f'gke only has the files in --image: put {files[0]} there, or into the bucket.'
+    )
   if not options.submit:
     print(gke.describe(job, options.image, options.cluster))
     return 0
@@ -241,7 +256,7 @@ def _status(options: argparse.Namespace, command: tuple[str, ...]) -> int:
 
 def _logs(options: argparse.Namespace, command: tuple[str, ...]) -> int:
   folder = JobFolder(options.folder)
-  folder.job()  # says so where there is none
+  folder.job()  # raises if there is none
   for text in folder.logs():
     sys.stdout.write(text)
   return 0
@@ -255,17 +270,19 @@ def _watch(options: argparse.Namespace, command: tuple[str, ...]) -> int:
 def _stop(options: argparse.Namespace, command: tuple[str, ...]) -> int:
   folder, cloud, job = _submitted(options.folder)
   if not cloud.look(job.name).ready:
-    raise ValueError(f'{job.name} does not run; `dss launch delete {options.folder}` ends it.')
+    raise ValueError(
+      f'{job.name} does not run; to end it, use `dss launch delete {options.folder}`.'
+    )
   folder.ask_to_stop()
-  print(f'{job.name} is asked to save and end; `dss launch watch {options.folder}` follows it.')
+  print(f'{job.name} will save and end; to follow it, use `dss launch watch {options.folder}`.')
   return 0
 
 
 def _delete(options: argparse.Namespace, command: tuple[str, ...]) -> int:
   folder, cloud, job = _submitted(options.folder)
-  folder.finish('deleted', DELETED)  # first: a watcher would make the resource anew
+  folder.finish('deleted', DELETED)  # first: else a watcher would make the resource again
   cloud.delete(job.name)
-  print(f'{job.name} is deleted; what it saved stays.')
+  print(f'{job.name} is deleted; its saved files stay.')
   return 0
 
 

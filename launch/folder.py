@@ -1,16 +1,16 @@
-"""A job's folder in the bucket: all that its hosts and whoever watches it tell each other.
+"""A job's folder in the bucket: everything that its hosts and its watcher exchange.
 
     job.json         the job, without values of environment variables
     env.json         those values, until the job is over
     package/         the wheel of dss_jax and the versions of what it needs
     files/           files of the submitter's working directory
-    compiled/        JAX's compiled programs: hosts made anew do not compile again
-    hosts/N.json     how host N is (running, done, stopped, failed), written every half minute
-    logs/*.log       what the hosts wrote, in parts, in order of their names
-    stop             someone asks the job to save and end
+    compiled/        JAX's compiled programs, so that replaced hosts do not compile again
+    hosts/N.json     the state of host N (running, done, stopped, failed), every half minute
+    logs/*.log       the hosts' output, in parts, in order of their names
+    stop             a request to save and end
     result.json      the job is over: {"state": .., "exit_code": .., "message": ..}
 
-Owns these names. Works on gs:// and on plain folders alike.
+Owns these names. Works on gs:// and on local folders.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ class JobFolder:
   def submit(
     self, job: Job, package: Sequence[pathlib.Path], files: Sequence[str], values: Mapping[str, str]
   ) -> None:
-    """Writes what a job's hosts need, and clears what an earlier life of the job left.
+    """Writes what a job's hosts need, and clears what an earlier submission left.
 
     Args:
       job: the job.
@@ -89,28 +89,28 @@ class JobFolder:
       target.write_bytes(source.read_bytes())
 
   def stop_asked(self) -> bool:
-    """Whether someone asks the job to save and end."""
+    """Whether the job should save and end."""
     return (self.path / 'stop').exists()
 
   def report(self, host: int, **values: Any) -> None:
-    """Writes how a host is."""
+    """Writes a host's state."""
     self._write(f'hosts/{host}.json', values)
 
   def write_log(self, name: str, content: bytes) -> None:
-    """Writes a part of the log whole."""
+    """Writes a complete part of the log."""
     self._write_bytes(f'logs/{name}.log', content)
 
   # ---------------------------------------------------------------- everyone's
 
   def reports(self) -> dict[int, dict[str, Any]]:
-    """How each host that has reported is."""
+    """The state of each host that has reported."""
     folder = self.path / 'hosts'
     names = [path.name for path in folder.iterdir()] if folder.exists() else []
-    found = {int(n[:-5]): self._read(f'hosts/{n}') for n in names if n[:-5].isdigit()}
-    return {host: found[host] or {} for host in sorted(found)}
+    reports = {int(n[:-5]): self._read(f'hosts/{n}') for n in names if n[:-5].isdigit()}
+    return {host: reports[host] or {} for host in sorted(reports)}
 
   def finish(self, state: str, exit_code: int, message: str = '') -> None:
-    """Writes that the job is over, if nobody has yet, and removes the environment's values."""
+    """Writes the result unless there is one, and removes the environment's values."""
     if self.result() is None:
       self._write('result.json', {'state': state, 'exit_code': exit_code, 'message': message})
     self.forget_environment()
@@ -124,7 +124,7 @@ class JobFolder:
     return self._read('result.json')
 
   def logs(self, seen: dict[str, int] | None = None) -> list[str]:
-    """What the hosts wrote since the last call with the same `seen`, part by part."""
+    """The hosts' output since the last call with the same `seen`, part by part."""
     seen = {} if seen is None else seen
     folder = self.path / 'logs'
     texts = []
@@ -151,7 +151,7 @@ class JobFolder:
 
   def _write_secret(self, name: str, values: Mapping[str, str]) -> None:
     if str(self.path).startswith('gs://'):
-      self._write(name, values)  # who may read it is the bucket's to say
+      self._write(name, values)  # the bucket's permissions decide who may read it
       return
     descriptor = os.open(self.path / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with open(descriptor, 'w', encoding='utf-8') as file:
@@ -165,7 +165,7 @@ class JobFolder:
 
 
 def _files_below(folder: epath.Path) -> list[epath.Path]:
-  found: list[epath.Path] = []
+  files: list[epath.Path] = []
   for path in folder.iterdir():
-    found += _files_below(path) if path.is_dir() else [path]
-  return found
+    files += _files_below(path) if path.is_dir() else [path]
+  return files

@@ -1,7 +1,7 @@
 """GKE: the command line of Cluster Toolkit's `gcluster job submit`.
 
-Owns that line, which goes through a shell here, Kubernetes, and a shell in the container. The image
-has dss_jax in it; Kueue starts the job on every host of the slice, and a JobSet starts it again
+Owns that line, which passes a local shell, Kubernetes, and a shell in the container. The image
+contains dss_jax; Kueue starts the job on every host of the slice, and a JobSet starts it again
 when a node is lost.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from dss_jax.launch.job import Job
 
-GRACE = '60s'  # for saving, after a host is told to go down
+GRACE = '60s'  # for saving, after a host gets SIGTERM
 
 
 def words(job: Job, image: str, cluster: str, values: Mapping[str, str]) -> list[str]:
@@ -23,11 +23,11 @@ def words(job: Job, image: str, cluster: str, values: Mapping[str, str]) -> list
     values: of the environment variables.
 
   Raises:
-    ValueError: a topology that Cluster Toolkit has not.
+    ValueError: Cluster Toolkit does not have the topology.
   """
   machine = job.machine
   if machine.gke_machine_type is None or machine.gke_topology is None:
-    raise ValueError(f'--topology={job.topology}: GKE has no such slice; take e.g. v5e-8.')
+    raise ValueError(f'--topology={job.topology}: GKE has no such slice; use e.g. v5e-8.')
   line = ['gcluster', 'job', 'submit', f'--name={job.name}', f'--project={job.project}']
   line += [f'--cluster={cluster}', f'--location={job.zone}']
   line += [f'--compute-type={machine.gke_machine_type}', f'--topology={machine.gke_topology}']
@@ -35,12 +35,12 @@ def words(job: Job, image: str, cluster: str, values: Mapping[str, str]) -> list
     line.append('--gke-nap-provisioning=spot')
   line += [f'--restarts={job.retries}', f'--grace-period={GRACE}', f'--image={image}']
   line += [f'--env={name}={value}' for name, value in values.items()]
-  command = shlex.join(['dss', *job.command]).replace('$', '$$')  # Kubernetes makes $ of $$
+  command = shlex.join(['dss', *job.command]).replace('$', '$$')  # Kubernetes turns $$ into $
   return [*line, f'--command={command}']
 
 
 def describe(job: Job, image: str, cluster: str) -> str:
-  """The line for a shell, which puts the environment variables' values in itself."""
+  """The line for a shell, which substitutes the environment variables' values."""
   line = words(job, image, cluster, {})
   variables = [f'--env={name}="${name}"' for name in job.environment]
   return ' \\\n  '.join([shlex.join(line[:3]), *map(shlex.quote, line[3:]), *variables])

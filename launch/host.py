@@ -1,11 +1,11 @@
 """What runs on every host of a remote job: `python -m dss_jax.launch.host FOLDER HOST WORK`.
 
-Runs the job's command, copies its output to the bucket, reports, and tells when the job is over.
-Owns no cloud: it is handed the job's folder. Exit codes: 0 when the job is over, whatever its own
-exit code; 75 when this host is told to go down and the job goes on elsewhere.
+Runs the job's command, copies its output to the bucket, reports, and writes the job's result. Calls
+no cloud API: it gets the job's folder. Exit codes: 0 when the job is over, whatever its own exit
+code; 75 when this host is terminated and the job continues elsewhere.
 
 A command that ends with 0 has not always finished: `dss train` saves and ends with 0 on all hosts
-when one is told to go down. The job is done when all hosts have ended with 0 and none was told to.
+when one is terminated. The job is done when all hosts have ended with 0 and none was terminated.
 """
 
 import contextlib
@@ -22,12 +22,12 @@ from typing import Any
 from dss_jax.launch.folder import JobFolder
 
 OVER, GOING_DOWN = 0, 75
-USERS_ERROR = 2  # an exit code that another try would only repeat
+USERS_ERROR = 2  # an exit code that another attempt would repeat
 UPLOAD_S = 10.0
 REPORT_S = 30.0
-GRACE_S = 60.0  # for a command to end in, when the job is over without it
-OTHERS_S = 600.0  # how long a host waits for the others' ends
-PART_BYTES = 256 * 2**10  # a part of the log is written again until it has so many
+GRACE_S = 60.0  # how long a command may take to end once the job is over
+OTHERS_S = 600.0  # how long a host waits for the others to end
+PART_BYTES = 256 * 2**10  # a part of the log is rewritten until it has this size
 
 
 def main(argv: Sequence[str]) -> int:
@@ -41,7 +41,7 @@ class Host:
 
   Args:
     folder: the job's.
-    host: its number; 0 says when the job is over.
+    host: its number; host 0 writes the job's result.
     work: a folder on this machine, the working directory of the command.
   """
 
@@ -54,26 +54,26 @@ class Host:
     started = datetime.datetime.now(datetime.UTC).strftime('%Y%m%dT%H%M%S')
     self.log = _Log(folder, work.parent / f'{started}.log', f'{started}-host-{host}')
     self.state: dict[str, Any] = {}
-    self.ended_at = self._reported = self._looked = 0.0
+    self.ended_at = self._reported_at = self._polled_at = 0.0
 
   def run(self) -> int:
     """Runs the command until the job is over or this host goes down."""
     for number in (signal.SIGTERM, signal.SIGINT):
       signal.signal(number, self._go_down)
     self.work.mkdir(parents=True, exist_ok=True)
-    for life in range(self.job.restarts + 1):
+    for attempt in range(self.job.restarts + 1):
       if self.folder.result() is not None:
         return OVER
-      last = life == self.job.restarts
+      last = attempt == self.job.restarts
       code = self._run_command()
       if self.going_down:
-        self._tell('stopped', code)
+        self._report('stopped', code)
         return GOING_DOWN
       if self.stop_asked:
-        self._tell('stopped', code)
+        self._report('stopped', code)
         self._wait(lambda reports: not _any(reports, 'running'))
         return self._over('stopped', code)
-      self._tell('done' if code == 0 else 'failed', code)
+      self._report('done' if code == 0 else 'failed', code)
       if code == 0 and self._all_done():
         return self._over('done', 0)
       if self.going_down:
@@ -81,7 +81,7 @@ class Host:
       if last or code == USERS_ERROR:
         return self._over('failed', code or 1, f'host {self.host}')
       self.log.write(f'dss launch: ended with {code}; once more\n')
-    raise AssertionError('the last life ends above')
+    raise AssertionError('the last attempt ends above')
 
   def _run_command(self) -> int:
     self.folder.lay_out_files(self.work)
@@ -92,31 +92,31 @@ class Host:
       'PYTHONUNBUFFERED': '1',
     }
     command = [sys.executable, '-m', 'dss_jax', *self.job.command]
-    self._tell('running', None)
+    self._report('running', None)
     with self.log.local.open('ab') as output:
       self.process = subprocess.Popen(
         command, cwd=self.work, env=environment, stdout=output, stderr=subprocess.STDOUT
       )
-      if self.going_down:  # told while the process was made
+      if self.going_down:  # SIGTERM came while the process was started
         self.process.terminate()
       while self.process.poll() is None:
         time.sleep(0.2)
-        self._now_and_then()
+        self._poll()
     code = self.process.returncode
-    return 128 - code if code < 0 else code  # a signal's number, as shells have it
+    return 128 - code if code < 0 else code  # a signal's number, as shells report it
 
-  def _now_and_then(self) -> None:
-    """Uploads the log, reports, and sees whether someone asks to stop; faults are passing."""
+  def _poll(self) -> None:
+    """Uploads the log, reports, and checks for a stop request; tolerates errors."""
     now = time.monotonic()
-    if now - self._looked < UPLOAD_S:
+    if now - self._polled_at < UPLOAD_S:
       return
-    self._looked = now
+    self._polled_at = now
     with _tolerant():
       self.log.upload()
-      if now - self._reported > REPORT_S:
-        self._tell(**self.state)
+      if now - self._reported_at > REPORT_S:
+        self._report(**self.state)
       assert self.process is not None
-      if self.folder.result() is not None:  # of another host: this one may wait for it in vain
+      if self.folder.result() is not None:  # another host ended the job; this command may hang
         self.ended_at = self.ended_at or now
         self.process.terminate() if now - self.ended_at < GRACE_S else self.process.kill()
       elif not self.stop_asked and self.folder.stop_asked():
@@ -124,9 +124,9 @@ class Host:
         self.log.write('dss launch: asked to stop; saving\n')
         self.process.terminate()
 
-  def _tell(self, state: str, exit_code: int | None) -> None:
+  def _report(self, state: str, exit_code: int | None) -> None:
     self.state = {'state': state, 'exit_code': exit_code}
-    self._reported = time.monotonic()
+    self._reported_at = time.monotonic()
     with _tolerant():
       if state != 'running':
         self.log.upload()
@@ -138,7 +138,7 @@ class Host:
     return self.folder.result() is not None or states == ['done'] * self.hosts
 
   def _wait(self, condition: Callable[[dict], bool]) -> dict[int, dict[str, Any]]:
-    """Waits until all hosts have reported and `condition` holds, or not for ever."""
+    """Waits until all hosts have reported and `condition` holds, at most OTHERS_S."""
     end = time.monotonic() + OTHERS_S
     while True:
       reports = self.folder.reports()
@@ -149,28 +149,28 @@ class Host:
       time.sleep(1.0)
 
   def _over(self, state: str, exit_code: int, message: str = '') -> int:
-    """The job is over. Host 0 says so; any host says so of a failure that is for good."""
+    """Ends the job. Host 0 writes the result; any host does so for a final failure."""
     with _tolerant():
       self.log.upload()
     if self.host == 0 or state == 'failed':
       self.folder.finish(state, exit_code, message)
     return OVER
 
-  def _go_down(self, number, frame) -> None:
+  def _go_down(self, signal_number, frame) -> None:
     if self.going_down:
-      return  # a second signal would end the command at once
+      return  # passed on, a second signal would end the command at once
     self.going_down = True
     if self.process and self.process.poll() is None:
       self.process.terminate()
 
 
 class _Log:
-  """A file on this machine, copied to the bucket in parts: objects there cannot be added to."""
+  """A local file, copied to the bucket in parts, since objects there cannot be appended to."""
 
   def __init__(self, folder: JobFolder, local: pathlib.Path, name: str):
     self.folder, self.local, self.name = folder, local, name
     self.part = 0
-    self.start = self.uploaded = 0  # bytes: where the part starts, and how far the bucket has it
+    self.start = self.uploaded = 0  # bytes: start of the part, end of what is uploaded
 
   def write(self, text: str) -> None:
     """Adds a line of our own."""
@@ -178,7 +178,7 @@ class _Log:
       file.write(text.encode())
 
   def upload(self) -> None:
-    """Copies what is new."""
+    """Uploads what is new."""
     size = self.local.stat().st_size if self.local.exists() else 0
     while self.uploaded < size:
       with self.local.open('rb') as file:
@@ -196,7 +196,7 @@ def _any(reports: dict[int, dict[str, Any]], state: str) -> bool:
 
 @contextlib.contextmanager
 def _tolerant():
-  """A bucket that does not answer once is no reason to end a job."""
+  """Prints an error and goes on: a failed call to a bucket must not end a job."""
   try:
     yield
   except Exception as error:

@@ -22,17 +22,17 @@ class Job:
   """One command on one machine or slice.
 
   Attributes:
-    name: of the job, its folder in the bucket and the resource that is rented.
+    name: of the job, its folder in the bucket and its rented resource.
     command: arguments of `dss`, the verb first, e.g. ('train', '--model_dir=gs://b/cqa').
     topology: a name of `dss_jax.settings.topologies`.
-    bucket: gs:// path or folder that this machine and the job's hosts share.
+    bucket: gs:// path, or folder, that this machine and the job's hosts share.
     project: of Google Cloud.
     zone: of Google Cloud.
-    spot: cheaper, and may be taken away at any moment.
+    spot: cheaper, but may be preempted at any moment.
     environment: names of this machine's environment variables that the job gets too.
     service_account: e-mail of the account the hosts act as; None: the project's default.
     restarts: how often a host runs a failed command again, in place.
-    retries: how often a lost or refused resource is asked for again, in all.
+    retries: how often a lost or refused resource is requested again, in total.
   """
 
   name: str
@@ -50,12 +50,12 @@ class Job:
   def __post_init__(self):
     if not NAME.fullmatch(self.name):
       raise ValueError(
-        f'--name is a lower-case letter, then at most 27 letters, digits or dashes, and ends in '
-        f'no dash; not {self.name!r}.'
+        f'--name is a lower-case letter, then at most 27 lower-case letters, digits or dashes, '
+        f'without a dash at the end; not {self.name!r}.'
       )
     if not self.command or self.command[0] not in VERBS:
       given = self.command[0] if self.command else 'nothing'
-      raise ValueError(f'after `--` comes a verb of dss ({", ".join(VERBS)}), not {given!r}.')
+      raise ValueError(f'expected a verb of dss ({", ".join(VERBS)}) after `--`, not {given!r}.')
     topologies.topology(self.topology)
     for what in ('restarts', 'retries'):
       if getattr(self, what) < 0:
@@ -76,7 +76,7 @@ def check_remote(job: Job) -> None:
   """Refuses a job whose results would be lost with its machine.
 
   Raises:
-    ValueError: no bucket, or a MODEL_DIR that lies on the machine.
+    ValueError: no bucket, or a MODEL_DIR on the machine.
   """
   if not job.bucket:
     raise ValueError('a job on another machine needs --bucket=gs://BUCKET/FOLDER.')
@@ -86,7 +86,7 @@ def check_remote(job: Job) -> None:
     named = name in ('model_dir', 'gin.MODEL_DIR')
     if named and not value.strip('\'"').startswith('gs://'):
       raise ValueError(
-        f'MODEL_DIR {value} lies on a machine that goes away: give --model_dir=gs://... .'
+        f'MODEL_DIR {value} is on a machine that will be deleted: give --model_dir=gs://... .'
       )
 
 
@@ -107,34 +107,38 @@ def files_to_ship(command: Sequence[str], more: Sequence[str] = ()) -> tuple[str
   """Files of the working directory that the job needs, as paths relative to it.
 
   They are the files that the command names by a relative path (gin files, a vocabulary), those
-  of `--mixture_or_task_module`, and `more`: files, or folders with all that is below them.
+  of `--mixture_or_task_module`, and `more`: files, or folders with everything below them.
 
   Raises:
     ValueError: one of `more` is missing or outside the working directory, or all are too large.
   """
   here = pathlib.Path.cwd().resolve()
-  found: set[pathlib.Path] = set()
+  files: set[pathlib.Path] = set()
   for name, value in settings(command):
     module = name.lower().removeprefix('gin.') == 'mixture_or_task_module'
     candidate = here / (value.replace('.', '/') + '.py' if module else value)
     if value and not os.path.isabs(value) and candidate.is_file():
-      found.add(candidate.resolve())
+      files.add(candidate.resolve())
   for text in more:
     path = here / text
     if not path.exists():
       raise ValueError(f'--file={text}: there is no such file or folder in {here}.')
     below = sorted(path.rglob('*')) if path.is_dir() else [path]
-    found |= {one.resolve() for one in below if one.is_file() and '__pycache__' not in one.parts}
-  outside = [path for path in sorted(found) if not path.is_relative_to(here)]
+    files |= {
+      file.resolve() for file in below if file.is_file() and '__pycache__' not in file.parts
+    }
+  outside = [path for path in sorted(files) if not path.is_relative_to(here)]
   if outside:
-    raise ValueError(f'{outside[0]} is outside the working directory {here}; run dss there.')
-  size = sum(path.stat().st_size for path in found)
+    raise ValueError(
+      f'{outside[0]} is outside the working directory {here}; run dss in a folder above it.'
+    )
+  size = sum(path.stat().st_size for path in files)
   if size > SHIPPED_BYTES_LIMIT:
     raise ValueError(
-      f'{len(found)} files of {size / 2**20:.0f} MiB to ship: put data into the bucket and name '
-      'it by its gs:// path.'
+      f'{len(files)} files of {size / 2**20:.0f} MiB are too large to ship: put data '
+      'into the bucket and give its gs:// path.'
     )
-  return tuple(str(path.relative_to(here)) for path in sorted(found))
+  return tuple(str(path.relative_to(here)) for path in sorted(files))
 
 
 def values_of(names: Sequence[str], environment: Mapping[str, str]) -> dict[str, str]:

@@ -1,8 +1,8 @@
-"""A job on this machine, in one process or several that stand for the hosts of a slice.
+"""A job on this machine, in one process, or in several that stand for the hosts of a slice.
 
 Several processes find each other through three variables: DSS_COORDINATOR (host:port),
-DSS_NUM_PROCESSES and DSS_PROCESS_ID. Owns these processes' start, output and end; a run that ended
-early is continued by the same command.
+DSS_NUM_PROCESSES and DSS_PROCESS_ID. Owns these processes' start, output and end. The same command
+continues a run that ended early.
 """
 
 import os
@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Sequence
 
-GRACE_S = 60.0  # to save in, once another process has ended with an error
+GRACE_S = 60.0  # for saving, once another process has ended with an error
 
 
 def plan(
@@ -26,7 +26,7 @@ def plan(
   Args:
     command: arguments of dss.
     processes: how many.
-    devices: fake CPU devices of each; None: those that the machine has.
+    devices: fake CPU devices of each; None: the machine's own devices.
     coordinator: where process 0 waits for the others.
 
   Raises:
@@ -41,18 +41,18 @@ def plan(
     fake = {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags.strip()}
   plans = []
   for index in range(processes):
-    together = {
+    cluster = {
       'DSS_COORDINATOR': coordinator,
       'DSS_NUM_PROCESSES': str(processes),
       'DSS_PROCESS_ID': str(index),
     }
     line = [sys.executable, '-m', 'dss_jax', *command]
-    plans.append(({**fake, **(together if processes > 1 else {})}, line))
+    plans.append(({**fake, **(cluster if processes > 1 else {})}, line))
   return plans
 
 
 def describe(command: Sequence[str], processes: int, devices: int | None) -> str:
-  """The same as lines for a shell."""
+  """The commands of `run`, as lines for a shell."""
   plans = plan(command, processes, devices, '127.0.0.1:PORT')
   return '\n'.join(
     shlex.join(['env', *(f'{name}={value}' for name, value in variables.items()), *line])
@@ -61,10 +61,10 @@ def describe(command: Sequence[str], processes: int, devices: int | None) -> str
 
 
 def run(command: Sequence[str], processes: int, devices: int | None) -> int:
-  """Runs the job; returns its exit code: of several processes the first that is not 0.
+  """Runs the job; returns its exit code, the first that is not 0 if there are several processes.
 
-  SIGTERM and Ctrl-C go to all processes. When one ends with an error the others are told to end,
-  and are killed where they do not.
+  SIGTERM and Ctrl-C go to all processes. When a process ends with an error, the others get SIGTERM,
+  and are killed if they do not end.
   """
   plans = plan(command, processes, devices, f'127.0.0.1:{_free_port()}')
   if processes == 1:
@@ -87,7 +87,7 @@ def run(command: Sequence[str], processes: int, devices: int | None) -> int:
         env={**os.environ, **variables, 'PYTHONUNBUFFERED': '1'},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        start_new_session=True,  # or Ctrl-C would reach them twice, which ends them at once
+        start_new_session=True,  # else Ctrl-C would reach them twice, which ends them at once
       )
       children.append(child)
       readers.append(threading.Thread(target=_prefix, args=(child, index)))
@@ -110,7 +110,7 @@ def _until_ended(children: Sequence[subprocess.Popen]) -> int:
       for child in children:
         child.terminate()
     if None not in codes:
-      return 128 - first if first < 0 else first  # a signal's number, as shells have it
+      return 128 - first if first < 0 else first  # a signal's number, as shells report it
     if deadline and time.monotonic() > deadline:
       for child in children:
         child.kill()

@@ -1,7 +1,7 @@
-"""The wheel of dss_jax that a job's hosts install, with the versions it was tried with.
+"""The wheel of dss_jax that a job's hosts install, with the tested versions of its dependencies.
 
-Owns finding or building it. From a checkout the wheel is what lies there now; an installed dss_jax
-is fetched again from the package index, at its version.
+Finds or builds it. A checkout is built in its current state; an installed dss_jax is downloaded
+from the package index, at its version.
 """
 
 import importlib.metadata
@@ -23,13 +23,13 @@ def build(folder: pathlib.Path) -> list[pathlib.Path]:
   """Puts the wheel, and from a checkout the pinned versions, into `folder`; returns the files.
 
   Raises:
-    OSError: pip failed; says with what.
+    OSError: pip failed; the message has its error.
   """
   root = pathlib.Path(dss_jax.__file__).resolve().parent.parent
   if not (root / 'setup.py').is_file():
     version = importlib.metadata.version('dss_jax')
     return [_pip(folder, 'download', '--no-deps', '--dest', str(folder), f'dss_jax=={version}')]
-  with tempfile.TemporaryDirectory() as copy:  # a build leaves files beside the sources
+  with tempfile.TemporaryDirectory() as copy:  # a build leaves files next to the sources
     for name in SOURCES:
       source, target = root / name, pathlib.Path(copy) / name
       if source.is_dir():
@@ -43,7 +43,7 @@ def build(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _pip(folder: pathlib.Path, *arguments: str) -> pathlib.Path:
-  """Runs pip, which is to leave one wheel in `folder`."""
+  """Runs pip, which must leave one wheel in `folder`."""
   command = [sys.executable, '-m', 'pip', '--quiet', '--disable-pip-version-check', *arguments]
   done = subprocess.run(command, capture_output=True, text=True)
   wheels = sorted(folder.glob('dss_jax-*.whl'))

@@ -28,10 +28,10 @@ def task(job: Job, files: bool) -> dict[str, Any]:
 
   Args:
     job: the job.
-    files: whether files of the working directory go along.
+    files: whether files of the working directory are shipped.
 
   Raises:
-    ValueError: a topology that is no TPU.
+    ValueError: the topology is not a TPU.
   """
   machine = job.machine
   if machine.platform != 'tpu':
@@ -62,12 +62,12 @@ def task(job: Job, files: bool) -> dict[str, Any]:
 
 def text_of(job: Job, files: bool) -> str:
   """The task file."""
-  import yaml  # not at the top: most launches need none
+  import yaml  # not at the top: most launches do not need it
 
   class Dumper(yaml.SafeDumper):
     pass
 
-  def lines(dumper, value):  # scripts as they are, not as one quoted line
+  def lines(dumper, value):  # scripts as blocks, not as one quoted line
     style = '|' if '\n' in value else None
     return dumper.represent_scalar('tag:yaml.org,2002:str', value, style)
 

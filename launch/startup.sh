@@ -1,8 +1,8 @@
 # What every host of a Cloud TPU job runs when it starts, as root, and again when it starts anew.
 #
-# Owns three things: installing the job's wheel, handing over to dss_jax.launch.host, and seeing to
-# it that the resource is deleted when the job is over or could not be set up. The command itself
-# and the values of environment variables are in the job's folder, never in this text.
+# Owns three things: installing the job's wheel, starting dss_jax.launch.host, and deleting the
+# resource when the job is over or could not be set up. The command itself and the values of
+# environment variables are in the job's folder, never in this text.
 set -euo pipefail
 
 work=${DSS_WORK:-/var/lib/dss}
@@ -27,7 +27,7 @@ delete_resource() {
     --zone="$DSS_ZONE" --force --async --quiet
 }
 
-finish() { # 0: the job is over; 75: this host is told to go down and the job is not over
+finish() { # 0: the job is over; 75: this host is terminated and the job is not over
   code=$?
   trap - EXIT
   echo "ending with $code"
@@ -71,7 +71,7 @@ install() {
     "$work/$wheel$DSS_EXTRA"
 }
 
-again() { # COMMAND..., several times: the network of a new machine is not always there at once
+again() { # COMMAND..., several times: the network of a new machine may not work at once
   for pause in ${DSS_PAUSES-1 5 15 30}; do
     if "$@"; then return; fi
     sleep "$pause"
@@ -95,8 +95,8 @@ if ! [ -e installed ]; then
 fi
 echo "$(date -u +%FT%TZ) installed"
 
-# In the background and waited for, so that this shell hears of a TERM at once and passes it on; a
-# wait that a signal cut short is begun again.
+# In the background, so that this shell gets a TERM at once and passes it on; a wait that a signal
+# interrupts is repeated.
 "$work/venv/bin/python" -m dss_jax.launch.host "$DSS_FOLDER" "$host" "$work/job" &
 agent=$!
 trap 'signalled=1; kill -TERM "$agent" 2>/dev/null || true' TERM INT

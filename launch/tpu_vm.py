@@ -1,7 +1,7 @@
-"""Cloud TPU: the request for a queued resource, and the calls that make, look at and delete it.
+"""Cloud TPU: the request for a queued resource, and the calls that make, inspect and delete it.
 
 Owns the `google-cloud-tpu` client. Version 2 of the API has queued resources; v2alpha1 adds nothing
-that is needed. What to do about what is seen is watch.py's.
+that is needed. watch.py decides what to do about a state.
 """
 
 import contextlib
@@ -13,16 +13,16 @@ from typing import Any, NamedTuple
 
 from dss_jax.launch.job import Job
 
-ENDPOINT = 'DSS_TPU_ENDPOINT'  # HOST:PORT of an emulator, spoken to without TLS or credentials
+ENDPOINT = 'DSS_TPU_ENDPOINT'  # HOST:PORT of an emulator, used without TLS or credentials
 SCOPE = 'https://www.googleapis.com/auth/cloud-platform'
-CALL_S = 120.0  # how long a call may be tried again
+CALL_S = 120.0  # how long a call may be retried
 DELETE_S = 1200.0
 NOT_FOUND = 'NOT_FOUND'
 WAITING = ('CREATING', 'ACCEPTED', 'WAITING_FOR_RESOURCES', 'PROVISIONING', 'DELETING')
 
 
 class Seen(NamedTuple):
-  """What the API says of a resource.
+  """The state of a resource in the API.
 
   Attributes:
     queued: state of the queued resource, e.g. 'ACTIVE', or NOT_FOUND.
@@ -36,12 +36,12 @@ class Seen(NamedTuple):
 
   @property
   def ready(self) -> bool:
-    """Whether the job's hosts run."""
+    """Whether the job's hosts are running."""
     return self.queued == 'ACTIVE' and self.node == 'READY'
 
   @property
   def lost(self) -> bool:
-    """Whether nothing will come of it: a preempted node does not always say that it is one."""
+    """Whether it will never be ready; a preempted node does not always have the state PREEMPTED."""
     return not self.ready and self.queued not in WAITING
 
   def __str__(self):
@@ -50,11 +50,11 @@ class Seen(NamedTuple):
 
 
 class AlreadyExists(ValueError):
-  """The project has a resource of this name, which is not ours to touch."""
+  """The project has a resource of this name that belongs to another job."""
 
 
 def startup_script(job: Job) -> str:
-  """The script that every host runs when it starts: names of the job, then startup.sh."""
+  """The script that every host runs when it starts: the job's variables, then startup.sh."""
   machine = job.machine
   names = {
     'DSS_FOLDER': job.folder,
@@ -105,21 +105,21 @@ class CloudTpu:
         self.client = self.tpu.TpuClient()
 
   def create(self, job: Job) -> None:
-    """Asks for a job's resource; returns when the API has accepted it.
+    """Requests a job's resource; returns when the API has accepted it.
 
     Raises:
-      AlreadyExists: there is one of that name.
+      AlreadyExists: there is a resource of that name.
       OSError: the API refuses, or cannot be reached.
     """
     with self._our_errors():
-      call = {**request(job), 'request_id': str(uuid.uuid4())}  # tried again, it is made once
+      call = {**request(job), 'request_id': str(uuid.uuid4())}  # a retry does not make a second one
       operation = self.client.create_queued_resource(
         request=call, retry=self._retry(), timeout=CALL_S
       )
       operation.result(timeout=CALL_S)
 
   def look(self, name: str) -> Seen:
-    """How the resource and its node are.
+    """The state of the resource and its node.
 
     Raises:
       OSError: the API refuses, or cannot be reached.
@@ -127,11 +127,11 @@ class CloudTpu:
     with self._our_errors():
       try:
         path = f'{self.parent}/queuedResources/{name}'
-        found = self.client.get_queued_resource(name=path, retry=self._retry(), timeout=CALL_S)
+        resource = self.client.get_queued_resource(name=path, retry=self._retry(), timeout=CALL_S)
       except self.errors.NotFound:
         return Seen(NOT_FOUND)
-      state = found.state.state.name
-      message = found.state.failed_data.error.message
+      state = resource.state.state.name
+      message = resource.state.failed_data.error.message
       try:
         path = f'{self.parent}/nodes/{name}'
         node = self.client.get_node(name=path, retry=self._retry(), timeout=CALL_S)
@@ -140,7 +140,7 @@ class CloudTpu:
       return Seen(state, node.state.name, message)
 
   def delete(self, name: str) -> None:
-    """Deletes the resource with its node; returns when both are gone, also if they never were.
+    """Deletes the resource with its node; returns when both are gone, also if they never existed.
 
     Raises:
       OSError: the API refuses, or cannot be reached: something may still be billed.
@@ -159,12 +159,12 @@ class CloudTpu:
   def _retry(self):
     from google.api_core import retry
 
-    passing = self.errors.ServiceUnavailable, self.errors.InternalServerError
-    return retry.Retry(retry.if_exception_type(*passing), timeout=CALL_S)
+    transient = self.errors.ServiceUnavailable, self.errors.InternalServerError
+    return retry.Retry(retry.if_exception_type(*transient), timeout=CALL_S)
 
   @contextlib.contextmanager
   def _our_errors(self):
-    """Errors of the library as ValueError and OSError, which dss shows as one line."""
+    """Turns the library's errors into ValueError and OSError, which dss shows as one line."""
     from google.auth import exceptions
 
     try:

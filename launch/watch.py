@@ -1,8 +1,8 @@
-"""Sees a Cloud TPU job through: asks for the resource, makes it anew when it is lost, deletes it.
+"""Follows a Cloud TPU job: requests the resource, makes it again when it is lost, deletes it.
 
-Owns the rule that nothing billed is left behind: from the call that asks for a resource to the end,
-whatever happens here (an error, Ctrl-C, a terminal that is closed) deletes it. The hosts delete it
-too when the job is over, so that a job whose watcher has vanished does not go on costing.
+Owns the rule that nothing billed is left behind: from the request to the end, any failure here (an
+error, Ctrl-C, a closed terminal) deletes the resource. The hosts delete it too when the job is
+over, so that a job whose watcher is gone does not keep costing money.
 """
 
 import contextlib
@@ -17,10 +17,10 @@ from dss_jax.launch.folder import JobFolder
 from dss_jax.launch.job import Job
 from dss_jax.launch.tpu_vm import NOT_FOUND, AlreadyExists, CloudTpu, Seen
 
-PERIOD_S = 20.0  # between two looks
-SILENCE_S = 1800.0  # without a word from a host that is said to be ready
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 30.0, 900.0  # before a resource that never ran is asked for again
-FAULTS = 30  # looks in a row that may fail
+PERIOD_S = 20.0  # between two checks
+SILENCE_S = 1800.0  # without a report from hosts whose resource is ready
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 30.0, 900.0  # before a resource that never ran is requested again
+FAULTS = 30  # checks in a row that may fail
 
 
 class Lost(OSError):
@@ -28,7 +28,7 @@ class Lost(OSError):
 
 
 def say(text: str) -> None:
-  """Tells people what happens, with the time."""
+  """Prints a line for the user, with the time."""
   print(f'{time.strftime("%H:%M:%S")} {text}', file=sys.stderr, flush=True)
 
 
@@ -40,7 +40,7 @@ class Watch:
     job: the job.
     folder: its folder, submitted.
     cloud: the calls.
-    sleep: waits for so many seconds; a test's may be shorter.
+    sleep: waits for a number of seconds; shorter in tests.
   """
 
   job: Job
@@ -49,11 +49,11 @@ class Watch:
   sleep: Callable[[float], Any] = time.sleep
 
   def __post_init__(self):
-    self._said: Seen | None = None
+    self._last_seen: Seen | None = None
     self._log_seen: dict[str, int] = {}
     self._reports: dict[int, Any] = {}
-    self._heard = time.monotonic()
-    self._losses = self._fruitless = 0
+    self._heard_at = time.monotonic()
+    self._losses = self._failed_starts = 0
 
   def check_free(self) -> None:
     """Refuses a name that is taken.
@@ -65,21 +65,21 @@ class Watch:
       raise AlreadyExists(_exists(self.job))
 
   def submit(self, detach: bool = False) -> int:
-    """Asks for the resource and, unless `detach`, follows the job to its end.
+    """Requests the resource and, unless `detach`, follows the job to its end.
 
     Returns:
-      The job's exit code; 0 where it was not waited for.
+      The job's exit code; 0 if it was not waited for.
 
     Raises:
       ValueError: a resource of this name exists; it is left alone.
-      Lost: all tries were used; nothing is left.
-      OSError: the API refuses; nothing is left, or the message says what may be.
+      Lost: all retries were used; the resource is deleted.
+      OSError: the API refuses; the resource is deleted, or a printed line says that it may exist.
     """
     name = self.job.name
     with _interruptions():
       try:
         self.cloud.create(self.job)
-        say(f'asked for {self.job.machine.accelerator_type} as {name} in {self.job.zone}')
+        say(f'requested {self.job.machine.accelerator_type} as {name} in {self.job.zone}')
         if detach:
           return 0
         return self._until_over()
@@ -90,12 +90,12 @@ class Watch:
         raise
 
   def attach(self) -> int:
-    """Follows a submitted job to its end; Ctrl-C leaves it as it is."""
+    """Follows a submitted job to its end; Ctrl-C leaves it running."""
     with _interruptions():
       try:
         return self._until_over()
       except KeyboardInterrupt:
-        say(f'not watched any more; {self.job.name} goes on')
+        say(f'no longer watched; {self.job.name} continues')
         raise
       except BaseException as error:
         self._give_up(error)
@@ -105,15 +105,15 @@ class Watch:
     faults = 0
     while True:
       try:
-        result = self._look()
+        result = self._check()
         faults = 0
       except (Lost, AlreadyExists):
         raise
-      except Exception as error:  # of the network, mostly: a job is not ended for that
+      except Exception as error:  # mostly of the network, which must not end a job
         faults += 1
         if faults > FAULTS:
           raise
-        say(f'cannot look ({error}); trying again')
+        say(f'cannot check the job ({error}); trying again')
         result = None
       if result is not None:
         self.cloud.delete(self.job.name)
@@ -122,8 +122,8 @@ class Watch:
         return result['exit_code']
       self.sleep(PERIOD_S)
 
-  def _look(self) -> dict[str, Any] | None:
-    """One look; returns the job's result where it is over."""
+  def _check(self) -> dict[str, Any] | None:
+    """Checks the job once; returns its result if it is over."""
     result = self.folder.result()
     seen = Seen('') if result else self.cloud.look(self.job.name)
     for text in self.folder.logs(self._log_seen):
@@ -131,37 +131,37 @@ class Watch:
     sys.stdout.flush()
     if result:
       return result
-    if seen != self._said:
+    if seen != self._last_seen:
       say(str(seen))
-      self._said = seen
+      self._last_seen = seen
     reports = self.folder.reports()
     if not seen.ready or reports != self._reports:
-      self._reports, self._heard = reports, time.monotonic()
+      self._reports, self._heard_at = reports, time.monotonic()
     if seen.ready:
-      self._fruitless = 0
-    silent = time.monotonic() - self._heard > SILENCE_S
+      self._failed_starts = 0
+    silent = time.monotonic() - self._heard_at > SILENCE_S
     if seen.lost or silent:
-      result = self.folder.result()  # a host may have ended the job and deleted all since
+      result = self.folder.result()  # a host may have ended the job and deleted the resource
       if result is None:
-        self._make_anew('no host reports any more' if silent else str(seen))
+        self._replace('no host has reported for too long' if silent else str(seen))
     return result
 
-  def _make_anew(self, why: str) -> None:
+  def _replace(self, why: str) -> None:
     self._losses += 1
     if self._losses > self.job.retries:
       raise Lost(f'{self.job.name} was lost {self._losses} times (--retries), the last: {why}.')
     self.cloud.delete(self.job.name)
-    if self._fruitless:
-      pause = min(FIRST_PAUSE_S * 2 ** (self._fruitless - 1), LONGEST_PAUSE_S)
-      say(f'never ran; asking again in {pause:.0f} s')
+    if self._failed_starts:
+      pause = min(FIRST_PAUSE_S * 2 ** (self._failed_starts - 1), LONGEST_PAUSE_S)
+      say(f'it never ran; requesting it again in {pause:.0f} s')
       self.sleep(pause)
-    self._fruitless += 1
+    self._failed_starts += 1
     self.cloud.create(self.job)
-    self._said, self._heard = None, time.monotonic()
-    say(f'lost ({why}); asked for another, {self._losses} of {self.job.retries}')
+    self._last_seen, self._heard_at = None, time.monotonic()
+    say(f'lost ({why}); requested another, {self._losses} of {self.job.retries}')
 
   def _give_up(self, error: BaseException) -> None:
-    """Deletes the resource because of an error; says so where even that fails."""
+    """Deletes the resource because of an error; reports if even that fails."""
     name = self.job.name
     say(f'deleting {name} because of: {error or type(error).__name__}')
     try:
@@ -180,7 +180,7 @@ class Watch:
 
 @contextlib.contextmanager
 def _interruptions() -> Iterator[None]:
-  """Makes the end of a terminal or of this process what Ctrl-C is."""
+  """Treats SIGTERM and a closed terminal like Ctrl-C."""
 
   def interrupt(number, frame):
     raise KeyboardInterrupt(signal.Signals(number).name)
@@ -199,5 +199,5 @@ def _interruptions() -> Iterator[None]:
 def _exists(job: Job) -> str:
   return (
     f'{job.zone} has a queued resource {job.name} already: `dss launch watch {job.folder}` follows '
-    f'it, `dss launch delete {job.folder}` deletes it, another --name= makes a second one.'
+    f'it, `dss launch delete {job.folder}` deletes it, another --name=... makes a second one.'
   )

@@ -1,7 +1,7 @@
 """SeqIO tasks of every data set and every method, registered by importing this package.
 
-It reads no data and needs no vocabulary yet. Built on SeqIO and TensorFlow; no module of it uses
-JAX. What a data set is stands in dss_jax/datasets, what a method is in dss_jax/methods.
+The import reads no data and needs no vocabulary. Built on SeqIO and TensorFlow, without JAX.
+dss_jax/datasets defines data sets, dss_jax/methods defines methods.
 """
 
 from dss_jax.tasks import sources

@@ -3,7 +3,7 @@
 Owns: the prepared form, what a filter drops, the counts, when a data set is built again. Does not
 own: reading raw files (release.py), finding prepared data (prepared.py), the command (prepare.py).
 
-A version is written to a temporary folder and appears by one rename, then older ones are deleted: a
+A version is written to a temporary folder and renamed when complete; then older ones are deleted. A
 killed preparation leaves the old version, or both, of which the newer is read.
 """
 
@@ -20,13 +20,13 @@ from dss_jax.tasks import metrics, prepared
 
 FILTERS = release.FILTERS
 FORMAT = 2
-"""Count up when the parsing or the features change: prepared data is then built again."""
+"""Increase when the parsing or the features change: prepared data is then built again."""
 STALE_SECONDS = 3600
-"""Age at which an unfinished folder is that of a killed preparation, not of a running one."""
+"""Age from which an unfinished folder counts as left by a killed preparation."""
 
 
 class Sample(NamedTuple):
-  """What a teacher said of a row in one sample, the gold label, and whether its label is right."""
+  """A teacher's sample for a row: rationale, label, gold label, and whether the label is right."""
 
   rationale: str
   label: str
@@ -36,9 +36,9 @@ class Sample(NamedTuple):
 
 @dataclasses.dataclass
 class Counts:
-  """What is known of a split before any filter, and how many examples are left after it.
+  """Statistics of a split before any filter, and the number of examples left after it.
 
-  Examples are counted by rows, all else by the teacher's samples, of which a row has one or K.
+  `examples` counts rows, all else counts the teacher's samples, of which a row has one or K.
   `disagree` counts parsed labels only, so a sample of a row with a gold label is counted once: as
   unparsed, as disagreeing or as agreeing.
   """
@@ -51,7 +51,7 @@ class Counts:
   empty_rationale: int = 0
 
   def add(self, sample: Sample) -> None:
-    """Counts one sample of the teacher's."""
+    """Counts one sample of the teacher."""
     self.judged += bool(sample.gold)
     self.agree += sample.correct
     self.disagree += bool(sample.gold and sample.label and not sample.correct)
@@ -59,7 +59,7 @@ class Counts:
     self.empty_rationale += not sample.rationale
 
   def report(self, has_teacher: bool) -> dict[str, Any]:
-    """The split's entry in the command's JSON; None where there are no teacher outputs."""
+    """The split's entry in the command's JSON; None if there are no teacher outputs."""
     if not has_teacher:
       names = ('teacher_accuracy', 'unparsed', 'empty_rationale', 'disagree')
       return {'examples': self.examples, **dict.fromkeys(names)}
@@ -88,7 +88,7 @@ class Prepared:
 
 
 def keeps(row_filter: str, sample: Sample) -> bool:
-  """Whether a sample of a train row passes a filter; without a gold label nothing disagrees."""
+  """Whether a sample of a train row passes a filter; a row without a gold label never disagrees."""
   if row_filter == 'none':
     return True
   clean = bool(sample.label and sample.rationale)
@@ -118,7 +118,7 @@ def prepare(
   train = splits.get('train')
   if row_filter != 'none' and train is not None and not train.completions:
     raise ValueError(
-      f'--filter={row_filter} judges teacher outputs, but {train.rows} has none beside it '
+      f'--filter={row_filter} judges teacher outputs, but {train.rows} has none next to it '
       f'(llm/{dataset.splits["train"]}_CoT_<k>.json): add them or set --filter=none.'
     )
   teacher = dataset.teacher if any(files.completions for files in splits.values()) else ''
@@ -129,15 +129,15 @@ def prepare(
     'teacher': teacher,
   }
   folder = prepared.dataset_folder(dataset.name, data_dir)
-  found = prepared.versions(folder)
-  if found:
-    metadata = prepared.read_metadata(prepared.version_folder(folder, found[-1]))
+  existing = prepared.versions(folder)
+  if existing:
+    metadata = prepared.read_metadata(prepared.version_folder(folder, existing[-1]))
     if metadata and all(metadata.get(key) == value for key, value in identity.items()):
-      _delete_leftovers(folder, found[-1])
-      path = prepared.version_folder(folder, found[-1])
+      _delete_leftovers(folder, existing[-1])
+      path = prepared.version_folder(folder, existing[-1])
       return Prepared(path, 'unchanged', metadata['counts'])
 
-  version = (1, 0, found[-1][2] + 1 if found else 0)
+  version = (1, 0, existing[-1][2] + 1 if existing else 0)
   builder = Dss(dataset, splits, identity, version=version, data_dir=str(folder.parent.parent))
   builder.download_and_prepare(
     download_config=tfds.download.DownloadConfig(
@@ -147,7 +147,7 @@ def prepare(
   )
   _delete_leftovers(folder, version)
   path = prepared.version_folder(folder, version)
-  return Prepared(path, 'replaced' if found else 'new', builder.info.metadata['counts'])
+  return Prepared(path, 'replaced' if existing else 'new', builder.info.metadata['counts'])
 
 
 class Dss(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
@@ -156,7 +156,7 @@ class Dss(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ign
   # Not registered: tfds.load then finds the newest version by its files, without this class.
   name = prepared.BUILDER_NAME
   VERSION = tfds.core.Version('1.0.0')
-  code_path = None  # TFDS would look for checksum files beside the code; there are none
+  code_path = None  # else TFDS would look for checksum files next to the code
 
   def __init__(
     self,
@@ -167,7 +167,7 @@ class Dss(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ign
     version: tuple[int, ...],
     data_dir: str,
   ):
-    """Args: as of `prepare`; `identity` is what makes a version differ from another."""
+    """Args: as in `prepare`; `identity` is the metadata by which versions are compared."""
     self._dataset = dataset
     self._splits = splits
     self._filter = identity['filter']
@@ -192,7 +192,7 @@ class Dss(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ign
     return {split: self._generate_examples(split) for split in self._splits}
 
   def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yields (number, row), and notes the counts of the split at its end."""
+    """Yields (number, row), and stores the split's counts at its end."""
     files = self._splits[split]
     row_filter = self._filter if split == 'train' else 'none'
     is_correct = metrics.LABEL_CORRECT[self._dataset.metric]
@@ -226,7 +226,7 @@ class Dss(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ign
     self._notes['counts'][split] = counts.report(has_teacher=bool(files.completions))
 
   def _log_download_bytes(self) -> None:
-    """Silences TFDS, whose message speaks of a download."""
+    """Silences TFDS, whose message is about a download."""
 
   def _log_download_done(self) -> None:
     """Likewise."""

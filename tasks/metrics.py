@@ -34,7 +34,7 @@ def text_accuracy(targets: Sequence[str], predictions: Sequence[str]) -> dict[st
 
 
 def equation_accuracy(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
-  """Returns `accuracy`, the fraction with the right value, and `parse_rate`, with any value.
+  """Returns `accuracy`, the fraction with the right value, and `parse_rate`, that with any.
 
   Raises:
     ValueError: the two lists differ in length, or are empty.
@@ -54,7 +54,7 @@ def rouge_l(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, flo
   Raises:
     ValueError: the two lists differ in length, or are empty.
   """
-  from rouge_score import rouge_scorer  # imports nltk, which is slow and seldom needed
+  from rouge_score import rouge_scorer  # imports nltk, which is slow and rarely needed
 
   scorer = rouge_scorer.RougeScorer(['rougeL'])
   scores = map(scorer.score, *_paired(targets, predictions))

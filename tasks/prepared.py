@@ -1,11 +1,11 @@
 """Prepared data sets on disk, as SeqIO sources.
 
-Owns: where a prepared data set lies, which of its versions is read, what is said if it is missing.
+Owns: the place of a prepared data set, which version is read, the error if it is missing.
 Does not own: writing it (builder.py), tasks (registration.py).
 
     <data_dir>/dss/<name>/1.0.<n>      n counts preparations; the highest is read
 
-`data_dir` is, as in TFDS and SeqIO: the one given, else seqio.set_tfds_data_dir_override, else the
+`data_dir` is, as in TFDS and SeqIO: the given one, else seqio.set_tfds_data_dir_override, else the
 environment's TFDS_DATA_DIR, else ~/tensorflow_datasets. It may be gs://.
 """
 
@@ -22,7 +22,7 @@ BUILDER_NAME = 'dss'
 
 
 def default_data_dir() -> str:
-  """The TFDS data folder as the environment has it now (TFDS itself looks only when imported)."""
+  """The TFDS data folder of the current environment (TFDS itself reads it only when imported)."""
   return os.environ.get('TFDS_DATA_DIR') or os.path.join('~', 'tensorflow_datasets')
 
 
@@ -51,19 +51,19 @@ def newest(name: str, data_dir: str | None = None) -> epath.Path:
     ValueError: it has not been prepared there.
   """
   folder = dataset_folder(name, data_dir)
-  found = versions(folder)
-  if not found:
+  existing = versions(folder)
+  if not existing:
     root = folder.parent.parent
     raise ValueError(
       f'The data set {name} is not prepared in {root}: run `dss prepare --dataset={name} '
       f'--raw_dir=<folder of the raw files> --data_dir={root}`, or set TFDS_DATA_DIR to the folder '
       'that has it.'
     )
-  return version_folder(folder, found[-1])
+  return version_folder(folder, existing[-1])
 
 
 def read_metadata(version: epath.Path) -> dict[str, Any]:
-  """What builder.py noted of a version: its filter, raw files, counts; empty if not readable."""
+  """The metadata that builder.py wrote: filter, raw files, counts; empty if not readable."""
   metadata = tfds.core.MetadataDict()
   try:
     metadata.load_metadata(version)
@@ -73,13 +73,13 @@ def read_metadata(version: epath.Path) -> dict[str, Any]:
 
 
 class PreparedSource(seqio.TfdsDataSource):
-  """A prepared data set, looked up when it is first used: it need not exist yet.
+  """A prepared data set, opened on first use: it need not exist yet.
 
   Its splits are those on disk, and its rows come in the order of the raw file.
   """
 
   def __init__(self, name: str, data_dir: str | None = None):
-    """Args: the data set's name; the TFDS folder, by default found when the data is read."""
+    """Args: the data set's name; the TFDS folder, by default resolved when the data is read."""
     super().__init__(f'{BUILDER_NAME}/{name}:1.0.0', tfds_data_dir=data_dir, read_only=True)
     self._dataset_name = name
     self._tfds_dataset = _NewestVersion(name, data_dir)
@@ -110,7 +110,7 @@ class PreparedSource(seqio.TfdsDataSource):
     if split not in self.splits:
       raise ValueError(
         f'The prepared data set {self._dataset_name} in {self.tfds_dataset.builder.data_dir} has '
-        f'no split {split}, only {", ".join(self.splits)}: its raw file was not there when it was '
+        f'no split {split}, only {", ".join(self.splits)}: its raw file was missing when it was '
         'prepared. Add the file and run `dss prepare` again, or use another split.'
       )
     dataset = super().get_dataset(split, shuffle=False, shard_info=shard_info)
@@ -118,9 +118,9 @@ class PreparedSource(seqio.TfdsDataSource):
 
 
 class AugmentedSource(seqio.DataSource):
-  """A prepared data set whose train split goes on with the inputs of an unlabeled one.
+  """A prepared data set whose train split is extended with the inputs of an unlabeled data set.
 
-  The rows of the second carry the teacher's label as their label (empty where it has none).
+  Rows of the unlabeled one have the teacher's label as their label (empty if there is none).
   """
 
   def __init__(self, name: str, unlabeled: str, data_dir: str | None = None):
@@ -167,10 +167,10 @@ class AugmentedSource(seqio.DataSource):
 
 
 class _NewestVersion(seqio.utils.LazyTfdsLoader):
-  """SeqIO's loader, reading whatever version is the newest on disk.
+  """SeqIO's loader, but for the newest version on disk.
 
-  SeqIO's own asks TFDS by name, whose data folder was fixed when TFDS was imported and whose
-  version is that of the code.
+  The original loads by name through TFDS, which fixes its data folder at import and takes the
+  version of the code.
   """
 
   _builders: dict[str, tfds.core.DatasetBuilder] = {}  # noqa: RUF012 - a version never changes

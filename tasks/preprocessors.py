@@ -1,11 +1,11 @@
 """From a data set's strings to the token rows of a method.
 
 Owns: filling a method's templates, the separator between the parts of an input, tokenisation. Does
-not own: which rows there are (dss_jax/methods), which tasks exist (registration.py), the vocabulary
+not own: the rows of a method (dss_jax/methods), the tasks (registration.py), the vocabulary
 (vocabulary.py), packing and batching (dss_jax/data).
 
-Every step here takes a dataset of batches, because tf.data spends more time on each step of a row
-than on the row: a task is `[batch, make_rows(...), tokenize, append_eos_after_trim, unbatch]`.
+Every step takes a dataset of batches, because tf.data's overhead per step exceeds the work on a
+row: a task is `[batch, make_rows(...), tokenize, append_eos_after_trim, unbatch]`.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -22,19 +22,19 @@ BATCH = 512
 
 Features = Mapping[str, tf.Tensor]
 TEACHERS = ('rationale', 'teacher_label')
-"""Fields that an example may have K of: what a teacher said in K samples."""
+"""Fields that may have K values in an example: the teacher's outputs in K samples."""
 
 
 def batch(dataset: tf.data.Dataset) -> tf.data.Dataset:
-  """Groups source examples; the first step of a task. Their order stays as it is."""
+  """Groups source examples; the first step of a task. Their order does not change."""
   shapes = [spec.shape for spec in dataset.element_spec.values()]
   if all(shape.is_fully_defined() for shape in shapes):
     return dataset.batch(BATCH)
-  return dataset.padded_batch(BATCH)  # K differs: '' fills up, of which no row is made
+  return dataset.padded_batch(BATCH)  # K differs: padded with '', which makes no row
 
 
 def unbatch(dataset: tf.data.Dataset) -> tf.data.Dataset:
-  """Gives the rows one by one; the last step of a task."""
+  """Splits batches into rows; the last step of a task."""
   return dataset.unbatch()
 
 
@@ -48,17 +48,17 @@ def make_rows(
 
   Args:
     rows: what each source example becomes, in this order.
-    label_field: what `{label}` is: 'label', or 'teacher_label'.
-    needed: fields without which there is no row; None: all fields of the row's templates but the
-      input. A row with a blank target would train the student to say nothing.
-    all_samples: a row that names the rationale is made for each of an example's K rationales, with
-      the teacher label of the same sample; otherwise for the first alone.
+    label_field: the field for `{label}`: 'label', or 'teacher_label'.
+    needed: fields that must not be blank, else the row is left out; None: all fields of the row's
+      templates but the input. A blank target would train the student to write nothing.
+    all_samples: whether a row that uses the rationale is made for each of an example's K
+      rationales, with the teacher label of the same sample, or only for the first.
 
   Returns:
-    A function from a dataset of batches to one of batches. In: strings [examples], of the teacher's
-    maybe [examples, K], and the integer `example_id`. Out: the strings `inputs`, `targets`, `label`
-    (always the gold one) and the int32 `task_id`, `example_id`, all [rows]. Rows of one example
-    stay adjacent.
+    A function from a dataset of batches to one of batches. In: strings [examples], or
+    [examples, K] for the teacher's fields, and the integer `example_id`. Out: the strings `inputs`,
+    `targets`, `label` (always the gold one) and the int32 `task_id`, `example_id`, all [rows]. Rows
+    of one example stay adjacent.
   """
 
   def rows_of(examples: Features) -> Features:
@@ -87,11 +87,11 @@ def _filled(
   if missing:
     raise ValueError(
       f'the row {row.input!r} -> {row.target!r} needs the field {missing[0]!r}; the source of the '
-      f'data set gives {sorted(set(examples) - {"example_id"})}.'
+      f'data set has {sorted(set(examples) - {"example_id"})}.'
     )
   samples_of_all = all_samples and 'rationale' in row.fields
 
-  def field(name: str) -> tf.Tensor:  # [examples, samples]; samples is 1 where there is one of it
+  def field(name: str) -> tf.Tensor:  # [examples, samples]; samples is 1 if there is only one
     values = examples[label_field if name == 'label' else name]
     values = values[:, tf.newaxis] if values.shape.rank == 1 else values
     return values if samples_of_all else values[:, :1]
@@ -119,8 +119,8 @@ def tokenize(
   """Encodes `inputs` and `targets`, keeping their texts as `inputs_pretokenized` and so on.
 
   Unlike seqio.preprocessors.tokenize it takes batches of rows, whose tokens become int32
-  RaggedTensors [rows, (length)], and puts the end-of-sequence id wherever the input's text says
-  `</s>` (NLI: `premise</s>hypothesis`), which plain SentencePiece would spell out in pieces.
+  RaggedTensors [rows, (length)], and puts the end-of-sequence id wherever the input's text has
+  `</s>` (NLI: `premise</s>hypothesis`), which plain SentencePiece would split into pieces.
   The final end of sequence is added later, by seqio.preprocessors.append_eos_after_trim.
   """
 
@@ -141,13 +141,13 @@ def encode_parts(texts: tf.Tensor, vocabulary: seqio.Vocabulary) -> tf.RaggedTen
 
   Args:
     texts: strings [n].
-    vocabulary: one of `load_vocabulary`, whose encode_tf takes vectors.
+    vocabulary: from `load_vocabulary`, so that its encode_tf takes vectors.
 
   Returns:
     int32 [n, (length)]; no EOS at the end.
   """
   parts = tf.strings.split(texts, SEPARATOR)
-  # Tokenising is most of the time of a task, and e-SNLI tells each premise three times in a row.
+  # Tokenising takes most of a task's time, and e-SNLI repeats each premise three times in a row.
   different, positions = tf.unique(tf.strings.strip(parts.values))
   ids = tf.gather(vocabulary.encode_tf(different), positions)
   ids = tf.concat([ids, tf.fill([ids.nrows(), 1], vocabulary.eos_id)], axis=1)
@@ -155,9 +155,9 @@ def encode_parts(texts: tf.Tensor, vocabulary: seqio.Vocabulary) -> tf.RaggedTen
 
 
 def label_reader(row: Row) -> Callable[..., str]:
-  """SeqIO's postprocessor of a task whose outputs hold a label, read by the row's target.
+  """SeqIO's postprocessor of a task whose outputs hold a label, parsed by the row's target.
 
-  Predictions are always compared with the gold label. Without that, the tasks whose targets are the
+  Predictions are always compared with the gold label. Otherwise, tasks whose targets are the
   teacher's labels would measure agreement with the teacher.
   """
 

@@ -1,14 +1,14 @@
-"""Registers with SeqIO what methods make of data sets.
+"""Registers the SeqIO tasks and mixtures of every method on every data set.
 
 Owns: the names and make-up of SeqIO's tasks and mixtures, which data set and which method a name
-stands for, the numbering and shuffling of source examples. Does not own: what a method is
+means, the numbering and shuffling of source examples. Does not own: what a method is
 (dss_jax/methods), the data sets (dss_jax/datasets), rows as tensors (preprocessors.py), the
 vocabulary (vocabulary.py).
 
-Every method and every data set meet, in whichever order they are registered. A method of one row,
-or one that keeps an example's rows together, is a task `<data set>_<method>`; another is a mixture
-of that name over the tasks of its rows, of equal rates. Nothing ever takes such a name apart: what
-it stands for is looked up here.
+Every method is combined with every data set, in whichever order they are registered. A method with
+one row, or one that keeps an example's rows together, becomes a task `<data set>_<method>`. Any
+other becomes a mixture of that name over the tasks of its rows, with equal rates. Such a name is
+never parsed: its meaning is looked up here.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from dss_jax.tasks import metrics, preprocessors, vocabulary
 
 FIELDS = ('input', 'label', 'rationale', 'teacher_label')
 SHUFFLE_BUFFER = 100_000
-"""Most source examples held in memory to shuffle them: all of every set but e-SNLI's train."""
+"""The most source examples held in memory for shuffling: all of every split but e-SNLI's train."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,8 +35,8 @@ class DatasetInfo:
     name: the data set.
     metric: how its labels are scored, a key of `metrics.LABEL_METRICS`.
     source: of its numbered examples.
-    teacher: who wrote its rationales and teacher labels; '' where nobody said.
-    parts: the prepared data sets that it is made of, if it is; their notes name the teacher.
+    teacher: who wrote its rationales and teacher labels; '' if unknown.
+    parts: the prepared data sets that it is made of, if any; their metadata names the teacher.
   """
 
   name: str
@@ -47,7 +47,7 @@ class DatasetInfo:
 
 
 class TaskInfo(NamedTuple):
-  """What a SeqIO name stands for: a data set, the rows of its examples, and the method, if one."""
+  """The meaning of a SeqIO name: a data set, the rows of its examples, and the method, if any."""
 
   dataset: DatasetInfo
   rows: tuple[Row, ...]
@@ -74,9 +74,9 @@ def register_dataset(
       <name>_paired     both rows of each example, adjacent also when SeqIO shuffles
       <name>_standard   inputs without prefix         targets: gold label
 
-  likewise <name>_single_task and what other methods there are, and with the teacher's label as the
-  target <name>_teacher_{label,dss,paired,standard,...}. Rows with a blank target are left out. A
-  data set of your own, from files of JSON lines:
+  likewise <name>_single_task and the other methods, and with the teacher's label as the target
+  <name>_teacher_{label,dss,paired,standard,...}. Rows with a blank target are left out. A data set
+  of your own, from files of JSON lines:
 
       import json, seqio, tensorflow as tf
       from dss_jax.tasks.registration import FIELDS, register_dataset
@@ -91,13 +91,12 @@ def register_dataset(
   Args:
     name: letters, digits and underscores.
     source: yields dicts of strings `input`, `label`, `rationale`, `teacher_label`; a rationale or
-      teacher label that is absent is the empty string, and where a teacher was asked K times both
+      teacher label that is absent is the empty string, and if a teacher was sampled K times both
       are vectors [K]. An input may hold `</s>` between its parts. Other strings are passed on, for
-      methods whose templates name them.
+      methods whose templates use them.
     metric: 'text' for labels compared as strings, 'equation' for labels compared by value.
     teacher: who wrote the rationales, for model cards.
-    parts: names of the prepared data sets that `source` reads; what `dss prepare` noted of them
-      names the teacher.
+    parts: names of the prepared data sets that `source` reads; their metadata names the teacher.
 
   Raises:
     ValueError: the name is taken, or the metric unknown.
@@ -122,7 +121,7 @@ def add_methods() -> None:
 def dataset_of(name: str) -> DatasetInfo:
   """The data set that a task or mixture trains on and is evaluated on.
 
-  A mixture over several data sets, made with seqio.MixtureRegistry, stands for the data set of its
+  A mixture over several data sets, made with seqio.MixtureRegistry, counts as the data set of its
   first member.
 
   Raises:
@@ -132,9 +131,9 @@ def dataset_of(name: str) -> DatasetInfo:
 
 
 def method_of(name: str) -> Method:
-  """The method that a task or mixture is of.
+  """The method of a task or mixture.
 
-  A mixture of your own is of the method whose rows are those of its members.
+  The method of your own mixture is the one whose rows are those of its members.
 
   Raises:
     ValueError: the name was not made by `register_dataset`, or no method has these rows.
@@ -154,7 +153,7 @@ def method_of(name: str) -> Method:
 
 
 def is_known(task: str) -> bool:
-  """Whether `register_dataset` made this very task or mixture."""
+  """Whether `register_dataset` made this task or mixture itself."""
   return task in _infos
 
 
@@ -164,7 +163,7 @@ def is_dataset(name: str) -> bool:
 
 
 def row_of(task: str) -> Row:
-  """The row by which the outputs of a task are read.
+  """The row by which the outputs of a task are parsed.
 
   Raises:
     ValueError: the task was not made by `register_dataset`, or has rows of several kinds.
@@ -172,11 +171,11 @@ def row_of(task: str) -> Row:
   rows = {row for info in _infos_of(task) for row in info.rows}
   if len(rows) > 1:
     method = method_of(task)
-    one_each = [_row_tasks[dataset_of(task).name, row, 'gold'] for row in method.rows]
+    row_tasks = [_row_tasks[dataset_of(task).name, row, 'gold'] for row in method.rows]
     kinds = ' and '.join(f'{row.task}s' for row in method.rows)
     raise ValueError(
       f'{task!r} mixes {kinds}, which are scored differently; evaluate '
-      f'{" or ".join(map(repr, one_each))}.'
+      f'{" or ".join(map(repr, row_tasks))}.'
     )
   return rows.pop()
 
@@ -193,28 +192,28 @@ def row_task(dataset: str, row: Row) -> str:
 
 
 def evaluation_task(dataset: str, method: Method) -> str:
-  """The task with gold labels that a student of a method is judged by; registered if need be.
+  """The task with gold labels that evaluates a student of a method; registered if missing.
 
-  It has every example with a gold label, whatever the teacher said or did not say of it.
+  It has every example with a gold label, whatever the teacher's outputs are.
 
   Args:
     dataset: name of a registered data set.
     method: what the student was trained with.
   """
   answer, info = method.answer, _datasets[dataset]
-  found = _row_tasks.get((dataset, answer, 'gold'))
-  if found and answer.is_label_alone and not method.needs:
-    return found
+  existing = _row_tasks.get((dataset, answer, 'gold'))
+  if existing and answer.is_label_alone and not method.needs:
+    return existing
   name = f'{dataset}_{method.name}_answer'
   if name not in _infos:
-    asked = Row(answer.task, answer.input, '{label}')
-    _add_task(name, info, [asked], read_by=answer, needed={'label'}, all_samples=False)
+    row = Row(answer.task, answer.input, '{label}')
+    _add_task(name, info, [row], read_by=answer, needed={'label'}, all_samples=False)
     _infos[name] = TaskInfo(info, (answer,), method)
   return name
 
 
 def first_examples(name: str, split: str, count: int) -> list[dict[str, str]]:
-  """The first source examples of a task's data set: its texts, of the teacher the first sample."""
+  """The first source examples of a task's data set, with the teacher's first sample."""
   rows = dataset_of(name).source.get_dataset(split, shuffle=False).take(count)
   return [
     {key: _text(value) for key, value in row.items() if key != 'example_id'}
@@ -223,14 +222,14 @@ def first_examples(name: str, split: str, count: int) -> list[dict[str, str]]:
 
 
 def _text(value: Any) -> str:
-  """A text, or the first of several; '' where there is none."""
+  """A text, or the first of several; '' if there is none."""
   if isinstance(value, bytes):
     return value.decode()
   return value[0].decode() if len(value) else ''
 
 
 def _infos_of(name: str) -> Iterator[TaskInfo]:
-  """What a name stands for: itself, or the members of a mixture of somebody else's."""
+  """The meanings of a name: its own, or those of the members of a mixture made elsewhere."""
   if name in _infos:
     yield _infos[name]
     return
@@ -275,9 +274,9 @@ def _row_key(dataset: DatasetInfo, method: Method, row: Row) -> tuple[str, Row, 
 
 
 class NumberedSource(seqio.DataSource):
-  """Another source with its rows numbered in `example_id`, and shuffled as a whole on request.
+  """Another source with its rows numbered in `example_id`, and shuffled globally on request.
 
-  The number has to be given here: SeqIO's tasks shard, cache and repeat the source before their
+  The rows must be numbered here: SeqIO's tasks shard, cache and repeat the source before their
   preprocessors see it. For the same reason the inner source is always read in its own order.
   """
 
@@ -322,7 +321,7 @@ class NumberedSource(seqio.DataSource):
     if wrong:
       raise ValueError(f'A source must yield the strings {FIELDS}; {wrong} are not in {spec}.')
     texts = [k for k, of in spec.items() if of.dtype == tf.string and of.shape.rank == 0]
-    kept = {*texts, *preprocessors.TEACHERS}  # numbers and the like are nothing to a template
+    kept = {*texts, *preprocessors.TEACHERS}  # templates cannot use numbers and the like
     dataset = dataset.enumerate().map(
       lambda number, row: {**{k: row[k] for k in kept}, 'example_id': number}
     )
@@ -333,7 +332,7 @@ class NumberedSource(seqio.DataSource):
 
 
 class DistillationTask(seqio.Task):
-  """A task that is shuffled by source example, so that the rows of one stay adjacent."""
+  """A task that is shuffled by source example, so that the rows of an example stay adjacent."""
 
   def get_dataset(self, *args: Any, shuffle: bool = True, **kwargs: Any) -> tf.data.Dataset:
     """Returns what seqio.Task.get_dataset does, in a new order in every epoch."""
@@ -361,9 +360,9 @@ def _add_task(
   Args:
     name: of the task.
     dataset: whose examples.
-    rows: what each becomes.
+    rows: what each example becomes.
     label_source: of the targets.
-    read_by: by which row an output is read; None: by the task's own.
+    read_by: the row by which outputs are parsed; None: the task's own.
     needed: see `preprocessors.make_rows`.
     all_samples: likewise.
   """

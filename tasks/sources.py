@@ -1,6 +1,6 @@
-"""The SeqIO source of every data set: prepared on disk, joined from two, or made by our own code.
+"""The SeqIO source of every data set: prepared on disk, joined from two, or generated.
 
-Importing it registers them. Does not own: what tasks come of them (registration.py).
+Importing it registers them. Does not own: the tasks made from them (registration.py).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,7 @@ from dss_jax.tasks import prepared, registration
 
 
 def add_prepared_datasets() -> None:
-  """Registers the tasks of all data sets in the table that have none yet; idempotent."""
+  """Registers the tasks of all registered data sets that have none yet; idempotent."""
   for name in datasets.names():
     if not registration.is_dataset(name):
       dataset = datasets.get(name)
@@ -23,7 +23,7 @@ def add_prepared_datasets() -> None:
 
 
 def _generated(problems: Callable[[str], Sequence[Mapping[str, str]]]) -> Callable:
-  """What reads a split of a data set that our own code makes, for SeqIO, in the order made."""
+  """SeqIO's reader of a generated data set, in the order of generation."""
 
   def read(split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:
     del shuffle_files, seed  # there are no files; NumberedSource shuffles

@@ -1,4 +1,4 @@
-"""The vocabulary of the process: one for all tasks, chosen at run time.
+"""The vocabulary of the process: the same for all tasks, chosen at run time.
 
 Owns: reading a vocabulary from its specification, and the placeholder that lets tasks be
 registered before the vocabulary is known. Does not own: training one (dss_jax/vocab.py).
@@ -36,13 +36,14 @@ def load_vocabulary(spec: str, extra_ids: int = EXTRA_IDS) -> seqio.Vocabulary:
   """Reads a vocabulary.
 
   Args:
-    spec: 'bytes'; 'embedded' or 'embedded_arithmetic', which ship; the path of a SentencePiece
-      .model, or a folder that holds one (as T5 checkpoints do); paths may be local or gs://.
+    spec: 'bytes'; 'embedded' or 'embedded_arithmetic', which are shipped; the path of a
+      SentencePiece .model, or a folder that holds one (as T5 checkpoints do). Paths may be local
+      or gs://.
     extra_ids: sentinel ids added after the pieces of a SentencePiece model (T5: 32,000 + 100).
-      Bytes get none, nor does a model that has them among its pieces, as mT5's does.
+      Bytes get none, nor does a model with sentinels among its pieces, such as mT5's.
 
   Raises:
-    ValueError: nothing is found there, it is no SentencePiece model, or its special ids are not
+    ValueError: nothing is there, it is not a SentencePiece model, or its special ids are not
       pad 0, eos 1 and unk 2.
   """
   if not spec:
@@ -79,7 +80,7 @@ def model_path(spec: str) -> str:
   for path in candidates:
     if tf.io.gfile.exists(path):
       return path
-  raise ValueError(f'No vocabulary at {spec!r}: looked for {", ".join(candidates)}. {_HOW_TO_SET}')
+  raise ValueError(f'No vocabulary at {spec!r}: expected {" or ".join(candidates)}. {_HOW_TO_SET}')
 
 
 def set_vocabulary(spec: str, extra_ids: int = EXTRA_IDS) -> seqio.Vocabulary:
@@ -135,10 +136,10 @@ class _Bytes(seqio.ByteVocabulary):
 
 
 class LazyVocabulary(seqio.Vocabulary):
-  """Stands for the process's vocabulary in the features of tasks, before and after it is set."""
+  """A placeholder for the process's vocabulary in the features of tasks, which may be set later."""
 
   def __init__(self) -> None:
-    """Holds no state: every property is read from `get_vocabulary()` when it is asked for."""
+    """Holds no state: every access goes to `get_vocabulary()`."""
 
   @property
   def bos_id(self) -> int | None:
@@ -166,12 +167,12 @@ class LazyVocabulary(seqio.Vocabulary):
 
   @property
   def tokenizer(self) -> Any:
-    """The SentencePiece processor, where there is one."""
+    """The SentencePiece processor, if there is one."""
     return get_vocabulary().tokenizer
 
   @property
   def tf_tokenizer(self) -> Any:
-    """The tf.text tokenizer, where there is one."""
+    """The tf.text tokenizer, if there is one."""
     return get_vocabulary().tf_tokenizer
 
   @property

@@ -263,5 +263,5 @@ def test_processes_that_do_not_meet_are_told(monkeypatch):
   monkeypatch.setattr(jax.distributed, 'initialize', fail)
   _on_tpu(monkeypatch)
   monkeypatch.delenv('TPU_SKIP_MDS_QUERY', raising=False)
-  with pytest.raises(OSError, match=r'did not meet as hosts of a Cloud TPU: DEADLINE_EXCEEDED'):
+  with pytest.raises(OSError, match=r'did not connect as hosts of a Cloud TPU: DEADLINE_EXCEEDED'):
     distributed.initialize('train', stops_softly=False)

@@ -92,7 +92,7 @@ def test_what_our_network_does_not_compute_is_refused(changes):
   with pytest.raises(ValueError, match=r'^the/model ') as caught:
     hf_config.network_of({**T5_1_1, **changes}, 'the/model')
   name, value = next(iter(changes.items()))
-  assert name in str(caught.value) or 'of type' in str(caught.value)
+  assert name in str(caught.value) or 'model_type' in str(caught.value)
   assert repr(value) in str(caught.value)
   assert '\n' not in str(caught.value)
 

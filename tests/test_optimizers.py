@@ -70,7 +70,7 @@ def test_schedules_are_traced(schedule):
   [
     ({'name': 'sgd'}, r"OPTIMIZER.*\('adamw', 'adafactor'\).*'sgd'"),
     ({'schedule': 'cosine'}, r"SCHEDULE.*'linear'.*'cosine'"),
-    ({'name': 'adafactor', 'weight_decay': 0.1}, r"WEIGHT_DECAY.*'adamw' alone.*not 0\.1"),
+    ({'name': 'adafactor', 'weight_decay': 0.1}, r"WEIGHT_DECAY.*'adamw' only.*not 0\.1"),
     ({}, r'TRAIN_STEPS.*not None'),
     ({'warmup_steps': 5, 'decay_steps': 5}, r'TRAIN_STEPS.*WARMUP_STEPS\) 5, not 5'),
   ],

@@ -149,7 +149,7 @@ def test_every_scanned_layer_has_its_own_relative_bias(golden):
     (lambda a: a | {'target/decoder/gate': a['target/decoder/decoder_norm/scale']}, 'left over'),
     (
       lambda a: a | {'target/decoder/decoder_norm/scale': np.ones(3, np.float32)},
-      r'of another shape: target/decoder/decoder_norm/scale \(3,\) for \(16,\)',
+      r'of another shape: target/decoder/decoder_norm/scale \(3,\), expected \(16,\)',
     ),
     (
       lambda a: {n: v for n, v in a.items() if 'layers_0/mlp' not in n},
@@ -227,7 +227,7 @@ def test_model_info_is_compared(beside):
   info.write_text(f'Variable ...\nTotal number of parameters: {count}\n')
   t5x.open_pretrained(str(beside))
   info.write_text('Total number of parameters: 7\n')
-  with pytest.raises(ValueError, match=f'says 7 parameters, but {count} are there'):
+  with pytest.raises(ValueError, match=f'says 7 parameters, but the checkpoint has {count}'):
     t5x.open_pretrained(str(beside))
 
 
@@ -349,7 +349,7 @@ def test_a_checkpoint_without_a_state_has_none(golden):
 @pytest.mark.parametrize(
   'kind, shape, message, step',
   [
-    ('v', 1, r'encoder_norm/scale/v \(128,\), here it is \(1,\)', None),
+    ('v', 1, r'encoder_norm/scale/v \(128,\) for Adafactor, not \(1,\)', None),
     ('m', 128, 'the momentum of its optimizer is left out', 7),
   ],
 )
@@ -369,4 +369,4 @@ def test_a_state_that_is_not_adafactors_is_left_out_and_said_so(golden, tmp_path
   arrays = _whole(golden[0] / 'legacy_1_0') | {'state/0/mu/x': np.zeros(3, np.float32)}
   opened = t5x.open_pretrained(_rewrite(tmp_path / 'checkpoint_8', arrays))
   assert opened.moments is None
-  assert "not Adafactor's, but has state/0/mu/x" in opened.notes[0]
+  assert "it has state/0/mu/x, so it is not Adafactor's" in opened.notes[0]

@@ -202,7 +202,7 @@ def test_a_truncated_index_is_an_error(checkpoint, keep):
 
 def test_a_tensorflow_checkpoint_is_named_as_such(checkpoint):
   (checkpoint / 'checkpoint').write_text('model_checkpoint_path: "model.ckpt-0"')
-  with pytest.raises(ValueError, match='of a TensorFlow checkpoint; convert it with T5X'):
+  with pytest.raises(ValueError, match='to a TensorFlow checkpoint; first convert it with T5X'):
     t5x_files.open_checkpoint(epath.Path(checkpoint))
 
 

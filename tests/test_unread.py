@@ -24,7 +24,7 @@ VERBS = {
 
 @pytest.fixture(autouse=True)
 def _clean():
-  gin_files._say_once.cache_clear()
+  gin_files._print_once.cache_clear()
   yield
   gin.clear_config()
   gin.config._LOCATION_PREFIXES[:] = ['']

@@ -44,7 +44,7 @@ def test_a_checkpoints_folder_is_searched_for_its_model(tmp_path, name):
 def test_what_is_missing_is_named(tmp_path):
   with pytest.raises(ValueError, match=r'no\.model.*Set VOCABULARY'):
     vocabulary.load_vocabulary(str(tmp_path / 'no.model'))
-  with pytest.raises(ValueError, match=r'spiece\.model, .*sentencepiece\.model'):
+  with pytest.raises(ValueError, match=r'spiece\.model or .*sentencepiece\.model'):
     vocabulary.load_vocabulary(str(tmp_path))
   with pytest.raises(ValueError, match='No vocabulary is given'):
     vocabulary.load_vocabulary('')

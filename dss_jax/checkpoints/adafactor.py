@@ -1,9 +1,9 @@
 """Adafactor's state, taken out of optax's and put into it.
 
-Owns the one form in which it is kept and given to other programs: {'step': updates so far, 'rows',
-'columns', 'full': nested dicts of our parameters' paths}. A parameter is either in `rows` and
-`columns`, optax's v_row (as long as the shorter axis) and v_col, or in `full`. What T5X calls them
-is t5x.py's.
+Owns the one form in which it is stored and exported: {'step': updates so far, 'rows', 'columns',
+'full': nested dicts by the paths of our parameters}. A factored parameter is in `rows` and
+`columns`, which are optax's v_row (as long as the shorter axis) and v_col; any other is in `full`.
+T5X's names for them are in t5x_adafactor.py.
 """
 
 from collections.abc import Mapping
@@ -28,30 +28,30 @@ def moments_of(opt_state: Any) -> dict[str, Any] | None:
   states = [leaf for leaf in _leaves(opt_state) if isinstance(leaf, FactoredState)]
   if not states:
     return None
-  found: dict[str, dict[transfer.Path, Any]] = {kind: {} for kind in KINDS}
+  moments: dict[str, dict[transfer.Path, Any]] = {kind: {} for kind in KINDS}
   for state in states:
     rows, columns, full = (transfer.flatten(tree) for tree in (state.v_row, state.v_col, state.v))
     for path in full:
       if _is_used(rows[path]):
-        found['rows'][path], found['columns'][path] = rows[path], columns[path]
+        moments['rows'][path], moments['columns'][path] = rows[path], columns[path]
       else:
-        found['full'][path] = full[path]
+        moments['full'][path] = full[path]
   count = states[0].count
   step = count if isinstance(count, jax.ShapeDtypeStruct) else jnp.ravel(count)[0]
-  return {'step': step, **{kind: transfer.unflatten(found[kind]) for kind in KINDS}}
+  return {'step': step, **{kind: transfer.unflatten(moments[kind]) for kind in KINDS}}
 
 
 def with_moments(opt_state: Any, moments: Mapping[str, Any]) -> Any | None:
   """An optimizer's state with these second moments, or None where it is not Adafactor's.
 
-  Adafactor's decay goes on from where it was; the schedule of the learning rate does not.
+  Adafactor's decay continues from its step; the learning-rate schedule starts afresh.
 
   Args:
     opt_state: of `optimizers.make_optimizer`, fresh.
     moments: as `moments_of` gives them.
 
   Raises:
-    ValueError: they are of other parameters, or of other shapes.
+    ValueError: they belong to other parameters, or have other shapes.
   """
   mine = moments_of(opt_state)
   if mine is None:
@@ -83,7 +83,7 @@ def _leaves(opt_state: Any) -> list[Any]:
 
 
 def _is_used(row: Any) -> bool:
-  """Whether optax keeps anything in it: where it does not, it has a single zero (a layer)."""
+  """Whether optax uses this row: an unused one is a single zero (for each layer)."""
   return row.shape[-1] > 1
 
 
@@ -96,7 +96,7 @@ def _replaced(tree: Any, leaves: Mapping[transfer.Path, Any]) -> Any:
 
 
 def _like(value: Any, leaf: Any) -> Any:
-  """The value with the type of `leaf`, and where it is; within jit, XLA decides where."""
+  """The value with the dtype and sharding of `leaf`; within jit, XLA chooses the sharding."""
   if not isinstance(value, jax.Array):
     value = np.asarray(value)
   value = value.astype(leaf.dtype)

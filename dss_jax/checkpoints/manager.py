@@ -1,8 +1,8 @@
 """The checkpoints of a run: saved in the background, the latest N and the best one kept.
 
-Owns what a checkpoint holds, which checkpoints are kept and which is the best. The folder they are
-in is a RunFolder's (runs/run_folder.py). Orbax writes a checkpoint under a temporary name and then
-renames it, so a killed process leaves only whole checkpoints.
+Owns what a checkpoint holds, which checkpoints are kept and which is the best. RunFolder
+(runs/run_folder.py) owns the folder they are in. Orbax writes a checkpoint under a temporary name
+and then renames it, so a killed process leaves only complete checkpoints.
 """
 
 import json
@@ -39,13 +39,13 @@ def save_weights(folder: epath.PathLike, params: Any, moments: Any | None) -> No
   """Writes weights that were trained elsewhere as the checkpoint of step 0; returns when done.
 
   Args:
-    folder: of the checkpoints; it is made.
+    folder: of the checkpoints; it is created.
     params: nested dict of arrays.
     moments: Adafactor's state in the form of checkpoints/adafactor.py, or None.
   """
   items = {'params': params} | ({MOMENTS: moments} if moments else {})
-  # A copy of one array at a time, where orbax by default makes one of everything at once. Its limit
-  # must be more than the largest array.
+  # Copies one array at a time; by default, orbax copies everything at once. Its limit must be more
+  # than the largest array.
   largest = max(leaf.nbytes for leaf in jax.tree.leaves(params)) / 1e9 + 1e-3
   limits = {'save_concurrent_gb': largest, 'save_device_host_concurrent_gb': largest}
   with ocp.CheckpointManager(
@@ -61,7 +61,7 @@ def load_weights(folder: epath.PathLike, like: Any) -> Any:
   """Some of the parameters that `save_weights` wrote.
 
   Args:
-    folder: what it was given.
+    folder: the one that `save_weights` got.
     like: a part of the nested dict, of ShapeDtypeStructs with shardings.
   """
   path = whole_files.absolute(folder) / '0' / 'params'
@@ -105,7 +105,7 @@ class Checkpoints:
   Args:
     folder: of the checkpoints, local or gs://.
     keep: how many of the latest stay, besides the best.
-    read_only: for evaluation and prediction: nothing is made or cleaned up.
+    read_only: for evaluation and prediction: nothing is created or cleaned up.
   """
 
   def __init__(self, folder: epath.PathLike, keep: int = 1, read_only: bool = False):
@@ -120,7 +120,7 @@ class Checkpoints:
       self.folder,
       item_names=('params', 'rest', 'data'),
       options=ocp.CheckpointManagerOptions(
-        best_fn=lambda metrics: metrics[BEST_METRIC],  # without one, orbax saves no metrics
+        best_fn=lambda metrics: metrics[BEST_METRIC],  # without it, orbax saves no metrics
         preservation_policy=checkpoint_managers.AnyPreservationPolicy([latest, _KeepBest()]),
         read_only=read_only,
         create=not read_only,
@@ -157,8 +157,8 @@ class Checkpoints:
 
     Args:
       state: of training.
-      data_state: JSON values that continue the data.
-      metrics: of validation at this step, or None where it was not evaluated.
+      data_state: JSON values from which the data continues.
+      metrics: of validation at this step, or None if there was no validation.
     """
     rest = {'step': state.step, 'opt_state': state.opt_state}
     items = ocp.args.Composite(
@@ -181,10 +181,10 @@ class Checkpoints:
     self._manager.reload()
 
   def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-    """The state of a step, placed on devices as in `like`, and the `data_state` saved with it.
+    """The state of a step, placed on devices as in `like`, and its `data_state`.
 
     Args:
-      step: a saved one.
+      step: of a saved checkpoint.
       like: the state as ShapeDtypeStructs with shardings.
     """
     rest = {'step': like.step, 'opt_state': like.opt_state}
@@ -227,7 +227,7 @@ class Checkpoints:
     return int(step)
 
   def wait(self) -> None:
-    """Returns when all that was saved is on disk."""
+    """Waits until everything saved is on disk."""
     self._manager.wait_until_finished()
 
   def close(self) -> None:

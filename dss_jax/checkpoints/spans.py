@@ -1,7 +1,7 @@
-"""Tensors that lie plainly in files: rows are read where they are, and nothing else is.
+"""Tensors stored uncompressed in files: only the rows that are asked for are read.
 
-Owns the arithmetic of bytes; which bytes a tensor has is told by the formats (hf_files.py,
-flax_msgpack.py).
+Owns the byte offsets within a tensor; the readers of each format (hf_files.py, flax_msgpack.py)
+know which bytes belong to a tensor.
 """
 
 import functools
@@ -24,7 +24,7 @@ class Span(NamedTuple):
 
 
 def tensor(shape: tuple[int, ...], dtype: np.dtype, spans: Sequence[Span]) -> Tensor:
-  """A tensor whose elements, in C order, are the bytes of `spans` one after the other."""
+  """A tensor whose elements, in C order, are the bytes of `spans`, concatenated."""
   return Tensor(shape, dtype, functools.partial(_read, shape, dtype, tuple(spans)))
 
 
@@ -60,5 +60,5 @@ def _fill_from(path: pathlib.Path, start: int, out: np.ndarray) -> None:
     while len(out):
       count = file.readinto(out.data)
       if not count:
-        raise ValueError(f'{path} ended {len(out)} bytes early while it was read')
+        raise ValueError(f'{path} ended {len(out)} bytes early: it was truncated while it was read')
       out = out[count:]

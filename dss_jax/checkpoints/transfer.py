@@ -1,8 +1,8 @@
-"""Weights between our layout and another program's: what goes where, checked, in parts.
+"""Weights between our layout and another program's: what goes where, checked, read in parts.
 
 Owns the form of a table of names (`Recipe`), the check that it accounts for every tensor, and the
-reading and writing of single slices through it, so that no more is in memory than what is asked
-for. Which names another program has is huggingface.py's and t5x.py's; files are theirs too.
+reading and writing of single slices through it, so that only what is asked for is in memory.
+huggingface.py and t5x.py own the other programs' names, and their files.
 """
 
 import dataclasses
@@ -31,9 +31,9 @@ class Tensor(NamedTuple):
   """A tensor of another program's checkpoint, not read yet.
 
   Attributes:
-    shape: of the whole.
+    shape: of the full tensor.
     dtype: as stored.
-    read: gives the part at an index of slices (one a dimension), in `dtype`.
+    read: returns the part at an index of slices (one per dimension), in `dtype`.
   """
 
   shape: tuple[int, ...]
@@ -42,12 +42,12 @@ class Tensor(NamedTuple):
 
 
 class Leaf(NamedTuple):
-  """Where one of our arrays lies in another program's checkpoint.
+  """Where one of our arrays is in another program's checkpoint.
 
   Attributes:
-    names: of one tensor, or, where `per_layer`, of one tensor a layer.
-    axes: `ours = theirs.transpose(axes)`, of a layer's part where `per_layer`.
-    per_layer: our first axis counts layers and theirs are tensors of their own.
+    names: of one tensor, or, if `per_layer`, of one tensor per layer.
+    axes: `ours = theirs.transpose(axes)`, for each layer if `per_layer`.
+    per_layer: our first axis counts layers, and each layer is a tensor of theirs.
   """
 
   names: tuple[str, ...]
@@ -64,13 +64,13 @@ class Pretrained:
   """Weights that another program wrote: opened and checked, not read.
 
   Attributes:
-    origin: where they are, for people: 'Hugging Face google/t5-v1_1-base'.
-    config: the network; activations in bfloat16 and dropout as our own default has them.
-    recipe: where each parameter lies.
+    origin: where they are, for messages: 'Hugging Face google/t5-v1_1-base'.
+    config: the network, with our own defaults for dropout and the activations' dtype.
+    recipe: where each parameter is.
     tensors: what the checkpoint holds.
-    vocabulary: what VOCABULARY takes, or None where the checkpoint has none.
+    vocabulary: the value for VOCABULARY, or None if the checkpoint has none.
     moments: Adafactor's state, or None.
-    notes: lines that a person should read, such as what was left out.
+    notes: lines to show to the user, such as what was left out.
   """
 
   origin: str
@@ -83,15 +83,15 @@ class Pretrained:
 
 
 class Moments(NamedTuple):
-  """Adafactor's second moments in another program's checkpoint, of the same tensors' mapping.
+  """Where Adafactor's second moments are among another program's tensors.
 
   A parameter is either factored (in `rows` and `columns`) or not (in `full`).
 
   Attributes:
     step: updates made so far.
-    rows, columns: where each factored parameter's means over its longer axis (of two as long, the
-      last) and over the other lie: optax's v_row and v_col, stacked over layers.
-    full: where the second moment of each other parameter lies.
+    rows, columns: of each factored parameter, the means over its longer axis (the last of two
+      equal ones) and over the other one: optax's v_row and v_col, stacked over layers.
+    full: the second moments of the other parameters.
   """
 
   step: int
@@ -137,14 +137,14 @@ def check(
 
   Args:
     origin: what is read, for messages.
-    config: the network that the tensors should be of.
-    make_recipe: gives the names of a network.
+    config: the network that the tensors should belong to.
+    make_recipe: returns the recipe of a network.
     shapes: of the tensors that are there.
-    allowed: names that may be there and are not used.
+    allowed: names of unused tensors that may be there.
 
   Raises:
-    ValueError: a tensor is missing, left over or of another shape; it says which, and which family
-      would have fitted.
+    ValueError: a tensor is missing, left over or of another shape; the message names it, and the
+      family that would fit.
   """
   recipe = make_recipe(config)
   names = list(itertools.chain.from_iterable(leaf.names for leaf in recipe.values()))
@@ -157,7 +157,7 @@ def check(
     *_listed(
       'of another shape',
       [
-        f'{name} {there[name]} for {shape}'
+        f'{name} {there[name]}, expected {shape}'
         for name, shape in wanted.items()
         if name in there and there[name] != shape
       ],
@@ -181,11 +181,11 @@ def read(leaf: Leaf, tensors: Mapping[str, Tensor], index: Index, out: np.ndarra
 
 
 def load(recipe: Recipe, tensors: Mapping[str, Tensor], like: Any) -> Any:
-  """Our arrays, read as each device needs them: nothing is whole on a host that holds a part.
+  """Our arrays; each host reads only the parts that its devices hold.
 
   Args:
-    recipe: where they lie.
-    tensors: what is there.
+    recipe: where they are.
+    tensors: of the checkpoint.
     like: nested dict of ShapeDtypeStructs with shardings.
 
   Returns:
@@ -200,7 +200,7 @@ def load(recipe: Recipe, tensors: Mapping[str, Tensor], like: Any) -> Any:
 
 
 def read_all(recipe: Recipe, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-  """Our arrays whole, as float32 numpy arrays, in a nested dict."""
+  """Our complete arrays, as float32 numpy arrays, in a nested dict."""
   arrays = {}
   for path, leaf in recipe.items():
     shape = tuple(tensors[leaf.names[0]].shape[axis] for axis in leaf.axes)
@@ -211,7 +211,7 @@ def read_all(recipe: Recipe, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def written(recipe: Recipe, arrays: Mapping[Path, Any]) -> Iterator[tuple[str, np.ndarray]]:
-  """Their name and their array of every part of our arrays, one after the other."""
+  """The other program's tensors, name and array, made one by one from our arrays."""
   for path, leaf in recipe.items():
     back = np.argsort(leaf.axes)
     parts = arrays[path] if leaf.per_layer else [arrays[path]]
@@ -260,12 +260,12 @@ def _listed(problem: str, names: list[str]) -> list[str]:
 def _family(config: T5Config) -> str:
   names = ('mlp_activations', 'logits_via_embedding', 'relative_bias_per_layer')
   values = tuple(getattr(config, name) for name in names)
-  said = [f'{name} {value}' for name, value in zip(names, values, strict=True)]
-  return FAMILIES.get(values) or f'a T5 with {", ".join(said)}'
+  settings = [f'{name} {value}' for name, value in zip(names, values, strict=True)]
+  return FAMILIES.get(values) or f'a T5 with {", ".join(settings)}'
 
 
 def _fitting(config: T5Config, make_recipe: MakeRecipe, there: Mapping[str, tuple]) -> str:
-  """A sentence that names the family whose tensors these are, if there is one."""
+  """A sentence that names the family that these tensors belong to, if there is one."""
   either = (False, True)
   for activations, tied, own in itertools.product((('gelu', 'linear'), ('relu',)), either, either):
     other = dataclasses.replace(

@@ -1,8 +1,8 @@
-"""Data sets: how a raw row and a teacher completion read. Needs neither SeqIO nor TensorFlow.
+"""Data sets: how to parse a raw row and a teacher completion. Needs neither SeqIO nor TensorFlow.
 
-Importing the package puts the paper's data sets into the table. One of your own is one call, in a
-module that MIXTURE_OR_TASK_MODULE names: `datasets.register(release.Dataset(...))`. Then `dss
-prepare` builds it, and its SeqIO tasks are there for every method.
+Importing the package registers the paper's data sets. To add your own, call
+`datasets.register(release.Dataset(...))` in a module that MIXTURE_OR_TASK_MODULE names. Then `dss
+prepare` builds it, and it has SeqIO tasks for every method.
 """
 
 from dss_jax.datasets import anli1, asdiv, cqa, esnli, svamp

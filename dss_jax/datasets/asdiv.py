@@ -1,7 +1,7 @@
 """ASDiv: word problems that serve as extra, teacher-labelled training data for SVAMP.
 
-Source: Miao et al. 2020, arXiv 2106.15772. Its own tasks have gold labels where ASDiv's formula is
-one equation; `svamp_asdiv` joins SVAMP (gold labels) with ASDiv (the teacher's labels), so that
+Source: Miao et al. 2020, arXiv 2106.15772. Its own tasks have gold labels if ASDiv's formula is a
+single equation; `svamp_asdiv` joins SVAMP (gold labels) with ASDiv (the teacher's labels), so that
 `svamp_asdiv_dss` is the paper's augmented student and `svamp_asdiv_teacher_dss` uses the teacher's
 labels throughout. Its validation and test splits are SVAMP's.
 """
@@ -19,14 +19,14 @@ def read_problems(path: pathlib.Path) -> Iterator[tuple[int, release.Row]]:
 
   Raises:
     ValueError: the file is malformed, or its XML declares entities. ElementTree fetches nothing
-      from outside, but expands entities without bound (`billion laughs`), and ASDiv has none.
+      from outside, but expands entities without limit (`billion laughs`); ASDiv has no entities.
   """
   if path.suffix != '.xml':
     yield from release.read_json_lines(path)
     return
   content = path.read_bytes()
   if b'<!ENTITY' in content or b'<!DOCTYPE' in content:
-    raise ValueError(f'{path}: expected XML without a document type, as ASDiv.xml is.')
+    raise ValueError(f'{path}: expected XML without a document type or entities, like ASDiv.xml.')
   try:
     root = ElementTree.fromstring(content)
   except ElementTree.ParseError as error:

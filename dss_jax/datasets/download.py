@@ -1,4 +1,4 @@
-"""Getting an archive of raw files: download that resumes, extraction that stays in its folder.
+"""Fetches an archive of raw files: resumable download, extraction that stays in its folder.
 
 Owns: HTTP ranges, checksums, refusing dangerous archives. Does not own: what is in the archive
 (release.py), the command (prepare.py).
@@ -22,25 +22,25 @@ import rich.progress
 from dss_jax.datasets.release import file_sha256
 
 MAX_EXTRACTED_BYTES = 8 << 30
-"""The release has below 1 GiB."""
+"""The release has less than 1 GiB."""
 ATTEMPTS = 3
 TIMEOUT_SECONDS = 60
 CHUNK_BYTES = 1 << 20
 
 
 def fetch(url: str, folder: pathlib.Path, sha256: str | None = None) -> pathlib.Path:
-  """Downloads a file into a folder, or finds it there; an interrupted download goes on.
+  """Downloads a file into a folder, or finds it there; resumes an interrupted download.
 
-  What has arrived lies in `<file>.part`, which becomes the file once complete and verified. It is
-  continued with an HTTP range if the server still has the same file (If-Range), else begun anew.
+  The received bytes are in `<file>.part`, which becomes the file once complete and verified. An
+  HTTP range resumes it if the server still has the same file (If-Range); else it starts again.
 
   Args:
-    url: http, https or file; the last is used where it lies.
-    folder: gets `<hash of the URL>-<name>`.
-    sha256: expected sum, hexadecimal; without it the content is not verified.
+    url: http, https or file; a file is used in place.
+    folder: where `<hash of the URL>-<name>` is written.
+    sha256: expected checksum, hexadecimal; without it the content is not verified.
 
   Raises:
-    ValueError: another scheme, no answer, an incomplete download or a wrong sum.
+    ValueError: another scheme, no answer, an incomplete download or a wrong checksum.
   """
   parts = urllib.parse.urlsplit(url)
   if parts.scheme == 'file':
@@ -72,11 +72,11 @@ def extract(archive: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
   """Extracts a zip archive into a folder of its own, or finds it there.
 
   Returns:
-    `<folder>/<first 16 digits of the archive's SHA-256>`, which appears when it is complete.
+    `<folder>/<first 16 digits of the archive's SHA-256>`, which exists only once it is complete.
 
   Raises:
-    ValueError: the archive is damaged or encrypted, has an entry that would lie outside its folder
-      or is no plain file, or is too large.
+    ValueError: the archive is damaged, encrypted or too large, or has an entry that is outside its
+      folder or not a plain file.
   """
   target = folder / file_sha256(archive)[:16]
   if target.is_dir():
@@ -97,14 +97,14 @@ def extract(archive: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
           shutil.copyfileobj(source, sink, CHUNK_BYTES)
   except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
     raise ValueError(
-      f'{archive} is not a sound zip archive ({error}): delete it and get it again.'
+      f'{archive} is not a sound zip archive ({error}): delete it and download it again.'
     ) from error
   temporary.replace(target)
   return target
 
 
 def _check_entries(archive: pathlib.Path, entries: list[zipfile.ZipInfo]) -> None:
-  """Refuses an archive before anything of it is written."""
+  """Refuses a dangerous archive before any of it is written."""
   for entry in entries:
     path = pathlib.PurePosixPath(entry.filename)
     mode = entry.external_attr >> 16
@@ -117,14 +117,14 @@ def _check_entries(archive: pathlib.Path, entries: list[zipfile.ZipInfo]) -> Non
   size = sum(entry.file_size for entry in entries)  # zipfile never writes more than it declares
   if size > MAX_EXTRACTED_BYTES:
     raise ValueError(
-      f'{archive} is refused: extracted it has {size} bytes, more than {MAX_EXTRACTED_BYTES}; '
+      f'{archive} is refused: it extracts to {size} bytes, more than {MAX_EXTRACTED_BYTES}; '
       'extract it yourself and set --raw_dir to the folder.'
     )
 
 
 def _verify(path: pathlib.Path, url: str, sha256: str | None) -> None:
-  if sha256 is not None and (found := file_sha256(path)) != sha256.lower():
-    raise ValueError(f'{url}: expected SHA-256 {sha256.lower()}, got {found}. Check --sha256.')
+  if sha256 is not None and (actual := file_sha256(path)) != sha256.lower():
+    raise ValueError(f'{url}: expected SHA-256 {sha256.lower()}, got {actual}. Check --sha256.')
 
 
 def _download(url: str, part: pathlib.Path) -> None:
@@ -141,43 +141,43 @@ def _download(url: str, part: pathlib.Path) -> None:
   size = part.stat().st_size if part.exists() else 0
   raise ValueError(
     f'{url}: the download broke off after {size} bytes ({problem or "connection closed"}). '
-    'Run the command again: it goes on from there.'
+    'Run the command again: it resumes there.'
   ) from problem
 
 
 def _continue(url: str, part: pathlib.Path) -> bool:
-  """Makes one request for what is missing of a part file; returns whether it is complete now."""
-  have = part.stat().st_size if part.exists() else 0
+  """Requests the missing bytes of a part file once; returns whether it is complete now."""
+  received = part.stat().st_size if part.exists() else 0
   request = urllib.request.Request(url, headers={'Accept-Encoding': 'identity'})
-  if have:
-    request.add_header('Range', f'bytes={have}-')
+  if received:
+    request.add_header('Range', f'bytes={received}-')
     if _validator_file(part).exists():
       request.add_header('If-Range', _validator_file(part).read_text(encoding='utf-8'))
   try:
     response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
   except urllib.error.HTTPError as error:
-    if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or not have:
+    if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or not received:
       raise
-    if error.headers.get('Content-Range') == f'bytes */{have}':
-      return True  # killed between the last byte and the renaming
+    if error.headers.get('Content-Range') == f'bytes */{received}':
+      return True  # killed after the last byte, before the rename
     part.unlink()
     return False
   with response:
     content_range = re.match(r'bytes (\d+)-', response.headers.get('Content-Range', ''))
     resumes = response.status == http.HTTPStatus.PARTIAL_CONTENT
-    if resumes and (content_range is None or int(content_range.group(1)) != have):
+    if resumes and (content_range is None or int(content_range.group(1)) != received):
       part.unlink()
       return False
     if not resumes:  # the server ignores ranges, or has another file now
-      have = 0
+      received = 0
       _note_validator(part, response.headers)
     length = response.headers.get('Content-Length')
-    total = have + int(length) if length else None
-    _copy(response, part, have, total)
+    total = received + int(length) if length else None
+    _copy(response, part, received, total)
     return total is None or part.stat().st_size == total
 
 
-def _copy(response, part: pathlib.Path, have: int, total: int | None) -> None:
+def _copy(response, part: pathlib.Path, received: int, total: int | None) -> None:
   """Appends a response to the first `have` bytes of a part file."""
   bar = rich.progress.Progress(
     *rich.progress.Progress.get_default_columns(),
@@ -186,15 +186,15 @@ def _copy(response, part: pathlib.Path, have: int, total: int | None) -> None:
     console=rich.console.Console(stderr=True),
   )
   with part.open('ab') as file, bar:
-    file.truncate(have)
-    task = bar.add_task(part.name, total=total, completed=have)
+    file.truncate(received)
+    task = bar.add_task(part.name, total=total, completed=received)
     while chunk := response.read1(CHUNK_BYTES):
       file.write(chunk)
       bar.advance(task, len(chunk))
 
 
 def _validator_file(part: pathlib.Path) -> pathlib.Path:
-  """Where the server's name for the version being downloaded is kept."""
+  """The file that holds the server's name for the version being downloaded."""
   return part.with_name(f'{part.name}.version')
 
 

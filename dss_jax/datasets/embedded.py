@@ -7,20 +7,20 @@ vocabulary, `embedded.model`, is what `dss vocab --task=embedded_dss --size=VOCA
     label      contradiction
     rationale  A nun is a woman. Someone in a chapel is indoors, not outdoors.
 
-A premise tells of a person and of one of three things: the mood, the activity, the place. A
-hypothesis names the kind of a person, and makes one claim about the mood, the activity or the
-place. The words' kinds decide:
+A premise states a person and one of three aspects: mood, activity or place. A hypothesis names the
+kind of a person, and makes one claim about the mood, the activity or the place. The words' kinds
+decide:
 
-    contradiction  the person is of another kind, or what the premise tells is of another kind
-    neutral        else, if the premise does not tell what the hypothesis claims
+    contradiction  the person is of another kind, or the stated aspect is of another kind
+    neutral        else, if the premise does not state the aspect that the hypothesis claims
     entailment     else
 
 Memorising does not help: words at the same place in the lists below, or three places apart, never
-meet in a premise of the train split, and a premise of another split is made of two such words. So
-the words of a test premise were never seen together, though each was seen with others.
+occur together in a premise of the train split, and a premise of another split is made of two such
+words. So the words of a test premise were never seen together, though each was seen with others.
 
-The rationale states what a label only implies: of which kind the words are. The data is made to
-show that mechanism; what a student learns from it is no evidence about real data.
+The rationale states what a label only implies: the kinds of the words. The data is made to show
+that mechanism; what a student learns from it is no evidence about real data.
 """
 
 import dataclasses
@@ -34,14 +34,14 @@ SIZES = {'train': 600, 'validation': 300, 'test': 600}
 SEED = 2305
 VOCABULARY_PATH = str(pathlib.Path(__file__).with_name('embedded.model'))
 TEACHER_ERROR_RATE = 0.1
-"""How often the teacher gives one of the two wrong labels; its rationale is right all the same."""
+"""How often the teacher gives one of the two wrong labels; its rationale is always right."""
 
 PEOPLE = {
   'woman': ('nun', 'queen', 'bride', 'waitress', 'grandmother', 'actress'),
   'man': ('monk', 'king', 'groom', 'waiter', 'grandfather', 'butler'),
   'child': ('baby', 'toddler', 'schoolgirl', 'schoolboy', 'preschooler', 'newborn'),
 }
-"""The words for people by their kind. Nobody is of two kinds: a child is neither woman nor man."""
+"""The words for people by their kind. Kinds are disjoint: a child is neither woman nor man."""
 ASPECTS = {
   'mood': {
     'happy': ('smiling', 'beaming', 'cheerful', 'joyful', 'grinning', 'merry'),
@@ -87,7 +87,7 @@ ASPECTS = {
     ),
   },
 }
-"""What a premise tells and a hypothesis claims: the words of each aspect by their kind."""
+"""What a premise states and a hypothesis claims: the words of each aspect by their kind."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,12 +130,12 @@ def problems(split: str) -> tuple[dict[str, str], ...]:
   train = split == 'train'
   rng = random.Random(SEED + train)
   count = SIZES['train'] if train else SIZES['validation'] + SIZES['test']
-  found: dict[str, dict[str, str]] = {}
-  while len(found) < count:
-    label = LABELS[len(found) % len(LABELS)]
+  examples: dict[str, dict[str, str]] = {}
+  while len(examples) < count:
+    label = LABELS[len(examples) % len(LABELS)]
     example = _example(rng, label, held_out=not train)
-    found.setdefault(example['input'], example)
-  rows = tuple(found.values())
+    examples.setdefault(example['input'], example)
+  rows = tuple(examples.values())
   if train:
     return rows
   return rows[: SIZES['validation']] if split == 'validation' else rows[SIZES['validation'] :]
@@ -143,16 +143,16 @@ def problems(split: str) -> tuple[dict[str, str], ...]:
 
 def _example(rng: random.Random, label: str, held_out: bool) -> dict[str, str]:
   """Draws one example of a label."""
-  person, told, word = _premise_words(rng, held_out)
+  person, stated, word = _premise_words(rng, held_out)
   wrong_person = label == 'contradiction' and rng.random() < 0.5
-  if wrong_person:  # whatever is claimed of the other person
+  if wrong_person:  # whatever the claim about the other person is
     aspect = rng.choice(list(ASPECTS))
   elif label == 'neutral':
-    aspect = rng.choice([aspect for aspect in ASPECTS if aspect != told])
+    aspect = rng.choice([aspect for aspect in ASPECTS if aspect != stated])
   else:
-    aspect = told
+    aspect = stated
   kinds = list(ASPECTS[aspect])
-  if aspect == told and not wrong_person:
+  if aspect == stated and not wrong_person:
     kinds = [kind for kind in kinds if (kind == word.kind) == (label == 'entailment')]
   claim = rng.choice(kinds)
   others = [kind for kind in PEOPLE if kind != person.kind]
@@ -163,7 +163,7 @@ def _example(rng: random.Random, label: str, held_out: bool) -> dict[str, str]:
     teacher_label = rng.choice([other for other in LABELS if other != label])
   first = f'A {person.text} is a {person.kind}{_unlike(person.kind, claimed_person, "a ")}.'
   second = f'Someone {word.text} is {word.kind}{_unlike(word.kind, claim)}.'
-  if aspect != told:
+  if aspect != stated:
     second = f'The {aspect} is not told.'
   return {
     'input': f'A {person.text} is {word.text}.</s>A {claimed_person} is {claim}.',
@@ -174,7 +174,7 @@ def _example(rng: random.Random, label: str, held_out: bool) -> dict[str, str]:
 
 
 def _premise_words(rng: random.Random, held_out: bool) -> tuple[_Word, str, _Word]:
-  """Draws a person, an aspect and a word of it that may meet in the split."""
+  """Draws a person, an aspect and a word of it that may occur together in the split."""
   person = rng.choice(_PEOPLE)
   aspect = rng.choice(list(ASPECTS))
   words = [word for word in _ASPECTS[aspect] if is_held_out(person.place, word.place) == held_out]

@@ -1,6 +1,6 @@
 """The second embedded data set: arithmetic word problems from our own templates, with a seed.
 
-It needs no file and no network, so that the smoke run and the tests have something real to learn.
+It needs no file and no network, so that the smoke run and the tests have a real task to learn.
 Its vocabulary, `embedded_arithmetic.model`, is what `dss vocab --task=embedded_arithmetic_dss
 --size=540` writes.
 
@@ -33,7 +33,7 @@ _OPPOSITE = {'+': '-', '-': '+', '*': '+', '/': '-'}
 
 @dataclasses.dataclass(frozen=True)
 class _Step:
-  """One operation: how the problem and the rationale word it ({n} operand, {r} result)."""
+  """One operation, with its wording in the problem and the rationale ({n} operand, {r} result)."""
 
   operator: str
   problem: str
@@ -85,11 +85,11 @@ def problems(split: str) -> tuple[dict[str, str], ...]:
   train = split == 'train'
   rng = random.Random(SEED + train)
   count = SIZES['train'] if train else SIZES['validation'] + SIZES['test']
-  found: dict[str, dict[str, str]] = {}
-  while len(found) < count:
+  by_input: dict[str, dict[str, str]] = {}
+  while len(by_input) < count:
     problem = _problem(rng, held_out=not train)
-    found.setdefault(problem['input'], problem)
-  rows = tuple(found.values())
+    by_input.setdefault(problem['input'], problem)
+  rows = tuple(by_input.values())
   if train:
     return rows
   return rows[: SIZES['validation']] if split == 'validation' else rows[SIZES['validation'] :]

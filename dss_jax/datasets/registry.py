@@ -14,7 +14,7 @@ def register(dataset: Dataset) -> Dataset:
     ValueError: another one has its name.
   """
   if _datasets.setdefault(dataset.name, dataset) is not dataset:
-    raise ValueError(f'another data set is named {dataset.name!r}; choose a name of its own.')
+    raise ValueError(f'another data set is named {dataset.name!r}; choose another name.')
   return dataset
 
 
@@ -22,13 +22,13 @@ def get(name: str) -> Dataset:
   """The data set of a name.
 
   Raises:
-    ValueError: there is none; the message has the near names.
+    ValueError: there is none; the message has similar names.
   """
   if name not in _datasets:
     near = difflib.get_close_matches(name, _datasets, n=3, cutoff=0.5) or names()
     raise ValueError(
-      f'no data set {name!r}; there are {", ".join(near)}. One of your own is registered by the '
-      'module that --module names.'
+      f'no data set {name!r}; there are {", ".join(near)}. Register your own in the module '
+      'that --module names.'
     )
   return _datasets[name]
 

@@ -1,12 +1,12 @@
-"""The raw release: one JSON row a line, and the teacher's completions in batches beside it.
+"""The raw release: one JSON row per line, and the teacher's completions in batches next to it.
 
-Owns: the layout of the files, what a data set's specification is, joining rows with completions.
-Does not own: single data sets (svamp.py, ...), how a completion reads (teacher_outputs.py), the
-prepared form (builder.py).
+Owns: the layout of the files, the specification of a data set, joining rows with completions. Does
+not own: single data sets (svamp.py, ...), parsing a completion (teacher_outputs.py), the prepared
+form (builder.py).
 
-    <folder>/<name>/<name>_<split>.json           one JSON object a line
+    <folder>/<name>/<name>_<split>.json           one JSON object per line
     <folder>/<name>/llm/<split>_CoT_<k>.json      JSON list of completions, the k-th batch of rows;
-                                                  a list of lists where a row has several
+                                                  a list of lists if a row has several
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ Row = Mapping[str, Any]
 SOURCE = 'datasets.zip of the repository google-research/distilling-step-by-step'
 """Where the raw files come from, for messages."""
 TEACHER = 'PaLM 540B'
-"""Whose completions are in the release."""
+"""The model that wrote the release's completions."""
 VALIDATION_FRACTION = 0.1
 VALIDATION_SEED = 0
 FILTERS = ('none', 'clean', 'agree')
@@ -39,7 +39,7 @@ INPUT_SEPARATOR = '</s>'
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-  """One row of a prepared data set; texts that nobody gave are empty.
+  """One row of a prepared data set; missing texts are empty.
 
   Attributes:
     input: what the student reads, without a task prefix.
@@ -55,10 +55,10 @@ class Example:
 
 
 def read_json_lines(path: pathlib.Path) -> Iterator[tuple[int, Row]]:
-  """Yields (line number from 1, row) of a file with one JSON object a line; skips empty lines.
+  """Yields (line number from 1, row) of a file with one JSON object per line; skips empty lines.
 
   Raises:
-    ValueError: a line is no JSON object; names file and line.
+    ValueError: a line is not a JSON object; the message has file and line.
   """
   with path.open('rb') as file:
     for number, line in enumerate(file, start=1):
@@ -75,18 +75,18 @@ def read_json_lines(path: pathlib.Path) -> Iterator[tuple[int, Row]]:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-  """How a data set of the release is read.
+  """How to read a data set of the release.
 
   Attributes:
     name: folder and task name.
     metric: how its labels are compared, 'text' or 'equation'.
-    fields: gives a row's (input, gold label); raises ValueError for a row that has none.
-    parse: gives a completion's rationale and label; sees the row too.
-    splits: our split names to the release's. `validation` of `train` means the held-out 10 %.
+    fields: returns a row's (input, gold label); raises ValueError if the row has none.
+    parse: returns the rationale and label of a completion and its row.
+    splits: from our split names to the release's. `validation` of `train` means the held-out 10 %.
     file_names: per split of the release, names of its file, best first; by default
       `<name>_<split>.json`.
     read: yields the numbered rows of such a file.
-    teacher: who wrote the completions, for model cards; '' where nobody knows.
+    teacher: who wrote the completions, for model cards; '' if unknown.
   """
 
   name: str
@@ -122,7 +122,7 @@ def text(row: Row, key: str) -> str:
   """A row's text without any literal `</s>`, which would read as an end of sequence.
 
   Raises:
-    ValueError: the row lacks the key, or its value is no text.
+    ValueError: the row lacks the key, or its value is not a text.
   """
   value = row.get(key)
   if not isinstance(value, str):
@@ -151,20 +151,20 @@ def release_folder(folder: pathlib.Path, dataset: Dataset) -> pathlib.Path:
 
 
 def wanted_files(dataset: Dataset, folder: pathlib.Path, split: str) -> tuple[pathlib.Path, ...]:
-  """The paths where a split's rows may lie, best first."""
+  """The paths that may hold a split's rows, best first."""
   raw_split = dataset.splits[split]
   names = dataset.file_names.get(raw_split, (f'{dataset.name}_{raw_split}.json',))
   return tuple(folder / dataset.name / name for name in names)
 
 
 def split_files(dataset: Dataset, folder: pathlib.Path, split: str) -> SplitFiles | None:
-  """Finds a split's raw files; None if its rows are not there.
+  """Finds a split's raw files; None if its rows are missing.
 
   Raises:
     ValueError: a batch of completions is missing between others.
   """
-  found = [path for path in wanted_files(dataset, folder, split) if path.is_file()]
-  if not found:
+  existing = [path for path in wanted_files(dataset, folder, split) if path.is_file()]
+  if not existing:
     return None
   pattern = re.compile(rf'{re.escape(dataset.splits[split])}_CoT_(\d+)\.json')
   batches = {}
@@ -173,11 +173,11 @@ def split_files(dataset: Dataset, folder: pathlib.Path, split: str) -> SplitFile
       batches[int(match.group(1))] = path
   if missing := sorted(set(range(len(batches))) - set(batches)):
     raise ValueError(
-      f'Expected batches 0 to {max(batches)} of the completions of {found[0].name} in '
+      f'Expected batches 0 to {max(batches)} of the completions of {existing[0].name} in '
       f'{folder / dataset.name / "llm"}, but {dataset.splits[split]}_CoT_{missing[0]}.json is '
       f'missing; get it from {SOURCE}.'
     )
-  return SplitFiles(found[0], tuple(path for _, path in sorted(batches.items())))
+  return SplitFiles(existing[0], tuple(path for _, path in sorted(batches.items())))
 
 
 def read_examples(dataset: Dataset, files: SplitFiles, split: str) -> Iterator[Example]:
@@ -241,7 +241,7 @@ def _example(
 
 
 def _completions(files: SplitFiles) -> Iterator[list[str]]:
-  """The completions of every row: one, or K."""
+  """The completions of each row: one, or K."""
   for path in files.completions:
     try:
       batch = json.loads(path.read_text(encoding='utf-8'))
@@ -253,7 +253,7 @@ def _completions(files: SplitFiles) -> Iterator[list[str]]:
       texts = [row] if isinstance(row, str) else row
       if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise ValueError(
-          f'{path}: expected a JSON list of texts, the raw completions, or of lists of texts where '
+          f'{path}: expected a JSON list of texts, the raw completions, or of lists of texts if '
           'each row has several.'
         )
       yield texts

@@ -1,13 +1,13 @@
-"""What a teacher wrote: from a raw completion to a rationale and a label.
+"""Parses a teacher's raw completion into a rationale and a label.
 
 Owns: where a completion ends, where its answer begins, what counts as an answer. Does not own: the
-files the completions lie in (release.py), whether an answer is right (metrics.py).
+files of completions (release.py), whether an answer is right (metrics.py).
 
 A completion runs on into an invented next example, or is cut off. Rules that hold everywhere:
   - only the text before the next example (a line that opens with `Q:` or `Premise:`) is read;
-  - the rationale is the text before the answer marker. Without a marker nobody knows where the
-    rationale ends, so it is empty, as is the label (the paper's code does the same);
-  - a label is empty where the answer is missing, cut off, or names several choices.
+  - the rationale is the text before the answer marker. Without a marker its end is unknown, so it
+    is empty, as is the label (the paper's code does the same);
+  - a label is empty if the answer is missing, cut off, or names several choices.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ _CHOICE = re.compile(r'\(([a-z])\)', re.IGNORECASE)
 
 @dataclasses.dataclass(frozen=True)
 class TeacherOutput:
-  """A parsed completion; either text is empty where the teacher gave none that can be used."""
+  """A parsed completion; either text is empty if the teacher gave no usable one."""
 
   rationale: str
   label: str
@@ -58,9 +58,9 @@ def nli_answer_line(completion: str) -> TeacherOutput:
 def choice(completion: str, choices: Sequence[str]) -> TeacherOutput:
   """Parses CQA's `<rationale> So the answer is (d) math problem.`
 
-  The text after the letter counts, not the letter: it becomes the choice that it spells but for
-  case and punctuation, else the letter's choice if that is much the same text, else it stays as it
-  is (the teacher answered with something that was not offered).
+  The text after the letter counts, not the letter. It becomes the choice that it equals up to case
+  and punctuation, else the letter's choice if their texts are similar, else it stays as it is (the
+  teacher's answer was not among the choices).
   """
   rationale, answer = _split_answer_is(completion)
   letters = list(_CHOICE.finditer(answer))
@@ -79,8 +79,8 @@ def choice(completion: str, choices: Sequence[str]) -> TeacherOutput:
 def equation(completion: str) -> TeacherOutput:
   """Parses SVAMP's `<rationale> The answer is (84 / 2).`
 
-  An equation that is not in brackets as a whole, `(16 * 17) * 4`, is put in brackets as gold labels
-  are. Text in brackets that has no value, `(some - 8)`, stays: it is an answer, and wrong.
+  An equation without brackets around all of it, `(16 * 17) * 4`, gets them, as gold labels have
+  them. Text in brackets that has no value, `(some - 8)`, stays: it is an answer, and wrong.
   """
   rationale, answer = _split_answer_is(completion)
   answer = answer.strip().removesuffix('.')
@@ -99,7 +99,7 @@ def _own_part(completion: str) -> str:
 
 
 def _split_answer_is(completion: str) -> tuple[str, str]:
-  """Rationale, and what follows `the answer is` on its line; two empty texts without a marker."""
+  """Rationale, and what follows `the answer is` on its line; both empty if there is no marker."""
   own = _own_part(completion)
   markers = list(_ANSWER_IS.finditer(own))
   if not markers:

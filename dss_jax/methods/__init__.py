@@ -1,4 +1,4 @@
-"""Methods: how a student learns from an example and how it is asked, one file a method.
+"""Methods: how a student learns from an example and how it is asked, one file per method.
 
 Importing the package registers them all. Needs no other part of dss_jax and no library.
 """

@@ -1,12 +1,12 @@
-"""What a method is, as data: the rows an example becomes, its loss, and how the student is asked.
+"""A method as data: the rows that an example becomes, its loss, and how the student is asked.
 
-Owns the types and the reading of templates. A run keeps its method in its config.json, so a student
-is asked by its run folder alone. Does not own the table of methods (registry.py), the text of rows
-as tensors (tasks/preprocessors.py) or the loss itself (training/losses.py).
+Owns the types and the parsing of templates. A run stores its method in its config.json, so its
+folder alone tells how to ask the student. Does not own the table of methods (registry.py), the text
+of rows as tensors (tasks/preprocessors.py) or the loss itself (training/losses.py).
 
 A template is text with fields in braces: `[label] {input}`. Fields are those of a source example:
 `input`, `label` (gold or the teacher's, see `Method.label_source`), `rationale` (the teacher's),
-and whatever else a data set's source gives.
+and any others that a data set's source provides.
 """
 
 import dataclasses
@@ -21,10 +21,10 @@ class Row:
   """One training row: what the student reads and what it is to write.
 
   Attributes:
-    task: the loss term that the row's target tokens belong to. An open table: any name.
+    task: the loss term that the row's target tokens belong to. Any name is allowed.
     input: template of the encoder's text.
-    target: template of the decoder's text. Where it has several fields, the texts between them
-      take an output apart again (`parse`), so they must not be blank.
+    target: template of the decoder's text. If it has several fields, an output is split at the
+      texts between them (`parse`), so they must not be blank.
   """
 
   task: str
@@ -38,13 +38,13 @@ class Row:
     between = [text for text, name in pieces(self.target)[1:] if name]
     if any(not text.strip() for text in between):
       raise ValueError(
-        f'Row {self.task!r}: the target {self.target!r} needs text between its fields, by which an '
-        "output is taken apart, e.g. '{rationale} [label] {label}'."
+        f'Row {self.task!r}: the target {self.target!r} needs text between its fields, at which an '
+        "output is split, e.g. '{rationale} [label] {label}'."
       )
 
   @property
   def has_label(self) -> bool:
-    """Whether the label is read out of what the student writes."""
+    """Whether the label is part of what the student writes."""
     return 'label' in fields_of(self.target)
 
   @property
@@ -58,11 +58,11 @@ class Row:
     return fields_of(self.input) | fields_of(self.target)
 
   def parse(self, output: str) -> dict[str, str]:
-    """The target's fields in what a student wrote; '' for one that is not there.
+    """The target's fields in what a student wrote; '' for a missing field.
 
-    Where the target is one field alone, that is the output as it is. Otherwise an output is split
-    at the texts between the target's fields, in their order. A text that is missing ends the
-    reading: what was left belongs to the field before it.
+    If the target is a single field, the field is the output, unchanged. Otherwise an output is
+    split at the texts between the target's fields, in their order. At a missing text, the rest of
+    the output belongs to the field before it.
     """
     parts = pieces(self.target)
     if len(parts) == 1 and not parts[0][0]:
@@ -87,24 +87,24 @@ class Term:
 
   def __post_init__(self):
     if self.weight < 0:
-      raise ValueError(f'the weight of the loss of {self.task!r} is at least 0, not {self.weight}.')
+      raise ValueError(f'the loss weight of {self.task!r} must be at least 0, not {self.weight}.')
 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-  """How a student learns from one source example, and how it is asked: all that makes a method.
+  """How a student learns from one source example, and how it is asked: a complete method.
 
   Attributes:
     name: of the method, and the end of its SeqIO names: data set `svamp` and method `dss` make
       `svamp_dss`.
     summary: one phrase for the model card.
-    rows: what a source example becomes, at most one row a task. A row that needs several fields
-      `rationale` where an example has K of them is made K times.
+    rows: what a source example becomes, at most one row per task. If an example has K rationales,
+      a row that needs `rationale` is made K times.
     loss: the terms; every task of `rows` has one.
-    answer: the row that is asked for the label. Often one of `rows`, but need not be.
+    answer: the row that asks for the label, often but not necessarily one of `rows`.
     label_source: whose label `{label}` is in training, 'gold' or 'teacher'. Scores always compare
       with the gold one.
-    paired: whether all rows of an example are in one batch, and in one packed row where they fit.
+    paired: whether all rows of an example are in one batch, and in one packed row if they fit.
       Otherwise the tasks are drawn independently, as in a SeqIO mixture of equal rates.
   """
 
@@ -118,14 +118,18 @@ class Method:
 
   def __post_init__(self):
     if not self.name.replace('_', '').isalnum():
-      raise ValueError(f'a method is named by letters, digits and underscores, not {self.name!r}.')
+      raise ValueError(
+        f'the name of a method has letters, digits and underscores, not {self.name!r}.'
+      )
     if self.label_source not in LABEL_SOURCES:
       raise ValueError(
         f'Method {self.name}: label_source is one of {LABEL_SOURCES}, not {self.label_source!r}.'
       )
     rows, terms = [row.task for row in self.rows], self.tasks
     if not rows or len(set(rows)) < len(rows) or len(set(terms)) < len(terms):
-      raise ValueError(f'Method {self.name}: rows and loss terms have one task each, once.')
+      raise ValueError(
+        f'Method {self.name}: rows and loss terms need one task each, without repeats.'
+      )
     if set(rows) - set(terms):
       missing = sorted(set(rows) - set(terms))
       raise ValueError(f'Method {self.name}: no loss term for the rows of {", ".join(missing)}.')
@@ -144,18 +148,18 @@ class Method:
 
   @property
   def uses_teacher(self) -> bool:
-    """Whether anything of the teacher's is learned."""
+    """Whether the student learns from any output of the teacher."""
     fields = frozenset[str]().union(*(row.fields for row in self.rows))
     return self.label_source == 'teacher' or 'rationale' in fields
 
   @property
   def needs(self) -> frozenset[str]:
-    """The fields besides `input` that a question needs: the teacher's rationale, say."""
+    """The fields besides `input` that a question needs, such as the teacher's rationale."""
     return fields_of(self.answer.input) - {'input'}
 
 
 def from_teacher(method: Method) -> Method:
-  """The same method with the teacher's labels, named teacher_<name>: distillation without people.
+  """The same method with the teacher's labels, named teacher_<name>: it needs no gold labels.
 
   Source: Hsieh et al. 2023, section 4.2 and figure 5.
   """
@@ -171,7 +175,7 @@ def fields_of(template: str) -> frozenset[str]:
   """The names of a template's fields.
 
   Raises:
-    ValueError: an unbalanced brace, or a field that is no plain name.
+    ValueError: an unbalanced brace, or a field that is not a plain name.
   """
   return frozenset(name for _, name in pieces(template) if name)
 
@@ -189,10 +193,10 @@ def fill(template: str, fields: Mapping[str, str]) -> str:
 
 
 def pieces(template: str) -> list[tuple[str, str]]:
-  """A template as pairs (text, field that follows it); the last field is '' where text ends it.
+  """A template as pairs (text, field that follows it); the last field is '' if text ends it.
 
   Raises:
-    ValueError: an unbalanced brace, or a field that is no plain name.
+    ValueError: an unbalanced brace, or a field that is not a plain name.
   """
   try:
     parsed = list(string.Formatter().parse(template))
@@ -200,5 +204,5 @@ def pieces(template: str) -> list[tuple[str, str]]:
     raise ValueError(f'the template {template!r} cannot be read: {error}.') from error
   for _, name, options, conversion in parsed:
     if name is not None and (not name.isidentifier() or options or conversion):
-      raise ValueError(f'the template {template!r} has a field that is no name: {{{name}}}.')
+      raise ValueError(f'the template {template!r} has a field that is not a name: {{{name}}}.')
   return [(text, name or '') for text, name, _, _ in parsed]

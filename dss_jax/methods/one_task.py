@@ -1,7 +1,7 @@
 """One of the two tasks of step by step alone, with its prefix: labels, or rationales.
 
-Trained by themselves they are controls. `rationale` never sees a label, so what it answers shows
-what rationales alone teach of `[label]`.
+Each alone is a control. `rationale` never sees a label, so its answers show what rationales alone
+teach about `[label]`.
 """
 
 from dss_jax.methods.base import Method, Term, from_teacher

@@ -1,6 +1,6 @@
 """Rationale as input: the student reads the teacher's rationale, in training and at test time.
 
-Every question needs a rationale, so the teacher is never gone. A reference, not a way to deploy.
+Every question needs a rationale, so the teacher is always needed: a reference, not for deployment.
 
 Source: Hsieh et al. 2023, Eq. 2: mean l(f(x, r), y).
 """

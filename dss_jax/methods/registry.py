@@ -1,7 +1,7 @@
-"""The table of methods by name, and of tasks by number: both open.
+"""The extensible tables of methods by name, and of tasks by number.
 
-Owns what METHOD may be and which number a task has in the rows of SeqIO tasks. A method of your own
-is one call, in a module that MIXTURE_OR_TASK_MODULE names:
+Owns the values of METHOD, and the number of a task in the rows of SeqIO tasks. To add your own
+method, make one call in a module that MIXTURE_OR_TASK_MODULE names:
 
     from dss_jax import methods
 
@@ -18,13 +18,13 @@ _task_ids: dict[str, int] = {'label': 0, 'rationale': 1}
 
 
 def register(method: Method) -> Method:
-  """Adds a method to the table and returns it; the same one again changes nothing.
+  """Adds a method to the table and returns it; adding it again changes nothing.
 
   Raises:
     ValueError: another method has its name.
   """
   if _methods.setdefault(method.name, method) != method:
-    raise ValueError(f'another method is named {method.name!r}; choose a name of its own.')
+    raise ValueError(f'another method is named {method.name!r}; choose another name.')
   for row in (*method.rows, method.answer):
     task_id(row.task)
   return method
@@ -34,13 +34,13 @@ def get(name: str) -> Method:
   """The method of a name.
 
   Raises:
-    ValueError: there is none; the message has the near names.
+    ValueError: there is none; the message has similar names.
   """
   if name not in _methods:
     near = difflib.get_close_matches(name, _methods, n=3, cutoff=0.5)
     hint = f'did you mean {" or ".join(near)}?' if near else f'there are {", ".join(_methods)}.'
     raise ValueError(
-      f'no method {name!r} (METHOD): {hint} A method of your own is registered by the module that '
+      f'no method {name!r} (METHOD): {hint} Register your own method in the module that '
       'MIXTURE_OR_TASK_MODULE names.'
     )
   return _methods[name]
@@ -57,7 +57,7 @@ def registered() -> tuple[Method, ...]:
 
 
 def task_id(task: str) -> int:
-  """The number that stands for a task in SeqIO's rows in this process; a new task gets the next."""
+  """The number of a task in SeqIO's rows in this process; a new task gets the next number."""
   return _task_ids.setdefault(task, len(_task_ids))
 
 
@@ -65,7 +65,7 @@ def task_of(number: int) -> str:
   """The task that a number stands for.
 
   Raises:
-    ValueError: none.
+    ValueError: there is none.
   """
   for task, known in _task_ids.items():
     if known == number:
@@ -74,11 +74,13 @@ def task_of(number: int) -> str:
 
 
 def marks() -> tuple[str, ...]:
-  """The texts of all methods' templates, such as `[label]`: pieces of their own in a vocabulary."""
+  """The texts of all methods' templates, such as `[label]`; each is one piece of a vocabulary."""
   templates = (
     template
     for method in _methods.values()
     for row in (*method.rows, method.answer)
     for template in (row.input, row.target)
   )
-  return tuple(sorted({text.strip() for one in templates for text, _ in pieces(one)} - {''}))
+  return tuple(
+    sorted({text.strip() for template in templates for text, _ in pieces(template)} - {''})
+  )

@@ -1,7 +1,7 @@
-"""Single task: rationale and label as one target; the label is read out of what is written.
+"""Single task: rationale and label as one target; the label is parsed from the output.
 
-The text `[label]` stands between the two. Without a mark nobody could tell where a rationale ends
-and a label of several words begins.
+The text `[label]` stands between the two. Without it, the end of a rationale and the start of a
+label of several words would be unknown.
 
 Source: Hsieh et al. 2023, Eq. 5: mean l(f(x), [r, y]).
 """

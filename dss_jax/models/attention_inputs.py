@@ -1,4 +1,4 @@
-"""What attention is told besides queries, keys and values: who may see whom, and how far it is.
+"""The inputs of attention besides queries, keys and values: which keys a query sees, and biases.
 
 Owns the types that layers.py makes and that layers.py and flash.py both compute with.
 
@@ -15,9 +15,9 @@ class Bias(NamedTuple):
   """A relative position bias.
 
   Attributes:
-    values: what is added to the logits [1, h, q, k].
-    embedding: what they are taken from [h, buckets].
-    buckets: where [q, k].
+    values: added to the logits [1, h, q, k].
+    embedding: the table that they are looked up in [h, buckets].
+    buckets: the bucket of each query and key [q, k].
   """
 
   values: Float[Array, '1 h q k']
@@ -29,9 +29,9 @@ class Segments(NamedTuple):
   """What attention within packed rows may see: the same sequence, not padding, not later tokens.
 
   Attributes:
-    query: which packed sequence each query is of, from 1; 0 is padding [b, q].
-    key: of each key [b, k].
-    causal: whether a query sees no later keys.
+    query: the packed sequence that each query belongs to, from 1; 0 is padding [b, q].
+    key: the same for each key [b, k].
+    causal: whether later keys are masked.
   """
 
   query: Int[Array, 'b q']

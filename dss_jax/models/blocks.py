@@ -1,4 +1,4 @@
-"""The layers of T5's two stacks: what is in one, and in which order.
+"""The layers of T5's two stacks: the parts of each, in order.
 
 Owns the residuals, norms and dropout sites around the parts of layers.py. How they are stacked and
 run is t5.py's.
@@ -45,7 +45,7 @@ class DecoderLayer(nnx.Module):
 
   @jax.named_scope('decoder_layer')
   def __call__(self, x, encoded, mask, cross_mask, bias, row_keys, rate: float):
-    cross_keys = layers.fold_in(row_keys, 8)  # attention weights of their own, not the self ones'
+    cross_keys = layers.fold_in(row_keys, 8)  # other dropout masks than self-attention's
     h = self.self_attention_norm(x)
     x += layers.dropout(self.self_attention(h, h, mask, bias, row_keys, rate), row_keys, 2, rate)
     h = self.cross_attention_norm(x)
@@ -57,12 +57,12 @@ class DecoderLayer(nnx.Module):
   def step(self, x: Float[Array, 'r 1 e'], self_kv, extend, cross_kv, mask, cross_mask, bias):
     """One token. Returns x [r, 1, e], this token's key and value [r, h, d, 1], and all up to it.
 
-    `extend` gives what a cache of `self_kv` [r, h, d, l] is with this token's key or value, of the
-    length that `mask` and `bias` have.
+    `extend` adds this token's key or value to a cache of `self_kv` [r, h, d, l]; the result has the
+    length of `mask` and `bias`.
 
-    On a mesh weights stay where they lie, and the activations move, which are fewer. For a product
-    with weights, devices that share parts of these (`fsdp`) have the same rows, and each its part
-    of the width; for attention, each has its own rows.
+    On a mesh, weights stay sharded and activations, which are smaller, are moved instead. For a
+    product with weights, the devices along `fsdp` have the same rows, and each has its part of the
+    width; for attention, each device has its own rows.
 
     Source: Pope et al. 2022 (arXiv 2211.05102), the weight-stationary layouts of section 3.2.
     """
@@ -73,7 +73,7 @@ class DecoderLayer(nnx.Module):
     key, value = map(_uncached, all_kv)
     y = layers.attend(_own_rows(attention.project_query(h)), key, value, mask, bias)
     x = own_width(x + attention.project_out(_same_rows(y)))
-    # The beams of one input stand side by side as its queries, so its keys are stored once.
+    # The beams of an input become its queries, so its keys are stored once.
     attention = self.cross_attention
     h = self.cross_attention_norm(x).reshape(cross_kv[0].shape[0], -1, x.shape[-1])
     key, value = map(_uncached, cross_kv)
@@ -83,7 +83,7 @@ class DecoderLayer(nnx.Module):
 
 
 def own_width(x: Float[Array, 'r 1 e']) -> Float[Array, 'r 1 e']:
-  """A token's residuals, their width divided as weights are."""
+  """A token's residuals, their width sharded as the weights are."""
   return partitioning.place(x, rows=('data',), embed='fsdp')
 
 
@@ -96,7 +96,7 @@ def _own_rows(x: Float[Array, 'r q h d']) -> Float[Array, 'r q h d']:
 
 
 def cached(kv: Float[Array, '... k h d']) -> Float[Array, '... h d k']:
-  """Keys or values as a decoding cache has them: what no token has to transpose."""
+  """Keys or values in the layout of a decoding cache, which no token has to transpose."""
   return jnp.moveaxis(kv, -3, -1)
 
 

@@ -1,7 +1,7 @@
-"""What a T5 network is, as numbers and names: `T5Config`.
+"""The settings of a T5 network: `T5Config`.
 
-Owns the settings and which of them go together. What they mean in arrays is layers.py's,
-blocks.py's and t5.py's.
+Owns the settings and which combinations are valid. layers.py, blocks.py and t5.py compute the
+network from them.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ REMAT_POLICIES = ('full', 'minimal', 'none')
 
 @dataclasses.dataclass(frozen=True)
 class T5Config:
-  """What a T5 network is; field names as in T5X's `network.T5Config`.
+  """The settings of a T5 network; field names as in T5X's `network.T5Config`.
 
   Attributes:
     vocab_size: rows of the embedding, at least the vocabulary's size; None until that is known.
@@ -22,7 +22,7 @@ class T5Config:
     logits_via_embedding: T5 1.0 ties the logits to the embedding and scales them by emb_dim^-1/2.
     dropout_rate: probability of dropping, in [0, 1).
     remat_policy: what the backward pass keeps: 'none' recomputes nothing, 'minimal' keeps matrix
-      products with weights, 'full' only each layer's input; both keep what attention gave.
+      products with weights, 'full' only each layer's input; both keep the output of attention.
     scan_layers: false unrolls the loop over layers: the same numbers, a longer compilation.
     relative_bias_per_layer: every layer has a relative position bias of its own, as in umT5 and
       T5X's scalable_t5; otherwise a stack's layers share one.
@@ -46,7 +46,7 @@ class T5Config:
   relative_bias_per_layer: bool = False
 
   def __post_init__(self):
-    activations = tuple(self.mlp_activations)  # gin gives a list where a file has one
+    activations = tuple(self.mlp_activations)  # a gin file may contain a list
     object.__setattr__(self, 'mlp_activations', activations)
     fields.check(self)
     if activations not in (('gelu', 'linear'), ('relu',)):

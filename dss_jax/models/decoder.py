@@ -1,7 +1,7 @@
 """A T5's decoder one token at a time, with a cache of keys and values.
 
-Owns what decoding remembers (`DecodeCache`) and how the decoder's layers run over it. The network
-and its weights are t5.py's; which token is fed next is inference/decoding.py's.
+Owns the decoding cache (`DecodeCache`) and how the decoder's layers run over it. The network
+and its weights are t5.py's; inference/decoding.py chooses the next token.
 
 Axis legend: r rows of the decoder (batch times beams), b rows of the encoder, h heads, d head_dim,
 l output tokens.
@@ -23,15 +23,15 @@ KeyValue = tuple[Array, Array]
 
 
 class DecodeCache(NamedTuple):
-  """What decoding remembers.
+  """The keys and values of the tokens so far, and of the encoder's output.
 
   Keys and values have their positions last, so that no token has to transpose them. They are
-  stacked over layers on a leading axis, or, where decoding is unrolled, a tuple with a pair for
-  every layer.
+  stacked over layers on a leading axis, or, if decoding is unrolled, a tuple with a pair for every
+  layer.
 
   Attributes:
     self_kv: keys and values of the tokens so far, for every layer [r, h, d, l].
-    cross_kv: of the encoder's output, for every layer [b, h, d, inputs].
+    cross_kv: keys and values of the encoder's output, for every layer [b, h, d, inputs].
     inputs_mask: true on real inputs.
     position: how many tokens have been decoded.
   """
@@ -44,11 +44,11 @@ class DecodeCache(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Decoder:
-  """A network prepared for decoding; made by `prepare` once a batch, outside the loop over tokens.
+  """A network prepared for decoding; `prepare` makes it once per batch, before the token loop.
 
   Attributes:
     network: owns the weights.
-    layers: the decoder's: one stack that a scan runs over, or, where decoding is unrolled, a tuple.
+    layers: of the decoder: one stack that a scan runs over, or, if decoding is unrolled, a tuple.
   """
 
   network: T5
@@ -81,7 +81,7 @@ class Decoder:
   def step(
     self, tokens: Int[Array, 'r'], cache: DecodeCache
   ) -> tuple[Float[Array, 'r vocab'], DecodeCache]:
-    """Feeds one token a row (the first is 0, the start token); at most `length` times a cache.
+    """Feeds one token per row (first 0, the start token); at most `length` times per cache.
 
     Args:
       tokens: the last token of every row, rows of one input side by side.
@@ -125,10 +125,10 @@ class Decoder:
 
 
 def prepare(network: T5) -> Decoder:
-  """The network's decoder, its layers stacked or, on devices where that is faster, apart.
+  """The network's decoder, its layers stacked or, on devices where that is faster, separate.
 
-  On CPUs a scan copies what it cuts out of a stack, at every token. There the stack is cut once,
-  which takes the memory of the decoder's weights again.
+  On CPUs a scan copies each layer out of the stack at every token. There the stack is split once,
+  which takes the memory of the decoder's weights a second time.
   """
   stack = network.decoder_layers
   if devices.unrolls_decoding():
@@ -137,5 +137,5 @@ def prepare(network: T5) -> Decoder:
 
 
 def _unstack(stacked, count: int) -> tuple:
-  """What is stacked for `count` layers, for each."""
+  """Splits a tree that is stacked over `count` layers into one for each layer."""
   return tuple(jax.tree.map(lambda stack, i=i: stack[i], stacked) for i in range(count))

@@ -1,13 +1,13 @@
 """T5's attention on a TPU as one kernel: the logits [b, h, q, k] never leave the chip.
 
-Owns the Pallas kernels, forward and backward, and where they are used. layers.attend says what they
-compute; they give the same numbers to rounding.
+Owns the Pallas kernels, forward and backward, and where they are used. They compute the same as
+layers.attend, up to rounding.
 
 A step of a kernel has one pair of heads (128 lanes) of a few rows, with all their keys: at the
 lengths of T5 these fit into VMEM, so there is no online softmax. It has all queries too, or else
-as many as fit, and the rest are other calls'. Rows are the inner axis of the grid: a head's bias is
+as many as fit; further calls take the rest. Rows are the inner axis of the grid: a head's bias is
 read once for all rows, and its gradient is summed in VMEM. Queries, keys and values stay
-[b, length, heads * head_dim], as the projections make and take them.
+[b, length, heads * head_dim], as the projections produce and expect them.
 """
 
 import functools
@@ -54,7 +54,7 @@ def attend(
     qkv: queries [b, q, i], keys [b, k, i] and values [b, k, i] of all heads, side by side.
     segments: of queries and keys.
     bias: a relative position bias, or None.
-    keep: what dropout multiplies each key's weight with, or None.
+    keep: the factor of dropout for each key's weight, or None.
     head_dim: of each head.
   """
   mesh = jax.sharding.get_abstract_mesh()
@@ -101,8 +101,8 @@ def attend(
 def _attend(head_dim: int, first: int | None, buckets, qkv, segments, bias, keep):
   """One call on one device; causal with the first query at position `first`, unless that is None.
 
-  The bias's gradient is of its embedding, whose few numbers devices add up: that of the dense form
-  would be a sum over devices of [heads, q, k] in every layer.
+  The bias's gradient is that of its small embedding, which is cheap to sum over devices. The dense
+  form would need a sum over devices of [heads, q, k] in every layer.
   """
   return _forward(head_dim, first, qkv, segments, bias[0], keep)
 
@@ -143,8 +143,8 @@ def _backward(head_dim: int, first: int | None, qkv, segments, dense, keep, grad
     outs.append((dense.shape, jnp.float32))
     specs.append(call.by_head(dense))
   sums = [pltpu.VMEM((qkv[1].shape[1], LANES), jnp.float32)] * 2
-  found = call(_backward_kernel, 5, (grad_out,), outs, specs, sums)
-  return (*found, None) if dense is None else found
+  results = call(_backward_kernel, 5, (grad_out,), outs, specs, sums)
+  return (*results, None) if dense is None else results
 
 
 class _Call:
@@ -209,30 +209,30 @@ INTERPRET = False  # tests run the kernels on a CPU
 
 
 def _divided(mesh) -> tuple[int, int]:
-  """Into how many parts a mesh divides rows, and heads."""
+  """How many parts a mesh shards rows into, and heads."""
   (rows,), (heads,) = partitioning.BATCH, partitioning.spec(('heads',))
   return math.prod(mesh.shape[axis] for axis in rows), mesh.shape[heads]
 
 
 def _queries_of_a_call(rows: int, queries: int, keys: int, head_dim: int) -> int:
-  """All queries, or the largest part of them for which there is VMEM; 0 where there is none."""
+  """All queries, or the largest part of them that fits into VMEM; 0 if none does."""
   sizes = (queries // parts for parts in range(1, queries // LANES + 1) if queries % parts == 0)
   usable = (n for n in sizes if n % LANES == 0 and _rows_of_a_step(rows, n, keys, head_dim))
   return next(usable, 0)
 
 
 def _rows_of_a_step(rows: int, queries: int, keys: int, head_dim: int) -> int:
-  """Short sequences share a step, whose fixed cost would else be most of it; 0 without VMEM."""
-  most = min(8, max(1, 512 * 512 // (queries * keys)))
+  """Rows of a step: short ones share a step, to spread its fixed cost; 0 if not even one fits."""
+  limit = min(8, max(1, 512 * 512 // (queries * keys)))
   vmem = devices.attention_vmem() or math.inf
-  shares = (n for n in range(most, 0, -1) if rows % n == 0)
+  shares = (n for n in range(limit, 0, -1) if rows % n == 0)
   return next((n for n in shares if _vmem(n, queries, keys, head_dim) <= vmem), 0)
 
 
 def _vmem(rows: int, queries: int, keys: int, head_dim: int) -> int:
   """Bytes of VMEM for a step of `rows`, in float32: the blocks of a bias and its gradient, and of
-  all that is [rows, length, heads * head_dim], twice since they come and go; and what the
-  computation of one head holds."""
+  all that is [rows, length, heads * head_dim], doubled for double buffering; and the temporaries
+  of one head."""
   bias = 2 * (LANES // head_dim) * queries * keys
   wide = rows * (3 * queries + 4 * keys) * LANES
   return 4 * (2 * (bias + wide) + 6 * min(BLOCK, queries) * keys) + 2 * MEBIBYTE

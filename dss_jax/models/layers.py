@@ -1,7 +1,7 @@
 """The parts of a T5 network: norm, dropout, relative position bias, attention, feed-forward.
 
-Owns how each part is computed and which weights it has. Knows nothing of how parts are put
-together (models/t5.py), of losses, or of devices: every weight only names its logical axes.
+Owns how each part is computed and which weights it has. Knows nothing of how parts are combined
+(models/t5.py), of losses, or of devices: every weight only names its logical axes.
 
 Axis legend of the shape strings: b batch, q query length, k key length, h heads, d head_dim,
 e embed, m mlp.
@@ -22,7 +22,7 @@ from dss_jax.models.attention_inputs import Bias, Segments
 from dss_jax.parallel import devices
 
 NORM_EPSILON = 1e-6
-ATTENDED = 'attended'  # what remat knows the output of attention by, before it is projected
+ATTENDED = 'attended'  # the name of attention's output, before its projection, for remat
 MASKED = -1e10  # added to logits of masked keys; finite, so that a fully masked row stays finite
 
 Initializer = Callable[[Key[Array, ''], Sequence[int], jnp.dtype], Array]
@@ -50,8 +50,8 @@ def dropout(
 
   Args:
     x: activations, row first.
-    row_keys: one key a row, or None for no dropout.
-    site: a number that no other dropout of the same layer has.
+    row_keys: one key per row, or None for no dropout.
+    site: a number that is unique among the dropouts of a layer.
     rate: probability in [0, 1) of dropping.
     broadcast: the axis of `x` along which one mask is shared.
 
@@ -63,7 +63,7 @@ def dropout(
   shape = list(x.shape)
   shape[broadcast] = 1
   keep = _kept(row_keys, site, rate, tuple(shape[1:]))
-  # A product, since what `where` keeps for the gradient may be a mask of the size of `x`.
+  # A product: for its gradient, `where` may keep a mask of the size of `x`.
   scale = keep.astype(jnp.float32) / jnp.float32(1.0 - rate)
   return (x.astype(jnp.float32) * scale).astype(x.dtype)
 
@@ -159,7 +159,7 @@ class Attention(nnx.Module):
     q_key, k_key, v_key, o_key = jax.random.split(key, 4)
     inner = num_heads * head_dim
 
-    def scaled(key, shape, dtype):  # what other transformers do to the logits, T5 does to the init
+    def scaled(key, shape, dtype):  # other transformers scale the logits instead
       return fan_in_normal(key, shape, dtype) / math.sqrt(head_dim)
 
     self.query = weight(q_key, (embed, inner), scaled, ('embed', 'heads'))
@@ -204,7 +204,7 @@ def attend_segments(
   bias: Bias | None,
   keep: Float[Array, 'b h k'] | None,
 ) -> Float[Array, 'b q h d']:
-  """`attend` within packed sequences: as one kernel where there is one for these devices."""
+  """`attend` within packed sequences, as one kernel if there is one for these devices."""
   rows, queries, num_heads, head_dim = query.shape
   if not flash.usable(rows, queries, key.shape[1], num_heads, head_dim):
     return attend(query, key, value, segments.mask(), bias and bias.values, keep)
@@ -224,9 +224,9 @@ def attend(
 ) -> Float[Array, 'b q h d']:
   """softmax(query · key + bias) · value over the keys where `mask` is true, softmax in float32.
 
-  `keep` is dropout of the weights: what multiplies each key's, 0 or 1 / (1 - rate). Being the same
-  for all queries, it can multiply the values, which are fewer. For the same reason the output is
-  divided by the sum of the weights, and not they.
+  `keep` is dropout of the weights: a factor for each key, 0 or 1 / (1 - rate). It is the same for
+  all queries, so it multiplies the values, which are fewer. The output, which is smaller than the
+  weights, is divided by their sum.
   """
   by_head = functools.partial(jnp.swapaxes, axis1=1, axis2=2)
   query, key, value = by_head(query), by_head(key), by_head(value)

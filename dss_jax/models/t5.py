@@ -1,7 +1,7 @@
-"""The T5 network, 1.0 and 1.1: `T5Config` says what it is, `T5` computes it.
+"""The T5 network, 1.0 and 1.1: `T5Config` describes it, `T5` computes it.
 
-One network for training (packed rows, dropout), for scoring and for decoding, whose cache and loop
-over layers are decoder.py's. It knows nothing of gin, data, losses, optimizers or kinds of devices.
+One network serves training (packed rows, dropout), scoring and decoding, whose cache and loop over
+layers are decoder.py's. It knows nothing of gin, data, losses, optimizers or kinds of devices.
 Layers are stacked along a leading `layers` axis and run by `jax.lax.scan`, so that compile time
 does not grow with depth.
 
@@ -49,7 +49,9 @@ class T5(nnx.Module):
     )
     vocab, embed = config.vocab_size, config.emb_dim
     if vocab is None:
-      raise ValueError('T5Config.vocab_size (VOCAB_SIZE) is a number when the network is built.')
+      raise ValueError(
+        'T5Config.vocab_size (VOCAB_SIZE) must be a number to build the network, not None.'
+      )
     self.config = config
     self.embedding = layers.weight(
       embed_key, (vocab, embed), layers.unit_normal, ('vocab', 'embed')
@@ -77,7 +79,7 @@ class T5(nnx.Module):
       input_segments: which packed sequence each belongs to, from 1; 0 is padding.
       targets_in: decoder tokens, shifted right within each segment [b, t].
       target_segments: as input_segments, for the decoder.
-      row_keys: one dropout key a row, or None to compute without dropout.
+      row_keys: one dropout key per row, or None for no dropout.
 
     Returns:
       Logits [b, t, vocab].
@@ -98,7 +100,7 @@ class T5(nnx.Module):
     def layer(x, inputs):
       module, own_bias, number = inputs
       keys = layers.fold_in(row_keys, number + 2)
-      return _whole(module)(x, mask, bias_of(own_bias), keys, rate), None
+      return _gathered(module)(x, mask, bias_of(own_bias), keys, rate), None
 
     # A stack's own dropouts are sites 0 and 1, so its layers' keys start at 2.
     x = layers.dropout(partitioning.place(self.embed(inputs)), row_keys, 0, rate)
@@ -121,7 +123,7 @@ class T5(nnx.Module):
     def layer(x, inputs):
       module, own_bias, number = inputs
       keys = layers.fold_in(row_keys, number + 2)
-      return _whole(module)(x, encoded, mask, cross_mask, bias_of(own_bias), keys, rate), None
+      return _gathered(module)(x, encoded, mask, cross_mask, bias_of(own_bias), keys, rate), None
 
     x = layers.dropout(partitioning.place(self.embed(targets_in)), row_keys, 0, rate)
     numbers = jnp.arange(self.config.num_decoder_layers)
@@ -131,7 +133,7 @@ class T5(nnx.Module):
   def biases(
     self, module: layers.RelativeBias, queries: Int[Array, 'q'], keys: Int[Array, 'k']
   ) -> tuple[layers.RelativeBias | None, Callable[[layers.RelativeBias | None], Bias]]:
-    """What a scan over layers takes (None where they share a bias), and a layer's bias from it."""
+    """The input of a scan over layers (None if they share a bias), and a layer's bias from it."""
     if self.config.relative_bias_per_layer:
       return module, lambda own: own(queries, keys)  # type: ignore[misc]
     shared = module(queries, keys)
@@ -141,8 +143,8 @@ class T5(nnx.Module):
   def embed(self, tokens: Int[Array, 'b l']) -> Float[Array, 'b l e']:
     """The embeddings of tokens, in the compute dtype.
 
-    Callers place them once, and all that is computed from them follows: otherwise a compiler may
-    divide activations as the weights are divided, and move them in every layer.
+    Callers shard them once (`partitioning.place`), and later activations follow. Otherwise a
+    compiler may shard activations like the weights, and move them in every layer.
     """
     return jnp.take(self.embedding[...], tokens, axis=0).astype(self.config.dtype)
 
@@ -171,20 +173,20 @@ def init(config: T5Config, key) -> Params:
 def bind(config: T5Config, params: Params) -> T5:
   """The network with these parameters; inside jit it costs nothing and gradients pass through.
 
-  Within `jax.set_mesh`, parameters that are sharded over the mesh's `data` are brought together
-  here, kernels in the compute dtype; those of `fsdp` where a layer of training uses them.
+  Within `jax.set_mesh`, parameters that are sharded over the mesh's `data` are gathered here,
+  kernels in the compute dtype; over `fsdp` they are gathered where a layer of training uses them.
   """
 
-  def whole(weight, axes: Axes):
+  def gather(weight, axes: Axes):
     # Norms, biases and the embedding are used in float32, and their gradients are many small sums.
     dtype = config.dtype if is_kernel(axes) else None
     return partitioning.gather(weight, axes, over=('data',), dtype=dtype)
 
-  return nnx.merge(_abstract(config)[0], jax.tree.map(whole, params, logical_axes(config)))
+  return nnx.merge(_abstract(config)[0], jax.tree.map(gather, params, logical_axes(config)))
 
 
 def abstract(config: T5Config) -> tuple[Params, Params]:
-  """Two nested dicts, without making an array: ShapeDtypeStructs, and tuples of logical axes."""
+  """Two nested dicts, made without arrays: ShapeDtypeStructs, and tuples of logical axes."""
   is_param = lambda leaf: isinstance(leaf, nnx.Param)  # noqa: E731
   state = _abstract(config)[1]
   shapes = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), state, is_leaf=is_param)
@@ -195,13 +197,13 @@ def abstract(config: T5Config) -> tuple[Params, Params]:
 def logical_axes(config: T5Config) -> Params:
   """A nested dict like the parameters', of tuples of logical axes.
 
-  A weight whose first axis is `layers` is stacked: one for each layer of a stack. No other is.
+  A weight is stacked over the layers of a stack if, and only if, its first axis is `layers`.
   """
   return abstract(config)[1]
 
 
 def of_one_layer(axes: Axes) -> Axes:
-  """A weight's logical axes without that of a stack."""
+  """A weight's logical axes without `layers`."""
   return tuple(axis for axis in axes if axis != 'layers')
 
 
@@ -212,7 +214,7 @@ def is_kernel(axes: Axes) -> bool:
   return len(own) == 2 and own[0] != 'vocab' and own[1] != 'buckets'
 
 
-def _whole(layer: Module) -> Module:
+def _gathered(layer: Module) -> Module:
   """A layer cut out of its stack, its weights no longer sharded over the mesh's `fsdp`."""
 
   def gather(weight: nnx.Param) -> nnx.Variable:
@@ -224,7 +226,7 @@ def _whole(layer: Module) -> Module:
 
 @functools.cache
 def _abstract(config: T5Config):
-  # Without a mesh: nnx would take the logical axes for names of the mesh's.
+  # Without a mesh: nnx would take the logical axes for names of mesh axes.
   with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ())):
     return nnx.split(nnx.eval_shape(lambda: T5(config, jax.random.key(0))))
 
@@ -243,6 +245,6 @@ def _relative_bias(key, config: T5Config, count: int, bidirectional: bool) -> la
 
 
 def _stack(make: Callable[[Array, T5Config], Module], key, config: T5Config, count: int) -> Module:
-  """`count` modules of one form as one module whose weights have a leading `layers` axis."""
+  """`count` equal modules as one, whose weights have a leading `layers` axis."""
   stacked = nnx.transform_metadata(lambda k: make(k, config), partition='layers')
   return jax.vmap(stacked)(jax.random.split(key, count))

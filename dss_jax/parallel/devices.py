@@ -1,7 +1,7 @@
 """The one place that asks what the devices are.
 
-Owns every decision that depends on the kind of a device: each function says what is decided, and
-callers never see a device's name. Results are the same either way, up to rounding; speed is not.
+Owns every decision that depends on the kind of a device: each function names a decision, and
+callers never see a device's name. The decisions change speed, and results only by rounding.
 """
 
 from typing import Any
@@ -10,8 +10,7 @@ import jax
 from jax.sharding import NamedSharding
 
 MEBIBYTE = 2**20
-# Bytes of VMEM that an attention kernel may take, of chips where the compiler was seen to accept
-# them.
+# Bytes of VMEM that an attention kernel may take, for chips where we saw the compiler accept them.
 ATTENTION_VMEM: dict[str, int] = {
   'TPU v3': 16 * MEBIBYTE,
   'TPU v4': 16 * MEBIBYTE,
@@ -20,8 +19,8 @@ ATTENTION_VMEM: dict[str, int] = {
   'TPU v5 lite': 96 * MEBIBYTE,
   'TPU v6 lite': 96 * MEBIBYTE,
 }
-# Without the first, products with gathered weights become loops over the parts, each slower than
-# its share. The others let weights arrive while something is computed, as v5 and later do anyway.
+# Without the first, products with gathered weights become loops over the shards, which are slower.
+# The others gather weights during computation, as v5 and later do by default.
 TPU_UPDATE_OPTIONS: dict[str, Any] = {
   'xla_jf_spmd_threshold_for_windowed_einsum_mib': '1000000',
   'xla_enable_async_all_gather': 'true',
@@ -33,7 +32,7 @@ TPU_UPDATE_OPTIONS: dict[str, Any] = {
 
 
 def kind() -> str | None:
-  """What the devices of `jax.set_mesh` are, here or only compiled for; None without a mesh."""
+  """The device kind of `jax.set_mesh`, real or only compiled for; None without a mesh."""
   mesh = jax.sharding.get_abstract_mesh()
   return None if mesh.empty or mesh.abstract_device is None else mesh.abstract_device.device_kind
 
@@ -41,14 +40,14 @@ def kind() -> str | None:
 def flattens_matmul() -> bool:
   """Whether activations [b, l, i] times a weight is computed as a product of two matrices.
 
-  With three axes, XLA on CPU transposes for the weight's gradient all that the activations were
-  computed from, element by element. TPUs are slower with two.
+  With three axes, XLA on CPU transposes everything that the activations were computed from, element
+  by element, for the weight's gradient. TPUs are slower with two.
   """
   return kind() == 'cpu'
 
 
 def unrolls_decoding() -> bool:
-  """Whether the decoder's layers are cut out of their stack once a batch instead of at every token.
+  """Whether the decoder's stack is split into layers once per batch instead of at every token.
 
   On CPUs a scan copies each layer's weights at every token.
   """
@@ -61,7 +60,7 @@ def attention_vmem() -> int | None:
 
 
 def multiplies_float32_only() -> bool:
-  """Whether a kernel's matrix products take float32 alone, and round it to bfloat16 themselves."""
+  """Whether a kernel's matrix products only take float32, which they round to bfloat16."""
   return kind() == 'TPU v3'
 
 

@@ -1,7 +1,8 @@
 """Several processes as one run: they connect, log through one process, stop together and exit.
 
 Owns what is not about arrays: `jax.distributed`, signals, and the exit when a process is lost.
-Partitioning.py decides which rows of a batch a process makes. A writer of files asks `is_main`.
+partitioning.py decides which rows of a batch a process makes. Code that writes files asks
+`is_main`.
 
 The processes of a Cloud TPU find each other. Elsewhere three environment variables connect them:
 DSS_COORDINATOR (host:port of process 0) and DSS_NUM_PROCESSES, the same in all processes, and
@@ -29,10 +30,10 @@ VARIABLES = ('DSS_COORDINATOR', 'DSS_NUM_PROCESSES', 'DSS_PROCESS_ID')
 HEARTBEAT = 'DSS_HEARTBEAT_S'
 HEARTBEAT_S = 60
 LOST_PROCESS_HINT = (
-  'If another process ended before it, the output of that one says why. The same command continues '
+  'If another process ended before it, that process printed the reason. The same command continues '
   'from the last checkpoint.'
 )
-BARRIER_TIMEOUT_MS = 1_800_000  # the slowest process has this long to read its data
+BARRIER_TIMEOUT_MS = 1_800_000  # how long the slowest process may take to read its data
 _calls, _barriers = itertools.count(), itertools.count()
 _watcher: subprocess.Popen | None = None
 
@@ -57,8 +58,8 @@ def initialize(verb: str, stops_softly: bool) -> None:
   except Exception as error:
     where = f'at {address["coordinator_address"]}' if address else 'as hosts of a Cloud TPU'
     raise OSError(
-      f'the processes of this run did not meet {where}: {error}. DSS_NUM_PROCESSES=1 runs this one '
-      'alone.'
+      f'the processes of this run did not connect {where}: {error}. Set DSS_NUM_PROCESSES=1 to run '
+      'this process alone.'
     ) from error
   _start_watcher(verb)
 
@@ -94,7 +95,7 @@ def check_same(**values: Any) -> None:
   """Refuses a run whose processes differ in settings or data; also a `barrier`.
 
   Raises:
-    ValueError: in every process; names what differs.
+    ValueError: in every process; the message names what differs.
   """
   if not is_multiprocess():
     return
@@ -113,7 +114,7 @@ def exit_process(verb: str, error: BaseException) -> NoReturn:
   """Reports an error and ends this process at once, where the run has several.
 
   An orderly exit would wait for the other processes, which may be waiting for this one. They notice
-  by its missing heartbeat that it is gone.
+  its missing heartbeat.
   """
   who = f'dss {verb}: process {jax.process_index()} of {jax.process_count()}'
   code = 130 if isinstance(error, KeyboardInterrupt) else 2 if errors.is_users(error) else 1
@@ -130,7 +131,7 @@ def exit_process(verb: str, error: BaseException) -> NoReturn:
 
 
 class StopSignal:
-  """Whether SIGTERM or Ctrl-C came, the same in all processes. A second Ctrl-C ends at once.
+  """Whether SIGTERM or Ctrl-C came, the same in all processes. A second Ctrl-C ends it at once.
 
   A signal to one of several processes stops all: JAX sees the SIGTERM and tells the other
   processes, and `requested` becomes true at the same call in each.
@@ -140,7 +141,7 @@ class StopSignal:
     self._requested = self._reached = False
     self._before: dict[int, Any] = {}
     numbers = (signal.SIGINT,) if is_multiprocess() else (signal.SIGTERM, signal.SIGINT)
-    with contextlib.suppress(ValueError):  # not the main thread: our caller handles signals
+    with contextlib.suppress(ValueError):  # not the main thread: the caller handles signals
       for number in numbers:
         self._before[number] = signal.signal(number, self._on_signal)
 
@@ -155,11 +156,11 @@ class StopSignal:
 
   def _on_signal(self, number, frame) -> None:
     self._requested = True
-    # Not print: the signal may have come in the middle of one, which then raises.
+    # Not print: it raises if the signal interrupted another print.
     os.write(2, f'{signal.Signals(number).name}: saving after this step\n'.encode())
     self.restore()
     if is_multiprocess():
-      os.kill(os.getpid(), signal.SIGTERM)  # which is what JAX listens to
+      os.kill(os.getpid(), signal.SIGTERM)  # JAX listens to SIGTERM only
 
   def restore(self) -> None:
     """Puts the earlier handlers back."""
@@ -168,7 +169,7 @@ class StopSignal:
 
 
 def _settings_of_environment() -> dict[str, Any] | None:
-  """The environment's arguments for `jax.distributed.initialize`; None where it has none.
+  """Arguments for `jax.distributed.initialize` from the environment; None if it has none.
 
   Raises:
     ValueError: a variable is missing or malformed.
@@ -176,13 +177,13 @@ def _settings_of_environment() -> dict[str, Any] | None:
   given = {name: os.environ[name] for name in VARIABLES if os.environ.get(name)}
   if not given or given.get('DSS_NUM_PROCESSES') == '1':
     return None
-  told = ', '.join(f'{name}={given.get(name, "")}' for name in VARIABLES)
+  settings = ', '.join(f'{name}={given.get(name, "")}' for name in VARIABLES)
   numbers = [given.get(name, '') for name in VARIABLES[1:]]
   port = given.get('DSS_COORDINATOR', '').rpartition(':')[2]
   if not (port.isdigit() and all(map(str.isdigit, numbers)) and int(numbers[1]) < int(numbers[0])):
     raise ValueError(
       'several processes need DSS_COORDINATOR=host:port, DSS_NUM_PROCESSES=n and DSS_PROCESS_ID '
-      f'from 0 to n - 1, not {told}.'
+      f'from 0 to n - 1, not {settings}.'
     )
   return {
     'coordinator_address': given['DSS_COORDINATOR'],
@@ -192,7 +193,7 @@ def _settings_of_environment() -> dict[str, Any] | None:
 
 
 def _is_tpu_host() -> bool:
-  """Whether this host may be one of several of a Cloud TPU. Nothing is asked over the network.
+  """Whether this host may be one of several of a Cloud TPU. Sends nothing over the network.
 
   JAX lists 'tpu' first among its platforms where it finds chips and libtpu.
   """
@@ -201,7 +202,7 @@ def _is_tpu_host() -> bool:
   if not _platforms().startswith('tpu'):
     return False
   hosts = os.environ.get('TPU_PROCESS_ADDRESSES') or os.environ.get('TPU_WORKER_HOSTNAMES')
-  if hosts is not None:  # GKE, and machines that are one host by themselves
+  if hosts is not None:  # GKE, and single-host machines
     return ',' in hosts
   return 'TPU_SKIP_MDS_QUERY' not in os.environ
 
@@ -214,7 +215,7 @@ def _heartbeat() -> int:
   """Seconds of silence after which a process counts as dead and all others end."""
   value = os.environ.get(HEARTBEAT, str(HEARTBEAT_S))
   if not value.isdigit() or int(value) < 1:
-    raise ValueError(f'{HEARTBEAT} is a number of seconds, not {value!r}.')
+    raise ValueError(f'{HEARTBEAT} must be a whole number of seconds from 1, not {value!r}.')
   return int(value)
 
 
@@ -240,7 +241,7 @@ def _start_watcher(verb: str) -> None:
 
 
 def _shut_down() -> None:
-  """Ends a process that has finished its work; waits for the others, any of which may fail."""
+  """Ends a finished process; waits for the others, any of which may still fail."""
   jax.distributed.shutdown()
   _stop_watcher()
 

@@ -1,4 +1,4 @@
-"""Where arrays live: the mesh of devices, and one table from logical axes to mesh axes.
+"""Where arrays are: the mesh of devices, and one table from logical axes to mesh axes.
 
 Owns meshes and shardings. Knows nothing of what the arrays mean.
 """
@@ -19,8 +19,8 @@ from dss_jax.settings import fields
 
 AXES = ('data', 'fsdp', 'tensor')
 
-# Every logical axis a weight can have, and the mesh axes that divide it: so lie weights and an
-# optimizer's state; `gather` brings together what a computation needs whole.
+# Every logical axis that a weight can have, and the mesh axes that shard it. Weights and the
+# optimizer's state are sharded so; `gather` gathers what a computation needs.
 RULES: Mapping[str, tuple[str, ...]] = {
   'vocab': ('tensor',),
   'heads': ('tensor',),
@@ -34,14 +34,14 @@ BATCH = PartitionSpec(('data', 'fsdp'))
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-  """How many devices share the batch, the weights' embed axis, and heads, mlp and vocabulary.
+  """How many devices shard the batch, the weights' embed axis, and heads, mlp and vocabulary.
 
   Attributes:
-    data: parts of the batch; parameters lie divided among them, and are brought together once a
-      step, in the compute dtype. -1 takes all devices that are left.
-    fsdp: more parts of the batch; parameters are brought together layer by layer, but for
-      decoding: there a token's activations are moved instead.
-    tensor: devices that work on the same rows, each with its part of heads, mlp and vocabulary.
+    data: shards of the batch; parameters are sharded over them, and gathered once per step, in the
+      compute dtype. -1 takes all remaining devices.
+    fsdp: more shards of the batch; parameters are gathered layer by layer, except in decoding,
+      where a token's activations are moved instead.
+    tensor: devices that work on the same rows, each on its part of heads, mlp and vocabulary.
   """
 
   data: int = -1
@@ -52,7 +52,7 @@ class MeshConfig:
     fields.check(self)
     if (self.data != -1 and self.data < 1) or min(self.fsdp, self.tensor) < 1:
       raise ValueError(
-        'MeshConfig (MESH_DATA, MESH_FSDP, MESH_TENSOR) is of sizes of at least 1, or -1 for '
+        'MeshConfig (MESH_DATA, MESH_FSDP, MESH_TENSOR): sizes must be at least 1, or -1 for '
         f'MESH_DATA, not {self.data} x {self.fsdp} x {self.tensor}.'
       )
 
@@ -69,8 +69,8 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     data = max(count // (config.fsdp * config.tensor), 1)
   if data * config.fsdp * config.tensor != count:
     raise ValueError(
-      f'MeshConfig (MESH_DATA, MESH_FSDP, MESH_TENSOR) must multiply to the {count} devices that '
-      f'are here, not {data} x {config.fsdp} x {config.tensor}; MESH_DATA = -1 takes what is left.'
+      f'MeshConfig (MESH_DATA, MESH_FSDP, MESH_TENSOR) must multiply to the {count} devices of the '
+      f'run, not {data} x {config.fsdp} x {config.tensor}; MESH_DATA = -1 takes what is left.'
     )
   # `jax.make_mesh` splits a slice's physical axes on v5e only: 4 x 16 on the 8 x 8 of a v6e fails.
   placed = mesh_utils.create_device_mesh(
@@ -80,31 +80,31 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
 
 
 def spec(axes: tuple[str | None, ...], without: Collection[str] = ()) -> PartitionSpec:
-  """The mesh axes that divide a weight with these logical axes.
+  """The mesh axes that shard a weight with these logical axes.
 
   Args:
-    axes: logical ones.
-    without: mesh axes that divide nothing.
+    axes: the logical axes.
+    without: mesh axes to leave out.
 
   Raises:
-    ValueError: a logical axis has no rule, or two would be divided by one mesh axis.
+    ValueError: a logical axis has no rule, or one mesh axis would shard two of them.
   """
   unknown = [axis for axis in axes if axis is not None and axis not in RULES]
   if unknown:
     raise ValueError(f'logical axis {unknown[0]!r} has no rule; there are {sorted(RULES)}.')
   divided = [
-    tuple(one for one in RULES[axis] if one not in without) if axis else () for axis in axes
+    tuple(name for name in RULES[axis] if name not in without) if axis else () for axis in axes
   ]
-  used = [one for by in divided for one in by]
+  used = [name for by in divided for name in by]
   if len(used) != len(set(used)):
-    raise ValueError(f'two of the logical axes {axes} are divided by one mesh axis: {divided}.')
+    raise ValueError(f'one mesh axis would shard two of the logical axes {axes}: {divided}.')
   return PartitionSpec(*(by[0] if len(by) == 1 else by or None for by in divided))
 
 
 def shardings(mesh: Mesh, shapes: Any, axes: Any) -> Any:
   """A tree of NamedShardings for weights of these shapes and logical axes.
 
-  A dimension that its mesh axes do not divide evenly is divided by fewer of them, or stays whole.
+  If its mesh axes do not divide a dimension evenly, fewer of them shard it, or none does.
   """
   return jax.tree.map(
     lambda shape, names: NamedSharding(mesh, _fitting(mesh, shape.shape, spec(names))),
@@ -114,7 +114,7 @@ def shardings(mesh: Mesh, shapes: Any, axes: Any) -> Any:
 
 
 def _fitting(mesh: Any, shape: tuple[int, ...], wanted: PartitionSpec) -> PartitionSpec:
-  """The division of an array that its sizes allow."""
+  """The part of a wanted sharding that divides the array's sizes evenly."""
 
   def fit(size: int, by: str | tuple[str, ...] | None):
     by = by if isinstance(by, tuple) else (by,) if by else ()
@@ -132,17 +132,17 @@ def gather(
   gathered: Collection[str] = (),
   dtype: Any = None,
 ) -> jax.Array:
-  """A weight within jit as `dtype`, no longer divided by some axes of the mesh of `jax.set_mesh`.
+  """Gathers a weight, within jit, over some axes of the mesh of `jax.set_mesh`.
 
-  It is sent in `dtype`, its gradient is added up in that as well and lies divided as the weight
-  does. Said so because a compiler left alone may rather send activations, or all of a gradient to
-  all devices.
+  The weight is sent as `dtype`; its gradient is summed as `dtype` and sharded like the weight. The
+  constraints are explicit because a compiler might otherwise move activations instead, or send the
+  complete gradient to all devices.
 
   Args:
-    weight: divided as `spec(axes)` says.
+    weight: sharded by `spec(axes)`.
     axes: its logical axes.
-    over: mesh axes whose parts are brought together.
-    gathered: mesh axes of which that has been done before.
+    over: mesh axes to gather over.
+    gathered: mesh axes that it has been gathered over before.
     dtype: of the result; None for the weight's own.
   """
   mesh = jax.sharding.get_abstract_mesh()
@@ -172,7 +172,7 @@ _gather.defvjp(_gather_fwd, _gather_bwd)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """The sharding of what every device holds whole."""
+  """The sharding of arrays that every device holds completely."""
   return NamedSharding(mesh, PartitionSpec())
 
 
@@ -184,10 +184,10 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def place(
   x: jax.Array, rows: Collection[str] = ('data', 'fsdp'), embed: str | None = None
 ) -> jax.Array:
-  """`x` [rows, ..., embed] within jit, divided so by axes of the mesh of `jax.set_mesh`.
+  """Shards `x` [rows, ..., embed], within jit, over these axes of the mesh of `jax.set_mesh`.
 
-  What lies between is left to the compiler, and so is the last axis where `embed` is None. All of
-  `x` is left to it without a mesh, or where one of both sizes does not divide evenly.
+  The compiler chooses for the axes between, and for the last one if `embed` is None. It chooses for
+  all of `x` without a mesh, or if one of the two sizes does not divide evenly.
   """
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or x.shape[0] % math.prod(mesh.shape[axis] for axis in rows):
@@ -207,9 +207,9 @@ def check_batch(mesh: Mesh, rows: int, setting: str) -> None:
 
 
 def local_parts(mesh: Mesh) -> tuple[tuple[int, ...], int]:
-  """Which of the batch's equal parts this process's devices hold, ascending, and of how many.
+  """The batch's equal parts that this process's devices hold, ascending, and how many there are.
 
-  A process may hold several, and several processes the same ones, where `tensor` spans them.
+  A process may hold several, and several processes hold the same ones if `tensor` spans them.
   """
   count = mesh.shape['data'] * mesh.shape['fsdp']
   places = batch_sharding(mesh).addressable_devices_indices_map((count,)).values()
@@ -217,7 +217,7 @@ def local_parts(mesh: Mesh) -> tuple[tuple[int, ...], int]:
 
 
 def put_batch(mesh: Mesh, arrays: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-  """Global arrays, divided over the batch axes of the mesh.
+  """Global arrays, sharded over the batch axes of the mesh.
 
   Args:
     mesh: where they go.

@@ -1,7 +1,7 @@
-"""The command line of a verb that gin files configure: files, folders to look in, and overrides.
+"""The command line of a verb that gin files configure: files, search paths and overrides.
 
-Owns its grammar and its short forms, among them the one for modules of users' own, which verbs
-without gin files take too.
+Owns its grammar and its short forms. Verbs without gin files take the short form for a user's own
+modules too.
 """
 
 import argparse
@@ -21,19 +21,19 @@ USAGE = """\
                             the mesh of a machine, e.g. v5e-8
   --gin.NAME=VALUE          the same as --name=VALUE, as in T5X; also any binding, e.g.
                             --gin.t5.T5Config.num_heads=4
-A VALUE is of the setting's type, so --model_dir=runs/a needs no quotes. @name() and %NAME are
-gin's."""
+A VALUE has the setting's type, so --model_dir=runs/a needs no quotes. @name() and %NAME are gin
+references."""
 MODULE = 'MIXTURE_OR_TASK_MODULE'
 SHORT_FORMS = {'MODULE': MODULE}
 
 
 class Arguments(NamedTuple):
-  """A command line, taken apart.
+  """A parsed command line.
 
   Attributes:
     files: gin files in the order in which they are read.
-    search_paths: folders to look for them in.
-    overrides: macro or binding, and the text of its value; later ones win.
+    search_paths: folders to search for them.
+    overrides: pairs of a macro or binding and its value's text; later ones win.
   """
 
   files: list[str]
@@ -42,13 +42,13 @@ class Arguments(NamedTuple):
 
 
 def split(argv: Sequence[str]) -> Arguments:
-  """Takes a command line apart.
+  """Parses a command line.
 
   Raises:
     ConfigError: an argument without -- or without a value.
     ValueError: there is no such topology.
   """
-  found = Arguments([], [], [])
+  arguments = Arguments([], [], [])
   rest = list(argv)
   while rest:
     argument = rest.pop(0)
@@ -61,17 +61,17 @@ def split(argv: Sequence[str]) -> Arguments:
       value = rest.pop(0)
     name = name[2:]
     if name == 'gin_file':
-      found.files.append(value)
+      arguments.files.append(value)
     elif name == 'topology':
-      found.files.insert(0, f'topologies/{topologies.topology(value).name}.gin')
+      arguments.files.insert(0, f'topologies/{topologies.topology(value).name}.gin')
     elif name == 'gin_search_paths':
-      found.search_paths.extend(path for path in value.split(',') if path)
+      arguments.search_paths.extend(path for path in value.split(',') if path)
     elif name.startswith('gin.'):
-      found.overrides.append((name[4:], value))
+      arguments.overrides.append((name[4:], value))
     else:
       macro = name.replace('-', '_').upper()
-      found.overrides.append((SHORT_FORMS.get(macro, macro), value))
-  return found
+      arguments.overrides.append((SHORT_FORMS.get(macro, macro), value))
+  return arguments
 
 
 def add_module_flag(parser: argparse.ArgumentParser) -> None:
@@ -83,11 +83,11 @@ def add_module_flag(parser: argparse.ArgumentParser) -> None:
     action='append',
     default=[],
     metavar='MODULE',
-    help='import this module first: one of yours that registers tasks (repeatable)',
+    help='import this module of your own first, which registers tasks (repeatable)',
   )
 
 
 def import_modules(names: Iterable[str]) -> None:
-  """Imports modules of users' own, which register their tasks."""
+  """Imports users' own modules, which register their tasks."""
   for name in names:
     importlib.import_module(name)

@@ -1,8 +1,8 @@
 """Macros and the fields that read them: types, and the default of a macro that nobody defines.
 
 Owns the link from a macro to the parameters of classes and functions. A setting's default is
-written at its field alone: a run file says which macro a field reads (`seed = %RANDOM_SEED`), and
-where nobody defines that macro it is the default of the first field of the run file that has one.
+written only at its field. A run file binds a macro to a field (`seed = %RANDOM_SEED`); a macro that
+nobody defines gets the default of the first field of the run file that has one.
 """
 
 import inspect
@@ -22,8 +22,8 @@ class Parameter(NamedTuple):
   """A field of a dataclass, or an argument of a function.
 
   Attributes:
-    hint: its annotation, with `fields.Path` as such; None where it has none.
-    default: `inspect.Parameter.empty` where it has none.
+    hint: its annotation, `fields.Path` included; None if it has none.
+    default: `inspect.Parameter.empty` if it has none.
   """
 
   hint: Any
@@ -31,7 +31,7 @@ class Parameter(NamedTuple):
 
 
 class Reader(NamedTuple):
-  """Who reads a macro: a binding, and the parameter that it is of."""
+  """A binding that reads a macro, and the parameter that it binds."""
 
   statement: Statement
   parameter: Parameter
@@ -39,51 +39,57 @@ class Reader(NamedTuple):
 
 def readers(used: Sequence[Statement]) -> dict[str, list[Reader]]:
   """The parameters that are bound to a macro itself, by its name, in the order of the files."""
-  found: dict[str, list[Reader]] = {}
-  for one in used:
-    if one.configurable and isinstance(one.value, Macro):
-      parameter = parameter_of(one.configurable, one.parameter)
+  by_macro: dict[str, list[Reader]] = {}
+  for statement in used:
+    if statement.configurable and isinstance(statement.value, Macro):
+      parameter = parameter_of(statement.configurable, statement.parameter)
       if parameter is not None:
-        found.setdefault(one.value.name, []).append(Reader(one, parameter))
-  return found
+        by_macro.setdefault(statement.value.name, []).append(Reader(statement, parameter))
+  return by_macro
 
 
 def hint_of(name: str, used: Sequence[Statement]) -> Any:
-  """The type of a macro, or of a binding 'module.name.parameter'; None where it is not known.
+  """The type of a macro, or of a binding 'module.name.parameter'; None if it is unknown.
 
-  A macro that another macro is made of (`LEARNING_RATE = %MY_RATE`) has that one's type.
+  A macro that defines another one (`LEARNING_RATE = %MY_RATE`) has the type of the other.
   """
   if '.' in name:
     configurable, _, parameter = name.rpartition('/')[2].rpartition('.')
-    named = (one.configurable for one in used if one.configurable)
-    full = next((one for one in named if statements.same(one, configurable)), configurable)
-    found = parameter_of(full, parameter)
-    return found.hint if found else None
+    named = (statement.configurable for statement in used if statement.configurable)
+    full = next(
+      (statement for statement in named if statements.same(statement, configurable)), configurable
+    )
+    known_parameter = parameter_of(full, parameter)
+    return known_parameter.hint if known_parameter else None
   known, seen = readers(used), {name}
   while True:
-    hints = [reader.parameter.hint for one in sorted(seen) for reader in known.get(one, [])]
+    hints = [reader.parameter.hint for macro in sorted(seen) for reader in known.get(macro, [])]
     if hints:
       return hints[0]
-    made = {one.name for one in used if one.name and seen & {getattr(one.value, 'name', None)}}
-    if made <= seen:
+    sources = {
+      statement.name
+      for statement in used
+      if statement.name and seen & {getattr(statement.value, 'name', None)}
+    }
+    if sources <= seen:
       return None
-    seen |= made
+    seen |= sources
 
 
 def fill(used: Sequence[Statement], defined: Mapping[str, Any]) -> None:
-  """Gives every macro that a field reads and nobody defines the field's default.
+  """Gives the field's default to every macro that a field reads and nobody defines.
 
   Args:
     used: the statements that the verb reads.
     defined: macros with their values.
 
   Raises:
-    ConfigError: no field that reads it has a default; says how to give each such macro.
+    ConfigError: no field that reads a macro has a default; the message says how to set it.
   """
   missing = []
   for name, reading in readers(used).items():
     value = defined.get(name, inspect.Parameter.empty)
-    known = [one.parameter.default for one in reading]
+    known = [reader.parameter.default for reader in reading]
     known = [default for default in known if default is not inspect.Parameter.empty]
     if repr(value) == f'%{statements.REQUIRED}' or (name not in defined and not known):
       missing.append(_how_to_give(name, used, reading))
@@ -97,9 +103,9 @@ def check_types(used: Sequence[Statement], defined: Mapping[str, Any]) -> None:
   """Refuses a macro whose value is not of the type of a field that reads it.
 
   Raises:
-    ConfigError: names the macro, where it is defined, its type and its value.
+    ConfigError: the message has the macro, where it is defined, its type and its value.
   """
-  places = {one.name: one.where for one in used if one.name}
+  places = {statement.name: statement.where for statement in used if statement.name}
   for name, reading in readers(used).items():
     value = defined.get(name)
     if name not in places or _refers(value):
@@ -111,25 +117,29 @@ def check_types(used: Sequence[Statement], defined: Mapping[str, Any]) -> None:
 
 
 def parameter_of(configurable: str, name: str) -> Parameter | None:
-  """What is known of a parameter; None of one that is not written down, as of **arguments."""
-  made = _object(configurable)
+  """A parameter's annotation and default; None if it is not declared, as with **arguments."""
+  configured = _object(configurable)
   try:
-    found = inspect.signature(made).parameters.get(name)
-    owner = made if not inspect.isclass(made) or hasattr(made, '__dataclass_fields__') else None
-    hints = typing.get_type_hints(owner or made.__init__, include_extras=True)
+    parameter = inspect.signature(configured).parameters.get(name)
+    owner = (
+      configured
+      if not inspect.isclass(configured) or hasattr(configured, '__dataclass_fields__')
+      else None
+    )
+    hints = typing.get_type_hints(owner or configured.__init__, include_extras=True)
   except (TypeError, ValueError, NameError, AttributeError):
     return None
-  return None if found is None else Parameter(hints.get(name), found.default)
+  return None if parameter is None else Parameter(hints.get(name), parameter.default)
 
 
 def self_registered(parsed: Sequence[Statement]) -> set[str]:
   """The configurables that their own modules registered (@gin.configurable), not a gin file."""
-  found = set()
-  for name in {one.configurable for one in parsed if one.configurable}:
+  registered_names = set()
+  for name in {statement.configurable for statement in parsed if statement.configurable}:
     selectors = gin.config._REGISTRY.matching_selectors(name)
-    if any(gin.config._REGISTRY[one].import_source is None for one in selectors):
-      found.add(name)
-  return found
+    if any(gin.config._REGISTRY[selector].import_source is None for selector in selectors):
+      registered_names.add(name)
+  return registered_names
 
 
 def _object(configurable: str) -> Any:
@@ -137,10 +147,10 @@ def _object(configurable: str) -> Any:
   module, _, name = configurable.rpartition('.')
   while module:
     if module in sys.modules:
-      found: Any = sys.modules[module]
+      value: Any = sys.modules[module]
       for part in name.split('.'):
-        found = getattr(found, part, None)
-      return found
+        value = getattr(value, part, None)
+      return value
     module, _, last = module.rpartition('.')
     name = f'{last}.{name}'
   registered = gin.config._REGISTRY.matching_selectors(configurable)
@@ -148,14 +158,17 @@ def _object(configurable: str) -> Any:
 
 
 def _refers(value: Any) -> bool:
-  """Whether a value is known only when it is used."""
-  return any(isinstance(one, gin.config.ConfigurableReference)
-             for one in gin.config._iterate_flattened_values(value))  # fmt: skip
+  """Whether a value contains references, so that it is only known when used."""
+  return any(isinstance(leaf, gin.config.ConfigurableReference)
+             for leaf in gin.config._iterate_flattened_values(value))  # fmt: skip
 
 
 def _how_to_give(name: str, used: Sequence[Statement], reading: Sequence[Reader]) -> str:
   """The sentence for a setting without a value, from the comment of its line in the run file."""
-  lines = [*(one for one in used if one.name == name), *(reader.statement for reader in reading)]
-  comments = [one.comment for one in lines if one.shipped and one.comment]
-  how = comments[0] if comments else f'--{name.lower()}=...'
-  return f'{name} has no value; give {how}'
+  lines = [
+    *(statement for statement in used if statement.name == name),
+    *(reader.statement for reader in reading),
+  ]
+  comments = [statement.comment for statement in lines if statement.shipped and statement.comment]
+  advice = comments[0] if comments else f'--{name.lower()}=...'
+  return f'{name} has no value; give {advice}'

@@ -1,7 +1,7 @@
-"""What settings are, read from the source of the classes and functions that have them.
+"""Documentation of settings, read from the source of their classes and functions.
 
-Owns finding types, defaults and meanings without importing anything: the modules behind a run file
-take seconds to import, and `--help` shall not. Meanings are the entries of a docstring's
+Finds types, defaults and meanings without importing anything: the modules behind a run file take
+seconds to import, and `--help` must be quick. Meanings are the entries of a docstring's
 `Attributes:` or `Args:`.
 """
 
@@ -17,9 +17,9 @@ class Field(NamedTuple):
   """A field of a dataclass, or an argument of a function.
 
   Attributes:
-    kind: its annotation as written, with `path` for `fields.Path`; '' where it has none.
-    default: as written; None where it has none, or one that is made anew each time.
-    meaning: from the docstring, on one line; '' where it says nothing.
+    kind: its annotation as written, with `path` for `fields.Path`; '' if it has none.
+    default: as written; None if it has none, or if a call makes it.
+    meaning: from the docstring, on one line; '' if it has none.
   """
 
   kind: str
@@ -36,36 +36,36 @@ class Documented(NamedTuple):
 
 @functools.cache
 def of(configurable: str) -> Documented | None:
-  """What is known of 'package.module.Name'; None where there is no such source.
+  """The documentation of 'package.module.Name'; None if there is no such source.
 
   A class has the fields of its bases too. A name that its module only imports is looked up there.
   """
   module, _, name = configurable.rpartition('.')
   tree = _tree(module)
-  found = next(
+  definition = next(
     (node for node in tree.body if getattr(node, 'name', None) == name) if tree else iter(()), None
   )
   imported = _imported(tree, module)
-  if found is None and name in imported:
+  if definition is None and name in imported:
     return of(imported[name])
-  if isinstance(found, ast.ClassDef):
-    return _of_class(found, imported)
-  return _of_function(found) if isinstance(found, ast.FunctionDef) else None
+  if isinstance(definition, ast.ClassDef):
+    return _of_class(definition, imported)
+  return _of_function(definition) if isinstance(definition, ast.FunctionDef) else None
 
 
 def meanings(docstring: str) -> dict[str, str]:
   """The entries of a docstring's `Attributes:` or `Args:`, each on one line."""
   section = re.search(r'^(?:Attributes|Args):\n((?:[ ]+.*\n|\n)*)', docstring + '\n', re.MULTILINE)
-  found: dict[str, str] = {}
+  entries: dict[str, str] = {}
   last: list[str] = []
   for line in section[1].splitlines() if section else ():
     entry = re.match(r' {2}(\*{0,2}\w+(?:, \w+)*): (.*)', line)
     if entry:
       last = [name.strip('*') for name in entry[1].split(', ')]
-      found.update(dict.fromkeys(last, entry[2].strip()))
+      entries.update(dict.fromkeys(last, entry[2].strip()))
     elif line.strip():
-      found.update({name: f'{found[name]} {line.strip()}' for name in last})
-  return found
+      entries.update({name: f'{entries[name]} {line.strip()}' for name in last})
+  return entries
 
 
 def _of_class(node: ast.ClassDef, imported: dict[str, str]) -> Documented:
@@ -75,31 +75,35 @@ def _of_class(node: ast.ClassDef, imported: dict[str, str]) -> Documented:
     inherited = of(imported.get(first, first) + dot + rest)
     fields |= inherited.fields if inherited else {}
   docstring = ast.get_docstring(node) or ''
-  said = meanings(docstring)
-  for one in node.body:
-    if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name):
-      name = one.target.id
-      fields[name] = Field(_kind(one.annotation), _default(one.value), said.get(name, ''))
+  documented = meanings(docstring)
+  for statement in node.body:
+    if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+      name = statement.target.id
+      fields[name] = Field(
+        _kind(statement.annotation), _default(statement.value), documented.get(name, '')
+      )
   return Documented(docstring.partition('\n')[0], fields)
 
 
 def _of_function(node: ast.FunctionDef) -> Documented:
   docstring = ast.get_docstring(node) or ''
-  said = meanings(docstring)
+  documented = meanings(docstring)
   arguments = [*node.args.posonlyargs, *node.args.args]
   missing = [None] * (len(arguments) - len(node.args.defaults))
   defaults = [*missing, *node.args.defaults, *node.args.kw_defaults]
   pairs = zip([*arguments, *node.args.kwonlyargs], defaults, strict=True)
   fields = {
-    one.arg: Field(_kind(one.annotation), _default(default), said.get(one.arg, ''))
-    for one, default in pairs
+    argument.arg: Field(
+      _kind(argument.annotation), _default(default), documented.get(argument.arg, '')
+    )
+    for argument, default in pairs
   }
   return Documented(docstring.partition('\n')[0], fields)
 
 
 @functools.cache
 def _tree(module: str) -> ast.Module | None:
-  """A module's source, parsed; None where there is none. Imports the packages around it."""
+  """A module's source, parsed; None if there is none. Imports its parent packages."""
   try:
     spec = importlib.util.find_spec(module) if module else None
   except (ImportError, ValueError):
@@ -110,11 +114,11 @@ def _tree(module: str) -> ast.Module | None:
 
 
 def _imported(tree: ast.Module | None, module: str) -> dict[str, str]:
-  """Full names of what a module imports and defines, by the names that it has there."""
+  """Full names of what a module imports and defines, by its names in that module."""
   names: dict[str, str] = {}
   for node in tree.body if tree else ():
     if isinstance(node, ast.ImportFrom) and node.module:
-      names |= {one.asname or one.name: f'{node.module}.{one.name}' for one in node.names}
+      names |= {alias.asname or alias.name: f'{node.module}.{alias.name}' for alias in node.names}
     elif isinstance(node, ast.ClassDef):
       names[node.name] = f'{module}.{node.name}'
   return names

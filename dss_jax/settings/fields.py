@@ -1,4 +1,4 @@
-"""Settings are of the type that their dataclass says. Knows nothing of where they come from."""
+"""Checks that settings have the types of their dataclass. Does not know where they come from."""
 
 import collections.abc
 import os
@@ -12,10 +12,10 @@ Path = Annotated[str, PATH_MARK]
 
 
 def check(instance: Any) -> None:
-  """Refuses a dataclass instance with a field of another type; puts the home for `~` in paths.
+  """Refuses a dataclass instance with a field of another type; expands `~` in paths.
 
   Raises:
-    ValueError: names the field, its type and what was given.
+    ValueError: the message has the field, its type and what was given.
   """
   for name, hint in typing.get_type_hints(type(instance), include_extras=True).items():
     value = getattr(instance, name)
@@ -26,11 +26,11 @@ def check(instance: Any) -> None:
 
 
 def options(hint: Any) -> tuple[Any, ...]:
-  """The types of a union, or the one type that an annotation is; `Path` is str."""
+  """The types of a union, or an annotation's single type; `Path` is str."""
   if typing.get_origin(hint) is Annotated:
     return options(typing.get_args(hint)[0])
   if typing.get_origin(hint) in (types.UnionType, typing.Union):
-    return tuple(one for option in typing.get_args(hint) for one in options(option))
+    return tuple(member for option in typing.get_args(hint) for member in options(option))
   return (hint,)
 
 
@@ -43,12 +43,12 @@ def is_path(hint: Any) -> bool:
 
 def kind(hint: Any) -> str:
   """An annotation for messages: 'int', 'float | None', 'Mapping[str, int]'."""
-  names = ('None' if one is type(None) else _name(one) for one in options(hint))
+  names = ('None' if option is type(None) else _name(option) for option in options(hint))
   return ' | '.join(names)
 
 
 def fits(value: Any, hint: Any) -> bool:
-  """Whether a value is of an annotated type; an int is a float, a bool is no number."""
+  """Whether a value has an annotated type; an int is a float, a bool is not a number."""
   return any(_fits(value, option) for option in options(hint))
 
 

@@ -1,7 +1,7 @@
 """A job's configuration: gin files and command line in, frozen dataclasses out.
 
-Owns the way into gin's state and out of it. What files say without gin is statements.py's, which
-settings would be ignored unread.py's, types and defaults defaults.py's. The dataclasses are defined
+Owns reading and writing gin's state. statements.py reads files without gin, unread.py finds
+settings that would be ignored, defaults.py has types and defaults. The dataclasses are defined
 where they are used; none of them knows gin.
 """
 
@@ -28,24 +28,24 @@ GIN_ERRORS = (
 
 
 def parse(argv: Sequence[str], run_file: str) -> None:
-  """Parses a verb's command line into gin's state; `--help` prints what may be set and exits.
+  """Parses a verb's command line into gin's state; `--help` prints the settings and exits.
 
   Args:
     argv: arguments after the verb.
-    run_file: the verb's gin file, e.g. 'runs/train.gin'. It is read first, before all that the
-      command line names.
+    run_file: the verb's gin file, e.g. 'runs/train.gin'. It is read before the files
+      that the command line names.
 
   Raises:
     ConfigError: an unknown argument, file, macro or binding, one that nobody reads, a value of
-      another type, or a required macro without value.
+      another type, or a required macro without a value.
   """
   if any(arg in ('--help', '-h') for arg in argv):
     print(help_text.of_verb(run_file))
     sys.exit(0)
   given = arguments.split(argv)
   gin.clear_config()
-  # Set, not added to: gin keeps them from call to call, and its reader of files inside Python
-  # packages takes a folder such as `runs/` for one and fails.
+  # Assigned, not extended: gin keeps them between calls, and its reader of files inside Python
+  # packages takes a folder such as `runs/` for a package and fails.
   gin.config._LOCATION_PREFIXES[:] = ['', *given.search_paths, str(gin_root())]
   parsed: list[Statement] = []
   gin.config._FILE_READERS[:] = [(functools.partial(_open, parsed), _is_file)]
@@ -58,14 +58,14 @@ def parse(argv: Sequence[str], run_file: str) -> None:
   except GIN_ERRORS as error:
     if isinstance(error, ConfigError):
       raise
-    raise ConfigError(_said_by_gin(error)) from error
+    raise ConfigError(_gin_message(error)) from error
   finally:
     logging.disable(logging.NOTSET)
   judged = unread.check(parsed, run_file, defaults.self_registered(parsed))
   defaults.fill(judged.used, macros())
   defaults.check_types(judged.used, macros())
   for note in judged.notes:
-    _say_once(note)
+    _print_once(note)
 
 
 def configured(selector: str) -> Any:
@@ -85,7 +85,7 @@ def configured(selector: str) -> Any:
 
 
 def operative() -> str:
-  """The gin configuration that was used, as a gin file that repeats it."""
+  """The gin configuration that was used, as the text of a gin file."""
   return gin.operative_config_str()
 
 
@@ -103,27 +103,27 @@ def _parse_file(name: str) -> None:
   try:
     gin.parse_config_file(name)
   except tokenize.TokenError as error:
-    raise ConfigError(f'gin: {name}: a bracket or string that is opened is not closed.') from error
+    raise ConfigError(f'gin: {name}: a bracket or string is opened but not closed.') from error
 
 
 def _is_file(path: str) -> bool:
-  """Whether gin may read a name; it puts a gs:// one, too, behind each folder that it looks in."""
+  """Whether gin may read a path; gin joins even a gs:// path to each folder that it searches."""
   return not re.search(r'/\w+://', path) and epath.Path(path).is_file()
 
 
 def _open(parsed: list[Statement], path: str) -> io.StringIO:
-  """A file for gin; what it says is added to `parsed`."""
+  """Opens a file for gin, and adds its statements to `parsed`."""
   text = epath.Path(path).read_text()
   for name in re.findall(r'^\s*([\w./]+)\s*=', text, re.MULTILINE):
     t5x_names.refuse_partitioner(name)
   parsed += statements.of_text(text, path)[0]
   file = io.StringIO(text)
-  file.name = path  # which gin tells of a file that it cannot parse
+  file.name = path  # gin puts it into its errors
   return file
 
 
 def _override(name: str, text: str, parsed: list[Statement]) -> None:
-  """Sets a macro or binding as the command line has it; what it says is added to `parsed`."""
+  """Sets a macro or binding of the command line, and adds its statement to `parsed`."""
   t5x_names.refuse_partitioner(name)
   try:
     line = f'{name} = {values.gin_text(name, text, defaults.hint_of(name, parsed))}'
@@ -133,14 +133,14 @@ def _override(name: str, text: str, parsed: list[Statement]) -> None:
     raise ConfigError(f'the value {text} opens a bracket that it does not close.') from error
 
 
-def _said_by_gin(error: Exception) -> str:
+def _gin_message(error: Exception) -> str:
   text = f'gin: {str(error).strip()}'
   if re.search(r"No module named 't5x", text):
-    text += '\n  Modules of T5X are not used here: take its macros into a file without its imports.'
+    text += '\n  dss_jax has no modules of T5X: take its macros into a file without its imports.'
   return text
 
 
 @functools.cache
-def _say_once(note: str) -> None:
-  """A line on standard error; `dss compare` parses the same files for every method."""
+def _print_once(note: str) -> None:
+  """Prints a note to standard error; `dss compare` parses the same files for every method."""
   print(f'note: {note}', file=sys.stderr)

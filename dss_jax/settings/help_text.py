@@ -1,7 +1,7 @@
 """`dss VERB --help` of the verbs that gin files configure, made from the settings themselves.
 
-Owns the layout. A verb's own text is the comment at the top of its run file; which macros there are
-is what that file binds; types, defaults and meanings are those of the fields.
+Owns the layout. A verb's own text is the comment at the top of its run file; its macros are those
+that the file binds; types, defaults and meanings are those of the fields.
 """
 
 import textwrap
@@ -22,11 +22,17 @@ def of_verb(run_file: str) -> str:
   Args:
     run_file: the verb's, e.g. 'runs/train.gin'.
   """
-  said = statements.of_shipped(run_file)
-  said.sort(key=lambda one: not one.file.endswith(run_file))  # what is included comes after
-  parts = [_top_comment(run_file), 'Arguments:\n' + arguments.USAGE, *_sections(said, set())]
-  if any(one.value == Macro('MODEL') for one in said):
-    known = {name for one in said for name in one.macros}
+  all_statements = statements.of_shipped(run_file)
+  all_statements.sort(
+    key=lambda statement: not statement.file.endswith(run_file)
+  )  # included files come after
+  parts = [
+    _top_comment(run_file),
+    'Arguments:\n' + arguments.USAGE,
+    *_sections(all_statements, set()),
+  ]
+  if any(statement.value == Macro('MODEL') for statement in all_statements):
+    known = {name for statement in all_statements for name in statement.macros}
     model = _sections(statements.of_shipped(MODEL_FILE), known)
     parts += [f'With a file of models/, here {MODEL_FILE}:', *model]
   return '\n\n'.join(parts)
@@ -38,32 +44,40 @@ def _top_comment(run_file: str) -> str:
   return '\n'.join(line.removeprefix('#').removeprefix(' ') for line in lines[:end])
 
 
-def _sections(said: Sequence[Statement], told: set[str]) -> Iterator[str]:
-  """One section a class or function: its macros that are not in `told`, which grows."""
-  for configurable in dict.fromkeys(one.configurable for one in said if one.configurable):
-    bindings = {one.parameter: one for one in said if one.configurable == configurable}
+def _sections(all_statements: Sequence[Statement], shown: set[str]) -> Iterator[str]:
+  """A section for each class or function: its macros that are not in `shown`, which it extends."""
+  for configurable in dict.fromkeys(
+    statement.configurable for statement in all_statements if statement.configurable
+  ):
+    bindings = {
+      statement.parameter: statement
+      for statement in all_statements
+      if statement.configurable == configurable
+    }
     known = field_docs.of(configurable)
     lines = []
-    for parameter, one in bindings.items():
-      if isinstance(one.value, Macro) and one.value.name not in told:
-        told.add(one.value.name)
+    for parameter, statement in bindings.items():
+      if isinstance(statement.value, Macro) and statement.value.name not in shown:
+        shown.add(statement.value.name)
         field = known.fields.get(parameter) if known else None
-        lines.append(_setting(one, field or field_docs.Field('', None, ''), said))
+        lines.append(_setting(statement, field or field_docs.Field('', None, ''), all_statements))
     if lines:
       title = f'{known.summary if known else ""} ({_short(configurable)})'.strip()
       yield '\n'.join([title, *lines, *_others(configurable, bindings, known)])
 
 
-def _setting(one: Statement, field: field_docs.Field, said: Sequence[Statement]) -> str:
+def _setting(
+  statement: Statement, field: field_docs.Field, all_statements: Sequence[Statement]
+) -> str:
   """A macro's flag, type, default and meaning."""
-  macro = one.value.name
-  defined = [other for other in said if other.name == macro]
+  macro = statement.value.name
+  defined = [other for other in all_statements if other.name == macro]
   shorts = [short for short, name in arguments.SHORT_FORMS.items() if name == macro]
   flags = ', '.join(f'--{name.lower()}' for name in (macro, *shorts))
   default = _text(defined[-1].value) if defined else field.default
   kind = f'{field.kind}, ' if field.kind else ''
   if default is None:
-    head = f'  {flags}  ({kind}required: {one.comment})'
+    head = f'  {flags}  ({kind}required: {statement.comment})'
   else:
     head = f'  {flags}  ({kind}default {default})'
   comment = defined[-1].comment if defined else ''

@@ -1,4 +1,4 @@
-"""Dataclasses as JSON, there and back, and the comparison of two of them. Knows no gin."""
+"""Dataclasses to JSON and back, and the comparison of two of them. Knows nothing of gin."""
 
 import dataclasses
 import json
@@ -36,7 +36,7 @@ def differences(before: Any, now: Any, ignore: Sequence[str] = ()) -> list[str]:
 
 
 def _value_of(hint: Any, value: Any) -> Any:
-  """A JSON value as its field's annotation has it: JSON knows neither dataclasses nor tuples."""
+  """A JSON value converted to its field's type: JSON has neither dataclasses nor tuples."""
   kind = _dataclass_of(hint)
   if kind and value is not None:
     return from_dict(kind, value)

@@ -1,7 +1,7 @@
-"""What gin files say, read without doing it: which macros and parameters are set, where, from what.
+"""The statements of gin files, read without executing them: what is set, where, to which value.
 
-Owns the reading. Modules that a file imports are not imported, so that `--help` is quick and a
-file can be judged before it is run; gin itself then does what the files say.
+Modules that a file imports are not imported, so that `--help` is quick and a file can be checked
+before gin executes it.
 """
 
 import dataclasses
@@ -39,14 +39,14 @@ class Statement:
   """One `name = value`: of a macro, or of a parameter of a configurable.
 
   Attributes:
-    name: of the macro; '' where a parameter is bound.
+    name: of the macro; '' if a parameter is bound.
     configurable: full dotted name of the class or function: 'dss_jax.training.losses.LossConfig'.
-    parameter: of it; '' where a macro is defined.
+    parameter: of that class or function; '' if a macro is defined.
     value: with `Macro` and `Reference` where the file has %NAME and @name().
     scope: of the binding, joined by slashes.
     file: as gin opened it; '' on the command line.
     line: in the file, from 1.
-    comment: what stands behind # on that line.
+    comment: the text after # on that line.
     shipped: whether the file came with dss_jax.
   """
 
@@ -62,7 +62,7 @@ class Statement:
 
   @property
   def where(self) -> str:
-    """For messages: file and line, or that it was on the command line."""
+    """The place for messages: file and line, or 'the command line'."""
     return f'{self.file}:{self.line}' if self.file else 'the command line'
 
   @property
@@ -87,30 +87,30 @@ def of_text(text: str, file: str = '') -> tuple[list[Statement], list[str]]:
   """The statements of one file's text, and the files that it includes.
 
   Raises:
-    SyntaxError, tokenize.TokenError: it is not gin.
+    SyntaxError, tokenize.TokenError: the text is not valid gin.
   """
   content = io.StringIO(text)
-  content.name = file or None  # which the parser puts into its errors
+  content.name = file or None  # the parser puts it into its errors
   aliases: dict[str, str] = {}
   statements, includes = [], []
   lines = text.splitlines()
   shipped = bool(file) and pathlib.Path(file).is_relative_to(gin_root())
-  for one in config_parser.ConfigParser(content, _Delegate()):
-    if isinstance(one, config_parser.ImportStatement):
-      aliases[one.bound_name()] = one.partial_path() if not one.alias else one.module
-    elif isinstance(one, config_parser.IncludeStatement):
-      includes.append(one.filename)
-    elif isinstance(one, config_parser.BindingStatement):
-      number = one.location.line_num
-      is_macro = not one.arg_name
-      name = '/'.join(filter(None, (one.scope, one.selector))) if is_macro else ''
+  for node in config_parser.ConfigParser(content, _Delegate()):
+    if isinstance(node, config_parser.ImportStatement):
+      aliases[node.bound_name()] = node.partial_path() if not node.alias else node.module
+    elif isinstance(node, config_parser.IncludeStatement):
+      includes.append(node.filename)
+    elif isinstance(node, config_parser.BindingStatement):
+      number = node.location.line_num
+      is_macro = not node.arg_name
+      name = '/'.join(filter(None, (node.scope, node.selector))) if is_macro else ''
       statements.append(
         Statement(
           name=name,
-          configurable='' if is_macro else _full(one.selector, aliases),
-          parameter=one.arg_name,
-          value=_resolved(one.value, aliases),
-          scope='' if is_macro else one.scope,
+          configurable='' if is_macro else _full(node.selector, aliases),
+          parameter=node.arg_name,
+          value=_resolved(node.value, aliases),
+          scope='' if is_macro else node.scope,
           file=file,
           line=number,
           comment=_comment(lines[number - 1]) if number <= len(lines) else '',
@@ -124,16 +124,16 @@ def of_shipped(name: str) -> list[Statement]:
   """The statements of a file that ships with dss_jax, those of the files it includes first."""
   path = gin_root() / name
   statements, includes = of_text(path.read_text(), str(path))
-  return [one for included in includes for one in of_shipped(included)] + statements
+  return [statement for included in includes for statement in of_shipped(included)] + statements
 
 
 def same(configurable: str, other: str) -> bool:
-  """Whether two names are of one configurable: gin lets leading modules be left out."""
+  """Whether two names mean the same configurable: gin allows leaving out leading modules."""
   return f'.{configurable}'.endswith(f'.{other}') or f'.{other}'.endswith(f'.{configurable}')
 
 
 class _Delegate(config_parser.ParserDelegate):
-  """Keeps references and macros as what they are."""
+  """Keeps references and macros instead of resolving them."""
 
   def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> Reference:
     scope, _, name = scoped_configurable_name.rpartition('/')
@@ -153,9 +153,9 @@ def _resolved(value: Any, aliases: dict[str, str]) -> Any:
   if isinstance(value, Reference):
     return dataclasses.replace(value, configurable=_full(value.configurable, aliases))
   if isinstance(value, dict):
-    return {_resolved(key, aliases): _resolved(one, aliases) for key, one in value.items()}
+    return {_resolved(key, aliases): _resolved(item, aliases) for key, item in value.items()}
   if isinstance(value, list | tuple):
-    return type(value)(_resolved(one, aliases) for one in value)
+    return type(value)(_resolved(item, aliases) for item in value)
   return value
 
 
@@ -163,13 +163,13 @@ def _leaves(value: Any) -> Iterator[Any]:
   if isinstance(value, dict):
     value = [*value, *value.values()]
   if isinstance(value, list | tuple):
-    for one in value:
-      yield from _leaves(one)
+    for item in value:
+      yield from _leaves(item)
   else:
     yield value
 
 
 def _comment(line: str) -> str:
-  """The comment at the end of a line; a # within quotes is none."""
+  """The comment at the end of a line; a # within quotes does not start one."""
   match = re.fullmatch(r"""(?:[^#'"]|'[^']*'|"[^"]*")*#\s*(.*)""", line)
   return match[1].strip() if match else ''

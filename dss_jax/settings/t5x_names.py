@@ -1,20 +1,20 @@
-"""Settings of T5X by their name there, and what says the same here. Only names that we lack.
+"""T5X's names of settings that dss_jax lacks, and the settings that replace them.
 
 Source: T5X, t5x/configs/runs/{finetune,pretrain,eval,infer}.gin and t5x/examples/t5/*/base.gin.
 """
 
 from dss_jax.settings.errors import ConfigError
 
-# Parameters and macros of its partitioner, answered wherever they stand, since files that set them
-# import modules of T5X's, which are not here.
+# Parameters and macros of T5X's partitioner, answered wherever they are set: files that set them
+# import modules of T5X, which dss_jax lacks.
 PARTITIONER = {
   'num_partitions': 'MESH_TENSOR, with the same number',
   'model_parallel_submesh': 'MESH_TENSOR, with the product of its sizes',
-  'activation_partitioning_dims': 'MESH_TENSOR; activations are divided by rows and by heads, mlp '
-  'and vocabulary, never by embed',
+  'activation_partitioning_dims': 'MESH_TENSOR; activations are sharded over rows, heads, mlp and '
+  'vocabulary, never over embed',
   'parameter_partitioning_dims': 'MESH_FSDP: above 1 for 2 dimensions, 1 for 1',
 }
-# Macros, answered where nothing reads them.
+# Macros, answered if nothing reads them.
 MACROS = {
   'USE_CACHED_TASKS': 'has no counterpart here: tasks are tokenised when a run starts; leave it '
   'out',
@@ -50,5 +50,5 @@ def refuse_partitioner(name: str) -> None:
 
 
 def answer(macro: str) -> str | None:
-  """The sentence that answers a macro of T5X's that nothing reads here; None for other names."""
+  """A sentence on a macro of T5X that nothing reads in dss_jax; None for other names."""
   return f"{macro} is a macro of T5X's; it {MACROS[macro]}." if macro in MACROS else None

@@ -1,8 +1,8 @@
 """One table of the machines that a job can run on: TPU slices, a GPU, this CPU.
 
 Owns what the names mean to the Cloud TPU API, to GKE, to libtpu's compiler and to JAX. Sizes and
-rates are the nominal ones of Google's documentation; what a program may really allocate is a little
-less, and the compiler says how much. Imports nothing, so that a laptop can plan and launch.
+rates are the nominal ones of Google's documentation; a program may allocate a little less, and the
+compiler reports how much. Imports nothing, so that a laptop can plan and launch.
 """
 
 import dataclasses
@@ -23,11 +23,11 @@ class Topology:
     devices: what `jax.device_count()` is: two a chip for v3; the two cores of a v4 or v5p chip are
       one device (megacore).
     hosts: virtual machines, each of which runs one process.
-    accelerator_type: of the Cloud TPU API; None where there is nothing to rent.
+    accelerator_type: of the Cloud TPU API; None if there is nothing to rent.
     runtime_version: of the Cloud TPU API.
     libtpu_name: `topology_name` of `jax.experimental.topologies.get_topology_desc`.
     libtpu_chip_config: its `chip_config_name`.
-    gke_machine_type: of a node pool; None where GKE has none.
+    gke_machine_type: of a node pool; None if GKE has none.
     gke_topology: of a node pool: the slice's shape in chips.
     hbm_bytes: memory of one device; None where it depends on the machine.
     peak_flops: bfloat16 FLOP/s of one device; None where it depends on the machine.
@@ -78,7 +78,7 @@ class _Chip:
 
 @dataclasses.dataclass(frozen=True)
 class _Host:
-  """A machine type of GKE, which is also what the Cloud TPU API gives. RAM in GB."""
+  """A machine type of GKE, which the Cloud TPU API rents too. RAM in GB."""
 
   machine_type: str | None
   chips: int
@@ -155,11 +155,11 @@ def topology(name: str) -> Topology:
   """The topology of this name.
 
   Raises:
-    ValueError: there is none; says which there are.
+    ValueError: there is none; the message lists the topologies.
   """
   if name not in TOPOLOGIES:
-    googles = {one.accelerator_type: ours for ours, one in TOPOLOGIES.items()}
-    near = googles.get(name) or ''.join(difflib.get_close_matches(name, TOPOLOGIES, 1, 0.6))
+    google_names = {machine.accelerator_type: ours for ours, machine in TOPOLOGIES.items()}
+    near = google_names.get(name) or ''.join(difflib.get_close_matches(name, TOPOLOGIES, 1, 0.6))
     hint = f'did you mean {near}? ' if near else ''
     raise ValueError(f'no topology {name!r}: {hint}there are {", ".join(TOPOLOGIES)}.')
   return TOPOLOGIES[name]

@@ -1,23 +1,22 @@
-"""Which settings would be ignored, and what becomes of them.
+"""Finds settings that would be ignored, and accepts or refuses them.
 
-A macro is read where a value holds %NAME. A configurable is built where a run file binds it, or
-where a value that is itself used refers to it (@module.name); one that its own module made
-configurable (@gin.configurable) is taken for built, since code may call it anywhere. A statement
-of a file or of the command line is judged by the first of these that holds:
+A macro is read if a value contains %NAME. A configurable is built if a run file binds it, or if a
+value that is itself used refers to it (@module.name). A configurable that its own module registered
+(@gin.configurable) counts as built, since code may call it anywhere. The first of these rules that
+applies decides on a statement of a file or of the command line:
 
-1. What is read is this verb's: the macro is read, or the configurable built, by the statements
-   that were parsed: those of the verb's run file, of the files named, and of the command line.
-2. Another verb reads it, by its run file (gin/runs/) together with the files named. In a file it
-   is accepted, so that one file serves `train`, `evaluate` and all others: without a word in a file
-   that ships with dss_jax, with a note in one of the user's. On the command line, which is for one
-   verb, it is refused.
-3. Nobody reads it: it is refused, with its file and line and with near names; a macro of T5X's
-   with what says the same here.
+1. This verb reads it: the parsed statements (of the verb's run file, the named files and the
+   command line) read the macro or build the configurable. It is accepted.
+2. Another verb reads it, by its run file (gin/runs/) and the named files. In a file it is accepted,
+   so that one file serves `train`, `evaluate` and all others; if the file is a user's own, a note
+   says so. On the command line, which is for one verb, it is refused.
+3. Nobody reads it: it is refused, with its file and line and with similar names, or, for a macro of
+   T5X, with the setting that replaces it.
 
-That a macro is overwritten later does not matter: `MODEL = @t5.T5Config()` still reads the network
-where a second file sets another MODEL.
+A macro that is overwritten later still counts: `MODEL = @t5.T5Config()` reads the network even if a
+second file sets another MODEL.
 
-A configurable or a parameter that does not exist is refused by gin itself.
+gin itself refuses a configurable or a parameter that does not exist.
 """
 
 import difflib
@@ -42,12 +41,12 @@ class Judged(NamedTuple):
 def check(
   parsed: Sequence[Statement], run_file: str, called_by_code: Collection[str] = ()
 ) -> Judged:
-  """Refuses what nobody reads.
+  """Refuses settings that nobody reads.
 
   Args:
     parsed: every statement that was parsed, the run file's included.
     run_file: the verb's, e.g. 'runs/train.gin'.
-    called_by_code: configurables that their own modules made so.
+    called_by_code: configurables that their own modules registered.
 
   Raises:
     ConfigError: see the top of this file.
@@ -57,13 +56,15 @@ def check(
   others = _Readers([*parsed, *_run_files()], _run_files())
   used: list[Statement] = []
   unread: dict[str, list[str]] = {}
-  for one in parsed:
-    if own.reads(one):
-      used.append(one)
-    elif not others.reads(one) or not one.file:
-      raise ConfigError(_refusal(one, own, verb, elsewhere=others.reads(one)))
-    elif not one.shipped:
-      unread.setdefault(one.file, []).append(one.name or f'{one.configurable}.{one.parameter}')
+  for statement in parsed:
+    if own.reads(statement):
+      used.append(statement)
+    elif not others.reads(statement) or not statement.file:
+      raise ConfigError(_refusal(statement, own, verb, elsewhere=others.reads(statement)))
+    elif not statement.shipped:
+      unread.setdefault(statement.file, []).append(
+        statement.name or f'{statement.configurable}.{statement.parameter}'
+      )
   return Judged(used, [_note(file, verb, names) for file, names in unread.items()])
 
 
@@ -76,29 +77,35 @@ class _Readers:
     roots: Iterable[Statement],
     built: Collection[str] = (),
   ):
-    self.macros = {name for one in all_statements for name in one.macros}
-    self.built = {one.configurable for one in roots if one.configurable} | set(built)
-    scopes = {ref.scope for one in all_statements for ref in one.references} | self.macros
+    self.macros = {name for statement in all_statements for name in statement.macros}
+    self.built = {statement.configurable for statement in roots if statement.configurable} | set(
+      built
+    )
+    scopes = {
+      ref.scope for statement in all_statements for ref in statement.references
+    } | self.macros
     self.scopes = {part for scope in scopes for part in scope.split('/')}
     waiting = list(all_statements)
-    while used := [one for one in waiting if self.reads(one)]:
-      waiting = [one for one in waiting if one not in used]
-      self.built |= {reference.configurable for one in used for reference in one.references}
+    while used := [statement for statement in waiting if self.reads(statement)]:
+      waiting = [statement for statement in waiting if statement not in used]
+      self.built |= {
+        reference.configurable for statement in used for reference in statement.references
+      }
 
-  def reads(self, one: Statement) -> bool:
+  def reads(self, statement: Statement) -> bool:
     """Whether what a statement sets is read."""
-    if one.name:
-      return one.name in self.macros
-    if one.scope and not set(one.scope.split('/')) <= self.scopes:
+    if statement.name:
+      return statement.name in self.macros
+    if statement.scope and not set(statement.scope.split('/')) <= self.scopes:
       return False
-    return any(statements.same(one.configurable, built) for built in self.built)
+    return any(statements.same(statement.configurable, built) for built in self.built)
 
 
 @functools.cache
 def _run_files() -> tuple[Statement, ...]:
   """The statements of all run files that ship with dss_jax."""
   names = sorted(file.name for file in (statements.gin_root() / 'runs').glob('*.gin'))
-  return tuple(one for name in names for one in statements.of_shipped(f'runs/{name}'))
+  return tuple(statement for name in names for statement in statements.of_shipped(f'runs/{name}'))
 
 
 def _note(file: str, verb: str, names: Sequence[str]) -> str:
@@ -109,17 +116,20 @@ def _note(file: str, verb: str, names: Sequence[str]) -> str:
   )
 
 
-def _refusal(one: Statement, own: _Readers, verb: str, elsewhere: bool) -> str:
-  if not one.name:
-    scoped = f'{one.scope}/{one.configurable}' if one.scope else one.configurable
-    return (
-      f'{one.where}: `dss {verb}` does not build {scoped}, so nothing reads {one.parameter} of it; '
-      'take the binding away, or refer to it (@...) in a value that is read.'
+def _refusal(statement: Statement, own: _Readers, verb: str, elsewhere: bool) -> str:
+  if not statement.name:
+    scoped = (
+      f'{statement.scope}/{statement.configurable}' if statement.scope else statement.configurable
     )
-  if told := t5x_names.answer(one.name):
-    return f'{one.where}: {told}'
-  near = difflib.get_close_matches(one.name, own.macros, n=3, cutoff=0.5)
+    return (
+      f'{statement.where}: `dss {verb}` does not build {scoped}, so nothing reads '
+      f'{statement.parameter} of it; remove the binding, or refer to it (@...) in a value that '
+      'is read.'
+    )
+  if replacement := t5x_names.answer(statement.name):
+    return f'{statement.where}: {replacement}'
+  near = difflib.get_close_matches(statement.name, own.macros, n=3, cutoff=0.5)
   known = ', '.join(sorted(own.macros - {statements.REQUIRED}))
   hint = f'did you mean {" or ".join(near)}?' if near else f'there are {known}.'
   who = ', which other verbs read' if elsewhere else ''
-  return f'{one.where}: `dss {verb}` does not read the macro {one.name}{who}: {hint}'
+  return f'{statement.where}: `dss {verb}` does not read the macro {statement.name}{who}: {hint}'

@@ -1,7 +1,7 @@
-"""Values of the command line, by the type of the setting that they are for.
+"""Values of the command line, converted to the types of their settings.
 
-Owns the way from text to what a gin file would say. Without a known type a text that gin can read
-is a gin value, and any other a string.
+Owns the conversion from a typed text to a gin value. If the type is unknown, a text that gin can
+parse is a gin value, and any other text is a string.
 """
 
 import ast
@@ -20,15 +20,15 @@ _BRACKETS = ('(', '[', '{')
 
 
 def gin_text(name: str, text: str, hint: Any = None) -> str:
-  """The right-hand side of a gin statement for what was typed.
+  """The right-hand side of a gin statement for a typed text.
 
   Args:
     name: of the setting, for messages.
-    text: what was typed behind the =.
-    hint: annotation of the field that it is for; None where that is not known.
+    text: the typed text after the =.
+    hint: annotation of its field; None if it is unknown.
 
   Raises:
-    ConfigError: the text is no value of that type; names the setting and the type.
+    ConfigError: the text is not a value of that type; the message has the setting and the type.
   """
   if _refers(text):
     return text
@@ -67,12 +67,12 @@ def _typed(name: str, text: str, hint: Any) -> Any:
 
 
 def _like(literal: Any, outer: set[Any]) -> Any:
-  """A bracketed literal as the type has it: tuples may be written as lists."""
+  """A bracketed literal converted to the type: tuples may be written as lists."""
   return tuple(literal) if isinstance(literal, list) and tuple in outer else literal
 
 
 def _literal(text: str) -> Any:
-  """What Python reads; None where it is no literal."""
+  """The value of a Python literal; None if the text is not one."""
   try:
     return ast.literal_eval(text.strip())
   except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
@@ -84,7 +84,7 @@ def _refers(text: str) -> bool:
 
 
 def _is_gin(text: str) -> bool:
-  """Whether gin reads a text as a value.
+  """Whether gin can parse a text as a value.
 
   Raises:
     ConfigError: it opens a bracket that it does not close.

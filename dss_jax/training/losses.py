@@ -3,8 +3,8 @@
     L = Σ_task weight_task · mean token loss of the task, e.g. L_label + λ L_rationale
 
 Owns the token losses and how they are combined over tasks. Knows nothing of the model: it sees
-logits, targets, loss weights and task numbers. Which tasks there are is the method's
-(dss_jax/methods): a task's number in a batch is its place among the objective's tasks.
+logits, targets, loss weights and task numbers. The method (dss_jax/methods) defines the tasks: a
+task's number in a batch is its position among the objective's tasks.
 """
 
 import dataclasses
@@ -21,11 +21,11 @@ from dss_jax.settings import fields
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-  """What a run sets of its objective.
+  """The settings of a run's objective.
 
   Attributes:
     rationale_weight: λ of L_label + λ L_rationale (Eq. 3), the weight of the task `rationale`;
-      ignored where `alpha` is given. None: as the method has it, which is 1 for step by step.
+      ignored if `alpha` is given. None takes the method's own, which is 1 for step by step.
     alpha: the released code's form, alpha L_label + (1 - alpha) L_rationale, with alpha in [0, 1].
       Methods without the task `rationale` ignore both.
     z_loss: weight of log²Z added to every token's loss, which keeps logits small; T5X uses 1e-4.
@@ -100,7 +100,7 @@ def token_losses(
     label_smoothing: mass on all other tokens together, in [0, 1).
 
   Returns:
-    One loss a token.
+    One loss per token.
 
   Source: T5X `losses.cross_entropy_with_logits`.
   """
@@ -113,7 +113,7 @@ def _token_losses(logits, targets, z_loss: float, label_smoothing: float):
 
 
 def _forward(logits, targets, z_loss: float, label_smoothing: float):
-  """The losses, and what the gradient needs: no array of the logits' size but the logits."""
+  """The losses, and the residuals of the gradient: no other array as large as the logits."""
   largest = jnp.max(logits, axis=-1)
   log_z = largest + jnp.log(jnp.sum(jnp.exp(logits - largest[..., None]), axis=-1))
   loss = log_z - _target_logits(logits, targets)
@@ -144,13 +144,13 @@ def correct(
   logits: Float[Array, '*batch vocab'], targets: Int[Array, '*batch']
 ) -> Float[Array, '*batch']:
   """1.0 where no other token is likelier than the target, else 0.0."""
-  # An argmax would be another pass over the logits; these two the loss makes too.
+  # An argmax would be another pass over the logits; the loss needs these two passes anyway.
   logits = logits.astype(jnp.float32)
   return (_target_logits(logits, targets) >= jnp.max(logits, axis=-1)).astype(jnp.float32)
 
 
 def _target_logits(logits, targets):
-  # A sum, since a gather is no part of a fused pass, and moves logits that devices share.
+  # A sum: a gather is not fused with other passes, and moves logits that are sharded.
   return jnp.sum(jnp.where(_is_target(logits, targets), logits, 0.0), axis=-1)
 
 
@@ -178,13 +178,13 @@ def combine(
 ) -> Float[Array, '']:
   """Σ_task weight_task · Σ loss_task / N_task.
 
-  N is the *global* loss weight of each task: of the whole batch over all devices and microbatches.
-  Then a long rationale does not outweigh a short label, and the sum over microbatches of this
-  function with the same N is the loss of the whole batch.
+  N is the *global* loss weight of each task: of the full batch over all devices and microbatches.
+  Then a long rationale does not outweigh a short label, and the sum of this function over
+  microbatches, with the same N, is the loss of the full batch.
 
   Args:
     loss_sums: sum of weighted token losses of each task, over any part of the batch.
-    loss_weights: N of each task over the whole batch.
+    loss_weights: N of each task over the full batch.
     objective: the tasks' weights.
 
   Returns:

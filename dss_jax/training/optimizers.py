@@ -13,7 +13,7 @@ import optax
 
 from dss_jax.settings import fields
 
-SINGLE = 'single'  # the part of weights that are not stacked
+SINGLE = 'single'  # the partition of weights that are not stacked
 OPTIMIZERS = ('adamw', 'adafactor')
 SCHEDULES = ('constant', 'linear', 'rsqrt')
 
@@ -29,7 +29,7 @@ class OptimizerConfig:
     learning_rate: the peak, or the factor of 'rsqrt'.
     schedule: 'constant'; 'linear' to 0 at `decay_steps`; 'rsqrt': rate / sqrt(max(t, warmup)).
     warmup_steps: linear from 0 at step 0 ('constant', 'linear'), flat ('rsqrt', as in T5X).
-    decay_steps: where 'linear' reaches 0: the whole of training (TRAIN_STEPS); None otherwise, so
+    decay_steps: where 'linear' reaches 0: the end of training (TRAIN_STEPS); None otherwise, so
       that a run with another schedule can be made longer.
     clip_norm: largest global gradient norm, or None.
     weight_decay: of AdamW.
@@ -61,7 +61,7 @@ class OptimizerConfig:
       )
     if self.name == 'adafactor' and self.weight_decay:
       raise ValueError(
-        "OptimizerConfig.weight_decay (WEIGHT_DECAY) is of 'adamw' alone; OPTIMIZER 'adafactor' "
+        "OptimizerConfig.weight_decay (WEIGHT_DECAY) is for 'adamw' only; OPTIMIZER 'adafactor' "
         f'takes 0, not {self.weight_decay}.'
       )
     if self.schedule not in SCHEDULES:
@@ -70,7 +70,7 @@ class OptimizerConfig:
       )
     if self.schedule == 'linear' and (self.decay_steps or 0) <= self.warmup_steps:
       raise ValueError(
-        "OptimizerConfig.decay_steps (TRAIN_STEPS) of schedule 'linear' is more than warmup_steps "
+        "OptimizerConfig.decay_steps (TRAIN_STEPS) of schedule 'linear' must exceed warmup_steps "
         f'(WARMUP_STEPS) {self.warmup_steps}, not {self.decay_steps}.'
       )
 
@@ -85,7 +85,7 @@ def make_schedule(config: OptimizerConfig) -> Callable[[Any], Any]:
   if config.schedule == 'rsqrt':
     return lambda step: peak * jax.lax.rsqrt(jnp.maximum(_float32(step), max(warmup, 1)))
   if config.schedule == 'linear':
-    assert config.decay_steps is not None  # __post_init__ has seen to it
+    assert config.decay_steps is not None  # __post_init__ checks it
     after = optax.linear_schedule(peak, 0.0, config.decay_steps - warmup)
   else:
     after = optax.constant_schedule(peak)
@@ -101,8 +101,8 @@ def _float32(step: Any) -> jax.Array:
 def make_optimizer(config: OptimizerConfig, axes: Axes) -> optax.GradientTransformation:
   """The optax transformation for parameters with these logical axes.
 
-  Adafactor looks at a whole tensor (its clipping and its scale), so over stacked layers it would be
-  another optimizer than the one T5 was trained with; it is mapped over the layer axis instead.
+  Adafactor's clipping and scale depend on a complete tensor. On stacked layers it would not be the
+  optimizer that T5 was trained with, so it is mapped over the layer axis.
 
   Args:
     config: which optimizer.
@@ -137,10 +137,10 @@ def per_layer(transform: optax.GradientTransformation) -> optax.GradientTransfor
 
 
 def _parts(axes: Axes) -> dict[str, Any]:
-  """A nested dict like `axes`: the stack that a weight's layers are counted in, or SINGLE.
+  """A nested dict like `axes`: the stack that a weight belongs to, or SINGLE.
 
-  The layers of one stack, `encoder_layers`, and their biases where each has its own,
-  `encoder_bias`, are one part, named after the layers: checkpoints know it by that name.
+  The layers of a stack, `encoder_layers`, and their biases if each has its own, `encoder_bias`, are
+  one part, named after the layers. Checkpoints contain that name.
   """
 
   def part(path, of_weight: tuple[str, ...]) -> str:

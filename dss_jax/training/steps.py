@@ -1,7 +1,7 @@
 """One update and one evaluation step: pure functions of state and batch.
 
-Owns gradients, accumulation over microbatches and the metrics of a step. Loops, I/O and logging
-are the drivers'.
+Owns gradients, accumulation over microbatches and the metrics of a step. Callers
+own loops, I/O and logging.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,19 +28,19 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
   """The update as a function to jit: (state, batch) -> (state, metrics).
 
-  The result does not depend on `num_microbatches` or on how rows lie on devices: losses are divided
-  by the whole batch's loss weights, and each row has a dropout key of its own.
+  The result does not depend on `num_microbatches` or on how rows are sharded: losses are divided by
+  the full batch's loss weights, and each row has its own dropout key.
 
   Args:
     model: the network.
     objective: what is minimised.
     optimizer: optax's transformation.
     seed: of dropout.
-    num_microbatches: how many parts of the batch are computed one after the other.
+    num_microbatches: how many parts of the batch are computed in turn.
 
   Returns:
     The step. Its metrics are those of `_metrics`, `grad_norm` before clipping, and `param_norm`
-    after the update: a parameter that is not finite shows before it is saved.
+    after the update, which shows a parameter that is not finite before it is saved.
   """
 
   def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -133,8 +133,8 @@ def _metrics(sums: Metrics, objective: losses.Objective) -> Metrics:
 def _accumulate(grad_fn, params, parts, num_microbatches: int):
   """Sums `grad_fn(params, part)` over microbatches, in float32.
 
-  Microbatch i takes rows i, i + M, i + 2M, ...: then each device's rows are spread evenly over the
-  microbatches and no row has to move.
+  Microbatch i takes rows i, i + M, i + 2M, ...: each device's rows are spread evenly over the
+  microbatches, so no row has to move.
   """
   if num_microbatches == 1:
     return grad_fn(params, parts)

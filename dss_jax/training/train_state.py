@@ -1,6 +1,6 @@
-"""What training carries from step to step, and where its arrays live.
+"""What training carries from step to step, and how its arrays are sharded.
 
-Owns the state's form, creation and shardings. Saving it is checkpoints/manager.py's.
+Owns the state's form, creation and shardings. checkpoints/manager.py saves it.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ class TrainState(NamedTuple):
 def create(
   model: t5.T5Config, optimizer: optax.GradientTransformation, mesh: Mesh, seed: int
 ) -> TrainState:
-  """A fresh state, made where it will live: no array is ever whole on one device."""
+  """A fresh state, created sharded: no device ever holds a complete array that is sharded."""
   shapes = abstract(model, optimizer, mesh)
   make = jax.jit(
     lambda: from_params(t5.init(model, jax.random.key(seed)), optimizer),
@@ -47,9 +47,9 @@ def from_params(params: t5.Params, optimizer: optax.GradientTransformation) -> T
 
 
 def jit_update(update: Callable, state: TrainState) -> Any:
-  """`update`, (state, batch) -> (state, metrics), jitted: the new state lies where the old one did.
+  """`update`, (state, batch) -> (state, metrics), jitted; the new state is sharded like the old.
 
-  Left to the compiler parts of it may lie elsewhere, and the next call compiles all again.
+  Otherwise the compiler may shard parts of it differently, and the next call compiles again.
   """
   places = jax.tree.map(lambda leaf: leaf.sharding, state)
   return jax.jit(
@@ -71,15 +71,15 @@ def abstract(model: t5.T5Config, optimizer: optax.GradientTransformation, mesh: 
       jax.tree.leaves_with_path(shapes), jax.tree.leaves(param_shardings), strict=True
     )
   }
-  whole = partitioning.replicated(mesh)
+  replicated = partitioning.replicated(mesh)
 
   def place(path, leaf):
-    # An optimizer's leaf that belongs to a parameter has that parameter's path as the end of its
-    # own; factored moments have another shape and stay whole.
+    # The path of an optimizer's leaf ends with the path of its parameter. Factored moments have
+    # another shape and are replicated.
     ends = (path[start:] for start in range(len(path)))
-    shape, sharding = next((by_path[end] for end in ends if end in by_path), (None, whole))
+    shape, sharding = next((by_path[end] for end in ends if end in by_path), (None, replicated))
     return jax.ShapeDtypeStruct(
-      leaf.shape, leaf.dtype, sharding=sharding if shape == leaf.shape else whole
+      leaf.shape, leaf.dtype, sharding=sharding if shape == leaf.shape else replicated
     )
 
   return jax.tree.map_with_path(place, state)

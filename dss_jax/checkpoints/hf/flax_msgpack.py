@@ -1,7 +1,7 @@
 """Flax's msgpack files: where each array's bytes are, found by walking over the structure.
 
 Owns the part of msgpack and of flax.serialization's conventions that weights use. Flax itself would
-hold the whole file in memory; here an array's bytes are stepped over and read later, in parts.
+hold the whole file in memory; here an array's bytes are skipped and read later, in parts.
 
 Source: github.com/msgpack/msgpack/blob/master/spec.md; flax/serialization.py: arrays are extension
 1, itself msgpack of (shape, dtype name, bytes), and above 2^30 bytes a dict of flat chunks.
@@ -40,7 +40,7 @@ _FIXED_EXTENSIONS = range(0xD4, 0xD9)  # of 1, 2, 4, 8 and 16 bytes
 
 
 class _Bytes(NamedTuple):
-  """Binary data, or an extension's, that was stepped over."""
+  """Binary data, perhaps of an extension, that was skipped."""
 
   start: int
   size: int
@@ -72,12 +72,12 @@ def open_arrays(path: pathlib.Path) -> dict[str, Tensor]:
       return {name: _tensor(path, data, name, node) for name, node in _leaves(tree, '')}
     except (ValueError, TypeError, KeyError, IndexError, struct.error) as error:
       raise ValueError(
-        f'{path} ({size} bytes) is truncated, corrupt or no Flax model: {error}.'
+        f'{path} ({size} bytes) is truncated, corrupt or not a Flax model: {error}.'
       ) from error
 
 
 class _Walk:
-  """Reads msgpack from a position on, stepping over binary data."""
+  """Reads msgpack from a position on and skips binary data."""
 
   def __init__(self, data: mmap.mmap, start: int = 0, stop: int | None = None):
     self.data = data
@@ -85,7 +85,7 @@ class _Walk:
     self.stop = len(data) if stop is None else stop
 
   def value(self, depth: int = 0) -> Any:
-    """The value here; the position moves behind it."""
+    """The value at the current position, which moves past it."""
     if depth > _DEEPEST:
       raise ValueError(f'values are nested deeper than {_DEEPEST}')
     first = self._number('>B')
@@ -103,7 +103,7 @@ class _Walk:
     if first < 0xC0:
       kind = 'map' if first < 0x90 else 'array' if first < 0xA0 else 'str'
       return self._sized(kind, first & (0x1F if kind == 'str' else 0x0F), depth)
-    raise ValueError(f'byte {self.at - 1} begins no value')
+    raise ValueError(f'no value starts at byte {self.at - 1}')
 
   def _sized(self, kind: str, size: int, depth: int) -> Any:
     if kind == 'map':
@@ -120,16 +120,18 @@ class _Walk:
     return struct.unpack_from(form, self.data, self._step(struct.calcsize(form)))[0]
 
   def _step(self, size: int) -> int:
-    """Moves behind the next `size` bytes and returns where they begin."""
+    """Moves past the next `size` bytes and returns where they start."""
     start = self.at
     self.at += size
     if self.at > self.stop:
-      raise ValueError(f'{size} bytes should be at {start}, where {self.stop - start} are left')
+      raise ValueError(
+        f'expected {size} bytes at byte {start}, but only {self.stop - start} are left'
+      )
     return start
 
 
 def _leaves(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-  """What is no dict of further values, by path; a chunked array is one leaf."""
+  """The values that are not dicts, by path; a chunked array is one leaf."""
   if not isinstance(node, dict) or _CHUNKED in node:
     yield prefix, node
     return
@@ -143,13 +145,13 @@ def _tensor(path: pathlib.Path, data: mmap.mmap, name: str, node: Any) -> Tensor
     chunks = [_array(data, name, node['chunks'][str(i)]) for i in range(len(node['chunks']))]
     dtype = chunks[0].dtype
     if any(chunk.dtype != dtype for chunk in chunks):
-      raise ValueError(f'{name} has chunks of several types')
+      raise ValueError(f'{name} has chunks of several dtypes')
   else:
     chunks = [_array(data, name, node)]
     shape, dtype = chunks[0].shape, chunks[0].dtype
   size = sum(chunk.data.size for chunk in chunks)
   if size != math.prod(shape) * dtype.itemsize:
-    raise ValueError(f'{name} has {size} bytes for {shape} of {dtype}')
+    raise ValueError(f'{name} has {size} bytes, which do not fit shape {shape} of {dtype}')
   parts = [spans.Span(path, chunk.data.start, chunk.data.size) for chunk in chunks]
   return spans.tensor(shape, dtype, parts)
 
@@ -157,8 +159,8 @@ def _tensor(path: pathlib.Path, data: mmap.mmap, name: str, node: Any) -> Tensor
 def _array(data: mmap.mmap, name: str, node: Any) -> _Array:
   """An extension's shape, type and the place of its bytes."""
   if not isinstance(node, _Bytes) or node.extension != _ARRAY:
-    raise ValueError(f'{name} is no array')
+    raise ValueError(f'{name} is not an array')
   shape, dtype, content = _Walk(data, node.start, node.start + node.size).value()
   if dtype not in _DTYPES:
-    raise ValueError(f'{name} is of type {dtype}; {", ".join(_DTYPES)} can be read')
+    raise ValueError(f'{name} has dtype {dtype}; expected one of {", ".join(_DTYPES)}')
   return _Array(tuple(shape), np.dtype(_DTYPES[dtype]), content)

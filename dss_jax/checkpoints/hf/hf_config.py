@@ -4,10 +4,10 @@ Owns the settings alone, in the forms that transformers wrote from 2020 to its v
 and files are huggingface.py's and hf_files.py's.
 
 `tie_word_embeddings` decides two things in T5: whether the logits use the embedding, and whether
-the decoder's output is scaled before. transformers 5 writes it as true whatever it was, and keeps
-the second in `scale_decoder_outputs` (T5) or nowhere (mT5, which it never scales, and umT5, which
-it always scales: what version 5 computes for an umT5 whose logits are its own differs from what
-version 4 and T5X compute, by the factor d_model^-1/2).
+the decoder's output is scaled before them. transformers 5 always writes it as true, and keeps the
+second in `scale_decoder_outputs` (T5) or nowhere (mT5, which it never scales, and umT5, which
+it always scales: for a umT5 with a separate output layer, the logits of version 5 differ from those
+of version 4 and T5X by the factor d_model^-1/2).
 """
 
 import json
@@ -51,18 +51,18 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
   """The object in a JSON file.
 
   Raises:
-    ValueError: the file is not there or holds no JSON object.
+    ValueError: the file is missing or is not a JSON object.
   """
   try:
     content = json.loads(path.read_bytes())
   except FileNotFoundError as error:
     raise ValueError(
-      f'{path.parent} has no {path.name}: a Hugging Face folder has one beside its weights.'
+      f'{path.parent} has no {path.name}: a Hugging Face folder has one next to its weights.'
     ) from error
   except ValueError as error:
     raise ValueError(f'{path} is not JSON: {error}.') from error
   if not isinstance(content, dict):
-    raise ValueError(f'{path} holds {type(content).__name__} where an object was expected.')
+    raise ValueError(f'{path} holds a {type(content).__name__}; expected a JSON object.')
   return content
 
 
@@ -71,10 +71,10 @@ def network_of(config: Mapping[str, Any], origin: str) -> T5Config:
 
   Args:
     config: what the file holds.
-    origin: what it is of, for messages.
+    origin: where it is from, for messages.
 
   Raises:
-    ValueError: it describes something that our network does not compute.
+    ValueError: it describes something that our network does not support.
   """
   model_type = _model_type(config, origin)
   settings = {**_DEFAULTS[model_type], **_given(config), 'model_type': model_type}
@@ -83,8 +83,7 @@ def network_of(config: Mapping[str, Any], origin: str) -> T5Config:
   for name in _SIZES.values():
     if type(settings.get(name)) is not int or settings[name] < 1:
       raise ValueError(
-        f'{origin} has {name} {settings.get(name)!r} in its {CONFIG}, where a positive number was '
-        'expected.'
+        f'{origin} has {name} {settings.get(name)!r} in its {CONFIG}; expected a positive integer.'
       )
   return T5Config(
     **{ours: settings[theirs] for ours, theirs in _SIZES.items()},
@@ -95,9 +94,9 @@ def network_of(config: Mapping[str, Any], origin: str) -> T5Config:
 
 
 def ties_without_scaling(config: Mapping[str, Any]) -> bool:
-  """Whether this is transformers 5's writing of a T5 1.1: 'tied', but the output is not scaled.
+  """Whether transformers 5 wrote this for a T5 1.1: 'tied', but the output is not scaled.
 
-  Such a file holds logits of their own, or, where it does not, the embedding serves as them.
+  Such a file holds a separate output layer; if it does not, the embedding is used as one.
   """
   settings = {**_DEFAULTS['t5'], **_given(config)}
   if not settings['tie_word_embeddings']:
@@ -108,7 +107,7 @@ def ties_without_scaling(config: Mapping[str, Any]) -> bool:
 
 
 def config_json(config: T5Config) -> dict[str, Any]:
-  """What config.json says of our network, so that transformers 4 and 5 read it rightly."""
+  """The config.json of our network, which transformers 4 and 5 both read correctly."""
   names = {activations: forward for forward, (activations, _) in ACTIVATIONS.items()}
   forward = names[config.mlp_activations]
   model_type = 'umt5' if config.relative_bias_per_layer else 't5'
@@ -131,12 +130,12 @@ def config_json(config: T5Config) -> dict[str, Any]:
 
 
 def generation_json() -> dict[str, Any]:
-  """What generation_config.json says: the tokens that decoding starts, ends and pads with."""
+  """The generation_config.json: the tokens that decoding starts, ends and pads with."""
   return dict(TOKEN_IDS)
 
 
 def _given(config: Mapping[str, Any]) -> dict[str, Any]:
-  """The settings that are set: None is transformers' word for the default."""
+  """The settings that are not None: transformers writes None for a default."""
   return {name: value for name, value in config.items() if value is not None}
 
 
@@ -147,18 +146,18 @@ def _model_type(config: Mapping[str, Any], origin: str) -> str:
     model_type = 'mt5' if str(architectures[0]).startswith('MT5') else 't5'
   if model_type not in _DEFAULTS:
     raise ValueError(
-      f'{origin} is a model of type {model_type!r} by its {CONFIG}; only '
-      f'{", ".join(_DEFAULTS)} can be read.'
+      f'{origin} has model_type {model_type!r} in its {CONFIG}; expected one of '
+      f'{", ".join(_DEFAULTS)}.'
     )
   return model_type
 
 
 def _check(settings: Mapping[str, Any], origin: str) -> None:
-  """Refuses, in one sentence, what our network does not compute."""
+  """Refuses settings that our network does not support."""
   forward = settings['feed_forward_proj']
   if forward not in ACTIVATIONS:
     raise ValueError(
-      f'{origin} has feed_forward_proj {forward!r} in its {CONFIG}; our network computes '
+      f'{origin} has feed_forward_proj {forward!r} in its {CONFIG}; our network supports '
       f'{" and ".join(ACTIVATIONS)}.'
     )
   computed = {
@@ -178,6 +177,5 @@ def _check(settings: Mapping[str, Any], origin: str) -> None:
     given = settings.get(name, value)
     if given != value:
       raise ValueError(
-        f'{origin} has {name} {given!r} in its {CONFIG}; our network computes T5 with {value!r} '
-        'only.'
+        f'{origin} has {name} {given!r} in its {CONFIG}; our network supports only {value!r}.'
       )

@@ -3,7 +3,7 @@
 Owns safetensors, PyTorch's .bin (where torch is installed), and how files are split into shards;
 the form of Flax's msgpack is flax_msgpack.py's. What tensors mean is huggingface.py's.
 
-Everything that can be wrong with a file without reading its tensors is found when it is opened.
+Whatever is wrong with a file is reported when it is opened, as far as that needs no tensor read.
 """
 
 import importlib
@@ -55,7 +55,7 @@ def open_weights(folder: pathlib.Path) -> dict[str, Tensor]:
     if (folder / f'{name}{INDEX}').is_file():
       return _open_shards(folder / f'{name}{INDEX}', open_file)
   raise ValueError(
-    f'{folder} holds no weights: looked for {", ".join(_FORMATS)} and their {INDEX} files.'
+    f'{folder} holds no weights: expected one of {", ".join(_FORMATS)}, or its {INDEX} file.'
   )
 
 
@@ -70,11 +70,11 @@ def write_weights(
   Args:
     folder: where to.
     shapes: of all tensors, in the order in which `arrays` gives them.
-    arrays: names and values; no more than one is held.
-    shard_bytes: at most so much in a file, if no tensor alone is larger.
+    arrays: names and values; only one is in memory at a time.
+    shard_bytes: the largest size of a file, unless a single tensor is larger.
 
   Raises:
-    ValueError: an array is not the one that `shapes` announces.
+    ValueError: an array is not the next one in `shapes`.
     OSError: a file cannot be written.
   """
   shards = _shards(shapes, shard_bytes)
@@ -90,11 +90,11 @@ def write_weights(
         name, array = next(rest, ('nothing', np.empty(0)))
         if (name, array.shape) != (expected, tuple(shapes[expected])):
           raise ValueError(
-            f'{name} {array.shape} came where {expected} {shapes[expected]} was to be written.'
+            f'expected the array {expected} {shapes[expected]}, got {name} {array.shape}.'
           )
         out.write(np.ascontiguousarray(array, np.float32).data)
   if next(rest, None) is not None:
-    raise ValueError('More arrays came than were to be written.')
+    raise ValueError('got more arrays than `shapes` names.')
 
 
 def _open_safetensors(path: pathlib.Path) -> dict[str, Tensor]:
@@ -104,8 +104,8 @@ def _open_safetensors(path: pathlib.Path) -> dict[str, Tensor]:
     length = _HEADER_SIZE.unpack(start)[0] if len(start) == _HEADER_SIZE.size else 0
     if not 2 <= length <= size - _HEADER_SIZE.size:
       raise ValueError(
-        f'{path} is truncated or no safetensors file: its header should have {length} bytes and '
-        f'the file has {size}.'
+        f'{path} is truncated or not a safetensors file: its header should have {length} '
+        f'bytes, but the file has {size}.'
       )
     try:
       header = json.loads(file.read(length))
@@ -120,8 +120,8 @@ def _open_safetensors(path: pathlib.Path) -> dict[str, Tensor]:
     end = stop
   if size != first + end:
     raise ValueError(
-      f'{path} is truncated or corrupt: its header tells of {first + end} bytes and the file has '
-      f'{size}.'
+      f'{path} is truncated or corrupt: its header describes {first + end} bytes, but the file '
+      f'has {size}.'
     )
   return {
     name: spans.tensor(shape, dtype, [spans.Span(path, first + at, stop - at)])
@@ -133,12 +133,12 @@ def _entry(name: str, entry: Mapping[str, Any]) -> tuple[np.dtype, tuple[int, ..
   """Type, shape and place of a tensor, as a safetensors header gives them."""
   shape, (at, stop) = tuple(entry['shape']), entry['data_offsets']
   if entry['dtype'] not in _DTYPES:
-    raise ValueError(f'{name} is of type {entry["dtype"]}; {", ".join(_DTYPES)} can be read')
+    raise ValueError(f'{name} has dtype {entry["dtype"]}; expected one of {", ".join(_DTYPES)}')
   if not all(type(number) is int and number >= 0 for number in (*shape, at, stop)):
-    raise ValueError(f'{name} has the shape {shape} at {at} to {stop}')
+    raise ValueError(f'{name} has shape {shape} in bytes {at} to {stop}; expected integers from 0')
   dtype = np.dtype(_DTYPES[entry['dtype']])
   if stop - at != math.prod(shape) * dtype.itemsize:
-    raise ValueError(f'{name} has {stop - at} bytes for {shape} of {dtype}')
+    raise ValueError(f'{name} has {stop - at} bytes, which do not fit shape {shape} of {dtype}')
   return dtype, shape, (at, stop)
 
 
@@ -160,7 +160,7 @@ def _open_bin(path: pathlib.Path) -> dict[str, Tensor]:
   for name, value in state.items() if isinstance(state, dict) else [('It', state)]:
     if not isinstance(value, torch.Tensor) or value.dtype not in dtypes:
       what = getattr(value, 'dtype', type(value).__name__)
-      raise ValueError(f'{path} is no state dict of float weights: {name} is of type {what}.')
+      raise ValueError(f'{path} is not a state dict of float weights: {name} is of type {what}.')
 
   def tensor(value) -> Tensor:
     dtype = np.dtype(dtypes[value.dtype] or ml_dtypes.bfloat16)
@@ -199,7 +199,7 @@ def _turned(tensor: Tensor) -> Tensor:
 def _opened(path: pathlib.Path, open_file: Opener) -> dict[str, Tensor]:
   with open(path, 'rb') as file:
     if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
-      raise ValueError(f'{path} is a Git LFS pointer and not the weights: run `git lfs pull`.')
+      raise ValueError(f'{path} is a Git LFS pointer, not the weights: run `git lfs pull`.')
   return open_file(path)
 
 
@@ -210,7 +210,7 @@ def _open_shards(index: pathlib.Path, open_file: Opener) -> dict[str, Tensor]:
     if any(os.path.basename(file) != file for file in files):
       raise ValueError('a shard is in another folder')
   except (ValueError, TypeError, KeyError, AttributeError) as error:
-    raise ValueError(f'{index} is no index of shards: {error!r}.') from error
+    raise ValueError(f'{index} is not an index of shards: {error!r}.') from error
   missing = [file for file in files if not (index.parent / file).is_file()]
   if missing:
     raise ValueError(

@@ -1,8 +1,8 @@
 """A Hugging Face id or folder -> a local folder: which revision, which files, fetched once.
 
-Owns the choice among what the hub has of a model, and what is said when it has nothing for us. Uses
+Owns the choice among a model's files on the hub, and the errors where none can be used. Uses
 huggingface_hub with its cache, so that a download resumes, HF_ENDPOINT and HF_TOKEN are honoured,
-and what is there is not fetched again. Reads no weights.
+and a file in the cache is not fetched again. Reads no weights.
 
 Order: a folder, local or gs://; safetensors of the main revision; safetensors that the hub's own
 conversion bot proposes in a pull request; Flax's msgpack; PyTorch's .bin, if torch is installed.
@@ -34,9 +34,9 @@ class Found(NamedTuple):
   """A local folder that holds a model.
 
   Attributes:
-    folder: with config.json and weights, if the model is whole.
-    origin: where it is from, for people.
-    notes: lines that a person should read.
+    folder: with config.json and weights, if the model is complete.
+    origin: where it is from, for messages.
+    notes: lines to show to the user.
   """
 
   folder: pathlib.Path
@@ -65,7 +65,7 @@ def find(path_or_id: str) -> Found:
     raise ValueError(f'{path_or_id} is a file: give the folder that holds it and config.json.')
   if not _ID.fullmatch(path_or_id):
     raise ValueError(
-      f'There is no folder {path_or_id}, and it is no Hugging Face id such as google/t5-v1_1-base.'
+      f'There is no folder {path_or_id}, and it is not a Hugging Face id like google/t5-v1_1-base.'
     )
   folder, notes = _from_hub(path_or_id)
   return Found(folder, f'Hugging Face {path_or_id}', notes)
@@ -73,7 +73,7 @@ def find(path_or_id: str) -> Found:
 
 @functools.cache
 def _copied(path: str) -> pathlib.Path:
-  """What can be read of a folder in a bucket, in a folder here that goes with this process."""
+  """A local copy of a bucket folder's readable files, deleted when this process exits."""
   here = tempfile.TemporaryDirectory(prefix='dss-')
   atexit.register(here.cleanup)
   files = {file.name: file for file in epath.Path(path).iterdir()}
@@ -118,13 +118,13 @@ def _choose(api: Any, model: str) -> _Choice:
       raise ValueError(f'{hf_files.BIN} of Hugging Face {model} {hf_files.INSTALL_TORCH}.')
     return _Choice('main', hf_files.BIN)
   raise ValueError(
-    f'Hugging Face {model} has no weights that can be read: neither {hf_files.SAFETENSORS} nor '
-    f'{hf_files.MSGPACK} nor {hf_files.BIN}.'
+    f'Hugging Face {model} has no weights that can be read: expected {hf_files.SAFETENSORS}, '
+    f'{hf_files.MSGPACK} or {hf_files.BIN}.'
   )
 
 
 def _files(api: Any, model: str, revision: str) -> set[str]:
-  with _told_apart():
+  with _one_exception():
     info = api.model_info(model, revision=revision)
   return {sibling.rfilename for sibling in info.siblings or ()}
 
@@ -132,9 +132,9 @@ def _files(api: Any, model: str, revision: str) -> set[str]:
 def _conversions(api: Any, model: str) -> Iterator[tuple[int, str]]:
   """Number and revision of the open pull requests of the conversion bot, newest first.
 
-  Anybody can open one; only the bot's are the same weights for certain.
+  Anybody can open one; only the bot's are certain to hold the same weights.
   """
-  with _told_apart():
+  with _one_exception():
     requests = list(api.get_repo_discussions(model))
   for request in sorted(requests, key=lambda request: -request.num):
     if request.is_pull_request and request.author == BOT and request.status in ('open', 'draft'):
@@ -154,7 +154,7 @@ def _patterns(weights: str) -> list[str]:
 def _fetched(model: str, choice: _Choice, local: bool = False) -> pathlib.Path:
   import huggingface_hub
 
-  with _told_apart():
+  with _one_exception():
     folder = huggingface_hub.snapshot_download(
       model,
       revision=choice.revision,
@@ -165,7 +165,7 @@ def _fetched(model: str, choice: _Choice, local: bool = False) -> pathlib.Path:
 
 
 def _cached(model: str) -> pathlib.Path | None:
-  """The folder of a model that was downloaded whole before, if there is one."""
+  """The folder of a model that was downloaded completely before, if there is one."""
   from huggingface_hub import constants
 
   refs = pathlib.Path(constants.HF_HUB_CACHE, f'models--{model.replace("/", "--")}', 'refs')
@@ -180,12 +180,12 @@ def _cached(model: str) -> pathlib.Path | None:
 
 
 class _Unreachable(Exception):
-  """The hub gives no answer."""
+  """The hub does not answer."""
 
 
 @contextlib.contextmanager
-def _told_apart() -> Iterator[None]:
-  """Turns the ways in which huggingface_hub says that there is no answer into one."""
+def _one_exception() -> Iterator[None]:
+  """Turns every exception of huggingface_hub that means "no answer" into `_Unreachable`."""
   from huggingface_hub import errors
 
   try:
@@ -203,31 +203,33 @@ def _told_apart() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _clear_errors(model: str) -> Iterator[None]:
-  """Says in one sentence why a model is not to be had; no message of the hub's is repeated."""
+  """Raises one sentence on why a model cannot be fetched, instead of the hub's message."""
   from huggingface_hub import constants, errors
 
   page = f'{constants.ENDPOINT}/{model}'
-  elsewise = 'or give a local folder'
+  alternative = 'or give a local folder'
   try:
     yield
   except errors.GatedRepoError as error:
     raise ValueError(
       f'Hugging Face {model} is gated: accept its terms at {page} and set HF_TOKEN to a token of '
-      f'that account, {elsewise}.'
+      f'that account, {alternative}.'
     ) from error
   except errors.RepositoryNotFoundError as error:
     raise ValueError(
       f'There is no folder {model} and no such model at {page}, or it is private: check the name, '
-      f'set HF_TOKEN if it is private, {elsewise}.'
+      f'set HF_TOKEN if it is private, {alternative}.'
     ) from error
   except errors.HfHubHTTPError as error:
     status = error.response.status_code
-    mend = 'set HF_TOKEN to a token that may read it' if status in (401, 403) else 'try again later'
+    advice = (
+      'set HF_TOKEN to a token that may read it' if status in (401, 403) else 'try again later'
+    )
     raise ValueError(
-      f'The hub answers {status} for Hugging Face {model} ({page}): {mend}, {elsewise}.'
+      f'The hub answers {status} for Hugging Face {model} ({page}): {advice}, {alternative}.'
     ) from error
   except errors.HFValidationError as error:
-    raise ValueError(f'There is no folder {model}, and it is no Hugging Face id.') from error
+    raise ValueError(f'There is no folder {model}, and it is not a Hugging Face id.') from error
   except _Unreachable as error:
     raise ValueError(
       f'There is no folder {model}, and the hub cannot be reached at {constants.ENDPOINT} (is the '

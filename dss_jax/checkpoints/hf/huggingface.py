@@ -1,7 +1,7 @@
 """Hugging Face's T5 and ours: names and transposes, config.json, and whole checkpoints both ways.
 
-Owns what their names and settings mean. How their files are laid out is hf_files.py's, and getting
-them from the hub is hub.py's; neither torch nor transformers is needed.
+Owns what their names and settings mean. hf_files.py reads their files and hub.py downloads them;
+neither torch nor transformers is needed.
 
 Hugging Face has one tensor a layer, [out, in]; ours are stacked over layers, [layers, in, out].
 """
@@ -32,9 +32,9 @@ _SAME, _TRANSPOSED = (0, 1), (1, 0)
 
 
 def recipe(config: T5Config) -> transfer.Recipe:
-  """Where each of our parameters lies in the state dict of a `T5ForConditionalGeneration`.
+  """Where each of our parameters is in the state dict of a `T5ForConditionalGeneration`.
 
-  With a relative bias of every layer, of a `UMT5ForConditionalGeneration`.
+  Where every layer has its own relative bias, it is that of a `UMT5ForConditionalGeneration`.
   """
   gated = len(config.mlp_activations) == 2
   leaves: dict[transfer.Path, transfer.Leaf] = {('embedding',): transfer.Leaf((SHARED,), _SAME)}
@@ -82,32 +82,32 @@ def params_from_state_dict(tensors: Mapping[str, np.ndarray], config: T5Config) 
 
 
 def open_pretrained(path_or_id: str) -> transfer.Pretrained:
-  """Opens a checkpoint in Hugging Face's form and checks that it is the T5 that it says it is.
+  """Opens a checkpoint in Hugging Face's form and checks that it is the T5 in its config.json.
 
   Args:
     path_or_id: a local folder with config.json and weights, or, where there is no such folder, a
       model on the hub such as 'google/t5-v1_1-base', which is downloaded.
 
   Raises:
-    ValueError: there is none, it is incomplete or corrupt, or another network.
+    ValueError: there is none, it is incomplete or corrupt, or it is another network.
     OSError: a file cannot be read.
   """
-  found = hub.find(path_or_id)
-  settings = hf_config.read_json(found.folder / hf_config.CONFIG)
-  config = network_of(settings, found.origin)
-  tensors = hf_files.open_weights(found.folder)
-  tensors, notes = _one_of_each(found.origin, config, settings, tensors)
+  source = hub.find(path_or_id)
+  settings = hf_config.read_json(source.folder / hf_config.CONFIG)
+  config = network_of(settings, source.origin)
+  tensors = hf_files.open_weights(source.folder)
+  tensors, notes = _one_of_each(source.origin, config, settings, tensors)
   shapes = {name: tensor.shape for name, tensor in tensors.items()}
-  leaves = transfer.check(found.origin, config, recipe, shapes, allowed=(UNUSED,))
+  leaves = transfer.check(source.origin, config, recipe, shapes, allowed=(UNUSED,))
   if UNUSED in tensors:
-    notes += (f'{UNUSED} is left out: a leftover of old T5 1.0 files that no program uses.',)
+    notes += (f'{UNUSED} is left out: old T5 1.0 files have it, and no program uses it.',)
   return transfer.Pretrained(
-    origin=found.origin,
+    origin=source.origin,
     config=config,
     recipe=leaves,
     tensors=tensors,
-    vocabulary=_vocabulary(found.folder, settings),
-    notes=(*found.notes, *notes),
+    vocabulary=_vocabulary(source.folder, settings),
+    notes=(*source.notes, *notes),
   )
 
 
@@ -115,12 +115,12 @@ def write(folder: str | os.PathLike, config: T5Config, params: Mapping[transfer.
   """Writes config.json, generation_config.json and the weights as safetensors in float32.
 
   Args:
-    folder: exists; the caller renames it when everything is in it.
+    folder: must exist; the caller renames it when it is complete.
     config: the network.
-    params: our arrays by path; each is asked for once, one after the other.
+    params: our arrays by path; each is read once, in turn.
 
   Raises:
-    ValueError: an array is not of the network's shape.
+    ValueError: an array's shape is not the network's.
     OSError: a file cannot be written.
   """
   folder = pathlib.Path(folder)
@@ -141,65 +141,65 @@ def _layer_table(stack: str, gated: bool) -> dict[transfer.Path, tuple[str, tupl
   if stack == 'decoder':
     attentions = [('self_attention', 0, 'SelfAttention'), ('cross_attention', 1, 'EncDecAttention')]
   table: dict[transfer.Path, tuple[str, tuple[int, ...]]] = {}
-  for ours, place, theirs in attentions:
-    table[f'{ours}_norm', 'scale'] = f'{place}.layer_norm', (0,)
+  for ours, sublayer, theirs in attentions:
+    table[f'{ours}_norm', 'scale'] = f'{sublayer}.layer_norm', (0,)
     for part, letter in _ATTENTION.items():
-      table[ours, part] = f'{place}.{theirs}.{letter}', _TRANSPOSED
-  place = len(attentions)
-  table['mlp_norm', 'scale'] = f'{place}.layer_norm', (0,)
+      table[ours, part] = f'{sublayer}.{theirs}.{letter}', _TRANSPOSED
+  sublayer = len(attentions)
+  table['mlp_norm', 'scale'] = f'{sublayer}.layer_norm', (0,)
   wi = {'wi_0': 'wi_0', 'wi_1': 'wi_1'} if gated else {'wi_0': 'wi'}
   for ours, theirs in {**wi, 'wo': 'wo'}.items():
-    table['mlp', ours] = f'{place}.DenseReluDense.{theirs}', _TRANSPOSED
+    table['mlp', ours] = f'{sublayer}.DenseReluDense.{theirs}', _TRANSPOSED
   return table
 
 
 def _one_of_each(
   origin: str, config: T5Config, settings: Mapping, tensors: Mapping[str, transfer.Tensor]
 ) -> tuple[dict[str, transfer.Tensor], tuple[str, ...]]:
-  """The tensors without the copies that some files have of the embedding, and notes.
+  """The tensors without the copies of the embedding that some files have, and notes.
 
   Raises:
-    ValueError: what should be a copy is another tensor.
+    ValueError: a copy has other values than the embedding.
   """
   kept = dict(tensors)
   names = (SHARED, *COPIES, *((LOGITS,) if config.logits_via_embedding else ()))
   there = [name for name in names if name in kept]
   if not there:
-    return kept, ()  # transfer.check says that it is missing
+    return kept, ()  # transfer.check reports that it is missing
   embedding = kept[there[0]]
   for name in there[1:]:
     if not _equal(embedding, kept[name]):
       raise ValueError(
-        f'{origin} holds {name} and {there[0]}, which should be copies of one embedding by its '
-        'config.json, with other values in each.'
+        f'{origin} holds {name} and {there[0]} with different values; by its config.json, both '
+        'should be copies of one embedding.'
       )
   for name in there:
     del kept[name]
   kept[SHARED] = embedding
   if LOGITS not in kept and hf_config.ties_without_scaling(settings):
     kept[LOGITS] = embedding
-    note = f'{LOGITS} is a copy of {SHARED}, as config.json says; training tells them apart.'
+    note = f'{LOGITS} is a copy of {SHARED}, as config.json says; training changes them separately.'
     return kept, (note,)
   return kept, ()
 
 
-def _equal(one: transfer.Tensor, other: transfer.Tensor) -> bool:
-  if (one.shape, one.dtype) != (other.shape, other.dtype):
+def _equal(embedding: transfer.Tensor, other: transfer.Tensor) -> bool:
+  if (embedding.shape, embedding.dtype) != (other.shape, other.dtype):
     return False
-  if not one.shape:
-    return True  # no embedding at all, which transfer.check says
-  starts = range(0, one.shape[0], COMPARED_ROWS)
-  rest = tuple(slice(None) for _ in one.shape[1:])
+  if not embedding.shape:
+    return True  # not an embedding at all, which transfer.check reports
+  starts = range(0, embedding.shape[0], COMPARED_ROWS)
+  rest = tuple(slice(None) for _ in embedding.shape[1:])
   parts = ((slice(start, start + COMPARED_ROWS), *rest) for start in starts)
-  return all(one.read(part).tobytes() == other.read(part).tobytes() for part in parts)
+  return all(embedding.read(part).tobytes() == other.read(part).tobytes() for part in parts)
 
 
 def _vocabulary(folder: pathlib.Path, settings: Mapping) -> str | None:
-  """What VOCABULARY takes for this checkpoint, or None where it has nothing that we can read."""
+  """The value of VOCABULARY for this checkpoint, or None where it has none that we can read."""
   if any((folder / name).is_file() for name in hub.VOCABULARIES):
     return str(folder)
   tokenizer = folder / hub.TOKENIZER
-  says = hf_config.read_json(tokenizer) if tokenizer.is_file() else {}
-  classes = (says.get('tokenizer_class'), settings.get('tokenizer_class'))
+  tokenizer_config = hf_config.read_json(tokenizer) if tokenizer.is_file() else {}
+  classes = (tokenizer_config.get('tokenizer_class'), settings.get('tokenizer_class'))
   by_bytes = 'ByT5Tokenizer' in classes or settings['vocab_size'] == BYTE_VOCABULARY_SIZE
   return 'bytes' if by_bytes else None

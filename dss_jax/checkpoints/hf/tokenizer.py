@@ -2,15 +2,15 @@
 
 Owns the translation of a SentencePiece model, or of bytes, into tokenizer.json, and the check that
 both encode alike. transformers' own T5Tokenizer would not do: it takes every model for a unigram
-one without byte pieces, and knows nothing of pieces that are matched whole, such as `▁[label]`.
-Vocabularies are read by tasks/vocabulary.py.
+model without byte pieces, and it splits pieces that must stay whole, such as `▁[label]`.
+tasks/vocabulary.py reads vocabularies.
 
-A text means what our tasks make of an input (tasks/preprocessors.py): `</s>` is the end of
-sequence, and the parts around it are stripped and encoded one by one. Three things that SeqIO does
-cannot be had: `<pad>` and `<extra_id_0>` are ids here wherever a text spells them; of letters that
-a model's table of characters changes, the `tokenizers` library drops combining marks (the tables
-of T5 and mT5 are such, that of `dss vocab` is not); and a text that is `▁[label]` alone, with
-U+2581, is the prefix.
+A text is encoded as our tasks encode an input (tasks/preprocessors.py): `</s>` is the end of
+sequence, and the parts around it are stripped and encoded separately. Three differences from SeqIO
+remain: `<pad>` and `<extra_id_0>` become ids wherever a text spells them; the `tokenizers` library
+drops the combining marks of letters that a model's character table changes (T5's and mT5's tables
+change some, that of `dss vocab` none); and a text that is only `▁[label]`, with U+2581, is the
+prefix.
 """
 
 import json
@@ -39,7 +39,7 @@ BYTE_SENTINELS = 125
 IN_A_ROW = 12  # pieces that are compared as one text
 _STRIP = tokenizers.Regex(r'\A[ \t\n\x0b\f\r]+|[ \t\n\x0b\f\r]+\z')
 _UNIGRAM, _BPE = 1, 2  # TrainerSpec.ModelType of SentencePiece
-_NORMAL, _WHOLE = 1, 4  # ModelProto.SentencePiece.Type: USER_DEFINED pieces are matched whole
+_NORMAL, _USER_DEFINED = 1, 4  # ModelProto.SentencePiece.Type: USER_DEFINED pieces are never split
 
 
 class Agreement(NamedTuple):
@@ -56,16 +56,16 @@ def write(
   """Writes what `AutoTokenizer.from_pretrained(folder)` needs, and the SentencePiece model.
 
   Args:
-    folder: exists.
+    folder: must exist.
     vocabulary: of `load_vocabulary`.
     rows: of the network's embedding.
-    max_length: of inputs, in tokens, where the network was trained with one.
+    max_length: of inputs, in tokens, if the network was trained with a limit.
 
   Returns:
-    Whether the vocabulary's own pieces, alone and in random rows, are encoded alike.
+    How far both encode the vocabulary's own pieces alike, alone and in random rows.
 
   Raises:
-    ValueError: a kind of SentencePiece model that tokenizer.json cannot express.
+    ValueError: tokenizer.json cannot express this kind of SentencePiece model.
   """
   folder = pathlib.Path(folder)
   made = make(vocabulary, rows)
@@ -74,7 +74,7 @@ def write(
     'tokenizer_class': 'PreTrainedTokenizerFast',
     'pad_token': PAD,
     'eos_token': EOS,
-    # No unk_token: transformers would leave out where our outputs show that something was unknown.
+    # No unk_token: transformers would drop the text by which our outputs show an unknown token.
     'clean_up_tokenization_spaces': False,
     'model_input_names': ['input_ids', 'attention_mask'],
   }
@@ -115,7 +115,9 @@ def compare(
   ours = preprocessors.encode_parts(tf.constant(texts), vocabulary).to_list()
   theirs = [encoding.ids for encoding in made.encode_batch(list(texts))]
   pairs = zip(texts, ours, theirs, strict=True)
-  different = [text for text, one, other in pairs if [*one, vocabulary.eos_id] != other]
+  different = [
+    text for text, our_ids, their_ids in pairs if [*our_ids, vocabulary.eos_id] != their_ids
+  ]
   return Agreement(len(texts), len(different), different[0] if different else None)
 
 
@@ -126,7 +128,7 @@ def _of_bytes() -> tokenizers.Tokenizer:
   made = tokenizers.Tokenizer(models.BPE(vocab=ids, merges=[]))
   made.normalizer = normalizers.Replace(_STRIP, '')
   made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-  # SeqIO leaves out what is no byte and what is no UTF-8.
+  # SeqIO leaves out ids that are not bytes, and bytes that are not UTF-8.
   made.decoder = decoders.Sequence(
     [decoders.Replace(UNK, ''), decoders.ByteLevel(), decoders.Replace('\ufffd', '')]
   )
@@ -134,7 +136,7 @@ def _of_bytes() -> tokenizers.Tokenizer:
 
 
 def _byte_of(letter: str) -> int:
-  """The byte that GPT-2 writes as a letter: its own where it is printable, else from 256 up."""
+  """The byte behind a letter of GPT-2: a printable byte is itself, the others count from 256."""
   printable = {*range(33, 127), *range(161, 173), *range(174, BYTES)}
   others = [byte for byte in range(BYTES) if byte not in printable]
   return ord(letter) if ord(letter) < BYTES else others[ord(letter) - BYTES]
@@ -147,12 +149,12 @@ def _of_sentencepiece(path: str) -> tokenizers.Tokenizer:
   if trainer.model_type not in (_UNIGRAM, _BPE) or odd:
     raise ValueError(
       f'{path} is a SentencePiece model of a kind that tokenizer.json cannot express; expected '
-      'pieces of unigram or bpe with whitespace in front of words, as T5 and `dss vocab` have. '
+      'unigram or bpe pieces with whitespace in front of words, as T5 and `dss vocab` have them. '
       'Export with --to=t5x, which needs no tokenizer.json.'
     )
-  whole = [piece.piece for piece in model.pieces if piece.type == _WHOLE]
+  user_defined = [piece.piece for piece in model.pieces if piece.type == _USER_DEFINED]
   made = tokenizers.Tokenizer(_unigram(model) if trainer.model_type == _UNIGRAM else _bpe(model))
-  made.normalizer = _normalizer(normalizer, whole)
+  made.normalizer = _normalizer(normalizer, user_defined)
   made.decoder = decoders.Sequence(
     [
       decoders.Replace(UNK, trainer.unk_surface),
@@ -162,12 +164,12 @@ def _of_sentencepiece(path: str) -> tokenizers.Tokenizer:
       decoders.Strip(' ', int(normalizer.add_dummy_prefix), 0),
     ]
   )
-  made.add_tokens([_token(text, special=False) for text in whole])
+  made.add_tokens([_token(text, special=False) for text in user_defined])
   return made
 
 
 def _token(text: str, special: bool) -> tokenizers.AddedToken:
-  """A piece that is matched whole: in the text as it is if special, else after normalising."""
+  """A piece that is never split: matched in the raw text if special, else after normalising."""
   return tokenizers.AddedToken(text, normalized=not special, special=special)
 
 
@@ -179,7 +181,7 @@ def _unigram(model: Any) -> models.Unigram:
 
 
 def _bpe(model: Any) -> models.BPE:
-  """Merges in the order of the score of what they give, as SentencePiece ranks them."""
+  """Merges in the order of the scores of their results, as SentencePiece ranks them."""
   scores = {piece.piece: piece.score for piece in model.pieces if piece.type == _NORMAL}
   merges = [
     (text[:cut], text[cut:])
@@ -197,12 +199,12 @@ def _bpe(model: Any) -> models.BPE:
   )
 
 
-def _normalizer(spec: Any, whole: Sequence[str]) -> normalizers.Normalizer:
-  """What SentencePiece does before it looks for pieces.
+def _normalizer(spec: Any, user_defined: Sequence[str]) -> normalizers.Normalizer:
+  """What SentencePiece does to a text before it looks for pieces.
 
   Args:
     spec: of the model.
-    whole: the pieces that are matched whole; `tokenizers` normalises them too.
+    user_defined: the pieces that are never split; `tokenizers` normalises them too.
   """
   steps: list[normalizers.Normalizer] = [normalizers.Replace(_STRIP, '')]
   if spec.precompiled_charsmap:
@@ -212,8 +214,8 @@ def _normalizer(spec: Any, whole: Sequence[str]) -> normalizers.Normalizer:
       normalizers.Replace(tokenizers.Regex(rf'\A +|[ {SPACE}]+\z'), ''),
       normalizers.Replace(tokenizers.Regex(' {2,}'), ' '),
     ]
-  if spec.add_dummy_prefix:  # not by `Prepend`, since the whole pieces have theirs already
-    pieces = '|'.join(map(re.escape, whole)) or r'\A\z'
+  if spec.add_dummy_prefix:  # not by `Prepend`: the user-defined pieces have theirs already
+    pieces = '|'.join(map(re.escape, user_defined)) or r'\A\z'
     start = tokenizers.Regex(rf'\A(?!(?:{pieces})\z)(?=[\s\S])')
     steps.append(normalizers.Replace(start, SPACE))
   return normalizers.Sequence([*steps, normalizers.Replace(' ', SPACE)])

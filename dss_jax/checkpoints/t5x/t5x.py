@@ -1,8 +1,8 @@
 """T5X's T5 and ours: names, and the network from the shapes.
 
-Owns what T5X's names mean, of its minimal T5 (t5x/examples/t5), whose layers share a relative
-bias, and of the one whose layers are scanned and have one each (t5x/examples/scalable_t5). Files
-are t5x_files.py's, Adafactor's state t5x_adafactor.py's. Weights of both are [in, out], as ours.
+Owns what T5X's names mean in its two networks: the minimal T5 (t5x/examples/t5), whose layers share
+a relative bias, and the one with scanned layers that have a bias each (t5x/examples/scalable_t5).
+Files are t5x_files.py's, Adafactor's state t5x_adafactor.py's. Weights are [in, out] in all.
 """
 
 import ast
@@ -36,10 +36,10 @@ _TOTAL = re.compile(r'Total number of parameters: (\d+)')
 
 
 def recipe(config: T5Config) -> Recipe:
-  """Where each of our parameters lies in T5X's state.
+  """Where each of our parameters is in T5X's state.
 
-  Layers are scanned where each has a relative bias. Their kernels of attention are as
-  `open_pretrained` shows them: heads joined and layers first.
+  Layers are scanned if each has its own relative bias. The recipe refers to their attention kernels
+  in the layout of `open_pretrained`: heads joined and layers first.
   """
   scanned = config.relative_bias_per_layer
   leaves: dict[Path, Leaf] = {('embedding',): _leaf('token_embedder/embedding', 2)}
@@ -65,12 +65,12 @@ def recipe(config: T5Config) -> Recipe:
 
 
 def is_checkpoint(path: str) -> bool:
-  """Whether a folder is a checkpoint of T5X's form or holds some."""
+  """Whether a folder is a checkpoint in T5X's form or holds some."""
   return t5x_files.find(path) is not None
 
 
 def step_of(path: str) -> int | None:
-  """The step that a checkpoint of T5X's form was written at; None where there is none.
+  """The step of a checkpoint in T5X's form; None where there is none.
 
   Args:
     path: a folder checkpoint_N, or its parent for the latest one in it; local or gs://.
@@ -86,7 +86,7 @@ def open_pretrained(path: str) -> Pretrained:
     path: a folder checkpoint_N, or its parent for the latest one in it; local or gs://.
 
   Raises:
-    ValueError: there is none, a file is broken, or it is not a T5 that we have; it says what is.
+    ValueError: there is none, a file is corrupt, or it is not a T5 that we support.
   """
   folder = t5x_files.find(path)
   if folder is None:
@@ -118,15 +118,15 @@ def write(
 ) -> None:
   """Writes a checkpoint that T5X's `Checkpointer` restores, in float32.
 
-  It is one of T5X's minimal T5, or, where each layer has a relative bias, of scalable_t5.
+  It is for T5X's minimal T5, or, if each layer has its own relative bias, for scalable_t5.
 
   Args:
-    folder: becomes the checkpoint itself; T5X finds it under the name checkpoint_<step>.
+    folder: of the checkpoint itself; T5X expects the name checkpoint_<step>.
     config: the network.
     params: our parameters by path.
     step: updates made so far.
-    moments: Adafactor's state as `adafactor.moments_of` gives it, whose step then is T5X's, or
-      None for a fresh one; only where `t5x_adafactor.is_kept` of the network.
+    moments: Adafactor's state from `adafactor.moments_of`, or None for a fresh one. If given, its
+      step replaces `step`, and `t5x_adafactor.is_kept` must be true of the network.
   """
   leaves = recipe(config)
   step = step if moments is None else int(moments['step'])
@@ -169,7 +169,7 @@ def _layer_table(stack: str, gated: bool) -> dict[tuple[str, str], tuple[str, in
 
 
 def _joined(name: str, tensor: Tensor) -> Tensor:
-  """Heads and their dimensions as one axis, layers first; what is not of heads as it is.
+  """The tensor with heads and their dimensions as one axis and layers first, if it has heads.
 
   Kernels are [embed, layers, heads, kv], of `out` [heads, layers, kv, embed]; Adafactor's means
   over `embed` lack that axis.
@@ -177,9 +177,9 @@ def _joined(name: str, tensor: Tensor) -> Tensor:
   match = _OF_HEADS.search(name)
   if match is None or len(tensor.shape) != (3 if match[2] else 4):
     return tensor
-  is_out, whole = match[1] == 'out', slice(None)
+  is_out, everything = match[1] == 'out', slice(None)
   if match[2]:
-    means = np.asarray(tensor.read((whole, whole, whole)))
+    means = np.asarray(tensor.read((everything, everything, everything)))
     means = means.swapaxes(0, 1) if is_out else means
     means = means.reshape(len(means), -1)
     return Tensor(means.shape, tensor.dtype, means.__getitem__)
@@ -189,16 +189,16 @@ def _joined(name: str, tensor: Tensor) -> Tensor:
   def read(index: transfer.Index) -> np.ndarray:
     layer, row, column = index
     if is_out:
-      part = tensor.read((whole, layer, whole, column)).swapaxes(0, 1)
+      part = tensor.read((everything, layer, everything, column)).swapaxes(0, 1)
       return part.reshape(len(part), shape[1], -1)[:, row]
-    part = tensor.read((row, layer, whole, whole)).swapaxes(0, 1)
+    part = tensor.read((row, layer, everything, everything)).swapaxes(0, 1)
     return part.reshape(*part.shape[:2], shape[2])[:, :, column]
 
   return Tensor(shape, tensor.dtype, read)
 
 
 def _apart(name: str, array: np.ndarray, heads: int) -> np.ndarray:
-  """An array as T5X has it, from what `_joined` shows."""
+  """The inverse of `_joined`: an array in T5X's layout."""
   match = _OF_HEADS.search(name)
   if match is None or array.ndim != (2 if match[2] else 3):
     return array
@@ -214,19 +214,19 @@ def _network(origin: str, shapes: Mapping[str, tuple[int, ...]], scanned: bool) 
   """The network whose weights have these shapes."""
 
   def shape(name: str, rank: int) -> tuple[int, ...]:
-    found = shapes.get(TARGET + name)
-    if found is None or len(found) != rank:
+    actual = shapes.get(TARGET + name)
+    if actual is None or len(actual) != rank:
       raise ValueError(
         f"{origin} is not a T5 of T5X's: expected {TARGET}{name} with {rank} axes, not "
-        f'{found or "found"}.'
+        f'{actual or "missing"}.'
       )
-    return found
+    return actual
 
   def layers(stack: str) -> int:
     if scanned:
       return shape(f'{stack}/{stack}/mlp/wo/kernel', 3)[1]
-    found = [re.match(rf'{TARGET}{stack}/layers_(\d+)/', name) for name in shapes]
-    return max((int(match[1]) + 1 for match in found if match), default=0)
+    matches = [re.match(rf'{TARGET}{stack}/layers_(\d+)/', name) for name in shapes]
+    return max((int(match[1]) + 1 for match in matches if match), default=0)
 
   layer = 'encoder/encoder' if scanned else 'encoder/layers_0'
   bias = 'encoder/encoder' if scanned else 'encoder'
@@ -248,37 +248,39 @@ def _network(origin: str, shapes: Mapping[str, tuple[int, ...]], scanned: bool) 
 
 
 def _agreed(config: T5Config, shapes: Mapping[str, tuple], folders: list[epath.Path]) -> T5Config:
-  """The network, with what T5X wrote about it beside the weights, which must agree with them."""
+  """The network, checked against and completed by what T5X wrote next to the weights."""
   file = next(
     (folder / 'config.gin' for folder in folders if (folder / 'config.gin').exists()), None
   )
-  said = _settings(file.read_text()) if file else {}
-  if 'mlp_activations' in said:
-    said['mlp_activations'] = tuple(said['mlp_activations'])
-    if len(said['mlp_activations']) == len(config.mlp_activations):  # all that the shapes tell
-      config = dataclasses.replace(config, mlp_activations=said['mlp_activations'])
+  settings = _settings(file.read_text()) if file else {}
+  if 'mlp_activations' in settings:
+    settings['mlp_activations'] = tuple(settings['mlp_activations'])
+    if len(settings['mlp_activations']) == len(config.mlp_activations):  # the shapes tell no more
+      config = dataclasses.replace(config, mlp_activations=settings['mlp_activations'])
   for name in _CHECKED:
     value = getattr(config, name)
-    if said.get(name, value) != value:
-      raise ValueError(f'{file} says T5Config.{name} = {said[name]}, but the weights have {value}.')
+    if settings.get(name, value) != value:
+      raise ValueError(
+        f'{file} says T5Config.{name} = {settings[name]}, but the weights have {value}.'
+      )
   total = sum(math.prod(shape) for shape in shapes.values())
   for file in (folder / 'model-info.txt' for folder in folders):
     match = _TOTAL.search(file.read_text()) if file.exists() else None
     if match and int(match[1]) != total:
-      raise ValueError(f'{file} says {match[1]} parameters, but {total} are there.')
+      raise ValueError(f'{file} says {match[1]} parameters, but the checkpoint has {total}.')
   return config
 
 
 def _settings(text: str) -> dict[str, Any]:
   """The plain values that a gin file gives T5Config; nothing in it is executed."""
-  found, block = {}, False
+  settings, block = {}, False
   for line in text.splitlines():
     if line.strip() and not line[0].isspace():
       block = _BLOCK.fullmatch(line.strip()) is not None
     match = _BINDING.fullmatch(line.strip()) or (_IN_BLOCK.fullmatch(line) if block else None)
     if match:
       try:
-        found[match[1]] = ast.literal_eval(match[2])
+        settings[match[1]] = ast.literal_eval(match[2])
       except (ValueError, SyntaxError):  # a macro or a reference
         continue
-  return found
+  return settings

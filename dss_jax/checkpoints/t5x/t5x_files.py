@@ -1,8 +1,8 @@
 """T5X's checkpoints on disk: found, opened array by array, and written.
 
-Owns folders, T5X's msgpack index and what tensorstore is told. Two layouts are read: T5X's own (a
-file `checkpoint` that holds small arrays and says where the others are) and orbax's (a folder
-`state`, in which tensorstore keeps each array under its name). What names mean is t5x.py's.
+Owns folders, T5X's msgpack index and the specs for tensorstore. Two layouts are read: T5X's own (a
+file `checkpoint` with the small arrays and the places of the others) and orbax's (a folder `state`,
+in which tensorstore stores each array under its name). What names mean is t5x.py's.
 """
 
 import re
@@ -49,7 +49,7 @@ def find(path: str) -> epath.Path | None:
 
 
 def step_of(folder: epath.Path) -> int | None:
-  """The step of the checkpoint in `folder`, by its name or else its state; None: it has none."""
+  """The step of the checkpoint in `folder`, from its name or else its state; None without one."""
   if match := _STEP.fullmatch(folder.name):
     return int(match[1])
   step = open_checkpoint(folder).get('state/step')
@@ -62,13 +62,13 @@ def open_checkpoint(folder: epath.Path) -> dict[str, Tensor]:
   """Opens every array of a checkpoint; reads only the small ones.
 
   Args:
-    folder: what `find` found.
+    folder: the result of `find`.
 
   Returns:
     The arrays by their path in T5X's state: 'target/token_embedder/embedding', 'state/step', ...
 
   Raises:
-    ValueError: a file is missing or is not what it should be; it is named.
+    ValueError: a file is missing or is not what it should be; the message names it.
   """
   if not (folder / STATE).is_dir() and (folder / INDEX).exists():
     leaves = _read_index(folder / INDEX)
@@ -95,10 +95,10 @@ def open_checkpoint(folder: epath.Path) -> dict[str, Tensor]:
 def write(
   folder: epath.Path, arrays: Iterable[tuple[str, np.ndarray]], small: Mapping[str, np.ndarray]
 ) -> None:
-  """Writes a checkpoint in T5X's own layout, one array after the other.
+  """Writes a checkpoint in T5X's own layout, array by array.
 
   Args:
-    folder: of the checkpoint; what it is renamed to must be checkpoint_N.
+    folder: of the checkpoint; the caller must then rename it to checkpoint_N.
     arrays: by name, each to files of its own.
     small: by name, all in the index.
   """
@@ -126,7 +126,7 @@ def _is_checkpoint(folder: epath.Path) -> bool:
   """Whether a folder is a finished checkpoint, by what every layout has."""
   for inside in (folder / STATE, folder):
     if any((inside / name).exists() for name in ('_METADATA', 'manifest.ocdbt')):
-      # Object stores have no rename: there orbax says by a file that it has finished.
+      # Object stores have no rename: there orbax writes a file when it has finished.
       return not str(folder).startswith('gs://') or (inside / 'commit_success.txt').exists()
     if (inside / INDEX).exists():
       return not (inside / INDEX).is_dir()
@@ -138,8 +138,8 @@ def _read_index(file: epath.Path) -> dict[str, Any]:
   content = file.read_bytes()
   if content.startswith(_TENSORFLOW):
     raise ValueError(
-      f'{file} is of a TensorFlow checkpoint; convert it with T5X '
-      '(t5x/scripts/convert_tf_checkpoint.py) first.'
+      f'{file} belongs to a TensorFlow checkpoint; first convert it with T5X '
+      '(t5x/scripts/convert_tf_checkpoint.py).'
     )
   try:
     tree = serialization.msgpack_restore(content)
@@ -152,9 +152,9 @@ def _read_index(file: epath.Path) -> dict[str, Any]:
 
 
 def _leaf(value: Any) -> Any:
-  """An array, or where one is: {'driver', 'path'}; drivers of file systems do not matter."""
+  """An array, or the place of one: {'driver', 'path'}; drivers of file systems do not matter."""
   if isinstance(value, dict):
-    # tensorstore before 0.1.14 had the path beside the file system's driver.
+    # tensorstore before 0.1.14 had the path next to the file system's driver.
     return {
       'driver': value['driver'],
       'path': value['kvstore'].get('path') or value.get('path'),
@@ -183,7 +183,7 @@ def _orbax_leaves(inside: epath.Path) -> dict[str, Any]:
   for name, _, file in (file.rpartition('/') for file in files):
     if file in DRIVERS:
       leaves[name.replace('.', '/')] = {'driver': DRIVERS[file], 'path': name, 'store': store}
-  if (inside / INDEX).exists():  # of early versions: small values, and names of the others
+  if (inside / INDEX).exists():  # early versions: small values, and names of the others
     index = _read_index(inside / INDEX)
     leaves |= {name: leaf for name, leaf in index.items() if name not in leaves}
   return leaves
@@ -195,18 +195,18 @@ def _spec(inside: epath.Path, leaf: Mapping[str, Any]) -> dict[str, Any]:
   return {
     'driver': leaf['driver'],
     'kvstore': store | {'path': path} if store else _kvstore(inside, path),
-    # A file that got lost would otherwise be read as zeros.
+    # Otherwise a lost file would be read as zeros.
     'fill_missing_data_reads': False,
   }
 
 
 def _kvstore(folder: epath.Path, path: str) -> dict[str, str]:
-  """What tensorstore takes for a path below a folder, local or gs://."""
-  whole = str(folder)
-  if whole.startswith('gs://'):
-    bucket, _, prefix = whole.removeprefix('gs://').partition('/')
+  """Tensorstore's spec for a path below a folder, local or gs://."""
+  root = str(folder)
+  if root.startswith('gs://'):
+    bucket, _, prefix = root.removeprefix('gs://').partition('/')
     return {'driver': 'gcs', 'bucket': bucket, 'path': f'{prefix.rstrip("/")}/{path}'}
-  return {'driver': 'file', 'path': f'{epath.Path(whole).absolute()}/{path}'}
+  return {'driver': 'file', 'path': f'{epath.Path(root).absolute()}/{path}'}
 
 
 def _stored(store: Any) -> Tensor:
