@@ -183,7 +183,7 @@ def test_a_model_in_the_cache_is_used_offline_and_told(server, unreachable, monk
 def test_the_environments_endpoint_and_token_are_used(tmp_path):
   with fake_hub.serve() as server:
     server.add(MODEL, _files(tmp_path / 'a', 'safetensors'))
-    code = f'from dss_jax.checkpoints import hub; print(hub.find({MODEL!r}).folder)'
+    code = f'from dss_jax.checkpoints.hf import hub; print(hub.find({MODEL!r}).folder)'
     environment = {**os.environ, 'HF_ENDPOINT': server.url, 'HF_TOKEN': TOKEN}
     environment['HF_HUB_CACHE'] = str(tmp_path / 'cache')
     command = [sys.executable, '-c', code]

@@ -17,6 +17,7 @@ from dss_jax.checkpoints.t5x import t5x
 from dss_jax.models import t5
 from dss_jax.parallel import partitioning
 from dss_jax.runs import pretrained, run_config
+from dss_jax.runs.run_folder import RunFolder
 from dss_jax.settings import gin_files
 from dss_jax.training import optimizers, train_state
 

@@ -6,9 +6,9 @@ import re
 
 import pytest
 
+from dss_jax import datasets
 from dss_jax.datasets import teacher_outputs
 from dss_jax.datasets.teacher_outputs import TeacherOutput
-from dss_jax.tasks import builder
 
 CHOICES = ['toolbox', 'tool shed', 'hammer store', 'skyscaper', 'washington d.c']
 
@@ -143,7 +143,7 @@ KNOWN_DIFFERENCES = {
 
 @pytest.mark.parametrize('name', sorted(KNOWN_DIFFERENCES))
 def test_differences_from_the_papers_parser_are_the_known_ones(name, raw_dir):
-  dataset = builder.DATASETS[name]
+  dataset = datasets.get(name)
   seen: collections.Counter[str] = collections.Counter()
   for row, completion in rows_and_completions(dataset, raw_dir):
     ours, paper = dataset.parse(completion, row), paper_output(name, completion)

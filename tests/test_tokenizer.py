@@ -12,9 +12,10 @@ import tensorflow as tf
 import transformers
 from sentencepiece import sentencepiece_model_pb2
 
+from dss_jax import datasets, methods
 from dss_jax.checkpoints.hf import tokenizer
 from dss_jax.datasets import embedded_arithmetic, release
-from dss_jax.tasks import builder, preprocessors, vocabulary
+from dss_jax.tasks import preprocessors, vocabulary
 
 KINDS = ('bytes', 'embedded_arithmetic', 'unigram', 'bpe_without_bytes')
 ROWS = 2048
@@ -191,7 +192,7 @@ def _folder(made) -> pathlib.Path:
 @pytest.mark.parametrize('kind', ['bytes', 'embedded_arithmetic'])
 @pytest.mark.parametrize('name', ['svamp', 'cqa', 'anli1'])
 def test_real_inputs_and_targets_have_our_ids(load, vocabularies, raw_dir, kind, name):
-  dataset, loaded = builder.DATASETS[name], vocabularies[kind]
+  dataset, loaded = datasets.get(name), vocabularies[kind]
   inputs, targets = set(), set()
   for split in dataset.splits:
     files = release.split_files(dataset, raw_dir, split)
@@ -199,7 +200,7 @@ def test_real_inputs_and_targets_have_our_ids(load, vocabularies, raw_dir, kind,
       inputs |= {
         f'{prefix}{example.input}' for prefix in ('', *(f'{mark} ' for mark in methods.marks()))
       }
-      targets |= {example.label, example.rationale, example.teacher_label}
+      targets |= {example.label, *example.rationale, *example.teacher_label}
   assert len(inputs) > 2000
   texts = sorted(inputs)
   assert load(kind)(texts).input_ids == _ours(loaded, texts)

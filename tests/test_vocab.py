@@ -6,7 +6,7 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from dss_jax import cli
+from dss_jax import cli, methods
 from dss_jax.commands import vocab
 from dss_jax.tasks import vocabulary
 from dss_jax.tasks.registration import register_dataset
