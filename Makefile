@@ -1,4 +1,4 @@
-# make smoke   sets up .venv and runs the main job on the embedded data: trains and compares two students
+# make smoke   sets up .venv and runs the main job on the embedded data: trains and compares three students
 # make test    sets up what is missing and runs the tests
 # make check   lint, format and types
 # make install, make install-test: the set-up alone

@@ -10,7 +10,7 @@ import pathlib
 import re
 from collections.abc import Mapping, Sequence
 
-from dss_jax.settings import topologies
+from dss_jax.settings import arguments, topologies
 
 NAME = re.compile(r'[a-z]([-a-z0-9]{0,26}[a-z0-9])?')
 VERBS = ('train', 'compare', 'evaluate', 'predict', 'prepare', 'vocab', 'import', 'export')
@@ -107,7 +107,8 @@ def files_to_ship(command: Sequence[str], more: Sequence[str] = ()) -> tuple[str
   """Files of the working directory that the job needs, as paths relative to it.
 
   They are the files that the command names by a relative path (gin files, a vocabulary), those
-  of `--mixture_or_task_module`, and `more`: files, or folders with everything below them.
+  of `--mixture_or_task_module` or `--module`, and `more`: files, or folders with everything below
+  them.
 
   Raises:
     ValueError: one of `more` is missing or outside the working directory, or all are too large.
@@ -115,7 +116,8 @@ def files_to_ship(command: Sequence[str], more: Sequence[str] = ()) -> tuple[str
   here = pathlib.Path.cwd().resolve()
   files: set[pathlib.Path] = set()
   for name, value in settings(command):
-    module = name.lower().removeprefix('gin.') == 'mixture_or_task_module'
+    macro = name.replace('-', '_').upper().removeprefix('GIN.')
+    module = arguments.SHORT_FORMS.get(macro, macro) == arguments.MODULE
     candidate = here / (value.replace('.', '/') + '.py' if module else value)
     if value and not os.path.isabs(value) and candidate.is_file():
       files.add(candidate.resolve())

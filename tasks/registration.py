@@ -170,13 +170,11 @@ def row_of(task: str) -> Row:
   """
   rows = {row for info in _infos_of(task) for row in info.rows}
   if len(rows) > 1:
-    method = method_of(task)
-    row_tasks = [_row_tasks[dataset_of(task).name, row, 'gold'] for row in method.rows]
-    kinds = ' and '.join(f'{row.task}s' for row in method.rows)
-    raise ValueError(
-      f'{task!r} mixes {kinds}, which are scored differently; evaluate '
-      f'{" or ".join(map(repr, row_tasks))}.'
-    )
+    keys = [(dataset_of(task).name, row, 'gold') for row in rows]
+    row_tasks = sorted(_row_tasks[key] for key in keys if key in _row_tasks)
+    kinds = ' and '.join(sorted(f'{row.task}s' for row in rows))
+    hint = f'; evaluate {" or ".join(map(repr, row_tasks))}' if row_tasks else ''
+    raise ValueError(f'{task!r} mixes {kinds}, which are scored differently{hint}.')
   return rows.pop()
 
 

@@ -1,7 +1,7 @@
 """The vocabulary of the process: the same for all tasks, chosen at run time.
 
 Owns: reading a vocabulary from its specification, and the placeholder that lets tasks be
-registered before the vocabulary is known. Does not own: training one (dss_jax/vocab.py).
+registered before the vocabulary is known. Does not own: training one (dss_jax/commands/vocab.py).
 Every vocabulary has padding id 0, end-of-sequence id 1 and unknown id 2.
 """
 

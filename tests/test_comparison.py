@@ -8,6 +8,7 @@ from small_runs import config_of, small_data  # noqa: F401  a fixture
 from dss_jax import methods
 from dss_jax.commands import compare
 from dss_jax.experiments import comparison
+from dss_jax.runs.run_folder import RunFolder
 
 
 def entries(folder, names, **settings):
@@ -15,35 +16,36 @@ def entries(folder, names, **settings):
     return config_of('unused', method=methods.get(name), train_steps=100)
 
   compared = comparison.CompareConfig(str(folder), names, **settings)
-  return list(comparison.entries(compared, run_of))
+  return comparison.entries(compared, run_of)
 
 
 def test_every_method_gets_as_many_label_rows_a_step():
-  made = entries('there', ('standard', 'single_task', 'dss'), equal_compute=False)
-  assert [entry.run.data.batch_size for entry in made] == [8, 8, 16]
-  assert [entry.compute for entry in made] == [1.0, 1.0, 2.0]
-  assert [entry.run.model_dir for entry in made] == [
-    'there/standard', 'there/single_task', 'there/dss'
-  ]  # fmt: skip
-  assert {entry.run.train_steps for entry in made} == {100}
+  listed = entries('there', ('standard', 'single_task', 'dss'), equal_compute=False)
+  assert [entry.macros for entry in listed] == [
+    {'MODEL_DIR': 'there/standard', 'BATCH_SIZE': 8},
+    {'MODEL_DIR': 'there/single_task', 'BATCH_SIZE': 8},
+    {'MODEL_DIR': 'there/dss', 'BATCH_SIZE': 16},
+  ]
+  assert [entry.compute for entry in listed] == [1.0, 1.0, 2.0]
 
 
 def test_the_first_method_also_gets_the_compute_of_the_costliest():
   *_, last = entries('there', ('standard', 'dss'))
-  assert (last.name, last.compute) == ('standard, equal compute', 2.0)
-  assert last.run.method.name == 'standard'
-  assert (last.run.train_steps, last.run.optimizer.decay_steps) == (200, 200)
-  assert last.run.data.batch_size == 8
-  assert last.run.model_dir == 'there/standard_equal_compute'
+  assert (last.name, last.method, last.compute) == ('standard, equal compute', 'standard', 2.0)
+  assert last.macros == {
+    'MODEL_DIR': 'there/standard_equal_compute', 'BATCH_SIZE': 8, 'TRAIN_STEPS_RELATIVE': 200
+  }  # fmt: skip
 
 
 def test_methods_of_equal_compute_need_no_such_line():
   assert [entry.name for entry in entries('there', ('dss', 'paired'))] == ['dss', 'paired']
 
 
-def test_no_method_is_refused():
+def test_no_method_or_one_twice_is_refused():
   with pytest.raises(ValueError, match='names at least one method'):
     comparison.CompareConfig('there', ())
+  with pytest.raises(ValueError, match='names each method once'):
+    comparison.CompareConfig('there', ('dss', 'standard', 'dss'))
 
 
 def test_the_whole_of_a_comparison(tmp_path, capsys):
@@ -66,7 +68,12 @@ def test_the_whole_of_a_comparison(tmp_path, capsys):
   assert all(line.name in text for line in scores)
   assert text.count('\nrationale  ') == text.count('(gold: ') == comparison.QUESTIONS
   assert text.rstrip().endswith(f'are in {tmp_path}.')
-  assert all((tmp_path / line.folder / 'config.json').exists() for line in scores)
+  for line, name, size in zip(scores, ('standard', 'dss', 'standard'), (8, 16, 8), strict=True):
+    run = RunFolder(tmp_path / line.folder).load_settings()
+    assert (run.method.name, run.data.batch_size, run.train_steps) == (name, size, line.steps)
+    assert run.optimizer.decay_steps == line.steps
+    gin = (tmp_path / line.folder / 'config.gin').read_text()
+    assert f"METHOD = '{name}'" in gin and f'BATCH_SIZE = {size}' in gin
   assert compare.main(arguments) == 0  # finds everything done
   assert [line['accuracy'] for line in json.loads((tmp_path / comparison.FILE).read_text())] == [
     line.accuracy for line in scores

@@ -73,6 +73,7 @@ def test_files_that_the_command_names_are_shipped(tmp_path, monkeypatch):
   command = ['train', '--gin_file=a.gin', '--gin_file=models/t5_1_1/tiny.gin', '--vocabulary']
   command += ['b.model', '--mixture_or_task_module=mine.tasks', f'--other={tmp_path}/unused.gin']
   assert job.files_to_ship(command) == ('a.gin', 'b.model', 'mine/tasks.py')
+  assert job.files_to_ship(['train', '--module=mine.tasks']) == ('mine/tasks.py',)
   assert job.files_to_ship(['train'], ['more']) == ('more/x.txt', 'more/y/z.txt')
   with pytest.raises(ValueError, match='--file=nothing: there is no such'):
     job.files_to_ship([], ['nothing'])

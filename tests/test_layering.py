@@ -50,7 +50,7 @@ def _tree(path: str) -> ast.Module:
 
 
 def _module(path: str) -> str:
-  """The name a file is imported by: tasks/svamp.py is dss_jax.datasets.svamp."""
+  """The name a file is imported by: tasks/metrics.py is dss_jax.tasks.metrics."""
   parts = pathlib.PurePath(path).with_suffix('').parts
   parts = parts if parts[0] == 'dss_jax' else ('dss_jax', *parts)
   return '.'.join(parts).removesuffix('.__init__')

@@ -121,6 +121,11 @@ def test_a_name_stands_for_one_method():
     methods.register(dataclasses.replace(methods.dss.DSS, paired=True))
 
 
+def test_the_prose_of_a_method_may_be_mended():
+  assert methods.register(dataclasses.replace(methods.dss.DSS, summary='other words'))
+  assert methods.get('dss').summary == methods.dss.DSS.summary
+
+
 def test_task_numbers_are_an_open_table():
   assert [registry.task_id(task) for task in ('label', 'rationale')] == [0, 1]
   new = registry.task_id('test_methods')

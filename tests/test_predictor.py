@@ -59,7 +59,7 @@ def test_scores_do_not_depend_on_the_other_questions_or_labels(predictor):
 
 
 def test_blank_labels_are_refused(predictor):
-  with pytest.raises(ValueError, match='each label needs some text'):
+  with pytest.raises(ValueError, match='each with some text'):
     predictor.label_scores(['x'], ['yes', ' '])
 
 
@@ -79,6 +79,7 @@ def test_questions_may_be_asked_again_and_again_without_tf_data(predictor, monke
   monkeypatch.setattr(tf.data.Dataset, 'from_tensor_slices', refuse)
   first = predictor.answers(['Is rain wet?'])
   assert predictor.answers(['Is rain wet?']) == first
+  assert predictor.answers([]) == []
   assert set(first[0]) == {'input', 'label', 'rationale'}
 
 

@@ -1,11 +1,13 @@
 """`dss compare`: trains a student by each method from the same start, and scores them all."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+from etils import epath
 
 from dss_jax.experiments import comparison
 from dss_jax.parallel import distributed
 from dss_jax.runs import run_config, training_loop
-from dss_jax.settings import gin_files
+from dss_jax.settings import arguments, gin_files, statements
 
 RUN_FILE = 'runs/compare.gin'
 
@@ -15,23 +17,36 @@ def main(argv: Sequence[str]) -> int:
   gin_files.parse(argv, RUN_FILE)
   compared: comparison.CompareConfig = gin_files.configured('comparison.CompareConfig')
 
-  def run_of(method: str) -> run_config.RunConfig:
-    gin_files.parse([*argv, f'--gin_file=methods/{method}.gin'], RUN_FILE)
+  def run_of(method: str, macros: Mapping[str, str | int] | None = None) -> run_config.RunConfig:
+    # Parsed anew for each run, since a run folder keeps the gin configuration as it is now.
+    settings = [f'--{name.lower()}={value}' for name, value in (macros or {}).items()]
+    gin_files.parse([*argv, _choice(method, argv), *settings], RUN_FILE)
     return gin_files.configured('run_config.RunConfig')
 
-  scores = []
-  runs = list(comparison.entries(compared, run_of))
-  for entry in runs:
-    distributed.log(f'{entry.name}: training on {entry.run.data.mixture_or_task_name}')
-    result = training_loop.train(entry.run)
+  scores, last = [], None
+  for entry in comparison.entries(compared, run_of):
+    run = run_of(entry.method, entry.macros)
+    distributed.log(f'{entry.name}: training on {run.data.mixture_or_task_name}')
+    result = training_loop.train(run)
     if not result.finished:
-      distributed.log(f'stopped in {entry.run.model_dir}; the same command continues it')
+      distributed.log(f'stopped in {run.model_dir}; the same command continues it')
       return 0
-    scores.append(comparison.score(entry, result.step, result.seconds, compared.split))
+    scores.append(comparison.score(entry, run, result.step, result.seconds, compared.split))
+    last = run if entry.name == compared.methods[-1] else last
   if distributed.is_main():
     comparison.save(scores, compared.model_dir)
     comparison.print_table(scores, compared.split)
-  comparison.print_answers(runs[len(compared.methods) - 1].run, compared.split)
+  if last is not None:
+    comparison.print_answers(last, compared.split)
   if distributed.is_main():
     print(f'\nRuns, checkpoints, records and {comparison.FILE} are in {compared.model_dir}.')
   return 0
+
+
+def _choice(method: str, argv: Sequence[str]) -> str:
+  """The argument that chooses a method: its file in methods/ where there is one, else its name."""
+  file = f'methods/{method}.gin'
+  folders = ['', *arguments.split(argv).search_paths, statements.gin_root()]
+  if any((epath.Path(folder) / file).is_file() for folder in folders):
+    return f'--gin_file={file}'
+  return f'--method={method}'

@@ -10,7 +10,7 @@ trained for more steps, with the compute of the costliest one.
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import rich.box
@@ -18,6 +18,7 @@ import rich.console
 import rich.table
 from etils import epath
 
+from dss_jax import methods
 from dss_jax.parallel import distributed
 from dss_jax.runs import evaluation, run_config, student
 from dss_jax.runs.run_folder import RunFolder
@@ -27,7 +28,6 @@ from dss_jax.tasks import registration
 FILE = 'comparison.json'
 QUESTIONS = 3
 WIDTH = 100  # columns of the table where no terminal says how many there are
-EQUAL_COMPUTE = 'equal_compute'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,9 +36,9 @@ class CompareConfig:
 
   Attributes:
     model_dir: folder of the comparison; each method's run is a folder below it.
-    methods: names of files in methods/. All start from the same parameters: the seed's, or
-      INITIAL_CHECKPOINT_PATH's. BATCH_SIZE is the number of rows for a method with one row an
-      example; one with two gets twice as many.
+    methods: names of methods, or of files in methods/. All start from the same parameters: the
+      seed's, or INITIAL_CHECKPOINT_PATH's. BATCH_SIZE is the number of rows for a method with one
+      row an example; one with two gets twice as many.
     equal_compute: whether the first method is also trained for more steps, until its compute is
       that of the costliest one.
     split: what the students are scored on.
@@ -53,6 +53,10 @@ class CompareConfig:
     fields.check(self)
     if not self.methods:
       raise ValueError('CompareConfig.methods (METHODS) names at least one method; it is empty.')
+    if len(set(self.methods)) < len(self.methods):
+      raise ValueError(
+        f'CompareConfig.methods (METHODS) names each method once, not {list(self.methods)}.'
+      )
 
 
 class Score(NamedTuple):
@@ -82,48 +86,56 @@ class Score(NamedTuple):
 
 
 class Entry(NamedTuple):
-  """A run to train: its name, its settings, and its compute as a multiple of the first one's."""
+  """A run to train.
+
+  Attributes:
+    name: of its line in the table.
+    method: whose run it is.
+    macros: settings that differ from those of the method's run, by macro.
+    compute: of its training, as a multiple of the first entry's.
+  """
 
   name: str
-  run: run_config.RunConfig
+  method: str
+  macros: Mapping[str, str | int]
   compute: float
 
 
-def entries(
-  compared: CompareConfig, run_of: Callable[[str], run_config.RunConfig]
-) -> Iterator[Entry]:
+def entries(compared: CompareConfig, run_of: Callable[[str], run_config.RunConfig]) -> list[Entry]:
   """The runs of a comparison, in the order of the table.
 
   Args:
     compared: what is compared.
-    run_of: from the name of a file in methods/ to the settings of that method's run.
+    run_of: from the name of a method to the settings of its run, before any protocol.
   """
-  runs = []
-  for name in compared.methods:
-    run = run_of(name)
-    assert run.method is not None
-    batch_size = run.data.batch_size * len(run.method.rows)
-    runs.append((name, dataclasses.replace(
-      run,
-      model_dir=str(epath.Path(compared.model_dir) / name),
-      data=dataclasses.replace(run.data, batch_size=batch_size),
-    )))  # fmt: skip
-  work = [run.data.batch_size * run.train_steps for _, run in runs]
-  for (name, run), rows in zip(runs, work, strict=True):
-    yield Entry(name, run, rows / work[0])
-  ratio = max(work) / work[0]
+  runs = {name: run_of(name) for name in compared.methods}
+  rows = {name: run.data.batch_size * _rows_per_example(run) for name, run in runs.items()}
+  work = {name: rows[name] * run.train_steps for name, run in runs.items()}
+  first = compared.methods[0]
+  listed = [
+    Entry(name, name, _macros(compared, name, BATCH_SIZE=rows[name]), work[name] / work[first])
+    for name in compared.methods
+  ]
+  ratio = max(work.values()) / work[first]
   if compared.equal_compute and ratio > 1.0:
-    name, run = runs[0]
-    steps = round(run.train_steps * ratio)
-    optimizer = dataclasses.replace(run.optimizer, decay_steps=steps)
-    folder = str(epath.Path(compared.model_dir) / f'{name}_{EQUAL_COMPUTE}')
-    longer = dataclasses.replace(run, model_dir=folder, train_steps=steps, optimizer=optimizer)
-    yield Entry(f'{name}, equal compute', longer, ratio)
+    steps = round(runs[first].train_steps * ratio)
+    macros = _macros(
+      compared, f'{first}_equal_compute', BATCH_SIZE=rows[first], TRAIN_STEPS_RELATIVE=steps
+    )
+    listed.append(Entry(f'{first}, equal compute', first, macros, ratio))
+  return listed
 
 
-def score(entry: Entry, steps: int, seconds: float, split: str) -> Score:
-  """Scores the best checkpoint of a trained run."""
-  run = entry.run
+def _rows_per_example(run: run_config.RunConfig) -> int:
+  return len((run.method or methods.get(methods.DEFAULT)).rows)
+
+
+def _macros(compared: CompareConfig, folder: str, **macros: int) -> dict[str, str | int]:
+  return {'MODEL_DIR': str(epath.Path(compared.model_dir) / folder), **macros}
+
+
+def score(entry: Entry, run: run_config.RunConfig, steps: int, seconds: float, split: str) -> Score:
+  """Scores the best checkpoint of an entry's run, which is trained."""
   settings = evaluation.EvaluateConfig(
     model_dir=run.model_dir, split=split, mesh=run.mesh, batch_size=run.eval.batch_size
   )
@@ -138,7 +150,7 @@ def score(entry: Entry, steps: int, seconds: float, split: str) -> Score:
     summary['examples'],
     _labels_per_step(run),
     steps,
-    entry.compute,
+    entry.compute * steps / run.train_steps,  # fewer where PATIENCE stopped it
     seconds,
   )
 

@@ -54,13 +54,16 @@ class Predictor:
       ValueError: a question lacks a field that the method needs.
     """
     asked = [_fields(question) for question in questions]
+    if not asked:
+      return []
     answers: list[dict[str, str | None]] = [
       {'input': fields['input'], 'label': None, 'rationale': None} for fields in asked
     ]
     for row in self.rows(asked):
       outputs = self.outputs(row, asked, progress)
       for answer, output in zip(answers, outputs, strict=True):
-        answer |= row.parse(output)
+        # The answer's row comes first, and no other may replace what it says.
+        answer |= {k: v for k, v in row.parse(output).items() if answer.get(k) is None}
     return answers
 
   def rows(self, questions: Sequence[Question]) -> list[Row]:
@@ -95,10 +98,12 @@ class Predictor:
         f'the method {self.method.name} writes {row.target!r}: the score of a label alone is not '
         'defined for it.'
       )
-    if blank := [label for label in labels if not label.strip()]:
-      raise ValueError(f'each label needs some text; got {blank[0]!r}.')
+    if not labels or not all(label.strip() for label in labels):
+      raise ValueError(f'expected at least one label, each with some text; got {list(labels)}.')
     decoder = self.decoder(row)
-    candidates = scoring.padded([[*self.vocabulary.encode(label), 1] for label in labels])
+    candidates = scoring.padded(
+      [[*self.vocabulary.encode(label), self.vocabulary.eos_id] for label in labels]
+    )
     return scoring.score(decoder, self.params, self.encode(row, questions), candidates)
 
   def stream(self, question: Question, row: Row | None = None) -> Iterator[str]:

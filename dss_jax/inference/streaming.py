@@ -19,7 +19,7 @@ from dss_jax.inference import decoding, evaluator
 from dss_jax.models import decoder as decoders
 from dss_jax.models import t5
 from dss_jax.models.decoder import DecodeCache
-from dss_jax.parallel import partitioning
+from dss_jax.parallel import distributed, partitioning
 
 
 @functools.partial(jax.jit, static_argnames=('config', 'length'))
@@ -47,8 +47,10 @@ def tokens(decoder: evaluator.Decoder, params: t5.Params, example: Examples) -> 
     example: one input.
 
   Raises:
-    ValueError: more than one input, or another method.
+    ValueError: more than one input, another method, or one of several processes.
   """
+  if distributed.is_multiprocess():
+    raise ValueError('text as it comes is for a single process; DSS_NUM_PROCESSES=1 runs it alone.')
   if len(example) != 1 or decoder.decoding.method != 'greedy':
     raise ValueError(
       'streaming decodes one input, greedily; got '

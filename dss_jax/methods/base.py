@@ -109,7 +109,7 @@ class Method:
   """
 
   name: str
-  summary: str
+  summary: str = dataclasses.field(compare=False)  # prose may be mended later
   rows: tuple[Row, ...]
   loss: tuple[Term, ...]
   answer: Row

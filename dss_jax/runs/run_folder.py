@@ -14,6 +14,7 @@ Owns the layout of MODEL_DIR, local or gs://:
 What the settings mean is run_config.py's; what a checkpoint holds is checkpoints/manager.py's.
 """
 
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -110,9 +111,10 @@ class RunFolder:
         which.
     """
     if self.settings_file.exists():
-      changed = json_form.differences(
-        self.load_settings(), run, ignore=run_config.MAY_CHANGE_ON_RESUME
-      )
+      before = self.load_settings()
+      if before.method is None:  # written before a run noted its method, which its task names
+        before = dataclasses.replace(before, method=run.method, loss=run.loss)
+      changed = json_form.differences(before, run, ignore=run_config.MAY_CHANGE_ON_RESUME)
       if changed:
         raise ValueError(
           f'{self} holds a run with other settings; choose another MODEL_DIR, or set back '

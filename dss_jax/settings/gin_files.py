@@ -69,7 +69,7 @@ def parse(argv: Sequence[str], run_file: str) -> None:
 
 
 def configured(selector: str) -> Any:
-  """The object that gin builds for a configurable, e.g. 'train.TrainConfig'.
+  """The object that gin builds for a configurable, e.g. 'run_config.RunConfig'.
 
   Raises:
     ConfigError: a value that the dataclass refuses, or a macro that nothing defines.

@@ -72,11 +72,10 @@ class Objective:
 def objective(terms: Sequence[Term], config: LossConfig) -> Objective:
   """The objective of a method's loss terms with a run's settings."""
   weights = {term.task: float(term.weight) for term in terms}
-  if 'rationale' in weights and len(weights) > 1:
-    if config.alpha is not None:
-      weights |= {'label': config.alpha, 'rationale': 1.0 - config.alpha}
-    elif config.rationale_weight is not None:
-      weights['rationale'] = config.rationale_weight
+  if config.alpha is not None and {'label', 'rationale'} <= set(weights):
+    weights |= {'label': config.alpha, 'rationale': 1.0 - config.alpha}
+  elif config.rationale_weight is not None and 'rationale' in weights and len(weights) > 1:
+    weights['rationale'] = config.rationale_weight
   return Objective(tuple(weights), tuple(weights.values()), config.z_loss, config.label_smoothing)
 
 
