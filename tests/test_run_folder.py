@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from dss_jax import methods
 from dss_jax.data import pipeline
 from dss_jax.models import t5
 from dss_jax.parallel import partitioning
@@ -226,3 +227,14 @@ def test_only_this_module_names_the_files_of_a_run(repository):
   code = [path for path in (repository / 'dss_jax').rglob('*.py') if path.name != 'run_folder.py']
   code = [path for path in code if path.parts[-3:-1] != ('checkpoints', 't5x')]  # T5X's config.gin
   assert not [path for path in code if any(name in path.read_text() for name in names)]
+
+
+def test_a_run_from_before_methods_were_noted_is_continued(run, folder):
+  old = _changed(run, 'loss.rationale_weight', 1.0)
+  assert old.method is None
+  folder.save_settings(old)
+  now = dataclasses.replace(run, method=methods.get('dss'))
+  with vocabulary.temporary_vocabulary('bytes'):
+    folder.check_same_run(now)
+    with pytest.raises(ValueError, match=r'loss\.rationale_weight: 1\.0 -> 0\.5'):
+      folder.check_same_run(_changed(now, 'loss.rationale_weight', 0.5))

@@ -112,8 +112,8 @@ class RunFolder:
     """
     if self.settings_file.exists():
       before = self.load_settings()
-      if before.method is None:  # written before a run noted its method, which its task names
-        before = dataclasses.replace(before, method=run.method, loss=run.loss)
+      if before.method is None and run.method is not None:
+        before = _with_method(before, run)
       changed = json_form.differences(before, run, ignore=run_config.MAY_CHANGE_ON_RESUME)
       if changed:
         raise ValueError(
@@ -196,3 +196,14 @@ class RunFolder:
         continue
       if step is None or summary['step'] == step:
         yield SavedEvaluation(summary, file.with_suffix('.jsonl'))
+
+
+def _with_method(before: RunConfig, now: RunConfig) -> RunConfig:
+  """The settings of a run that was started before runs noted their method; its task names it.
+
+  A rationale weight of 1 was then the default.
+  """
+  loss = before.loss
+  if loss.rationale_weight == 1.0 and now.loss.rationale_weight is None:
+    loss = dataclasses.replace(loss, rationale_weight=None)
+  return dataclasses.replace(before, method=now.method, loss=loss)
