@@ -21,10 +21,8 @@ import tensorflow as tf
 from dss_jax import methods
 from dss_jax.methods import Method, Row
 from dss_jax.tasks import metrics, preprocessors, vocabulary
-
-FIELDS = ('input', 'label', 'rationale', 'teacher_label')
-SHUFFLE_BUFFER = 100_000
-"""The most source examples held in memory for shuffling: all of every split but e-SNLI's train."""
+from dss_jax.tasks.numbered_source import FIELDS as FIELDS  # for those who write sources
+from dss_jax.tasks.numbered_source import NumberedSource as NumberedSource
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,11 +45,19 @@ class DatasetInfo:
 
 
 class TaskInfo(NamedTuple):
-  """The meaning of a SeqIO name: a data set, the rows of its examples, and the method, if any."""
+  """The meaning of a SeqIO name.
+
+  Attributes:
+    dataset: whose examples.
+    rows: what each becomes.
+    method: the one that makes them, if it is one.
+    label_source: whose labels are learned, 'gold' or 'teacher'.
+  """
 
   dataset: DatasetInfo
   rows: tuple[Row, ...]
   method: Method | None
+  label_source: str = 'gold'
 
 
 _datasets: dict[str, DatasetInfo] = {}
@@ -142,14 +148,17 @@ def method_of(name: str) -> Method:
   own = {info.method for info in infos}
   if len(own) == 1 and (method := own.pop()) is not None:
     return method
-  rows = {row for info in infos for row in info.rows}
+  rows = {_kind(row, info.label_source) for info in infos for row in info.rows}
   for method in methods.registered():
-    if set(method.rows) == rows:
+    if {_kind(row, method.label_source) for row in method.rows} == rows:
       return method
-  raise ValueError(
-    f'no method makes the rows of {name!r} ({", ".join(sorted(row.task for row in rows))}): set '
-    'METHOD.'
-  )
+  kinds = ', '.join(sorted(f'{row.task} ({source})' for row, source in rows))
+  raise ValueError(f'no method makes the rows of {name!r} ({kinds}): set METHOD.')
+
+
+def datasets_of(name: str) -> tuple[DatasetInfo, ...]:
+  """All data sets of a task or mixture, each once, the first member's first."""
+  return tuple(dict.fromkeys(info.dataset for info in _infos_of(name)))
 
 
 def is_known(task: str) -> bool:
@@ -251,7 +260,7 @@ def _add(dataset: DatasetInfo, method: Method) -> None:
   else:
     members = [_row_task(dataset, method, row) for row in method.rows]
     seqio.MixtureRegistry.add(name, members, default_rate=1.0)
-  _infos[name] = TaskInfo(dataset, method.rows, method)
+  _infos[name] = TaskInfo(dataset, method.rows, method, method.label_source)
   if len(method.rows) == 1:
     _row_tasks.setdefault(_row_key(dataset, method, method.rows[0]), name)
 
@@ -262,71 +271,18 @@ def _row_task(dataset: DatasetInfo, method: Method, row: Row) -> str:
   if key not in _row_tasks:
     name = f'{dataset.name}_{method.name}_{row.task}'
     _add_task(name, dataset, [row], label_source=method.label_source)
-    _infos[name] = TaskInfo(dataset, (row,), None)
+    _infos[name] = TaskInfo(dataset, (row,), None, method.label_source)
     _row_tasks[key] = name
   return _row_tasks[key]
 
 
 def _row_key(dataset: DatasetInfo, method: Method, row: Row) -> tuple[str, Row, str]:
-  return dataset.name, row, method.label_source if 'label' in row.fields else 'gold'
+  return dataset.name, *_kind(row, method.label_source)
 
 
-class NumberedSource(seqio.DataSource):
-  """Another source with its rows numbered in `example_id`, and shuffled globally on request.
-
-  The rows must be numbered here: SeqIO's tasks shard, cache and repeat the source before their
-  preprocessors see it. For the same reason the inner source is always read in its own order.
-  """
-
-  def __init__(self, source: seqio.DataSource):
-    super().__init__((), caching_permitted=source.caching_permitted)
-    self._source = source
-
-  @property
-  def splits(self) -> Sequence[str]:
-    return self._source.splits
-
-  @property
-  def supports_arbitrary_sharding(self) -> bool:
-    return False
-
-  @property
-  def performs_internal_shuffling(self) -> bool:
-    return True
-
-  def list_shards(self, split: str) -> Sequence[str]:
-    return [split]  # SeqIO then shards the numbered examples instead of the files
-
-  def num_input_examples(self, split: str) -> int | None:
-    return self._source.num_input_examples(split)
-
-  def get_dataset(
-    self,
-    split: str = 'train',
-    shuffle: bool = True,
-    seed: int | None = None,
-    shard_info: seqio.ShardInfo | None = None,
-    **unused: Any,
-  ) -> tf.data.Dataset:
-    """Returns dicts of strings, FIELDS and others, and the int64 scalar `example_id`.
-
-    Raises:
-      ValueError: a field is missing or not a string.
-    """
-    dataset = self._source.get_dataset(split=split, shuffle=False)
-    spec = dataset.element_spec
-    wrong = [k for k in FIELDS if k not in spec or spec[k].dtype != tf.string]
-    if wrong:
-      raise ValueError(f'A source must yield the strings {FIELDS}; {wrong} are not in {spec}.')
-    texts = [k for k, of in spec.items() if of.dtype == tf.string and of.shape.rank == 0]
-    kept = {*texts, *preprocessors.TEACHERS}  # templates cannot use numbers and the like
-    dataset = dataset.enumerate().map(
-      lambda number, row: {**{k: row[k] for k in kept}, 'example_id': number}
-    )
-    if shuffle:
-      buffer = min(self.num_input_examples(split) or SHUFFLE_BUFFER, SHUFFLE_BUFFER)
-      dataset = dataset.shuffle(buffer, seed=seed)
-    return dataset
+def _kind(row: Row, label_source: str) -> tuple[Row, str]:
+  """A row and whose labels are in it; rows without a label are the same whatever the source."""
+  return row, label_source if 'label' in row.fields else 'gold'
 
 
 class DistillationTask(seqio.Task):

@@ -188,6 +188,13 @@ def test_names_lead_to_the_data_set_and_to_what_it_is_evaluated_on():
   seqio.MixtureRegistry.add('joined', [('more_toys_dss', 2.0), ('toy_dss', 1.0)])
   assert dataset_of('joined').name == 'more_toys'
   assert registration.method_of('joined') is methods.dss.DSS
+  assert [info.name for info in registration.datasets_of('joined')] == ['more_toys', 'toy']
+  members = ['more_toys_teacher_label', 'toy_teacher_label', 'toy_rationale']
+  seqio.MixtureRegistry.add('by_teacher', members, default_rate=1.0)
+  assert registration.method_of('by_teacher') is methods.dss.TEACHER_DSS
+  seqio.MixtureRegistry.add('by_both', ['toy_label', 'toy_teacher_label'], default_rate=1.0)
+  with pytest.raises(ValueError, match=r'label \(gold\), label \(teacher\)'):
+    registration.method_of('by_both')
   with pytest.raises(ValueError, match=r'No task or mixture .toy.*MIXTURE_OR_TASK_NAME'):
     dataset_of('toy')
 

@@ -116,17 +116,19 @@ def _data_of(run: run_config.RunConfig, fingerprint: int | None) -> Data | str:
   name = run.data.mixture_or_task_name
   try:
     mixture = pipeline.load_mixture(name, run.data.split, run.objective.tasks)
-    info = registration.dataset_of(name)
+    infos = registration.datasets_of(name)
   except (ValueError, OSError) as error:
     return f'The data was not there when this card was written ({error}).'
   if pipeline.fingerprint(mixture) != fingerprint:
     return 'The data that was there when this card was written is not the data of training.'
-  parts = {part: prepared.read_metadata(prepared.newest(part, run.data_dir)) for part in info.parts}
-  teachers = {notes['teacher'] for notes in parts.values() if notes.get('teacher')}
+  names = dict.fromkeys(part for info in infos for part in info.parts)
+  parts = {part: prepared.read_metadata(prepared.newest(part, run.data_dir)) for part in names}
+  teachers = {notes.get('teacher', '') for notes in parts.values()}
+  teachers |= {info.teacher for info in infos if not info.parts}
   return Data(
     rows={part.name: len(part.examples) for part in mixture},
     prepared=parts,
-    teacher=' and '.join(sorted(teachers)) if parts else info.teacher,
+    teacher='' if '' in teachers else ' and '.join(sorted(teachers)),  # all, or not recorded
     question=_question(name, run.eval.split),
   )
 
