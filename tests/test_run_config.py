@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from dss_jax import methods
 from dss_jax.data import pipeline
 from dss_jax.models import t5
 from dss_jax.runs import run_config
@@ -26,6 +27,7 @@ def run(tmp_path):
 
 
 def test_every_setting_that_may_change_is_one(run):
+  run = dataclasses.replace(run, method=methods.get('dss'))
   names = set()
   for field in dataclasses.fields(run):
     value = getattr(run, field.name)
