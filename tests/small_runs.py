@@ -51,6 +51,20 @@ def compiled_once(tmp_path_factory):
   compilation_cache.reset_cache()
 
 
+def untrained_run(folder) -> RunConfig:
+  """Settings of a run that is not trained: with a vocabulary of bytes, and no method."""
+  return RunConfig(
+    model_dir=str(folder),
+    model=t5.T5Config(64, 16, 2, 8, 32, 2, 2),
+    data=pipeline.DataConfig(
+      'embedded_arithmetic_dss', {'inputs': 64, 'targets': 32}, batch_size=8
+    ),
+    vocabulary='bytes',
+    train_steps=10,
+    optimizer=OptimizerConfig(decay_steps=10),
+  )
+
+
 def config_of(folder, **changes) -> RunConfig:
   """A run of 12 steps, validated each fourth, with dropout and packed rows."""
   return dataclasses.replace(

@@ -1,5 +1,6 @@
 """What `register_dataset` adds to SeqIO, on small sources of our own."""
 
+import importlib
 import itertools
 import json
 
@@ -231,7 +232,9 @@ def test_a_data_set_of_json_lines_takes_ten_lines(tmp_path, monkeypatch):
   snippet = docstring[docstring.index('import json') : docstring.index('  Args:')]
   lines = [line.removeprefix('      ') for line in snippet.rstrip().splitlines()]
   assert len([line for line in lines if line.strip()]) <= 10
-  exec('\n'.join(lines), {})
+  (tmp_path / 'my_ten_lines.py').write_text('\n'.join(lines), encoding='utf-8')
+  monkeypatch.syspath_prepend(str(tmp_path))
+  importlib.import_module('my_ten_lines')
   assert texts('mine_label', split='test') == [('[label] ' + r['input'], r['label']) for r in ROWS]
   assert len(read('mine_paired')) == 23
   assert dataset_of('mine_dss').metric == 'text'

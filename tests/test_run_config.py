@@ -3,27 +3,15 @@
 import dataclasses
 
 import pytest
+from small_runs import untrained_run
 
 from dss_jax import methods
-from dss_jax.data import pipeline
-from dss_jax.models import t5
 from dss_jax.runs import run_config
-from dss_jax.runs.run_config import RunConfig
-from dss_jax.training import optimizers
 
 
 @pytest.fixture
 def run(tmp_path):
-  return RunConfig(
-    model_dir=str(tmp_path / 'run'),
-    model=t5.T5Config(64, 16, 2, 8, 32, 2, 2),
-    data=pipeline.DataConfig(
-      'embedded_arithmetic_dss', {'inputs': 64, 'targets': 32}, batch_size=8
-    ),
-    vocabulary='bytes',
-    train_steps=10,
-    optimizer=optimizers.OptimizerConfig(decay_steps=10),
-  )
+  return untrained_run(tmp_path / 'run')
 
 
 def test_every_setting_that_may_change_is_one(run):

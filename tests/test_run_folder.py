@@ -4,13 +4,12 @@ import dataclasses
 import json
 
 import pytest
+from small_runs import untrained_run
 
 from dss_jax import methods
-from dss_jax.data import pipeline
-from dss_jax.models import t5
 from dss_jax.parallel import partitioning
 from dss_jax.runs import run_config
-from dss_jax.runs.run_config import EvalConfig, RunConfig
+from dss_jax.runs.run_config import EvalConfig
 from dss_jax.runs.run_folder import RunFolder
 from dss_jax.tasks import vocabulary
 from dss_jax.training import losses, optimizers
@@ -25,16 +24,7 @@ def _bytes():
 
 @pytest.fixture
 def run(tmp_path):
-  return RunConfig(
-    model_dir=str(tmp_path / 'run'),
-    model=t5.T5Config(64, 16, 2, 8, 32, 2, 2),
-    data=pipeline.DataConfig(
-      'embedded_arithmetic_dss', {'inputs': 64, 'targets': 32}, batch_size=8
-    ),
-    vocabulary='bytes',
-    train_steps=10,
-    optimizer=optimizers.OptimizerConfig(decay_steps=10),
-  )
+  return untrained_run(tmp_path / 'run')
 
 
 def _changed(run, name, value):

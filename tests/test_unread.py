@@ -168,3 +168,4 @@ def test_a_macro_that_a_later_file_overrides_is_still_read(parse):
   )
   parse(text, arguments=TRAIN)
   gin_files.parse([*TRAIN, '--model=@t5.T5Config()'], 'runs/train.gin')
+  assert gin_files.configured('run_config.RunConfig').model.mlp_dim == 192  # tiny's own
