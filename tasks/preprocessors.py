@@ -164,6 +164,6 @@ def label_reader(row: Row) -> Callable[..., str]:
   def read(output: str, example: Mapping[str, bytes] | None = None, is_target: bool = False) -> str:
     if is_target and example is not None:
       return tf.compat.as_text(example['label'])
-    return output if row.is_label_alone else row.parse(output)['label']
+    return row.parse(output)['label']
 
   return read

@@ -211,3 +211,15 @@ def test_text_ends_before_the_eos():
   assert evaluator.to_text(np.array([*ids, 1, *ids]), known) == 'ab'
   assert evaluator.to_text(np.array(ids), known) == 'ab'
   assert evaluator.to_text(np.array([1, 0, 0]), known) == ''
+
+
+def test_an_example_that_the_teacher_was_asked_of_k_times_is_scored_once():
+  rows = {name: ['q0', 'q1'] for name in ('input', 'label')}
+  rows |= {'rationale': [['r0', 's0'], ['r1', 's1']], 'teacher_label': [['a', 'b'], ['c', 'd']]}
+  read = lambda split, shuffle_files: tf.data.Dataset.from_tensor_slices(rows)  # noqa: E731
+  register_dataset('evaluator_asked_twice', seqio.FunctionDataSource(read, ['test']))
+  examples = evaluator.load_examples('evaluator_asked_twice_rationale', 'test')
+  assert examples.example_ids.tolist() == [0, 1]
+  assert list(examples.texts['targets_pretokenized']) == ['r0', 'r1']
+  (only,) = evaluator.load_examples('evaluator_asked_twice_rationale', 'test', 1).example_ids
+  assert only == 0

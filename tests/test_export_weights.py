@@ -21,7 +21,9 @@ from dss_jax.checkpoints.t5x import t5x
 from dss_jax.commands import export_weights, predict
 from dss_jax.inference import evaluator
 from dss_jax.inference.decoding import EOS_ID, Decoding
+from dss_jax.models import t5
 from dss_jax.models.t5 import T5Config
+from dss_jax.parallel import partitioning
 from dss_jax.runs import student
 from dss_jax.runs.run_folder import RunFolder
 from dss_jax.settings import json_form
@@ -50,7 +52,7 @@ def export(checkpoint, output, program='hf', *more) -> int:
 def params_of(folder, step) -> dict[transfer.Path, np.ndarray]:
   """The parameters of a step, read by the manager alone."""
   model = json.loads((pathlib.Path(folder) / 'config.json').read_text())['model']
-  like = export_weights._on_host(json_form.from_dict(T5Config, model))
+  like = partitioning.on_host(t5.abstract(json_form.from_dict(T5Config, model))[0])
   with RunFolder(folder).read_checkpoints() as saved:
     params = saved.restore_params(step, like)
   return {path: np.asarray(leaf) for path, leaf in transfer.flatten(params).items()}

@@ -13,8 +13,9 @@ from dss_jax import cli
 from dss_jax.checkpoints import manager, transfer
 from dss_jax.checkpoints.hf import huggingface
 from dss_jax.checkpoints.t5x import t5x
-from dss_jax.commands import import_weights
 from dss_jax.datasets import embedded_arithmetic
+from dss_jax.models import t5
+from dss_jax.parallel import partitioning
 from dss_jax.runs import pretrained
 
 
@@ -32,7 +33,7 @@ def _import(source, output, program, *more):
 
 def _params(folder):
   weights = pretrained.open_weights(str(folder))
-  return weights, weights.load(import_weights._on_one_device(weights.config))
+  return weights, weights.load(partitioning.on_host(t5.abstract(weights.config)[0]))
 
 
 def test_a_hugging_face_folder_becomes_a_checkpoint_of_ours(sources, tmp_path, capsys):

@@ -14,7 +14,6 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import seqio
 from etils import epath
@@ -161,7 +160,7 @@ def _read(folder: epath.Path, step: str, moments: bool) -> _Checkpoint:
       restored, _ = saved.restore(number, abstract_state)
       params, state = restored.params, adafactor.moments_of(restored.opt_state)
     else:
-      params = saved.restore_params(number, _on_host(model))
+      params = saved.restore_params(number, partitioning.on_host(t5.abstract(model)[0]))
     fingerprint = saved.data_state(number).get('fingerprint') if run is not None else None
   finally:
     saved.close()
@@ -170,13 +169,6 @@ def _read(folder: epath.Path, step: str, moments: bool) -> _Checkpoint:
   return _Checkpoint(
     folder, values, run, model, number, transfer.flatten(params), state, fingerprint
   )
-
-
-def _on_host(model: T5Config) -> Any:
-  """The parameters' shapes, all on one CPU device of this host."""
-  shapes, _ = t5.abstract(model)
-  here = jax.sharding.SingleDeviceSharding(jax.local_devices(backend='cpu')[0])
-  return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here), shapes)
 
 
 def _set_up(source: _Checkpoint) -> seqio.Vocabulary | None:

@@ -20,6 +20,7 @@ from etils import epath
 
 from dss_jax.checkpoints import manager, transfer
 from dss_jax.models import t5
+from dss_jax.parallel import partitioning
 from dss_jax.runs import pretrained, run_folder
 from dss_jax.runs.run_folder import RunFolder
 from dss_jax.settings import json_form
@@ -83,7 +84,7 @@ def import_weights(
   Raises:
     ValueError: a tensor cannot be read, or differs after writing.
   """
-  abstract_params = _on_one_device(weights.config)
+  abstract_params = partitioning.on_host(t5.abstract(weights.config)[0])
   params = weights.load(abstract_params)
   moments = weights.load_moments and weights.load_moments()
   folder.mkdir(parents=True)
@@ -116,13 +117,6 @@ def import_weights(
     'vocabulary': values['vocabulary'],
     'peak_memory_bytes': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
   }
-
-
-def _on_one_device(model: t5.T5Config) -> Any:
-  """The parameters' shapes, all on the first CPU device of this host."""
-  shapes, _ = t5.abstract(model)
-  here = jax.sharding.SingleDeviceSharding(jax.local_devices(backend='cpu')[0])
-  return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here), shapes)
 
 
 def _checksum(array: jax.Array) -> int:

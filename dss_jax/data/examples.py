@@ -78,6 +78,19 @@ class Examples:
       target_offsets=target_offsets,
     )
 
+  def take(self, rows: np.ndarray) -> Examples:
+    """These examples, int64 [m], in the order given, with their texts."""
+    input_lengths, target_lengths = self.input_lengths[rows], self.target_lengths[rows]
+    return Examples(
+      inputs=self.inputs[spans(self.input_offsets[rows], input_lengths)],
+      input_offsets=offsets_of(input_lengths),
+      targets=self.targets[spans(self.target_offsets[rows], target_lengths)],
+      target_offsets=offsets_of(target_lengths),
+      task_ids=self.task_ids[rows],
+      example_ids=self.example_ids[rows],
+      texts={name: [texts[row] for row in rows] for name, texts in self.texts.items()},
+    )
+
   @staticmethod
   def concatenate(parts: Sequence[Examples]) -> Examples:
     """All examples of all parts, in order, without their texts."""

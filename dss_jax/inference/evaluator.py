@@ -154,6 +154,8 @@ def _fold_in(key, rows):
 def load_examples(task: str, split: str, num_examples: int | None = None) -> Examples:
   """The examples of a task's split with their texts, or the first `num_examples` of them.
 
+  An example whose teacher was asked K times is asked once, with its first row.
+
   Raises:
     ValueError: unknown task or split (with near names), a task of several kinds of rows, or
       `num_examples` below 1.
@@ -163,7 +165,7 @@ def load_examples(task: str, split: str, num_examples: int | None = None) -> Exa
   if registration.is_known(task):
     registration.row_of(task)  # rows of several kinds are scored differently
   examples = loading.load_examples(task, split, keep_text=True)
-  return examples if num_examples is None else _first(examples, num_examples)
+  return examples.take(examples.group_offsets()[:-1][:num_examples])
 
 
 def evaluate(
@@ -234,17 +236,3 @@ def _score_texts(
   pairs = zip(targets, predictions, strict=True)
   per_example = [metrics.rouge_l([target], [prediction])['rouge_l'] for target, prediction in pairs]
   return {'rouge_l': float(np.mean(per_example))}, {'rouge_l': per_example}
-
-
-def _first(examples: Examples, count: int) -> Examples:
-  count = min(count, len(examples))
-  return dataclasses.replace(
-    examples,
-    inputs=examples.inputs[: examples.input_offsets[count]],
-    input_offsets=examples.input_offsets[: count + 1],
-    targets=examples.targets[: examples.target_offsets[count]],
-    target_offsets=examples.target_offsets[: count + 1],
-    task_ids=examples.task_ids[:count],
-    example_ids=examples.example_ids[:count],
-    texts={name: texts[:count] for name, texts in examples.texts.items()},
-  )

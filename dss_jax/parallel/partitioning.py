@@ -176,6 +176,12 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 
+def on_host(shapes: Any) -> Any:
+  """A tree of ShapeDtypeStructs, all placed on the first CPU device of this host."""
+  here = jax.sharding.SingleDeviceSharding(jax.local_devices(backend='cpu')[0])
+  return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=here), shapes)
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
   """The sharding of arrays whose first axis is the row of a batch."""
   return NamedSharding(mesh, BATCH)

@@ -102,13 +102,10 @@ def _use(facts: Facts) -> str:
     sentences.append(f'Every question needs {" and ".join(sorted(method.needs))} too.')
   if facts.run is None:
     sentences = ['It was not trained on a task of dss_jax; the templates are those of one.']
-  lengths = facts.run.data.task_feature_lengths if facts.run else {}
-  if lengths:
-    sentences.append(f'Inputs were cut at {lengths["inputs"]} tokens.')
-  labels = facts.run.eval.max_decode_length if facts.run else 64
-  max_new_tokens = {
-    row.input: labels if row.is_label_alone else lengths.get('targets', labels) for row in rows
-  }
+  if facts.run is not None:
+    longest = facts.run.data.task_feature_lengths['inputs']
+    sentences.append(f'Inputs were cut at {longest} tokens.')
+  max_new_tokens = {row.input: facts.run.output_length(row) if facts.run else 64 for row in rows}
   return f"""{' '.join(sentences)} `</s>` separates the parts of an input, as in
 `premise</s>hypothesis`. Use `AutoTokenizer`; `T5Tokenizer` cannot read all our vocabularies.
 

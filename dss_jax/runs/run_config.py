@@ -12,7 +12,7 @@ from etils import epath
 
 from dss_jax import methods
 from dss_jax.data import pipeline
-from dss_jax.methods import Method
+from dss_jax.methods import Method, Row
 from dss_jax.models import t5
 from dss_jax.parallel import partitioning
 from dss_jax.settings import fields, whole_files
@@ -137,6 +137,12 @@ class RunConfig:
   def objective(self) -> losses.Objective:
     """What is minimised: the method's loss terms with the run's settings."""
     return losses.objective((self.method or methods.get(methods.DEFAULT)).loss, self.loss)
+
+  def output_length(self, row: Row) -> int:
+    """Most tokens of a row's output: MAX_DECODE_LENGTH of a label alone, else as in training."""
+    if row.is_label_alone:
+      return self.eval.max_decode_length
+    return self.data.task_feature_lengths['targets']
 
 
 def method(name: str | Method | None = None, module: str | None = None) -> Method | None:

@@ -86,14 +86,13 @@ class Student:
   def decoder(self, row: Row) -> evaluator.Decoder:
     """The decoder of the outputs of a row: labels alone, or longer texts."""
     length = self.config.max_decode_length
-    lengths = self.run.data.task_feature_lengths
     if length is None:
-      length = self.run.eval.max_decode_length if row.is_label_alone else lengths['targets']
+      length = self.run.output_length(row)
     return evaluator.Decoder(
       config=self.run.model,
       decoding=dataclasses.replace(self.config.decoding, max_length=length),
       batch_size=self.config.batch_size,
-      max_input_length=lengths['inputs'],
+      max_input_length=self.run.data.task_feature_lengths['inputs'],
       mesh=self.mesh,
       seed=self.config.seed,
     )

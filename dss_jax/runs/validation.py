@@ -57,13 +57,12 @@ class Validation:
       return None
     name = run.data.mixture_or_task_name
     task = evaluation_task(run)
-    row, lengths = registration.row_of(task), run.data.task_feature_lengths
-    length = run.eval.max_decode_length if row.is_label_alone else lengths['targets']
+    length = run.output_length(registration.row_of(task))
     decoder = evaluator.Decoder(
       config=run.model,
       decoding=decoding.Decoding(max_length=length),
       batch_size=run.eval.batch_size,
-      max_input_length=lengths['inputs'],
+      max_input_length=run.data.task_feature_lengths['inputs'],
       mesh=mesh,
     )
     try:
