@@ -18,7 +18,6 @@ from etils import epath
 from dss_jax.datasets import release
 from dss_jax.tasks import metrics, prepared
 
-FILTERS = release.FILTERS
 FORMAT = 2
 """Increase when the parsing or the features change: prepared data is then built again."""
 STALE_SECONDS = 3600
@@ -107,14 +106,14 @@ def prepare(
     dataset: how its raw files are read.
     splits: the raw files of the splits to be written.
     data_dir: TFDS folder; see prepared.py for the default.
-    row_filter: one of FILTERS.
+    row_filter: one of release.FILTERS.
 
   Raises:
     ValueError: raw files are malformed, the filter needs teacher outputs that are missing, or it
       leaves no train row.
   """
-  if row_filter not in FILTERS:
-    raise ValueError(f'filter must be one of {", ".join(FILTERS)}; got {row_filter!r}.')
+  if row_filter not in release.FILTERS:
+    raise ValueError(f'filter must be one of {", ".join(release.FILTERS)}; got {row_filter!r}.')
   train = splits.get('train')
   if row_filter != 'none' and train is not None and not train.completions:
     raise ValueError(

@@ -13,9 +13,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import seqio
 import tensorflow as tf
 
+from dss_jax.datasets import release
 from dss_jax.methods import Row, base, registry
 
-SEPARATOR = '</s>'
+SEPARATOR = release.INPUT_SEPARATOR
 
 BATCH = 512
 """Source examples that are tokenised at once."""
@@ -52,7 +53,8 @@ def make_rows(
     needed: fields that must not be blank, else the row is left out; None: all fields of the row's
       templates but the input. A blank target would train the student to write nothing.
     all_samples: whether a row that uses the rationale is made for each of an example's K
-      rationales, with the teacher label of the same sample, or only for the first.
+      rationales, with the teacher label of the same sample, or only for the first that is not
+      blank.
 
   Returns:
     A function from a dataset of batches to one of batches. In: strings [examples], or
@@ -93,8 +95,9 @@ def _filled(
 
   def field(name: str) -> tf.Tensor:  # [examples, samples]; samples is 1 if there is only one
     values = examples[label_field if name == 'label' else name]
-    values = values[:, tf.newaxis] if values.shape.rank == 1 else values
-    return values if samples_of_all else values[:, :1]
+    if values.shape.rank == 1:
+      return values[:, tf.newaxis]
+    return values if samples_of_all else _first_sample(values)
 
   fields = {name: field(name) for name in sorted(row.fields)}
   shape = tf.shape(fields['rationale'] if samples_of_all else next(iter(fields.values())))
@@ -111,6 +114,13 @@ def _filled(
     kept &= tf.strings.length(tf.strings.strip(field(name))) > 0
   task_ids = tf.fill(shape, tf.constant(registry.task_id(row.task), tf.int32))
   return text(row.input), text(row.target), kept, task_ids
+
+
+def _first_sample(values: tf.Tensor) -> tf.Tensor:
+  """Of each example's samples [examples, samples] the first that is not blank, [examples, 1]."""
+  values = tf.pad(values, [[0, 0], [0, 1]], constant_values='')  # blank where all are, or none is
+  said = tf.cast(tf.strings.length(tf.strings.strip(values)) > 0, tf.int32)
+  return tf.gather(values, tf.argmax(said, axis=1), axis=1, batch_dims=1)[:, tf.newaxis]
 
 
 def tokenize(

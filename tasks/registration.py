@@ -156,6 +156,11 @@ def method_of(name: str) -> Method:
   raise ValueError(f'no method makes the rows of {name!r} ({kinds}): set METHOD.')
 
 
+def own_method(name: str) -> Method | None:
+  """The method whose task or mixture this is by its registration; None for all other names."""
+  return _infos[name].method if name in _infos else None
+
+
 def datasets_of(name: str) -> tuple[DatasetInfo, ...]:
   """All data sets of a task or mixture, each once, the first member's first."""
   return tuple(dict.fromkeys(info.dataset for info in _infos_of(name)))

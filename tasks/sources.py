@@ -9,7 +9,6 @@ import seqio
 import tensorflow as tf
 
 from dss_jax import datasets
-from dss_jax.datasets import embedded, embedded_arithmetic
 from dss_jax.tasks import prepared, registration
 
 
@@ -41,13 +40,10 @@ registration.register_dataset(
   datasets.get('svamp').metric,
   parts=('svamp', 'asdiv'),
 )
-for _name, _module, _metric in (
-  ('embedded', embedded, 'text'),
-  ('embedded_arithmetic', embedded_arithmetic, 'equation'),
-):
+for _name, _module in datasets.EMBEDDED.items():
   registration.register_dataset(
     _name,
     seqio.FunctionDataSource(_generated(_module.problems), list(_module.SIZES), _module.SIZES),
-    metric=_metric,
+    metric=_module.METRIC,
     teacher='its own generator',
   )

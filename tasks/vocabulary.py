@@ -12,7 +12,7 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
-from dss_jax.datasets import embedded, embedded_arithmetic
+from dss_jax import datasets
 
 EXTRA_IDS = 100
 MODEL_NAMES = ('spiece.model', 'sentencepiece.model')
@@ -23,11 +23,6 @@ _HOW_TO_SET = (
   "Set VOCABULARY to 'bytes', to a SentencePiece .model file, or to a folder that holds "
   f'{" or ".join(MODEL_NAMES)} (local or gs://); `dss vocab` trains one.'
 )
-
-EMBEDDED = {
-  'embedded': embedded.VOCABULARY_PATH,
-  'embedded_arithmetic': embedded_arithmetic.VOCABULARY_PATH,
-}
 
 _current: seqio.Vocabulary | None = None
 
@@ -50,7 +45,8 @@ def load_vocabulary(spec: str, extra_ids: int = EXTRA_IDS) -> seqio.Vocabulary:
     raise ValueError(f'No vocabulary is given. {_HOW_TO_SET}')
   if spec == 'bytes':
     return _Bytes()
-  spec = EMBEDDED.get(spec, spec)
+  if spec in datasets.EMBEDDED:
+    spec = datasets.EMBEDDED[spec].VOCABULARY_PATH
   path = model_path(spec)
   vocabulary = seqio.SentencePieceVocabulary(path, extra_ids=extra_ids)
   try:

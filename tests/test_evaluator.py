@@ -116,6 +116,12 @@ class TestDecoder:
     assert found.truncated == 2
     assert len(found.records) == 5
 
+  def test_few_numbers_of_rows_are_compiled_for(self):
+    decoder = make_decoder(batch_size=64, mesh=make_mesh(data=2, fsdp=4))
+    rows = [decoder.fewest_rows(n) for n in (1, 8, 9, 17, 33)]
+    assert rows == [8, 8, 16, 32, 64]
+    assert [make_decoder().fewest_rows(n) for n in (1, 2, 3, 5)] == [1, 2, 4, 8]
+
   def test_impossible_sizes_are_refused(self):
     with pytest.raises(ValueError, match='batch_size is at least 1'):
       make_decoder(batch_size=0)

@@ -141,6 +141,21 @@ def test_each_of_k_rationales_gives_a_row_and_the_label_one():
   assert [(i, t) for i, t, _, _ in rows_of(first(dataset))] == [('r0', 'a0'), ('s0', 'a1')]
 
 
+def test_one_sample_is_the_first_that_is_not_blank():
+  columns = {
+    'input': ['q0', 'q1'],
+    'label': ['a0', 'a1'],
+    'rationale': [['', 'r1'], ['', '']],
+    'teacher_label': [[' ', 't1'], ['', '']],
+    'example_id': [0, 1],
+  }
+  dataset = tf.data.Dataset.from_tensors(columns)
+  by_teacher = preprocessors.make_rows([methods.standard.ROW], 'teacher_label')
+  assert [(i, t) for i, t, _, _ in rows_of(by_teacher(dataset))] == [('q0', 't1')]
+  asked = preprocessors.make_rows([methods.rationale_input.ROW], 'label', {'label'}, False)
+  assert [i for i, _, _, _ in rows_of(asked(dataset))] == ['q0 [rationale] r1', 'q1 [rationale] ']
+
+
 def test_samples_of_different_number_are_batched_together():
   samples = [['r0'], ['r1', 's1'], []]
   dataset = tf.data.Dataset.from_generator(

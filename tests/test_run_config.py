@@ -88,3 +88,22 @@ def test_the_folder_of_data_reaches_tfds(run, tmp_path, monkeypatch):
 def test_validation_settings_that_cannot_be_are_refused(settings, message):
   with pytest.raises(ValueError, match=message):
     run_config.EvalConfig(**settings)
+
+
+def _method_of(run, name, method=None):
+  """The method of a run on a mixture, once its tasks are set up."""
+  run = dataclasses.replace(
+    run,
+    method=method,
+    model=dataclasses.replace(run.model, vocab_size=None),
+    data=dataclasses.replace(run.data, mixture_or_task_name=name),
+  )
+  return run_config.set_up_tasks(run).method
+
+
+def test_the_method_is_the_mixtures_unless_it_is_given(run):
+  assert _method_of(run, 'embedded_arithmetic_teacher_standard').name == 'teacher_standard'
+  assert _method_of(run, 'nobodys_task').name == 'dss'
+  assert _method_of(run, 'nobodys_task', methods.get('standard')).name == 'standard'
+  with pytest.raises(ValueError, match=r'METHOD is dss, but .* is of standard'):
+    _method_of(run, 'embedded_arithmetic_standard', methods.get('dss'))

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dss_jax.methods import registry
+from dss_jax.methods.dss import DSS
 
-DEFAULT_TASKS = ('label', 'rationale')
 TEXTS = ('inputs_pretokenized', 'targets_pretokenized', 'label')
 READ_BATCH = 1024  # examples that cross from TensorFlow to numpy at once
 
@@ -150,7 +150,7 @@ def truncations(mixture: Sequence[TaskExamples], lengths: Mapping[str, int]) -> 
 
 
 def load_mixture(
-  name: str, split: str, tasks: Sequence[str] = DEFAULT_TASKS, skip_empty: bool = False
+  name: str, split: str, tasks: Sequence[str] = DSS.tasks, skip_empty: bool = False
 ) -> list[TaskExamples]:
   """Reads a SeqIO task or mixture; the tasks of a mixture come in the order of their names.
 

@@ -5,11 +5,19 @@ Importing the package registers the paper's data sets. To add your own, call
 prepare` builds it, and it has SeqIO tasks for every method.
 """
 
-from dss_jax.datasets import anli1, asdiv, cqa, esnli, svamp
+from types import ModuleType
+
+from dss_jax.datasets import anli1, asdiv, cqa, embedded, embedded_arithmetic, esnli, svamp
 from dss_jax.datasets.registry import get, names, register
 from dss_jax.datasets.release import Dataset
+
+EMBEDDED: dict[str, ModuleType] = {
+  'embedded': embedded,
+  'embedded_arithmetic': embedded_arithmetic,
+}
+"""Data sets that our own code makes, with a vocabulary of the same name."""
 
 for _module in (anli1, asdiv, cqa, esnli, svamp):
   register(_module.DATASET)
 
-__all__ = ['Dataset', 'get', 'names', 'register']
+__all__ = ['EMBEDDED', 'Dataset', 'get', 'names', 'register']

@@ -32,6 +32,7 @@ from collections.abc import Mapping
 LABELS = ('entailment', 'neutral', 'contradiction')
 SIZES = {'train': 600, 'validation': 300, 'test': 600}
 SEED = 2305
+METRIC = 'text'
 VOCABULARY_PATH = str(pathlib.Path(__file__).with_name('embedded.model'))
 TEACHER_ERROR_RATE = 0.1
 """How often the teacher gives one of the two wrong labels; its rationale is always right."""

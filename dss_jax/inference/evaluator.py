@@ -136,9 +136,12 @@ class Decoder:
       yield multihost_utils.process_allgather((arrays['rows'], outputs), tiled=True)
 
   def fewest_rows(self, total: int) -> int:
-    """The least number of rows that holds all examples and that the mesh divides evenly."""
+    """Rows that hold all examples: what the mesh divides evenly, times a power of two.
+
+    So programs are compiled for few numbers of rows, however many questions come at once.
+    """
     parts = 1 if self.mesh is None else self.mesh.shape['data'] * self.mesh.shape['fsdp']
-    return -(-total // parts) * parts
+    return parts * 2 ** (-(-total // parts) - 1).bit_length()
 
   def _row_keys(self, rows):
     if self.decoding.method != 'temperature':

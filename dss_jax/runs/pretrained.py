@@ -57,6 +57,7 @@ class Weights:
   notes: tuple[str, ...] = ()
 
 
+@functools.cache  # a start asks for the network, the vocabulary and the weights of one path
 def open_weights(path: str, program: str | None = None) -> Weights:
   """Opens the weights at a path, whichever program wrote them.
 

@@ -236,18 +236,18 @@ def _with_method(run: RunConfig) -> RunConfig:
   sources.add_prepared_datasets()
   registration.add_methods()
   name = run.data.mixture_or_task_name
-  own = registration.method_of(name) if registration.is_known(name) else None
-  if own is not None and run.method not in (None, own):
+  if run.method is None:
+    try:
+      return dataclasses.replace(run, method=registration.method_of(name))
+    except ValueError:  # tasks of somebody else's: labels, and maybe rationales
+      return dataclasses.replace(run, method=methods.get(methods.DEFAULT))
+  own = registration.own_method(name)
+  if own not in (None, run.method):
     raise ValueError(
       f'METHOD is {run.method.name}, but MIXTURE_OR_TASK_NAME {name} is of {own.name}; give only '
       'one of the two.'
     )
-  if run.method is None and own is None:
-    try:
-      own = registration.method_of(name)
-    except ValueError:  # not a task of ours: it has labels, and maybe rationales
-      own = methods.get(methods.DEFAULT)
-  return dataclasses.replace(run, method=run.method or own)
+  return run
 
 
 def check_vocabulary(vocabulary: str, origin: str) -> None:

@@ -176,8 +176,8 @@ class TrainingLog:
       step, 'train', {**metrics, 'learning_rate': learning_rate, 'padding': padding, **rates}
     )
     parts = [f'loss {metrics["loss"]:.4f}']
-    for task in (name.removesuffix('/rows') for name in metrics if name.endswith('/rows')):
-      if metrics[f'{task}/rows']:
+    for task in self._run.objective.tasks:
+      if metrics.get(f'{task}/rows'):
         parts.append(f'{task} {metrics[f"{task}/loss"]:.4f}')
     if rates:
       parts.append(f'{rates["examples_per_second"]:.0f} ex/s')

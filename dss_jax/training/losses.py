@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from dss_jax.methods import Term
+from dss_jax.methods.dss import DSS
 from dss_jax.settings import fields
 
 
@@ -63,7 +64,7 @@ class Objective:
     label_smoothing: likewise.
   """
 
-  tasks: tuple[str, ...] = ('label', 'rationale')
+  tasks: tuple[str, ...] = DSS.tasks
   weights: tuple[float, ...] = (1.0, 1.0)
   z_loss: float = 0.0
   label_smoothing: float = 0.0
