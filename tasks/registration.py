@@ -35,6 +35,7 @@ class DatasetInfo:
     source: of its numbered examples.
     teacher: who wrote its rationales and teacher labels; '' if unknown.
     parts: the prepared data sets that it is made of, if any; their metadata names the teacher.
+    unlabeled: those of them whose labels are always the teacher's.
   """
 
   name: str
@@ -42,6 +43,7 @@ class DatasetInfo:
   source: seqio.DataSource
   teacher: str = ''
   parts: tuple[str, ...] = ()
+  unlabeled: tuple[str, ...] = ()
 
 
 class TaskInfo(NamedTuple):
@@ -71,6 +73,7 @@ def register_dataset(
   metric: str = 'text',
   teacher: str = '',
   parts: Sequence[str] = (),
+  unlabeled: Sequence[str] = (),
 ) -> None:
   """Registers the tasks of a data set, for all methods. The vocabulary may be set later.
 
@@ -103,6 +106,7 @@ def register_dataset(
     metric: 'text' for labels compared as strings, 'equation' for labels compared by value.
     teacher: who wrote the rationales, for model cards.
     parts: names of the prepared data sets that `source` reads; their metadata names the teacher.
+    unlabeled: those of `parts` whose labels are the teacher's, for model cards.
 
   Raises:
     ValueError: the name is taken, or the metric unknown.
@@ -111,7 +115,8 @@ def register_dataset(
     raise ValueError(f'The data set {name!r} is registered already; choose another name.')
   if metric not in metrics.LABEL_METRICS:
     raise ValueError(f'metric must be one of {list(metrics.LABEL_METRICS)}; got {metric!r}.')
-  _datasets[name] = DatasetInfo(name, metric, NumberedSource(source), teacher, tuple(parts))
+  numbered = NumberedSource(source)
+  _datasets[name] = DatasetInfo(name, metric, numbered, teacher, tuple(parts), tuple(unlabeled))
   add_methods()
 
 

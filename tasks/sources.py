@@ -39,6 +39,7 @@ registration.register_dataset(
   prepared.AugmentedSource('svamp', unlabeled='asdiv'),
   datasets.get('svamp').metric,
   parts=('svamp', 'asdiv'),
+  unlabeled=('asdiv',),
 )
 for _name, _module in datasets.EMBEDDED.items():
   registration.register_dataset(

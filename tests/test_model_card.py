@@ -128,6 +128,9 @@ def test_the_student_is_asked_by_its_methods_templates(facts):
   assert 'Asked with `{input}`, it writes `{label}`.' in standard
   assert row(standard, 'objective') == 'token cross-entropy'
   assert row(standard, 'teacher') == 'none: gold labels alone'
+  data = facts.data._replace(teacher='PaLM 540B', unlabeled=['asdiv'])
+  joined = dataclasses.replace(changed(facts, method=methods.get('standard')), data=data)
+  assert row(text_of(joined), 'teacher') == 'for the labels of asdiv: PaLM 540B'
 
 
 def test_a_teacher_that_nobody_noted_is_not_recorded(facts):

@@ -17,8 +17,7 @@ import seqio
 from dss_jax import cli, datasets, tasks
 from dss_jax.commands import prepare
 from dss_jax.datasets import release
-from dss_jax.tasks import prepared
-from dss_jax.tasks.registration import NumberedSource
+from dss_jax.tasks import prepared, registration
 
 GOOD = 'Two and {n}. The answer is (2 + {n}).\n\nQ: X'
 TRAIN_COMPLETIONS = {
@@ -133,7 +132,7 @@ def test_seqio_reads_the_parsed_rows_in_order(raw, tmp_path, capsys):
   for split in source.splits:
     assert rows(source, split) == parsed(raw, split)
     assert source.num_input_examples(split) == len(parsed(raw, split))
-  numbered = NumberedSource(source).get_dataset('train', shuffle=False)
+  numbered = registration.NumberedSource(source).get_dataset('train', shuffle=False)
   assert [int(row['example_id']) for row in numbered] == list(range(9))
 
 
@@ -344,6 +343,8 @@ def test_svamp_with_asdiv_joins_gold_and_teacher_labels(raw, tmp_path, capsys, m
   counts = collections.Counter(int(row['task_id']) for row in data)
   assert counts == {0: 10, 1: 8}  # rows with a blank target are left out
   assert 'svamp_asdiv_teacher_dss' in seqio.MixtureRegistry.names()
+  (info,) = registration.datasets_of('svamp_asdiv_standard')
+  assert info.unlabeled == ('asdiv',)  # a card does not call these labels gold
 
 
 REAL: dict[str, dict[str, tuple]] = {

@@ -40,12 +40,14 @@ class Data(NamedTuple):
     rows: number of rows of each task in the training mixture.
     prepared: builder.py's notes on each prepared data set behind them: filter, counts, hashes.
     teacher: who wrote the rationales and teacher labels; '' where that is not recorded.
+    unlabeled: prepared data sets whose labels are the teacher's, whatever the method.
     question: an example of the validation split, or None where there is none.
   """
 
   rows: Mapping[str, int]
   prepared: Mapping[str, Mapping[str, Any]]
   teacher: str
+  unlabeled: Sequence[str]
   question: Mapping[str, str] | None
 
 
@@ -122,6 +124,7 @@ def _data_of(run: run_config.RunConfig, fingerprint: int | None) -> Data | str:
   if pipeline.fingerprint(mixture) != fingerprint:
     return 'The data that was there when this card was written is not the data of training.'
   names = dict.fromkeys(part for info in infos for part in info.parts)
+  unlabeled = dict.fromkeys(part for info in infos for part in info.unlabeled)
   parts = {part: prepared.read_metadata(prepared.newest(part, run.data_dir)) for part in names}
   teachers = {notes.get('teacher', '') for notes in parts.values()}
   teachers |= {info.teacher for info in infos if not info.parts}
@@ -129,6 +132,7 @@ def _data_of(run: run_config.RunConfig, fingerprint: int | None) -> Data | str:
     rows={part.name: len(part.examples) for part in mixture},
     prepared=parts,
     teacher='' if '' in teachers else ' and '.join(sorted(teachers)),  # all, or not recorded
+    unlabeled=list(unlabeled),
     question=_question(name, run.eval.split),
   )
 

@@ -184,9 +184,12 @@ def _objective(run: run_config.RunConfig) -> str:
 
 def _teacher(facts: Facts) -> str:
   method = facts.run.method if facts.run else None
+  data = facts.data if isinstance(facts.data, Data) else None
   if method is not None and not method.uses_teacher:
+    if data and data.unlabeled:
+      return f'for the labels of {" and ".join(data.unlabeled)}: {data.teacher or NOT_RECORDED}'
     return 'none: gold labels alone'
-  return (facts.data.teacher if isinstance(facts.data, Data) else '') or NOT_RECORDED
+  return (data.teacher if data else '') or NOT_RECORDED
 
 
 def _data(facts: Facts) -> str:
