@@ -1,6 +1,7 @@
 """The smoke run over several seeds: mean accuracies, and the mean gap with its 95 % interval.
 
-    python benchmarks/smoke_seeds.py --work=DIR [--seeds=5] [--figure=docs/smoke.svg] [SETTINGS]
+    python benchmarks/smoke_seeds.py --work=DIR [--seeds=5] [--json=FILE] [--figure=docs/smoke.svg]
+        [SETTINGS]
 
 Runs `dss compare --gin_file=runs/smoke.gin --random_seed=S SETTINGS` for each seed, in a folder of
 DIR. A seed that is finished there is not run again. Settings are chosen on validation with seeds of
@@ -8,7 +9,7 @@ its own: `--first_seed=10 --compare_split=validation --learning_rate=1e-3`.
 
 Prints the accuracy of each column by seed, its mean, and the mean gap to the first column over the
 same seeds, with intervals by Student's t over seeds and by a bootstrap over seeds and examples.
-`--figure` needs matplotlib.
+`--json` keeps which examples each run answers correctly. `--figure` needs matplotlib.
 """
 
 import argparse
@@ -29,10 +30,15 @@ def main() -> None:
   parser.add_argument('--work', type=pathlib.Path, required=True)
   parser.add_argument('--seeds', type=int, default=5)
   parser.add_argument('--first_seed', type=int, default=0)
+  parser.add_argument('--json', type=pathlib.Path, help='each run becomes a line at its end')
   parser.add_argument('--figure', type=pathlib.Path)
   options, settings = parser.parse_known_args()
   seeds = range(options.first_seed, options.first_seed + options.seeds)
   runs = [_run(options.work / f'seed{seed}', seed, settings) for seed in seeds]
+  if options.json:
+    with options.json.open('a') as file:
+      for seed, run in zip(seeds, runs, strict=True):
+        file.writelines(f'{_record(seed, settings, name, run[name])}\n' for name in run)
   columns = {name: np.array([run[name] for run in runs], float) for name in runs[0]}
   first = next(iter(columns.values()))
   table = {name: _column(correct, first) for name, correct in columns.items()}
@@ -61,6 +67,11 @@ def _run(folder: pathlib.Path, seed: int, settings: list[str]) -> dict[str, list
   return correct
 
 
+def _record(seed: int, settings: list[str], name: str, correct: list[bool]) -> str:
+  bits = ''.join(str(int(one)) for one in correct)
+  return json.dumps({'seed': seed, 'settings': settings, 'run': name, 'correct': bits})
+
+
 def _column(correct: np.ndarray, baseline: np.ndarray) -> dict:
   """Percentages of one column [seeds, examples], and of its gap to the baseline's."""
   gaps = 100 * (correct - baseline)
@@ -84,6 +95,7 @@ def _draw(table: dict, path: pathlib.Path) -> None:
   import matplotlib
 
   matplotlib.use('svg')
+  matplotlib.rcParams.update({'svg.fonttype': 'none', 'svg.hashsalt': 'dss_jax'})  # small, stable
   from matplotlib import pyplot
 
   names = [*table][::-1]
