@@ -59,7 +59,7 @@ class Weights:
 
 @functools.cache  # a start asks for the network, the vocabulary and the weights of one path
 def open_weights(path: str, program: str | None = None) -> Weights:
-  """Opens the weights at a path, whichever program wrote them.
+  """Opens the weights at a path, whichever program wrote them; once per path in a process.
 
   Args:
     path: local, gs://, or a Hugging Face id where no such folder is.
