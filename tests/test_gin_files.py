@@ -63,7 +63,6 @@ def test_a_binding_is_overridden_by_its_name():
     ("it's", "it's"),
     ('C:\\dir', 'C:\\dir'),
     ('a=b', 'a=b'),
-    ('', ''),
   ],
 )
 def test_what_is_no_gin_value_is_a_string(given, value):

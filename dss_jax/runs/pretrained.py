@@ -130,6 +130,12 @@ def train_steps(
   Raises:
     ValueError: `train_steps` may be meant as T5X counts it; both readings are spelled out.
   """
+  for name, value in {
+    'TRAIN_STEPS': train_steps,
+    'TRAIN_STEPS_RELATIVE': train_steps_relative,
+  }.items():
+    if value is not None and value < 1:
+      raise ValueError(f'{name} is at least 1, not {value}.')
   if train_steps_relative is not None:
     return train_steps_relative
   before = _t5x_step(initial_checkpoint_path)
