@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from dss_jax.checkpoints import manager
 from dss_jax.data import pipeline
 from dss_jax.parallel import distributed, partitioning
-from dss_jax.runs import label_check, pretrained
+from dss_jax.runs import label_check, memory, pretrained
 from dss_jax.runs.run_config import RunConfig, sentencepiece_model, set_up_tasks
 from dss_jax.runs.run_folder import RunFolder
 from dss_jax.runs.validation import Validation
@@ -56,6 +56,7 @@ def set_up(run: RunConfig) -> TrainingSetup:
   partitioning.check_batch(
     mesh, run.data.batch_size // run.num_microbatches, 'BATCH_SIZE / NUM_MICROBATCHES'
   )
+  memory.check(run, mesh)
   mixture = pipeline.load_mixture(
     run.data.mixture_or_task_name, run.data.split, run.objective.tasks
   )

@@ -1,8 +1,8 @@
 """Checks that settings have the types of their dataclass. Does not know where they come from."""
 
 import collections.abc
-import math
 import os
+import sys
 import types
 import typing
 from typing import Annotated, Any
@@ -77,7 +77,7 @@ def _fits(value: Any, hint: Any) -> bool:
   if outer in (int, float) and isinstance(value, bool):
     return False
   if outer is float:
-    return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
   if outer is collections.abc.Sequence and isinstance(value, str):
     return False
   if not isinstance(value, outer):

@@ -6,7 +6,7 @@ parse is a gin value, and any other text is a string.
 
 import ast
 import collections.abc
-import math
+import sys
 import tokenize
 import typing
 from typing import Any
@@ -53,7 +53,7 @@ def _typed(name: str, text: str, hint: Any) -> Any:
     return _WORDS[text.lower()]
   literal = _literal(text)
   is_number = isinstance(literal, int | float) and not isinstance(literal, bool)
-  if is_number and math.isfinite(literal) and outer & {int, float}:
+  if is_number and abs(literal) <= sys.float_info.max and outer & {int, float}:
     if int in outer and literal == literal // 1:
       return int(literal)
     if float in outer:
