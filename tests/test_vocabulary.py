@@ -145,4 +145,4 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
   monkeypatch.setenv('HOME', str(tmp_path))
   shutil.copy(embedded_arithmetic.VOCABULARY_PATH, tmp_path / 'spiece.model')
   assert vocabulary.model_path('~') == vocabulary.model_path('~/spiece.model')
-  assert vocabulary.load_vocabulary('~').vocab_size == 600
+  assert vocabulary.load_vocabulary('~').vocab_size == 640

@@ -89,7 +89,7 @@ def reports(run: RunConfig) -> list[Report]:
     return []
   evaluated, row = trained[0], method.answer
   limits = Limits(run.data.task_feature_lengths['targets'], run.output_length(row))
-  found = []
+  found: list[Report] = []
   for dataset in trained:
     source = 'teacher' if method.label_source == 'teacher' else 'gold'
     found += _of_split(dataset, run.data.split, row, limits, source)
@@ -128,13 +128,14 @@ def report(
   if not counts:
     return None
   failing, total = counts.total(), sum(labels.values())
-  lines = [
-    f'{count:,} such as {_shown(examples[kind][0])}: {examples[kind][1]}'
+  parts = [
+    f'{f"{count:,} " if len(counts) > 1 else ""}such as {_shown(label)}: {reason}'
     for kind, count in counts.most_common()
+    for label, reason in [examples[kind]]
   ]
   return Report(
     f'{failing:,} of {total:,} {what} ({failing / total:.1%}) can never be scored as right, '
-    f'whatever the student learns: {"; ".join(lines)}.',
+    f'whatever the student learns, {"; ".join(parts)}.',
     failing / total >= REFUSED_SHARE,
   )
 
