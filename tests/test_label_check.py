@@ -4,9 +4,11 @@ import dataclasses
 import json
 import pathlib
 
+import fuzzing
 import pytest
 import seqio
 import tensorflow as tf
+from hypothesis import strategies
 from sentencepiece import SentencePieceTrainer
 from small_runs import config_of
 
@@ -17,7 +19,7 @@ from dss_jax.planning import checks
 from dss_jax.runs import label_check, run_config, training_setup
 from dss_jax.runs.label_check import Limits
 from dss_jax.runs.run_config import EvalConfig
-from dss_jax.tasks import registration, vocabulary
+from dss_jax.tasks import metrics, registration, vocabulary
 from dss_jax.tasks.numbered_source import FIELDS
 
 ALONE = methods.get('standard').answer
@@ -238,3 +240,16 @@ def test_the_labels_of_the_release_can_be_scored(raw_dir):
       rows = [json.loads(line) for line in lines]
       labels = [row['label'] if name == 'svamp' else row['answer'] for row in rows]
       assert report(labels, metric=metric, limits=Limits(200, 64)) is None
+
+
+TEXTS = strategies.text(strategies.characters(exclude_categories=['Cs']), min_size=1, max_size=60)
+
+
+@fuzzing.fuzz(TEXTS, strategies.sampled_from(['text', 'equation']))
+def test_any_label_is_kept_by_bytes_and_judged_by_its_metric(label, metric):
+  with fuzzing.may_refuse():
+    found = report([label], metric=metric, limits=Limits(300, 300))
+  is_right = metrics.LABEL_CORRECT[metric](label, label)
+  assert (found is None) == is_right
+  if found is not None:
+    assert found.text.isprintable() and 'its metric' in found.text

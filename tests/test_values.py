@@ -3,8 +3,10 @@
 import re
 from collections.abc import Mapping, Sequence
 
+import fuzzing
 import gin
 import pytest
+from hypothesis import strategies
 
 from dss_jax.settings import fields, gin_files, values
 from dss_jax.settings.errors import ConfigError
@@ -172,3 +174,15 @@ def _clean_gin():
   yield
   gin.clear_config()
   gin.config._LOCATION_PREFIXES[:] = ['']
+
+
+HINTS = (None, int, float | None, bool, str, fields.Path, Mapping[str, int], Sequence[str])
+TYPED = strategies.text() | strategies.text('0123456789.eE+-_,[]{}()\'": naifNoe', max_size=12)
+
+
+@fuzzing.fuzz(TYPED, strategies.sampled_from(HINTS))
+def test_whatever_is_typed_is_a_value_of_its_type_or_refused(text, hint):
+  with fuzzing.may_refuse():
+    line = values.gin_text('NAME', text, hint)
+    if hint is not None and line != text:
+      assert fields.fits(gin.config.parse_value(line), hint)

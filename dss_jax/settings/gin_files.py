@@ -139,7 +139,7 @@ def _override(name: str, text: str, parsed: list[Statement]) -> None:
     parsed += statements.of_text(line)[0]
     gin.parse_config(line)
   except tokenize.TokenError as error:
-    raise ConfigError(f'the value {text} opens a bracket that it does not close.') from error
+    raise ConfigError(f'the value {text!r} opens a bracket that it does not close.') from error
 
 
 def _gin_message(error: Exception) -> str:

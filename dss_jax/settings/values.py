@@ -9,6 +9,7 @@ import collections.abc
 import sys
 import tokenize
 import typing
+import warnings
 from typing import Any
 
 import gin
@@ -78,7 +79,8 @@ def _like(literal: Any, outer: set[Any]) -> Any:
 def _literal(text: str) -> Any:
   """The value of a Python literal; None if the text is not one."""
   try:
-    return ast.literal_eval(text.strip())
+    with warnings.catch_warnings(action='ignore', category=SyntaxWarning):  # of 1if, which is none
+      return ast.literal_eval(text.strip())
   except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
     return None
 
@@ -97,7 +99,7 @@ def _is_gin(text: str) -> bool:
     gin.config.parse_value(text)
   except tokenize.TokenError as error:
     if text.startswith(_BRACKETS):
-      raise ConfigError(f'the value {text} opens a bracket that it does not close.') from error
+      raise ConfigError(f'the value {text!r} opens a bracket that it does not close.') from error
     return False
   except (ValueError, SyntaxError):
     return False
