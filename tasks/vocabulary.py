@@ -6,6 +6,7 @@ Every vocabulary has padding id 0, end-of-sequence id 1 and unknown id 2.
 """
 
 import contextlib
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -70,6 +71,7 @@ def model_path(spec: str) -> str:
   Raises:
     ValueError: there is none.
   """
+  spec = os.path.expanduser(spec)
   candidates = [spec]
   if tf.io.gfile.isdir(spec):
     candidates = [f'{spec.rstrip("/")}/{name}' for name in MODEL_NAMES]

@@ -77,7 +77,7 @@ def config_of(folder, **changes) -> RunConfig:
       vocabulary='embedded_arithmetic',
       train_steps=STEPS,
       optimizer=OptimizerConfig(learning_rate=0.01, decay_steps=STEPS),
-      eval=EvalConfig(period=4, num_examples=8, batch_size=8, max_decode_length=4),
+      eval=EvalConfig(period=4, num_examples=8, batch_size=8, max_decode_length=24),
       log_period=1,
       save_period=3,
     ),

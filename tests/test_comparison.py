@@ -53,7 +53,7 @@ def test_the_whole_of_a_comparison(tmp_path, capsys):
     '--gin_file=models/t5_1_1/tiny.gin', '--gin_file=datasets/embedded_arithmetic.gin',
     "--task_feature_lengths={'inputs': 96, 'targets': 64}", f'--model_dir={tmp_path}',
     '--batch_size=8', '--train_steps=2', '--eval_period=2', '--evaluator_num_examples=8',
-    '--eval_batch_size=8', '--max_decode_length=4', '--log_period=1',
+    '--eval_batch_size=8', '--max_decode_length=24', '--log_period=1',
     '--gin.t5.T5Config.emb_dim=16', '--gin.t5.T5Config.head_dim=4', '--gin.t5.T5Config.mlp_dim=16',
   ]  # fmt: skip
   assert compare.main(arguments) == 0

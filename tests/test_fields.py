@@ -40,9 +40,38 @@ def test_fitting_values_pass(given):
     ('lengths', 256),
     ('methods', 'dss'),
     ('activations', ['relu']),
+    ('activations', ('relu', 3)),
+    ('rate', float('nan')),
+    ('rate', float('inf')),
+    ('lengths', {'inputs': 3.0}),
+    ('lengths', {'inputs': True}),
+    ('lengths', {3: 3}),
+    ('methods', ['dss', None]),
   ],
 )
 def test_a_value_of_another_type_is_named(name, value):
   told = rf'_Settings\.{name} is of type .*, not {re.escape(repr(value))}\.'
   with pytest.raises(ValueError, match=told):
     fields.check(_Settings(**{name: value}))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Folders:
+  folder: fields.Path = ''
+  other: fields.Path | None = None
+  text: str = ''
+
+
+def test_a_tilde_is_the_home_folder_in_paths_alone(monkeypatch):
+  monkeypatch.setenv('HOME', '/home/me')
+  settings = _Folders('~/a', '~', '~/a')
+  fields.check(settings)
+  assert settings == _Folders('/home/me/a', '/home/me', '~/a')
+  for path in ('gs://b/~/a', 'a/~', './~/a'):
+    assert fields.expanded(path) == path
+  assert fields.expanded('~root/a').endswith('/a') and '~' not in fields.expanded('~root/a')
+
+
+def test_a_home_folder_that_is_not_there_is_told():
+  with pytest.raises(ValueError, match=r'^~no_such_user/a: there is no home folder ~no_such_user'):
+    fields.check(_Folders('~no_such_user/a'))

@@ -90,7 +90,7 @@ def test_data_vocabulary_and_weights_in_a_bucket(shared, tmp_path):
   data, vocabulary = f'--data_dir={at}/data', f'{at}/v/spiece.model'
   settings = [
     '--gin_file=datasets/svamp.gin', data, '--train_steps=1', '--batch_size=4', '--log_period=1',
-    '--evaluator_num_examples=4', '--max_decode_length=4', "--dtype='float32'",
+    '--evaluator_num_examples=4', '--max_decode_length=24', "--dtype='float32'",
   ]  # fmt: skip
   tiny = ['--gin_file=models/t5_1_1/tiny.gin', '--gin.t5.T5Config.emb_dim=16']
   again = ['train', '--gin_file=models/pretrained.gin', *settings, '--eval_period=0']

@@ -63,7 +63,6 @@ def test_a_binding_is_overridden_by_its_name():
     ("it's", "it's"),
     ('C:\\dir', 'C:\\dir'),
     ('a=b', 'a=b'),
-    ('', ''),
   ],
 )
 def test_what_is_no_gin_value_is_a_string(given, value):
@@ -349,3 +348,17 @@ def test_the_partitioner_of_t5x_is_answered_with_our_name(tmp_path, line, answer
     _run(f'--gin_file={file}')
   with pytest.raises(ConfigError, match=f"is a setting of T5X's; here it is {answer}"):
     _run(f'--gin.{line.strip().replace(" ", "")}')
+
+
+def test_a_tilde_is_the_home_folder_in_files_and_search_paths(tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  (tmp_path / 'mine').mkdir()
+  (tmp_path / 'mine' / 'steps.gin').write_text("include '~/mine/batch.gin'\nTRAIN_STEPS = 77\n")
+  (tmp_path / 'mine' / 'batch.gin').write_text('BATCH_SIZE = 33\n')
+  run = _run('--gin_file=~/mine/steps.gin', '--data_dir=~/data')
+  assert (run.train_steps, run.data.batch_size) == (77, 33)
+  assert run.data_dir == f'{tmp_path}/data'
+  assert _run('--gin_file=steps.gin', '--gin_search_paths=/nowhere,~/mine').train_steps == 77
+  assert _run('--vocabulary=~/x.model').vocabulary == f'{tmp_path}/x.model'
+  with pytest.raises(ConfigError, match=r'~/nothing\.gin'):
+    _run('--gin_file=~/nothing.gin')

@@ -47,7 +47,7 @@ def _command(model_dir) -> list[str]:
     'dropout_rate': 0.1,
     'eval_period': 20,
     'evaluator_num_examples': 8,
-    'max_decode_length': 4,
+    'max_decode_length': 24,
     'save_period': 4,
     'log_period': 1,
   }

@@ -53,7 +53,7 @@ def test_all_is_well(tmp_path, before):
   )
   found, results = checks.check(run)
   assert {one.name: one.text for one in results} == dict.fromkeys(
-    ('vocabulary', 'data', 'validation data', 'checkpoint', 'folder'), 'ok'
+    ('vocabulary', 'data', 'validation data', 'labels', 'checkpoint', 'folder'), 'ok'
   )
   assert all(one.passed for one in results)
   assert found.model.vocab_size == 384  # 256 bytes and the rest, in 128s

@@ -96,6 +96,24 @@ def test_weights_of_another_vocabulary_are_refused(folders):
     _start(folders / 'hf', huggingface.open_pretrained(str(folders / 'hf')).config)
 
 
+@pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
+def test_weights_that_are_not_finite_are_refused_with_the_tensor(tmp_path, value):
+  run_folders.make_run(tmp_path / 'run', steps=(1,))
+  model = run_folders.MODEL
+  made = optimizers.make_optimizer(ADAMW, t5.logical_axes(model))
+  state = train_state.create(model, made, partitioning.make_mesh(partitioning.MeshConfig()), 0)
+  state.params['embedding'] = state.params['embedding'].at[3, 5].set(value)
+  shutil.rmtree(tmp_path / 'run' / 'checkpoints')
+  with RunFolder(tmp_path / 'run').open_checkpoints() as checkpoints:
+    checkpoints.save(state, {}, {'accuracy': 1.0})
+  with pytest.raises(ValueError) as caught:
+    _start(tmp_path / 'run', model)
+  assert (
+    f'{tmp_path}/run: 1 of the 6,144 numbers of the tensor embedding are NaN or '
+    'infinite, and so in 1 of '
+  ) in str(caught.value)
+
+
 def test_settings_that_are_not_of_the_weights_may_differ(folders):
   tasks.set_vocabulary('bytes')
   model = huggingface.open_pretrained(str(folders / 'hf')).config

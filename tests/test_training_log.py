@@ -1,11 +1,14 @@
 """The clock and the pending metrics of training, apart from a run."""
 
+import types
+
 import numpy as np
 import pytest
+from small_runs import config_of
 
 from dss_jax.data import pipeline
 from dss_jax.runs import training_log
-from dss_jax.runs.training_log import PendingMetrics, Stopwatch
+from dss_jax.runs.training_log import NonFiniteLossError, PendingMetrics, Stopwatch, TrainingLog
 
 
 def _batch(sequences=4, tokens=100):
@@ -67,3 +70,40 @@ def test_metrics_are_taken_in_order_and_the_last_is_kept():
   assert [(step, metrics) for step, metrics, _ in taken] == [(1, {'loss': 1.0}), (2, {'loss': 2.0})]
   assert [step for step, _, _ in pending.take_metrics()] == [3]
   assert list(pending.take_metrics()) == []
+
+
+def _refusal(folder, step, metrics, given=None, last=None):
+  """What is said of a step whose metrics are these: by default those of a good one."""
+  checkpoints = types.SimpleNamespace(wait=lambda: None, latest=lambda: last)
+  run = config_of(folder, initial_checkpoint_path=given)
+  log = TrainingLog(run, checkpoints, step - 1, {})
+  try:
+    with pytest.raises(NonFiniteLossError) as caught:
+      log.add(step, {'loss': 1.0, 'grad_norm': 1.0, 'param_norm': 1.0} | metrics, _batch())
+  finally:
+    log.close()
+  return str(caught.value)
+
+
+@pytest.mark.parametrize('metrics', [{'loss': np.nan}, {'grad_norm': np.inf}])
+def test_given_weights_are_named_at_their_first_step_not_the_data(tmp_path, metrics):
+  text = _refusal(tmp_path, 1, metrics, given='/weights')
+  assert 'not finite at step 1' in text and 'weights of INITIAL_CHECKPOINT_PATH=/weights' in text
+  assert 'examples' not in text and 'start from other weights' in text
+
+
+def test_an_update_that_breaks_given_weights_is_not_theirs(tmp_path):
+  text = _refusal(tmp_path, 1, {'param_norm': np.inf}, given='/weights')
+  assert 'a smaller LEARNING_RATE' in text and '/weights' not in text
+
+
+def test_a_checkpoint_that_is_not_there_is_not_advised(tmp_path):
+  text = _refusal(tmp_path, 1, {'loss': np.nan})
+  assert 'the batch holds the examples [0]. There is no checkpoint yet.' in text
+  assert 'INITIAL_CHECKPOINT_PATH' not in text and 'None' not in text
+
+
+def test_a_later_step_is_of_the_data_and_of_the_last_checkpoint(tmp_path):
+  text = _refusal(tmp_path, 7, {'loss': np.nan}, given='/weights', last=6)
+  assert 'the batch holds the examples [0]. The last good checkpoint is step 6.' in text
+  assert f'INITIAL_CHECKPOINT_PATH={tmp_path}, which takes its best checkpoint' in text

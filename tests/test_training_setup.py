@@ -37,8 +37,8 @@ def test_an_unknown_task_is_refused_with_near_names(tmp_path):
 
 def test_truncation_is_told(tmp_path, capsys):
   config = pipeline.DataConfig(
-    'embedded_arithmetic_dss', {'inputs': 96, 'targets': 9}, batch_size=8
+    'embedded_arithmetic_dss', {'inputs': 96, 'targets': 16}, batch_size=8
   )
   training_loop.train(config_of(tmp_path, data=config, train_steps=1, eval=EvalConfig(period=0),
                       optimizer=OptimizerConfig(schedule='constant')))  # fmt: skip
-  assert 'are cut at 9 tokens' in capsys.readouterr().err
+  assert 'are cut at 16 tokens' in capsys.readouterr().err

@@ -1,9 +1,12 @@
 """What is typed on the command line, by the type of the setting that it is for."""
 
+import re
 from collections.abc import Mapping, Sequence
 
+import fuzzing
 import gin
 import pytest
+from hypothesis import strategies
 
 from dss_jax.settings import fields, gin_files, values
 from dss_jax.settings.errors import ConfigError
@@ -38,6 +41,11 @@ from dss_jax.settings.errors import ConfigError
     ('1e-3', None, 1e-3),
     ('runs/a', None, 'runs/a'),
     ('false', None, False),
+    (' 5 ', int, 5),
+    ('1.0e3', int, 1000),
+    ('null', str, 'null'),
+    ('none', fields.Path | None, None),
+    ('./none', fields.Path, './none'),
   ],
 )
 def test_text_becomes_a_value_of_the_settings_type(text, hint, value):
@@ -60,11 +68,76 @@ def test_what_refers_to_something_is_left_to_gin(text, hint):
     ('none', int, 'int'),
     ('3', Mapping[str, int], r'Mapping\[str, int\]'),
     ('true', float, 'float'),
+    ('10k', int, 'int'),
+    ('1e999', int, 'int'),
+    ('1e999', float, 'float'),
+    ('inf', float, 'float'),
+    ('nan', float | None, r'float \| None'),
+    ('null', int | None, r'int \| None'),
+    ('', int | None, r'int \| None'),
+    ('', float, 'float'),
+    ('1,000', int, 'int'),
+    ('05', int, 'int'),
+    ('5', Sequence[int], r'Sequence\[int\]'),
+    ("{'inputs': 3.5}", Mapping[str, int], r'Mapping\[str, int\]'),
+    ("{'inputs': '3'}", Mapping[str, int], r'Mapping\[str, int\]'),
+    ('{3: 3}', Mapping[str, int], r'Mapping\[str, int\]'),
+    ('[1, 2]', Sequence[str], r'Sequence\[str\]'),
   ],
 )
 def test_another_type_is_refused_with_the_name_that_was_typed(text, hint, told):
-  with pytest.raises(ConfigError, match=rf"^NAME is of type {told}, not '{text}'; give a value"):
+  with pytest.raises(
+    ConfigError, match=rf'^NAME is of type {told}, not {re.escape(repr(text))}; give (a value|True)'
+  ):
     values.gin_text('NAME', text, hint)
+
+
+@pytest.mark.parametrize('text', ['yes', 'no', 'on', 'off', '1', '0', ''])
+def test_only_true_and_false_are_true_and_false(text):
+  with pytest.raises(ConfigError, match=f"^PACK is of type bool, not '{text}'; give True or False"):
+    values.gin_text('PACK', text, bool)
+
+
+@pytest.mark.parametrize(
+  ('text', 'hint'),
+  [('', fields.Path), ('', fields.Path | None), (' ', fields.Path), ('None', fields.Path)],
+)
+def test_an_empty_variable_of_a_shell_is_no_path(text, hint):
+  """`--model_dir=$UNSET` would be the working directory."""
+  with pytest.raises(ConfigError, match=f"^MODEL_DIR is a path, not '{text}'"):
+    values.gin_text('MODEL_DIR', text, hint)
+
+
+@pytest.mark.parametrize(
+  ('typed', 'told'),
+  [
+    ('--train_steps=-5', 'TRAIN_STEPS is at least 1, not -5'),
+    ('--train_steps_relative=0', 'TRAIN_STEPS_RELATIVE is at least 1, not 0'),
+    ('--warmup_steps=-1', 'WARMUP_STEPS'),
+    ('--learning_rate=-1', 'LEARNING_RATE'),
+    ('--weight_decay=-0.1', 'WEIGHT_DECAY'),
+    ('--clip_norm=0', 'CLIP_NORM'),
+    ('--random_seed=-1', 'RANDOM_SEED'),
+    ('--random_seed=1e30', 'RANDOM_SEED'),
+    ('--eval_period=-1', 'EVAL_PERIOD'),
+    ('--eval_batch_size=0', 'EVAL_BATCH_SIZE'),
+    ('--max_decode_length=0', 'MAX_DECODE_LENGTH'),
+    ('--evaluator_num_examples=0', 'EVALUATOR_NUM_EXAMPLES'),
+    ('--patience=0', 'PATIENCE'),
+    ('--log_period=0', 'LOG_PERIOD'),
+    ('--batch_size=-8', 'BATCH_SIZE'),
+    ('--num_microbatches=0', 'NUM_MICROBATCHES'),
+    ('--dropout_rate=1', 'DROPOUT_RATE'),
+    ('--remat_policy=None', 'REMAT_POLICY'),
+    ('--dtype=none', 'DTYPE'),
+    ('--label_smoothing=1', 'LABEL_SMOOTHING'),
+  ],
+)
+def test_a_number_out_of_range_is_refused_with_the_macro_that_was_typed(typed, told):
+  argv = ['--gin_file=models/t5_1_1/tiny.gin', '--gin_file=datasets/embedded_arithmetic.gin']
+  gin_files.parse([*argv, '--model_dir=a', typed], 'runs/train.gin')
+  with pytest.raises(ConfigError, match=told):
+    gin_files.configured('run_config.RunConfig')
 
 
 def test_a_bracket_that_is_not_closed_is_told():
@@ -101,3 +174,15 @@ def _clean_gin():
   yield
   gin.clear_config()
   gin.config._LOCATION_PREFIXES[:] = ['']
+
+
+HINTS = (None, int, float | None, bool, str, fields.Path, Mapping[str, int], Sequence[str])
+TYPED = strategies.text() | strategies.text('0123456789.eE+-_,[]{}()\'": naifNoe', max_size=12)
+
+
+@fuzzing.fuzz(TYPED, strategies.sampled_from(HINTS))
+def test_whatever_is_typed_is_a_value_of_its_type_or_refused(text, hint):
+  with fuzzing.may_refuse():
+    line = values.gin_text('NAME', text, hint)
+    if hint is not None and line != text:
+      assert fields.fits(gin.config.parse_value(line), hint)

@@ -139,3 +139,10 @@ def test_a_model_that_has_the_sentinels_gets_no_more(tmp_path):
     mt5.vocab_size == vocabulary.load_vocabulary(embedded_arithmetic.VOCABULARY_PATH).vocab_size
   )
   assert mt5.tokenizer.piece_to_id('▁<extra_id_0>') == mt5.vocab_size - 1
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  shutil.copy(embedded_arithmetic.VOCABULARY_PATH, tmp_path / 'spiece.model')
+  assert vocabulary.model_path('~') == vocabulary.model_path('~/spiece.model')
+  assert vocabulary.load_vocabulary('~').vocab_size == 640

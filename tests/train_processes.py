@@ -44,7 +44,7 @@ def train_arguments(model_dir, **settings) -> list[str]:
     'learning_rate': 0.01,
     'dropout_rate': 0.1,
     'evaluator_num_examples': 8,
-    'max_decode_length': 4,
+    'max_decode_length': 24,
     'log_period': 1,
     'gin.t5.T5Config.emb_dim': 16,
     'gin.t5.T5Config.mlp_dim': 32,

@@ -6,12 +6,13 @@ from etils import epath
 
 from dss_jax.experiments import comparison
 from dss_jax.parallel import distributed
-from dss_jax.runs import run_config, training_loop
+from dss_jax.runs import memory, run_config, training_loop
 from dss_jax.settings import arguments, gin_files, statements
 
 RUN_FILE = 'runs/compare.gin'
 
 
+@memory.explained(memory.TRAINING)
 def main(argv: Sequence[str]) -> int:
   """Runs `dss compare`; returns the exit code."""
   gin_files.parse(argv, RUN_FILE)

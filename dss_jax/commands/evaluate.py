@@ -4,10 +4,11 @@ import json
 from collections.abc import Sequence
 
 from dss_jax.parallel import distributed
-from dss_jax.runs import evaluation
+from dss_jax.runs import evaluation, memory
 from dss_jax.settings import gin_files
 
 
+@memory.explained(memory.DECODING)
 def main(argv: Sequence[str]) -> int:
   """Runs `dss evaluate`; returns the exit code."""
   gin_files.parse(argv, 'runs/evaluate.gin')

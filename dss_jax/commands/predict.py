@@ -13,7 +13,7 @@ from etils import epath
 
 from dss_jax.inference.predictor import Question
 from dss_jax.parallel import distributed
-from dss_jax.runs import evaluation, student
+from dss_jax.runs import evaluation, memory, student
 from dss_jax.settings import fields, gin_files
 
 
@@ -28,6 +28,7 @@ class PredictConfig(student.StudentConfig):
   output: fields.Path | None = None
 
 
+@memory.explained(memory.DECODING)
 def main(argv: Sequence[str]) -> int:
   """Runs `dss predict`; returns the exit code."""
   sources, rest = _split_inputs(argv)

@@ -7,10 +7,11 @@ runs/training_loop.py's.
 from collections.abc import Sequence
 
 from dss_jax.parallel import distributed
-from dss_jax.runs import training_loop
+from dss_jax.runs import memory, training_loop
 from dss_jax.settings import gin_files
 
 
+@memory.explained(memory.TRAINING)
 def main(argv: Sequence[str]) -> int:
   """Runs `dss train`; returns the exit code."""
   gin_files.parse(argv, 'runs/train.gin')

@@ -85,8 +85,8 @@ class DataConfig:
       )
     if self.batch_size < 1:
       raise ValueError(f'BATCH_SIZE: expected at least 1 row, got {self.batch_size}')
-    if self.seed < 0:
-      raise ValueError(f'the seed of the data must not be negative, got {self.seed}')
+    if not 0 <= self.seed < 2**32:
+      raise ValueError(f'DataConfig.seed (RANDOM_SEED) is from 0 to 2**32 - 1, not {self.seed}.')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -56,10 +56,11 @@ class T5Config:
       )
     if self.remat_policy not in REMAT_POLICIES:
       raise ValueError(
-        f'T5Config.remat_policy is one of {REMAT_POLICIES}, not {self.remat_policy!r}.'
+        f'T5Config.remat_policy (REMAT_POLICY) is one of {REMAT_POLICIES}, not '
+        f'{self.remat_policy!r}.'
       )
     if self.dtype not in ('float32', 'bfloat16'):
-      raise ValueError(f"T5Config.dtype is 'float32' or 'bfloat16', not {self.dtype!r}.")
+      raise ValueError(f"T5Config.dtype (DTYPE) is 'float32' or 'bfloat16', not {self.dtype!r}.")
     if not 0.0 <= self.dropout_rate < 1.0:
       raise ValueError(
         f'T5Config.dropout_rate (DROPOUT_RATE) is in [0, 1), not {self.dropout_rate}.'

@@ -1,4 +1,4 @@
-"""What else could stop a job after an hour: data, lengths, vocabulary, checkpoint, folder.
+"""What else could stop a job after an hour: data, labels, lengths, vocabulary, checkpoint, folder.
 
 Owns the checks of what a run's settings name. Only what is named is checked: a plan needs no more
 than a model and a topology. The file written to try a folder is removed again.
@@ -12,7 +12,7 @@ from typing import NamedTuple
 from etils import epath
 
 from dss_jax.data import pipeline
-from dss_jax.runs import pretrained, run_config
+from dss_jax.runs import label_check, pretrained, run_config
 from dss_jax.runs.run_config import RunConfig
 
 
@@ -57,6 +57,7 @@ def check(run: RunConfig) -> tuple[RunConfig, list[Check]]:
     attempt('data', lambda run: _data(run, run.data.split))
     if run.eval.period:
       attempt('validation data', lambda run: _data(run, run.eval.split))
+    attempt('labels', _labels)
   elif run.data.mixture_or_task_name:
     results.append(Check('data', None, 'not checked: it takes a VOCABULARY that can be read'))
   if run.initial_checkpoint_path is not None:
@@ -89,6 +90,12 @@ def _data(run: RunConfig, split: str) -> None:
   cut = pipeline.truncations(mixture, run.data.task_feature_lengths)
   if cut:
     raise ValueError('; '.join(map(str, cut)))
+
+
+def _labels(run: RunConfig) -> None:
+  found = label_check.reports(run)
+  if found:
+    raise ValueError(' '.join(one.text for one in found))
 
 
 def _checkpoint(run: RunConfig, vocabulary_is_set: bool) -> RunConfig:

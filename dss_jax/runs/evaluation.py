@@ -4,6 +4,7 @@ Owns the order of an evaluation. Decoding and scoring are inference/evaluator.py
 student is student.py's.
 """
 
+import collections
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from etils import epath
 from dss_jax.inference import evaluator
 from dss_jax.inference.evaluator import Evaluation
 from dss_jax.parallel import distributed
-from dss_jax.runs import run_config, student
+from dss_jax.runs import label_check, run_config, student
 from dss_jax.runs.run_folder import RunFolder
 from dss_jax.settings import fields, whole_files
 from dss_jax.tasks import registration
@@ -53,7 +54,10 @@ def evaluate(settings: EvaluateConfig) -> dict[str, Any]:
   run_config.set_up_tasks(loaded.run)
   task = settings.task or run_config.evaluation_task(loaded.run)
   examples = evaluator.load_examples(task, settings.split, settings.num_examples)
-  decoder = loaded.decoder(registration.row_of(task))
+  row = registration.row_of(task)
+  decoder = loaded.decoder(row)
+  if row.has_label:
+    _warn_of_labels(task, settings.split, examples.texts['label'], loaded.run, decoder)
   with student.progress_bar(task) as progress:
     evaluation = evaluator.evaluate(task, examples, decoder, loaded.params, progress)
   if evaluation.truncated:
@@ -81,6 +85,25 @@ def evaluate(settings: EvaluateConfig) -> dict[str, Any]:
     print('\n'.join(_lines(evaluation)))
     print(f'  records: {output}')
   return summary
+
+
+def _warn_of_labels(
+  task: str,
+  split: str,
+  labels: Sequence[str],
+  run: run_config.RunConfig,
+  decoder: evaluator.Decoder,
+) -> None:
+  """Logs which labels no answer can be right for."""
+  report = label_check.report(
+    collections.Counter(labels),
+    f'labels of {task} {split}',
+    registration.dataset_of(task).metric,
+    registration.row_of(task),
+    label_check.Limits(run.data.task_feature_lengths['targets'], decoder.decoding.max_length),
+  )
+  if report is not None:
+    distributed.log(f'warning: {report.text}')
 
 
 def write_records(path: epath.Path, records: Sequence[Mapping[str, Any]]) -> None:

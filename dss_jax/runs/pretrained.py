@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from etils import epath
 
@@ -130,6 +131,12 @@ def train_steps(
   Raises:
     ValueError: `train_steps` may be meant as T5X counts it; both readings are spelled out.
   """
+  for name, value in {
+    'TRAIN_STEPS': train_steps,
+    'TRAIN_STEPS_RELATIVE': train_steps_relative,
+  }.items():
+    if value is not None and value < 1:
+      raise ValueError(f'{name} is at least 1, not {value}.')
   if train_steps_relative is not None:
     return train_steps_relative
   before = _t5x_step(initial_checkpoint_path)
@@ -169,7 +176,8 @@ def start(
     abstract_state: the state as ShapeDtypeStructs with shardings.
 
   Raises:
-    ValueError: it is not a checkpoint, or has another network or vocabulary.
+    ValueError: it is not a checkpoint, has another network or vocabulary, or a tensor of it holds
+      a NaN or an infinity.
   """
   weights = open_weights(path)
   check_network(weights, model)
@@ -188,8 +196,29 @@ def start(
       else 'its Adafactor state is continued'
     )
     state = state if continued is None else state._replace(opt_state=continued)
+  _check_finite(state, weights.origin)
   distributed.log('\n'.join(notes))
   return state
+
+
+def _check_finite(state: TrainState, origin: str) -> None:
+  """Raises ValueError if a number of the given weights, or of their optimizer, is not finite."""
+  leaves = {
+    name: leaf
+    for tree in (state.params, state.opt_state)
+    for path, leaf in jax.tree.leaves_with_path(tree)
+    if jnp.issubdtype(leaf.dtype, jnp.inexact)
+    for name in [jax.tree_util.keystr(path, simple=True, separator='/')]
+  }
+  count = jax.jit(lambda tree: jax.tree.map(lambda leaf: (~jnp.isfinite(leaf)).sum(), tree))
+  wrong = {name: int(number) for name, number in jax.device_get(count(leaves)).items() if number}
+  if wrong:
+    name, number = next(iter(wrong.items()))
+    raise ValueError(
+      f'INITIAL_CHECKPOINT_PATH {origin}: {number:,} of the {leaves[name].size:,} numbers of the '
+      f'tensor {name} are NaN or infinite, and so in {len(wrong)} of {len(leaves)} tensors. '
+      'Nothing can be learned from them; start from other weights.'
+    )
 
 
 def _opened_for_gin(path: str | None) -> Weights:

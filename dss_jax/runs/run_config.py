@@ -61,10 +61,17 @@ class EvalConfig:
 
   def __post_init__(self):
     fields.check(self)
-    least = {'period': 0, 'batch_size': 1, 'max_decode_length': 1, 'num_examples': 1, 'patience': 1}
-    for name, value in least.items():
-      if (given := getattr(self, name)) is not None and given < value:
-        raise ValueError(f'EvalConfig.{name} is at least {value}, not {given}.')
+    macros = {
+      'period': 'EVAL_PERIOD',
+      'batch_size': 'EVAL_BATCH_SIZE',
+      'max_decode_length': 'MAX_DECODE_LENGTH',
+      'num_examples': 'EVALUATOR_NUM_EXAMPLES',
+      'patience': 'PATIENCE',
+    }
+    for name, macro in macros.items():
+      least = 0 if name == 'period' else 1
+      if (given := getattr(self, name)) is not None and given < least:
+        raise ValueError(f'EvalConfig.{name} ({macro}) is at least {least}, not {given}.')
     if self.patience is not None and not self.period:
       raise ValueError('PATIENCE counts validations; set EVAL_PERIOD above 0, or PATIENCE = None.')
 

@@ -189,12 +189,34 @@ class TrainingLog:
     self, step: int, metrics: Mapping[str, float], batch: pipeline.Batch
   ) -> NonFiniteLossError:
     self._checkpoints.wait()
-    ids = sorted(set(batch.example_ids[batch.example_ids >= 0].tolist()))
+    values = (
+      f'loss {metrics["loss"]}, gradient norm {metrics["grad_norm"]}, parameter norm after the '
+      f'update {metrics["param_norm"]}'
+    )
     return NonFiniteLossError(
-      f'the loss is not finite at step {step} (loss {metrics["loss"]}, gradient norm '
-      f'{metrics["grad_norm"]}, parameter norm after the update {metrics["param_norm"]}); the '
-      f'batch holds the examples {ids}. The last good checkpoint is step '
-      f'{self._checkpoints.latest()}. If nothing is wrong with those examples, start a new '
-      'MODEL_DIR from it with a smaller LEARNING_RATE, a CLIP_NORM or DTYPE = "float32", and '
+      f'the loss is not finite at step {step} ({values}); {self._advice(step, metrics, batch)}'
+    )
+
+  def _advice(self, step: int, metrics: Mapping[str, float], batch: pipeline.Batch) -> str:
+    """What may be wrong where a step is not finite, and what to do."""
+    given, last = self._run.initial_checkpoint_path, self._checkpoints.latest()
+    is_before_update = not all(math.isfinite(metrics[name]) for name in ('loss', 'grad_norm'))
+    calmer = 'a smaller LEARNING_RATE, a smaller CLIP_NORM or DTYPE = "float32"'
+    if step == 1 and given is not None and is_before_update:
+      return (
+        f'the weights of INITIAL_CHECKPOINT_PATH={given} have not been trained here yet, so they '
+        'are to be looked at, not the data: give DTYPE = "float32" if they overflow in '
+        f'{self._run.model.dtype}, or start from other weights.'
+      )
+    ids = sorted(set(batch.example_ids[batch.example_ids >= 0].tolist()))
+    known = f'the batch holds the examples {ids}.'
+    if last is None:
+      return (
+        f'{known} There is no checkpoint yet. If nothing is wrong with those examples, start again '
+        f'in a new MODEL_DIR with {calmer}.'
+      )
+    return (
+      f'{known} The last good checkpoint is step {last}. If nothing is wrong with those examples, '
+      f'start a new MODEL_DIR from it with {calmer}, and '
       f'INITIAL_CHECKPOINT_PATH={self._run.model_dir}, which takes its best checkpoint.'
     )

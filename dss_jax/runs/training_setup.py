@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from dss_jax.checkpoints import manager
 from dss_jax.data import pipeline
 from dss_jax.parallel import distributed, partitioning
-from dss_jax.runs import pretrained
+from dss_jax.runs import label_check, memory, pretrained
 from dss_jax.runs.run_config import RunConfig, sentencepiece_model, set_up_tasks
 from dss_jax.runs.run_folder import RunFolder
 from dss_jax.runs.validation import Validation
@@ -56,6 +56,7 @@ def set_up(run: RunConfig) -> TrainingSetup:
   partitioning.check_batch(
     mesh, run.data.batch_size // run.num_microbatches, 'BATCH_SIZE / NUM_MICROBATCHES'
   )
+  memory.check(run, mesh)
   mixture = pipeline.load_mixture(
     run.data.mixture_or_task_name, run.data.split, run.objective.tasks
   )
@@ -70,6 +71,7 @@ def set_up(run: RunConfig) -> TrainingSetup:
   )
   if is_continued:
     folder.check_same_run(run)
+  _check_labels(run, is_continued)
   _write_settings(folder, run)
   _warn_of_truncation(run, mixture, '')
   if validation is not None:
@@ -120,6 +122,16 @@ def _write_settings(folder: RunFolder, run: RunConfig) -> None:
   if model:
     folder.save_vocabulary(model)
   folder.save_gin(gin_files.operative())
+
+
+def _check_labels(run: RunConfig, is_continued: bool) -> None:
+  """Logs which labels can never be scored as right; refuses a new run where hardly any can."""
+  found = label_check.reports(run)
+  refused = [one.text for one in found if one.is_refused]
+  if refused and not is_continued:
+    raise ValueError(' '.join(refused))
+  for one in found:
+    distributed.log(f'warning: {one.text}')
 
 
 def _warn_of_truncation(

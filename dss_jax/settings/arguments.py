@@ -9,7 +9,7 @@ import importlib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from dss_jax.settings import topologies
+from dss_jax.settings import fields, topologies
 from dss_jax.settings.errors import ConfigError
 
 USAGE = """\
@@ -65,7 +65,7 @@ def split(argv: Sequence[str]) -> Arguments:
     elif name == 'topology':
       arguments.files.insert(0, f'topologies/{topologies.topology(value).name}.gin')
     elif name == 'gin_search_paths':
-      arguments.search_paths.extend(path for path in value.split(',') if path)
+      arguments.search_paths.extend(fields.expanded(path) for path in value.split(',') if path)
     elif name.startswith('gin.'):
       arguments.overrides.append((name[4:], value))
     else:

@@ -2,6 +2,7 @@
 
 import collections.abc
 import os
+import sys
 import types
 import typing
 from typing import Annotated, Any
@@ -21,8 +22,22 @@ def check(instance: Any) -> None:
     value = getattr(instance, name)
     if not fits(value, hint):
       raise ValueError(f'{type(instance).__name__}.{name} is of type {kind(hint)}, not {value!r}.')
-    if is_path(hint) and isinstance(value, str) and value.startswith('~'):
-      object.__setattr__(instance, name, os.path.expanduser(value))
+    if is_path(hint) and isinstance(value, str):
+      object.__setattr__(instance, name, expanded(value))
+
+
+def expanded(path: str) -> str:
+  """A path with the home folder in the place of a `~` or `~user` that it starts with.
+
+  Raises:
+    ValueError: there is no such user, or no home folder.
+  """
+  found = os.path.expanduser(path)
+  if found.startswith('~'):
+    raise ValueError(
+      f'{path}: there is no home folder {path.split("/")[0]}; a folder of that name is ./{path}.'
+    )
+  return found
 
 
 def options(hint: Any) -> tuple[Any, ...]:
@@ -48,7 +63,10 @@ def kind(hint: Any) -> str:
 
 
 def fits(value: Any, hint: Any) -> bool:
-  """Whether a value has an annotated type; an int is a float, a bool is not a number."""
+  """Whether a value has an annotated type, and its elements the types within the brackets.
+
+  An int is a float; a bool is not a number, and no setting is infinite or NaN.
+  """
   return any(_fits(value, option) for option in options(hint))
 
 
@@ -59,10 +77,17 @@ def _fits(value: Any, hint: Any) -> bool:
   if outer in (int, float) and isinstance(value, bool):
     return False
   if outer is float:
-    return isinstance(value, int | float)
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
   if outer is collections.abc.Sequence and isinstance(value, str):
     return False
-  return isinstance(value, outer)
+  if not isinstance(value, outer):
+    return False
+  inner = typing.get_args(hint)
+  if isinstance(value, collections.abc.Mapping):
+    return all(fits(key, inner[0]) and fits(item, inner[1]) for key, item in value.items())
+  if isinstance(value, list | tuple):
+    return all(fits(item, inner[0]) for item in value)
+  return True
 
 
 def _name(hint: Any) -> str:

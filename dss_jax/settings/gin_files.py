@@ -18,7 +18,16 @@ from typing import Any
 import gin
 from etils import epath
 
-from dss_jax.settings import arguments, defaults, help_text, statements, t5x_names, unread, values
+from dss_jax.settings import (
+  arguments,
+  defaults,
+  fields,
+  help_text,
+  statements,
+  t5x_names,
+  unread,
+  values,
+)
 from dss_jax.settings.errors import ConfigError
 from dss_jax.settings.statements import Statement, gin_root
 
@@ -108,12 +117,12 @@ def _parse_file(name: str) -> None:
 
 def _is_file(path: str) -> bool:
   """Whether gin may read a path; gin joins even a gs:// path to each folder that it searches."""
-  return not re.search(r'/\w+://', path) and epath.Path(path).is_file()
+  return not re.search(r'/\w+://', path) and epath.Path(fields.expanded(path)).is_file()
 
 
 def _open(parsed: list[Statement], path: str) -> io.StringIO:
   """Opens a file for gin, and adds its statements to `parsed`."""
-  text = epath.Path(path).read_text()
+  text = epath.Path(fields.expanded(path)).read_text()
   for name in re.findall(r'^\s*([\w./]+)\s*=', text, re.MULTILINE):
     t5x_names.refuse_partitioner(name)
   parsed += statements.of_text(text, path)[0]
@@ -130,7 +139,7 @@ def _override(name: str, text: str, parsed: list[Statement]) -> None:
     parsed += statements.of_text(line)[0]
     gin.parse_config(line)
   except tokenize.TokenError as error:
-    raise ConfigError(f'the value {text} opens a bracket that it does not close.') from error
+    raise ConfigError(f'the value {text!r} opens a bracket that it does not close.') from error
 
 
 def _gin_message(error: Exception) -> str:

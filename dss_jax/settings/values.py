@@ -6,8 +6,10 @@ parse is a gin value, and any other text is a string.
 
 import ast
 import collections.abc
+import sys
 import tokenize
 import typing
+import warnings
 from typing import Any
 
 import gin
@@ -46,11 +48,13 @@ def _typed(name: str, text: str, hint: Any) -> Any:
   outer = {typing.get_origin(option) or option for option in options}
   if text.lower() == 'none' and type(None) in outer:
     return None
+  if fields.is_path(hint) and text.strip().lower() in ('', 'none'):
+    raise ConfigError(f'{name} is a path, not {text!r}; give a file or folder, such as ./none.')
   if text.lower() in _WORDS and bool in outer:
     return _WORDS[text.lower()]
   literal = _literal(text)
   is_number = isinstance(literal, int | float) and not isinstance(literal, bool)
-  if is_number and outer & {int, float}:
+  if is_number and abs(literal) <= sys.float_info.max and outer & {int, float}:
     if int in outer and literal == literal // 1:
       return int(literal)
     if float in outer:
@@ -59,11 +63,12 @@ def _typed(name: str, text: str, hint: Any) -> Any:
     return literal if isinstance(literal, str) else text
   if isinstance(literal, list | tuple | dict) and fields.fits(_like(literal, outer), hint):
     return _like(literal, outer)
-  if outer & {collections.abc.Sequence, tuple} and text and not text.startswith(_BRACKETS):
-    return tuple(part.strip() for part in text.split(','))  # METHODS: standard,dss
-  raise ConfigError(
-    f'{name} is of type {fields.kind(hint)}, not {text!r}; give a value of that type.'
-  )
+  parts = tuple(part.strip() for part in text.split(','))  # METHODS: standard,dss
+  is_list = bool(outer & {collections.abc.Sequence, tuple})
+  if is_list and text and not text.startswith(_BRACKETS) and fields.fits(parts, hint):
+    return parts
+  advice = 'True or False' if bool in outer else 'a value of that type'
+  raise ConfigError(f'{name} is of type {fields.kind(hint)}, not {text!r}; give {advice}.')
 
 
 def _like(literal: Any, outer: set[Any]) -> Any:
@@ -74,7 +79,8 @@ def _like(literal: Any, outer: set[Any]) -> Any:
 def _literal(text: str) -> Any:
   """The value of a Python literal; None if the text is not one."""
   try:
-    return ast.literal_eval(text.strip())
+    with warnings.catch_warnings(action='ignore', category=SyntaxWarning):  # of 1if, which is none
+      return ast.literal_eval(text.strip())
   except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
     return None
 
@@ -93,7 +99,7 @@ def _is_gin(text: str) -> bool:
     gin.config.parse_value(text)
   except tokenize.TokenError as error:
     if text.startswith(_BRACKETS):
-      raise ConfigError(f'the value {text} opens a bracket that it does not close.') from error
+      raise ConfigError(f'the value {text!r} opens a bracket that it does not close.') from error
     return False
   except (ValueError, SyntaxError):
     return False

@@ -68,6 +68,15 @@ class OptimizerConfig:
       raise ValueError(
         f'OptimizerConfig.schedule (SCHEDULE) is one of {SCHEDULES}, not {self.schedule!r}.'
       )
+    if self.clip_norm is not None and self.clip_norm <= 0:
+      raise ValueError(
+        f'OptimizerConfig.clip_norm (CLIP_NORM) is above 0, or None, not {self.clip_norm}.'
+      )
+    for name in ('learning_rate', 'warmup_steps', 'weight_decay'):
+      if getattr(self, name) < 0:
+        raise ValueError(
+          f'OptimizerConfig.{name} ({name.upper()}) is at least 0, not {getattr(self, name)}.'
+        )
     if self.schedule == 'linear' and (self.decay_steps or 0) <= self.warmup_steps:
       raise ValueError(
         "OptimizerConfig.decay_steps (TRAIN_STEPS) of schedule 'linear' must exceed warmup_steps "
