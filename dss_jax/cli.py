@@ -79,7 +79,7 @@ def _run(argv: Sequence[str] | None) -> int:
     if os.environ.get('DSS_TRACEBACK') or not errors.is_users(error):
       raise
     print(f'dss {verb}: {error}', file=sys.stderr)
-    return 2
+    return errors.exit_code(error)
 
 
 def _stdout_is_closed() -> bool:

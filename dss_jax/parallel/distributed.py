@@ -117,12 +117,13 @@ def exit_process(verb: str, error: BaseException) -> NoReturn:
   its missing heartbeat.
   """
   who = f'dss {verb}: process {jax.process_index()} of {jax.process_count()}'
-  code = 130 if isinstance(error, KeyboardInterrupt) else 2 if errors.is_users(error) else 1
+  users = errors.is_users(error)
+  code = 130 if isinstance(error, KeyboardInterrupt) else errors.exit_code(error) if users else 1
   if code == 1 or os.environ.get('DSS_TRACEBACK'):
     traceback.print_exception(error)
   if code == 1:
     print(f'{who} ended: {type(error).__name__}. {LOST_PROCESS_HINT}', file=sys.stderr)
-  elif code == 2:
+  elif users:
     print(f'{who}: {error}', file=sys.stderr)
   sys.stdout.flush()
   sys.stderr.flush()
