@@ -19,6 +19,7 @@ from dss_jax.launch import job as jobs
 from dss_jax.launch import watch as watching
 from dss_jax.launch.folder import JobFolder
 from dss_jax.settings import topologies, whole_files
+from dss_jax.settings.printable import printable
 
 USAGE = """dss launch TARGET [flags] -- VERB [arguments of dss VERB]
        dss launch ACTION BUCKET/NAME"""
@@ -128,7 +129,10 @@ def _job(options: argparse.Namespace, command: tuple[str, ...], *needed: str) ->
       raise ValueError(f'this target needs --{name}=... .')
   for name in options.env:
     if not re.fullmatch(r'[A-Za-z_][A-Za-z0-9_]*', name):
-      raise ValueError(f'--env takes the name of a variable of this environment, not {name!r}.')
+      raise ValueError(  # without what was given, which may be a key
+        '--env takes the name of a variable of this environment, as --env=HF_TOKEN: letters, '
+        'digits and _. Its value is never part of the command.'
+      )
   return jobs.Job(
     name=options.name,
     command=command,
@@ -165,8 +169,7 @@ def _tpu_vm(options: argparse.Namespace, command: tuple[str, ...]) -> int:
     return 0
   watch = watching.Watch(job, JobFolder(job.folder), tpu_vm.CloudTpu(job.project, job.zone))
   watch.check_free()  # before writing to the folder of a running job
-  _write_folder(job, files, values)
-  return watch.submit(options.detach)
+  return watch.submit(options.detach, lambda: _write_folder(job, files, values))
 
 
 def _write_folder(job: jobs.Job, files: Sequence[str], values: dict[str, str]) -> None:
@@ -242,15 +245,16 @@ def _call(line: Sequence[str]) -> int:
 
 def _status(options: argparse.Namespace, command: tuple[str, ...]) -> int:
   folder, cloud, job = _submitted(options.folder)
-  print(f'{job.name} on {job.topology} in {job.zone}: {cloud.look(job.name)}')
+  lines = [f'{job.name} on {job.topology} in {job.zone}: {cloud.look(job.name)}']
   for host, report in folder.reports().items():
     code = report.get('exit_code')
     ended = '' if code is None else f', exit code {code}'
-    print(f'host {host}: {report.get("state")}{ended}, at {report.get("time")}')
+    lines.append(f'host {host}: {report.get("state")}{ended}, at {report.get("time")}')
   result = folder.result()
   if result:
     message = f': {result["message"]}' if result['message'] else ''
-    print(f'over: {result["state"]}, exit code {result["exit_code"]}{message}')
+    lines.append(f'over: {result["state"]}, exit code {result["exit_code"]}{message}')
+  print(printable('\n'.join(lines)))
   return 0
 
 
@@ -258,7 +262,7 @@ def _logs(options: argparse.Namespace, command: tuple[str, ...]) -> int:
   folder = JobFolder(options.folder)
   folder.job()  # raises if there is none
   for text in folder.logs():
-    sys.stdout.write(text)
+    sys.stdout.write(printable(text))
   return 0
 
 

@@ -1,7 +1,7 @@
 """A job's folder in the bucket: everything that its hosts and its watcher exchange.
 
     job.json         the job, without values of environment variables
-    env.json         those values, until the job is over
+    env.json         those values, until the job is over; written last, removed first
     package/         the wheel of dss_jax and the versions of what it needs
     files/           files of the submitter's working directory
     compiled/        JAX's compiled programs, so that replaced hosts do not compile again
@@ -46,6 +46,7 @@ class JobFolder:
       files: relative paths in the working directory.
       values: of the environment variables.
     """
+    self.forget_environment()
     for name in ('result.json', 'stop'):
       (self.path / name).unlink(missing_ok=True)
     for old in ('package', 'files', 'hosts'):
@@ -110,10 +111,10 @@ class JobFolder:
     return {host: reports[host] or {} for host in sorted(reports)}
 
   def finish(self, state: str, exit_code: int, message: str = '') -> None:
-    """Writes the result unless there is one, and removes the environment's values."""
+    """Removes the environment's values, and writes the result unless there is one."""
+    self.forget_environment()
     if self.result() is None:
       self._write('result.json', {'state': state, 'exit_code': exit_code, 'message': message})
-    self.forget_environment()
 
   def forget_environment(self) -> None:
     """Removes the environment's values."""
@@ -150,12 +151,14 @@ class JobFolder:
     whole_files.write_bytes(path, content)
 
   def _write_secret(self, name: str, values: Mapping[str, str]) -> None:
-    if str(self.path).startswith('gs://'):
-      self._write(name, values)  # the bucket's permissions decide who may read it
+    """Writes a new file, for the owner alone and under no other name; it must not exist."""
+    path, text = self.path / name, json.dumps(values)
+    if str(path).startswith('gs://'):
+      path.write_text(text)  # the bucket's permissions decide who may read it
       return
-    descriptor = os.open(self.path / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with open(descriptor, 'w', encoding='utf-8') as file:
-      json.dump(values, file)
+      file.write(text)
 
   def _read(self, name: str) -> dict[str, Any] | None:
     try:
