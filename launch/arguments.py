@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 
-from dss_jax.launch import gke, local, package, skypilot, tpu_vm
+from dss_jax.launch import checks, gke, local, package, skypilot, tpu_vm
 from dss_jax.launch import job as jobs
 from dss_jax.launch import watch as watching
 from dss_jax.launch.folder import JobFolder
@@ -159,17 +159,32 @@ def _local(options: argparse.Namespace, command: tuple[str, ...]) -> int:
 
 def _tpu_vm(options: argparse.Namespace, command: tuple[str, ...]) -> int:
   job = _job(options, command, 'bucket', 'project', 'zone')
-  jobs.check_remote(job)
   if job.machine.accelerator_type is None:
     raise ValueError(f'--topology={job.topology}: the tpu-vm target is for TPUs, e.g. v5e-8.')
   values = jobs.values_of(job.environment, os.environ)
-  files = jobs.files_to_ship(command, options.file)
+  files = _checked_files(job, options)
   if not options.submit:
     print(_describe_tpu_vm(job, files))
     return 0
   watch = watching.Watch(job, JobFolder(job.folder), tpu_vm.CloudTpu(job.project, job.zone))
   watch.check_free()  # before writing to the folder of a running job
   return watch.submit(options.detach, lambda: _write_folder(job, files, values))
+
+
+def _checked_files(job: jobs.Job, options: argparse.Namespace) -> tuple[str, ...]:
+  """The files to ship with a job that can work; says which are left out of a folder."""
+  jobs.check_remote(job)
+  if os.path.isabs(job.bucket):  # only emulated hosts have this machine's folders
+    if not os.environ.get(tpu_vm.ENDPOINT):
+      raise ValueError(
+        f'--bucket={job.bucket} is on this machine: give --bucket=gs://BUCKET/FOLDER.'
+      )
+    files = jobs.files_to_ship(job.command, options.file)
+  else:
+    files = checks.check(job, options.file)
+  for name in jobs.left_out(options.file):
+    watching.say(f'left out: {name}, which is hidden or has a private key')
+  return files
 
 
 def _write_folder(job: jobs.Job, files: Sequence[str], values: dict[str, str]) -> None:
@@ -205,8 +220,7 @@ def _describe_folder(job: jobs.Job, files: Sequence[str], environment: Sequence[
 
 def _skypilot(options: argparse.Namespace, command: tuple[str, ...]) -> int:
   job = _job(options, command, 'bucket')
-  jobs.check_remote(job)
-  files = jobs.files_to_ship(command, options.file)
+  files = _checked_files(job, options)
   text = skypilot.text_of(job, bool(files))
   path = options.output or f'{job.name}.yaml'
   line = skypilot.launch_command(job, path)
@@ -224,11 +238,8 @@ def _skypilot(options: argparse.Namespace, command: tuple[str, ...]) -> int:
 
 def _gke(options: argparse.Namespace, command: tuple[str, ...]) -> int:
   job = _job(options, command, 'project', 'zone')
-  files = jobs.files_to_ship(command, options.file)
-  if files:
-    raise ValueError(
-      f'gke only has the files in --image: put {files[0]} there, or into the bucket.'
-    )
+  gke.check(job, options.image, options.cluster)
+  checks.check(job, options.file, uploads=False)
   if not options.submit:
     print(gke.describe(job, options.image, options.cluster))
     return 0

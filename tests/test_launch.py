@@ -14,9 +14,15 @@ import yaml
 
 from dss_jax import cli, launch
 from dss_jax.launch import gke, job, local, skypilot
+from dss_jax.launch.folder import JobFolder
 
 PATIENCE_S = 60.0
 WHERE = ('--name=cqa', '--project=p', '--zone=us-west4-a', '--topology=v5e-16')
+WORKS = (  # a command that can work on other machines
+  'train', '--gin_file=models/t5_1_1/tiny.gin', '--gin_file=datasets/cqa.gin',
+  '--vocabulary=gs://b/spiece.model', '--data_dir=gs://b/data', '--model_dir=gs://b/a',
+  '--batch_size=32',
+)  # fmt: skip
 
 
 def make(**values):
@@ -64,28 +70,6 @@ def test_results_that_would_be_lost_with_the_machine_are_refused(argument):
     job.check_remote(make())
 
 
-def test_files_that_the_command_names_are_shipped(tmp_path, monkeypatch):
-  monkeypatch.chdir(tmp_path)
-  for name in ('a.gin', 'b.model', 'mine/tasks.py', 'unused.gin', 'more/x.txt', 'more/y/z.txt'):
-    path = tmp_path / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text('x')
-  command = ['train', '--gin_file=a.gin', '--gin_file=models/t5_1_1/tiny.gin', '--vocabulary']
-  command += ['b.model', '--mixture_or_task_module=mine.tasks', f'--other={tmp_path}/unused.gin']
-  assert job.files_to_ship(command) == ('a.gin', 'b.model', 'mine/tasks.py')
-  assert job.files_to_ship(['train', '--module=mine.tasks']) == ('mine/tasks.py',)
-  assert job.files_to_ship(['train'], ['more']) == ('more/x.txt', 'more/y/z.txt')
-  with pytest.raises(ValueError, match='--file=nothing: there is no such'):
-    job.files_to_ship([], ['nothing'])
-  monkeypatch.chdir(tmp_path / 'mine')
-  with pytest.raises(ValueError, match='outside the working directory'):
-    job.files_to_ship([], [str(tmp_path)])
-  monkeypatch.chdir(tmp_path)
-  monkeypatch.setattr(job, 'SHIPPED_BYTES_LIMIT', 2)
-  with pytest.raises(ValueError, match='put data into the bucket'):
-    job.files_to_ship(command)
-
-
 def test_a_variable_that_is_not_set_is_refused():
   assert job.values_of(['A'], {'A': '1', 'B': '2'}) == {'A': '1'}
   with pytest.raises(ValueError, match='--env=C: that variable is not set here'):
@@ -123,9 +107,9 @@ def test_help_is_shown(argv, capsys):
   assert 'dss launch' in capsys.readouterr().out
 
 
-def test_without_the_extra_it_says_what_to_install(monkeypatch, tmp_path):
+def test_without_the_extra_it_says_what_to_install(monkeypatch):
   monkeypatch.setitem(sys.modules, 'google.cloud', None)
-  where = [*WHERE, f'--bucket={tmp_path}', '--', 'train', '--model_dir=x']
+  where = [*WHERE, '--bucket=gs://b', '--', *WORKS]
   assert launch.main(['tpu-vm', *where]) == 0  # to see what would be done needs nothing
   with pytest.raises(ImportError, match=r"pip install 'dss_jax\[launch\]'"):
     launch.main(['tpu-vm', '--submit', *where])
@@ -238,7 +222,7 @@ def test_a_skypilot_task_recovers_and_has_no_secrets(programs, tmp_path, monkeyp
   monkeypatch.chdir(tmp_path)
   pathlib.Path('a.gin').write_text('')
   flags = [*WHERE, '--bucket=gs://b', '--spot', '--env=SECRET', '--output=task.yaml']
-  command = ['--', 'train', '--gin_file=a.gin', '--model_dir=gs://b/a']
+  command = ['--', *WORKS, '--gin_file=a.gin']
   assert launch.main(['skypilot', *flags, *command]) == 0
   task = yaml.safe_load(pathlib.Path('task.yaml').read_text())
   assert task['resources'] == {
@@ -260,30 +244,31 @@ def test_a_skypilot_task_is_submitted_with_its_files(programs, tmp_path, monkeyp
   arguments = programs('sky')
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr('dss_jax.launch.package.build', lambda folder: [])
-  pathlib.Path('a.gin').write_text('x')
-  flags = [*WHERE, f'--bucket={tmp_path}/b', '--submit']
-  assert launch.main(['skypilot', *flags, '--', 'train', '--gin_file=a.gin']) == 0
+  monkeypatch.setattr('dss_jax.launch.arguments.JobFolder', lambda path: JobFolder(path[5:]))
+  pathlib.Path('a.gin').write_text('RANDOM_SEED = 1')
+  flags = [*WHERE, '--bucket=gs://b', '--submit']
+  assert launch.main(['skypilot', *flags, '--', *WORKS, '--gin_file=a.gin']) == 0
   assert arguments('sky') == ['jobs', 'launch', '--yes', '--name', 'cqa', 'cqa.yaml']
-  assert pathlib.Path('b/cqa/files/a.gin').read_text() == 'x'
+  assert pathlib.Path('b/cqa/files/a.gin').read_text() == 'RANDOM_SEED = 1'
 
 
 def test_gke_asks_for_the_slice(programs, monkeypatch, tmp_path):
   arguments = programs('gcluster')
   monkeypatch.chdir(tmp_path)
   flags = [*WHERE, '--image=i', '--cluster=c', '--spot']
-  assert launch.main(['gke', *flags, '--submit', '--', 'train']) == 0
+  assert launch.main(['gke', *flags, '--submit', '--', *WORKS]) == 0
   expected = ['--compute-type=ct5lp-hightpu-4t', '--topology=4x4', '--gke-nap-provisioning=spot']
   assert set(expected) <= set(arguments('gcluster'))
-  pathlib.Path('a.gin').write_text('x')
-  assert 'put a.gin there' in refused('gke', *flags, '--', 'train', '--gin_file=a.gin')
+  pathlib.Path('a.gin').write_text('')
+  assert 'put a.gin into the bucket' in refused('gke', *flags, '--', *WORKS, '--gin_file=a.gin')
   flags[3] = '--topology=v3-8'
-  assert 'GKE has no such slice' in refused('gke', *flags, '--', 'train')
+  assert 'GKE has no such slice' in refused('gke', *flags, '--', *WORKS)
 
 
 def test_a_program_that_is_not_installed_is_named(monkeypatch, tmp_path):
   monkeypatch.setenv('PATH', str(tmp_path))
   flags = [*WHERE, '--image=i', '--cluster=c', '--submit']
-  assert 'gcluster is not installed' in refused('gke', *flags, '--', 'train')
+  assert 'gcluster is not installed' in refused('gke', *flags, '--', *WORKS)
 
 
 # ---------------------------------------------------------------- this machine
