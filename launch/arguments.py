@@ -183,7 +183,9 @@ def _checked_files(job: jobs.Job, options: argparse.Namespace) -> tuple[str, ...
   else:
     files = checks.check(job, options.file)
   for name in jobs.left_out(options.file):
-    watching.say(f'left out: {name}, which is hidden or has a private key')
+    watching.say(f'left out of --file: {name}, which is hidden or has a private key')
+  for note in package.notes():
+    watching.say(note)
   return files
 
 

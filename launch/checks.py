@@ -18,6 +18,7 @@ from typing import Any
 
 from dss_jax import datasets
 from dss_jax.launch import job as jobs
+from dss_jax.launch import package
 from dss_jax.launch.job import Job
 from dss_jax.settings import arguments, defaults, errors, fields, gin_files, statements
 
@@ -55,13 +56,27 @@ def check(job: Job, more: Sequence[str] = (), uploads: bool = True) -> tuple[str
       '--service_account.'
     )
   _check_paths(verb, given, jobs.files_to_ship(job.command, more), uploads)
-  named = _configured(job) if verb in CONFIGURED else []
+  named = []
+  if verb in CONFIGURED:
+    _check_gin_files(job.command)
+    named = _configured(job)
   files = jobs.files_to_ship(job.command, more, named)
   if files and not uploads:
     raise ValueError(f'gke only has the files in --image: put {files[0]} into the bucket, and give '
                      'its gs:// path.')  # fmt: skip
   _check_paths(verb, named, files, uploads)
   return files
+
+
+def _check_gin_files(command: Sequence[str]) -> None:
+  """Refuses a gin file of this checkout that the wheel does not have."""
+  names = arguments.split(command[1:]).files
+  for name in names:
+    if f'gin/{name}' in package.left_out() and not pathlib.Path(name).is_file():
+      raise ValueError(
+        f'--gin_file={name} is not tracked by git, so the hosts do not get it: `git add` it, or '
+        'name a file of the working directory.'
+      )
 
 
 def _given(command: Sequence[str]) -> list[tuple[str, str]]:
