@@ -231,7 +231,7 @@ def _skypilot(options: argparse.Namespace, command: tuple[str, ...]) -> int:
   if options.submit:
     jobs.values_of(job.environment, os.environ)
     _write_folder(job, files, {})
-    return _call(line)
+    return _call(line, f'`sky jobs queue` shows it, `sky jobs cancel --name {job.name}` ends it')
   print(text if not options.output else f'Wrote {path}')
   print(f'# {_describe_folder(job, files, ())}')
   print(f'# --submit does that, then: {shlex.join(line)}')
@@ -242,18 +242,32 @@ def _gke(options: argparse.Namespace, command: tuple[str, ...]) -> int:
   job = _job(options, command, 'project', 'zone')
   gke.check(job, options.image, options.cluster)
   checks.check(job, options.file, uploads=False)
+  if job.environment:
+    watching.say(
+      f'warning: on GKE the values of {", ".join(job.environment)} are in clear text in the '
+      "cluster's JobSet, and in this machine's list of processes while gcluster runs: for keys, "
+      "use the cluster's own secrets"
+    )
   if not options.submit:
     print(gke.describe(job, options.image, options.cluster))
     return 0
   values = jobs.values_of(job.environment, os.environ)
-  return _call(gke.words(job, options.image, options.cluster, values))
+  line = gke.words(job, options.image, options.cluster, values)
+  return _call(line, f'`gcluster job list` shows it, `gcluster job cancel {job.name}` ends it')
 
 
-def _call(line: Sequence[str]) -> int:
-  try:
-    return subprocess.run(line).returncode
-  except FileNotFoundError as error:
-    raise ValueError(f'{line[0]} is not installed; without --submit the job is printed.') from error
+def _call(line: Sequence[str], advice: str) -> int:
+  """Runs a program that submits; says what may be left running if it is interrupted."""
+  with watching.interruptions():
+    try:
+      return subprocess.run(line).returncode
+    except KeyboardInterrupt:
+      watching.say(f'interrupted: the job may have been submitted; {advice}')
+      raise
+    except FileNotFoundError:
+      raise ValueError(
+        f'{line[0]} is not installed; without --submit the job is printed.'
+      ) from None  # whose message would have the values of variables
 
 
 def _status(options: argparse.Namespace, command: tuple[str, ...]) -> int:

@@ -17,6 +17,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ from etils import epath
 
 from dss_jax.launch.job import Job
 from dss_jax.settings import json_form, whole_files
+from dss_jax.settings.printable import printable
 
 
 class JobFolder:
@@ -75,7 +77,11 @@ class JobFolder:
     values = self._read('job.json')
     if values is None:
       raise ValueError(f'{self.path} has no job.json: give BUCKET/NAME of a submitted job.')
-    return json_form.from_dict(Job, values)
+    try:
+      return json_form.from_dict(Job, values)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+      what = printable(str(error))[:300]
+      raise ValueError(f'{self.path}/job.json is no job of this dss_jax: {what}') from error
 
   def environment(self) -> dict[str, str]:
     """The values of the environment variables."""
@@ -107,7 +113,8 @@ class JobFolder:
     """The state of each host that has reported."""
     folder = self.path / 'hosts'
     names = [path.name for path in folder.iterdir()] if folder.exists() else []
-    reports = {int(n[:-5]): self._read(f'hosts/{n}') for n in names if n[:-5].isdigit()}
+    names = [name for name in names if re.fullmatch(r'[0-9]{1,4}\.json', name)]
+    reports = {int(name[:-5]): self._read(f'hosts/{name}') for name in names}
     return {host: reports[host] or {} for host in sorted(reports)}
 
   def finish(self, state: str, exit_code: int, message: str = '') -> None:
@@ -121,8 +128,19 @@ class JobFolder:
     (self.path / 'env.json').unlink(missing_ok=True)
 
   def result(self) -> dict[str, Any] | None:
-    """How the job ended, or None."""
-    return self._read('result.json')
+    """How the job ended, or None.
+
+    Raises:
+      ValueError: the file is no result.
+    """
+    values = self._read('result.json')
+    if values is None:
+      return None
+    code = values.get('exit_code')
+    if not isinstance(code, int):
+      raise ValueError(f'{self.path}/result.json has no exit code.')
+    texts = {name: str(values.get(name) or '') for name in ('state', 'message')}
+    return {**texts, 'exit_code': int(code)}
 
   def logs(self, seen: dict[str, int] | None = None) -> list[str]:
     """The hosts' output since the last call with the same `seen`, part by part."""
@@ -162,9 +180,14 @@ class JobFolder:
 
   def _read(self, name: str) -> dict[str, Any] | None:
     try:
-      return json.loads((self.path / name).read_text())
+      values = json.loads((self.path / name).read_bytes())
     except FileNotFoundError:
       return None
+    except (ValueError, RecursionError):  # the first also of text that is not UTF-8
+      values = None
+    if not isinstance(values, dict):
+      raise ValueError(f'{self.path}/{name} is not what `dss launch` or a host wrote.')
+    return values
 
 
 def _files_below(folder: epath.Path) -> list[epath.Path]:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from dss_jax.launch import needed
-from dss_jax.settings import arguments, topologies
+from dss_jax.settings import arguments, fields, topologies
 
 NAME = re.compile(r'[a-z]([-a-z0-9]{0,26}[a-z0-9])?')
 VERBS = ('train', 'compare', 'evaluate', 'predict', 'prepare', 'vocab', 'import', 'export')
@@ -59,6 +59,9 @@ class Job:
   retries: int = 20
 
   def __post_init__(self):
+    fields.check(self)
+    if not all(isinstance(text, str) for text in (*self.command, *self.environment)):
+      raise ValueError('the command and the environment of a job are texts.')
     if not NAME.fullmatch(self.name):
       raise ValueError(
         f'--name is a lower-case letter, then at most 27 lower-case letters, digits or dashes, '

@@ -8,6 +8,7 @@ host's log, is shown with its control characters visible.
 
 import contextlib
 import dataclasses
+import shlex
 import signal
 import sys
 import time
@@ -88,7 +89,7 @@ class Watch:
       OSError: the API refuses; the resource is deleted, or a printed line says that it may exist.
     """
     name, requested = self.job.name, False
-    with _interruptions():
+    with interruptions():
       try:
         write()
         requested = True
@@ -111,7 +112,7 @@ class Watch:
 
   def attach(self) -> int:
     """Follows a submitted job to its end; Ctrl-C leaves it running."""
-    with _interruptions():
+    with interruptions():
       try:
         return self._until_over()
       except KeyboardInterrupt:
@@ -190,11 +191,9 @@ class Watch:
     try:
       self.cloud.delete(name)
     except BaseException as second:
-      say(
-        f'COULD NOT DELETE {name}, which may still be billed: {second}. Run: gcloud compute tpus '
-        f'queued-resources delete {name} --project={self.job.project} --zone={self.job.zone} '
-        '--force'
-      )
+      where = [f'--project={self.job.project}', f'--zone={self.job.zone}', '--force']
+      line = shlex.join(['gcloud', 'compute', 'tpus', 'queued-resources', 'delete', name, *where])
+      say(f'COULD NOT DELETE {name}, which may still be billed: {second}. Run: {line}')
       return
     say(f'{name} is deleted; what the job saved is in {self.folder.path} and its MODEL_DIR')
 
@@ -207,7 +206,7 @@ class Watch:
 
 
 @contextlib.contextmanager
-def _interruptions() -> Iterator[None]:
+def interruptions() -> Iterator[None]:
   """Treats SIGTERM and a closed terminal like Ctrl-C."""
 
   def interrupt(number, frame):
