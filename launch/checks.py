@@ -16,7 +16,7 @@ import typing
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from dss_jax import datasets
+from dss_jax import datasets, methods
 from dss_jax.launch import job as jobs
 from dss_jax.launch import package
 from dss_jax.launch.job import Job
@@ -187,6 +187,8 @@ def _configured(job: Job) -> list[tuple[str, str]]:
     for selector in CONFIGURED[verb]:
       built = gin_files.configured(selector)
       named += _paths_of_fields(built)
+      if selector == 'comparison.CompareConfig':
+        named += _methods(built)
       if selector == 'run_config.RunConfig':
         _check_run(job, built)
   return named
@@ -220,6 +222,15 @@ def _paths_of_fields(built: Any) -> list[tuple[str, str]]:
   hints = typing.get_type_hints(type(built), include_extras=True)
   values = {name: getattr(built, name) for name, hint in hints.items() if fields.is_path(hint)}
   return [(name.upper(), value) for name, value in values.items() if isinstance(value, str)]
+
+
+def _methods(compared: Any) -> list[tuple[str, str]]:
+  """The gin files of compared methods that are here; refuses a method that is unknown."""
+  files = {name: f'methods/{name}.gin' for name in compared.methods}
+  for name, file in files.items():
+    if not any(os.path.isfile(os.path.join(top, file)) for top in ('', statements.gin_root())):
+      methods.get(name)  # raises, with the names that there are
+  return [('GIN_FILE', file) for file in files.values()]
 
 
 def _check_run(job: Job, run: Any) -> None:

@@ -155,6 +155,15 @@ def test_prepared_data_must_be_where_the_hosts_find_it(monkeypatch, capsys):
   run(command(data_dir=None), env='TFDS_DATA_DIR')
 
 
+def test_compared_methods_are_known_or_uploaded(here, capsys):
+  line = ['compare', *command()[1:], '--methods=standard,mine']
+  assert 'mine' in refused(line)
+  (here / 'methods').mkdir()
+  (here / 'methods/mine.gin').write_text("METHOD = 'standard'")
+  run(line)
+  assert 'files/methods/mine.gin' in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
   ('line', 'said'),
   [
