@@ -99,7 +99,7 @@ def _check_paths(
     elif name == 'INPUT_FILE' or (name == 'INPUT' and value.endswith('.jsonl')):
       _check_input(name, value, files, uploads)
     elif name == 'URL' and value.startswith('file:'):
-      raise ValueError(f'--url={value} is a file of this machine, which the hosts do not have.')
+      raise ValueError(f'--url={value!r} is a file of this machine, which the hosts do not have.')
     elif name == arguments.MODULE:
       _check_module(value, files)
   if verb == 'prepare' and 'DATA_DIR' not in dict(named):
@@ -108,7 +108,7 @@ def _check_paths(
 
 def _check_bucket_path(name: str, value: str, otherwise: str) -> None:
   if not value.startswith('gs://'):
-    raise ValueError(f'{name} {value} {otherwise}: give --{name.lower()}=gs://... .')
+    raise ValueError(f'{name} {value!r} {otherwise}: give --{name.lower()}=gs://... .')
   if not jobs.BUCKET.fullmatch(value):
     raise ValueError(
       f'{name} is gs://BUCKET/PATH, with a bucket of lower-case letters, digits, dashes, '
@@ -127,12 +127,12 @@ def _check_input(name: str, value: str, files: Sequence[str], uploads: bool) -> 
     _check_bucket_path(name, value, 'is not on the hosts')
   elif not here:
     raise ValueError(
-      f'{name} {value}: there is no such file in {pathlib.Path.cwd()} to upload; give one, or '
-      f'--{name.lower()}=gs://... .'
+      f'{name} {value!r}: there is no such file in {pathlib.Path.cwd()} to upload; give '
+      f'one, or --{name.lower()}=gs://... .'
     )
   elif not _is_shipped(value, files):
     raise ValueError(
-      f'{name} {value} is a folder of this machine: put it into the bucket and give '
+      f'{name} {value!r} is a folder of this machine: put it into the bucket and give '
       f'--{name.lower()}=gs://... ; a small one is uploaded by --file={value}.'
     )
 
@@ -147,8 +147,8 @@ def _check_module(value: str, files: Sequence[str]) -> None:
   if value.split('.')[0] == 'dss_jax' or {f'{path}.py', f'{path}/__init__.py'} & set(files):
     return
   raise ValueError(
-    f'{arguments.MODULE} {value}: there is no {path}.py in {pathlib.Path.cwd()} to upload, and the '
-    'hosts have only dss_jax and what it needs.'
+    f'{arguments.MODULE} {value!r}: there is no {path + ".py"!r} in '
+    f'{pathlib.Path.cwd()} to upload, and the hosts have only dss_jax and what it needs.'
   )
 
 
@@ -163,7 +163,7 @@ def _check_hub(name: str, model: str) -> None:
     unknown = isinstance(error, huggingface_hub.errors.RepositoryNotFoundError)
     why = 'has no such model, or it is private' if unknown else f'cannot be asked ({error})'
     raise errors.ConfigError(
-      f'{name} {model} is no folder here, and {huggingface_hub.constants.ENDPOINT} {why}: give a '
+      f'{name} {model!r} is no folder here, and {huggingface_hub.constants.ENDPOINT} {why}: give a '
       f'model of the hub, or --{name.lower()}=gs://... .'
     ) from error
 

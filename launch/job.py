@@ -106,7 +106,7 @@ def check_remote(job: Job) -> None:
   for name, value in settings(job.command):
     if macro_of(name) == 'MODEL_DIR' and not value.strip('\'"').startswith('gs://'):
       raise ValueError(
-        f'MODEL_DIR {value} is on a machine that will be deleted: give --model_dir=gs://... .'
+        f'MODEL_DIR {value!r} is on a machine that will be deleted: give --model_dir=gs://... .'
       )
 
 
@@ -167,7 +167,7 @@ def files_to_ship(
   for name, value in (*settings(command), *named):
     if macro_of(name) == arguments.MODULE:
       files |= needed.module_files(value)
-    elif value and not os.path.isabs(value) and pathlib.Path(value).is_file():
+    elif value and not os.path.isabs(value) and os.path.isfile(value):  # or a long text
       files.add(pathlib.Path(value))
   for text in more:
     files |= set(_below(text)) - set(_left_out(text))
@@ -211,7 +211,8 @@ def _checked(files: set[pathlib.Path]) -> set[str]:
   for path, name in names.items():
     if name.split(os.sep)[0] == '..' or not path.resolve().is_relative_to(here):
       raise ValueError(
-        f'{path.resolve()} is outside the working directory {here}; run dss in a folder above it.'
+        f'{str(path.resolve())!r} is outside the working directory {here}; run dss in a folder '
+        'above it.'
       )
   size = sum(path.stat().st_size for path in files)
   if size > SHIPPED_BYTES_LIMIT:

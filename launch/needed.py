@@ -30,12 +30,12 @@ def gin_files(names: Sequence[str], search_paths: Sequence[str]) -> set[pathlib.
   while waiting:
     name = waiting.pop()
     candidates = (pathlib.Path(folder) / name for folder in ('', *search_paths))
-    path = next((path for path in candidates if path.is_file()), None)
-    if path is None and (statements.gin_root() / name).is_file():
+    path = next((path for path in candidates if os.path.isfile(path)), None)
+    if path is None and os.path.isfile(statements.gin_root() / name):
       continue
     if path is None:
       raise ValueError(
-        f'--gin_file={name}: there is no such file in the working directory, in '
+        f'--gin_file={name!r}: there is no such file in the working directory, in '
         '--gin_search_paths, or among those of dss_jax.'
       )
     if path.is_absolute():

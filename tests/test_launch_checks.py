@@ -3,11 +3,14 @@
 import os
 
 import fake_hub
+import fuzzing
 import pytest
+from hypothesis import strategies
 
 from dss_jax import launch
-from dss_jax.launch import checks, tpu_vm
+from dss_jax.launch import checks, job, tpu_vm
 from dss_jax.launch.job import Job
+from dss_jax.settings import arguments
 
 WHERE = {
   'name': 'cqa', 'bucket': 'gs://b/jobs', 'project': 'my-project', 'zone': 'us-west4-a',
@@ -91,16 +94,16 @@ def test_paths_in_gin_files_count_too(here):
   ):
     (here / 'mine.gin').write_text(text)
     said = refused(command('--gin_file=mine.gin', vocabulary=given))
-    assert 'VOCABULARY nope.model: there is no such file' in said
+    assert "VOCABULARY 'nope.model': there is no such file" in said
   (here / 'mine.gin').write_text("MODEL_DIR = 'runs/a'")
   said = refused(command('--gin_file=mine.gin', model_dir=None))
-  assert 'MODEL_DIR runs/a is on a machine that will be deleted' in said
+  assert "MODEL_DIR 'runs/a' is on a machine that will be deleted" in said
 
 
 def test_what_is_here_is_uploaded_or_must_be_named(here, capsys):
   (here / 'data').mkdir()
   (here / 'data/rows').write_text('x')
-  assert 'data is a folder of this machine' in refused(command(data_dir='data'))
+  assert "'data' is a folder of this machine" in refused(command(data_dir='data'))
   assert 'uploaded by --file=data' in refused(command(initial_checkpoint_path='data'))
   capsys.readouterr()
   run(command(data_dir='data'), file='data')
@@ -121,9 +124,9 @@ def test_what_is_here_is_uploaded_or_must_be_named(here, capsys):
     ('--batch_size=12', 'is not a multiple of data x fsdp = 8'),
     ('--mesh_fsdp=3', 'must multiply to the 8 devices'),
     ('--num_microbatches=5', 'does not divide BATCH_SIZE'),
-    ('--gin_file=nope.gin', '--gin_file=nope.gin: there is no such file'),
+    ('--gin_file=nope.gin', "--gin_file='nope.gin': there is no such file"),
     ('--gin.NAME', '--gin.NAME needs a value'),
-    ('--module=mine.tasks', 'there is no mine/tasks.py'),
+    ('--module=mine.tasks', "there is no 'mine/tasks.py'"),
     ('--module=json', 'the hosts have only dss_jax'),
     ('--mixture_or_task_name=nothing', "No task or mixture 'nothing'"),
     ('--method=nothing', 'nothing'),
@@ -167,22 +170,58 @@ def test_compared_methods_are_known_or_uploaded(here, capsys):
 @pytest.mark.parametrize(
   ('line', 'said'),
   [
-    (['evaluate', '--model_dir=gs://b/a', '--output=answers.jsonl'], 'OUTPUT answers.jsonl is on'),
-    (['predict', '--model_dir=gs://b/a', '--input=q.jsonl'], 'INPUT q.jsonl: there is no such'),
+    (
+      ['evaluate', '--model_dir=gs://b/a', '--output=answers.jsonl'],
+      "OUTPUT 'answers.jsonl' is on",
+    ),
+    (['predict', '--model_dir=gs://b/a', '--input=q.jsonl'], "INPUT 'q.jsonl': there is no such"),
     (['predict', '--model_dir=gs://b/a', '--input', '-'], '--input=- is this terminal'),
     (['prepare', '--dataset=cqa', '--url'], 'give --data_dir=gs://'),
     (['prepare', '--dataset=cqa', '--url=file:///x', '--data_dir=gs://b'], 'file of this machine'),
-    (['prepare', '--dataset=cqa', '--raw_dir=raw', '--data_dir=gs://b'], 'RAW_DIR raw: there is'),
-    (['vocab', '--task=cqa_dss', '--output=a.model'], 'OUTPUT a.model is on a machine'),
+    (['prepare', '--dataset=cqa', '--raw_dir=raw', '--data_dir=gs://b'], "RAW_DIR 'raw': there is"),
+    (['vocab', '--task=cqa_dss', '--output=a.model'], "OUTPUT 'a.model' is on a machine"),
     (
       ['import', '--from=hf', '--path=weights/a', '--output=gs://b/a'],
-      'PATH weights/a is no folder',
+      "PATH 'weights/a' is no folder",
     ),
-    (['export', '--to=hf', '--checkpoint=runs/a', '--output=gs://b/a'], 'CHECKPOINT runs/a: there'),
+    (
+      ['export', '--to=hf', '--checkpoint=runs/a', '--output=gs://b/a'],
+      "CHECKPOINT 'runs/a': there",
+    ),
   ],
 )
 def test_other_verbs_lose_nothing_either(line, said):
   assert said in refused(line)
+
+
+TEXTS = strategies.text(max_size=300) | strategies.text('gs:/.~ab\x1b', max_size=12)
+NAMES = ('VOCABULARY', 'DATA_DIR', 'MODEL_DIR', 'INPUT_FILE', 'RAW_DIR', arguments.MODULE)
+
+
+@fuzzing.fuzz(strategies.sampled_from(NAMES), TEXTS)
+def test_any_path_is_accepted_or_refused(name, text):
+  with fuzzing.may_refuse():
+    files = job.files_to_ship(('train', f'--{name}={text}'))
+    checks._check_paths('train', [(name, text)], files, True)
+    harmless = not text or text.lower() == 'none' or text[0] in '@%'
+    assert (
+      harmless
+      or text.startswith('gs://')
+      or (name, text) in checks.SHIPPED
+      or (os.path.exists(text) or text.split('.')[0] == 'dss_jax')
+    )
+
+
+@fuzzing.fuzz(strategies.sampled_from(['bucket', 'project', 'zone', 'service_account']), TEXTS)
+def test_any_name_is_accepted_or_refused(name, text):
+  with fuzzing.may_refuse():
+    one = Job(command=('train',), **{**WHERE, name: text})
+    job.check_remote(one)
+    assert text.isascii() or name == 'service_account'
+
+
+def test_an_input_may_be_longer_than_a_files_name(capsys):
+  run(['predict', '--model_dir=gs://b/a', f'--input={"How many? " * 100}'])
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def test_included_gin_files_are_shipped_and_those_of_search_paths(write):
   command = ['train', '--gin_file=a.gin', '--gin_search_paths=conf', '--gin_file=d.gin']
   assert job.files_to_ship(command) == ('a.gin', 'c.gin', 'conf/d.gin', 'deep/b.gin')
   write({'deep/b.gin': "include 'nothing.gin'"})
-  with pytest.raises(ValueError, match=r'--gin_file=nothing\.gin: there is no such file'):
+  with pytest.raises(ValueError, match=r"--gin_file='nothing\.gin': there is no such file"):
     job.files_to_ship(command)
   with pytest.raises(ValueError, match='only on this machine: name it relative'):
     job.files_to_ship(['train', f'--gin_file={os.getcwd()}/a.gin'])
@@ -89,7 +89,7 @@ def test_a_link_is_shipped_by_its_own_name(write, tmp_path):
   (tmp_path / 'a.gin').symlink_to('store/real.gin')
   assert job.files_to_ship(['train', '--gin_file=a.gin']) == ('a.gin',)
   (tmp_path / 'b.gin').symlink_to('/etc/hostname')
-  with pytest.raises(ValueError, match='/etc/hostname is outside the working directory'):
+  with pytest.raises(ValueError, match="/etc/hostname' is outside the working directory"):
     job.files_to_ship(['train', '--vocabulary=b.gin'])
 
 
