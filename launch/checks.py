@@ -165,7 +165,7 @@ def _check_hub(name: str, model: str) -> None:
     raise errors.ConfigError(
       f'{name} {model!r} is no folder here, and {huggingface_hub.constants.ENDPOINT} {why}: give a '
       f'model of the hub, or --{name.lower()}=gs://... .'
-    ) from error
+    ) from None  # whatever the hub's trouble, what was given is not known to be a model
 
 
 def _configured(job: Job) -> list[tuple[str, str]]:
