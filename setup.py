@@ -24,8 +24,8 @@ setuptools.setup(
   package_data={
     'dss_jax': ['py.typed'],
     'dss_jax.gin': ['**/*.gin'],
-    'dss_jax.launch': ['*.sh'],
-    'dss_jax.datasets': ['*.model'],
-    'dss_jax.planning': ['*.json'],
+    'dss_jax.launch': ['local.sh', 'startup.sh'],
+    'dss_jax.datasets': ['embedded.model', 'embedded_arithmetic.model'],
+    'dss_jax.planning': ['table.json'],
   },
 )

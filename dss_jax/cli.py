@@ -66,7 +66,8 @@ def _run(argv: Sequence[str] | None) -> int:
       gin_files.parse(rest, run_file)  # prints and exits, without a driver's slow imports
     if verb in SHARED:
       _cache_compiled_programs()  # before TensorFlow imports JAX, which reads the environment
-    if verb != 'launch' and not {'--help', '-h'} & set(rest):
+    reads_settings = verb != 'launch' or rest[:1] in (['tpu-vm'], ['skypilot'], ['gke'])
+    if reads_settings and not {'--help', '-h'} & set(rest):
       _import_tensorflow()
     if verb in SHARED and not {'--help', '-h'} & set(rest):
       return _run_shared(verb, rest)
@@ -79,7 +80,7 @@ def _run(argv: Sequence[str] | None) -> int:
     if os.environ.get('DSS_TRACEBACK') or not errors.is_users(error):
       raise
     print(f'dss {verb}: {error}', file=sys.stderr)
-    return 2
+    return errors.exit_code(error)
 
 
 def _stdout_is_closed() -> bool:

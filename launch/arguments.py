@@ -14,11 +14,12 @@ import sys
 import tempfile
 from collections.abc import Sequence
 
-from dss_jax.launch import gke, local, package, skypilot, tpu_vm
+from dss_jax.launch import checks, gke, local, package, skypilot, tpu_vm
 from dss_jax.launch import job as jobs
 from dss_jax.launch import watch as watching
 from dss_jax.launch.folder import JobFolder
 from dss_jax.settings import topologies, whole_files
+from dss_jax.settings.printable import printable
 
 USAGE = """dss launch TARGET [flags] -- VERB [arguments of dss VERB]
        dss launch ACTION BUCKET/NAME"""
@@ -128,7 +129,10 @@ def _job(options: argparse.Namespace, command: tuple[str, ...], *needed: str) ->
       raise ValueError(f'this target needs --{name}=... .')
   for name in options.env:
     if not re.fullmatch(r'[A-Za-z_][A-Za-z0-9_]*', name):
-      raise ValueError(f'--env takes the name of a variable of this environment, not {name!r}.')
+      raise ValueError(  # without what was given, which may be a key
+        '--env takes the name of a variable of this environment, as --env=HF_TOKEN: letters, '
+        'digits and _. Its value is never part of the command.'
+      )
   return jobs.Job(
     name=options.name,
     command=command,
@@ -155,18 +159,34 @@ def _local(options: argparse.Namespace, command: tuple[str, ...]) -> int:
 
 def _tpu_vm(options: argparse.Namespace, command: tuple[str, ...]) -> int:
   job = _job(options, command, 'bucket', 'project', 'zone')
-  jobs.check_remote(job)
   if job.machine.accelerator_type is None:
     raise ValueError(f'--topology={job.topology}: the tpu-vm target is for TPUs, e.g. v5e-8.')
   values = jobs.values_of(job.environment, os.environ)
-  files = jobs.files_to_ship(command, options.file)
+  files = _checked_files(job, options)
   if not options.submit:
     print(_describe_tpu_vm(job, files))
     return 0
   watch = watching.Watch(job, JobFolder(job.folder), tpu_vm.CloudTpu(job.project, job.zone))
   watch.check_free()  # before writing to the folder of a running job
-  _write_folder(job, files, values)
-  return watch.submit(options.detach)
+  return watch.submit(options.detach, lambda: _write_folder(job, files, values))
+
+
+def _checked_files(job: jobs.Job, options: argparse.Namespace) -> tuple[str, ...]:
+  """The files to ship with a job that can work; says which are left out of a folder."""
+  jobs.check_remote(job)
+  if os.path.isabs(job.bucket):  # only emulated hosts have this machine's folders
+    if not os.environ.get(tpu_vm.ENDPOINT):
+      raise ValueError(
+        f'--bucket={job.bucket} is on this machine: give --bucket=gs://BUCKET/FOLDER.'
+      )
+    files = jobs.files_to_ship(job.command, options.file)
+  else:
+    files = checks.check(job, options.file)
+  for name in jobs.left_out(options.file):
+    watching.say(f'left out of --file: {name}, which is hidden or has a private key')
+  for note in package.notes():
+    watching.say(note)
+  return files
 
 
 def _write_folder(job: jobs.Job, files: Sequence[str], values: dict[str, str]) -> None:
@@ -202,8 +222,7 @@ def _describe_folder(job: jobs.Job, files: Sequence[str], environment: Sequence[
 
 def _skypilot(options: argparse.Namespace, command: tuple[str, ...]) -> int:
   job = _job(options, command, 'bucket')
-  jobs.check_remote(job)
-  files = jobs.files_to_ship(command, options.file)
+  files = _checked_files(job, options)
   text = skypilot.text_of(job, bool(files))
   path = options.output or f'{job.name}.yaml'
   line = skypilot.launch_command(job, path)
@@ -212,7 +231,7 @@ def _skypilot(options: argparse.Namespace, command: tuple[str, ...]) -> int:
   if options.submit:
     jobs.values_of(job.environment, os.environ)
     _write_folder(job, files, {})
-    return _call(line)
+    return _call(line, f'`sky jobs queue` shows it, `sky jobs cancel --name {job.name}` ends it')
   print(text if not options.output else f'Wrote {path}')
   print(f'# {_describe_folder(job, files, ())}')
   print(f'# --submit does that, then: {shlex.join(line)}')
@@ -221,36 +240,48 @@ def _skypilot(options: argparse.Namespace, command: tuple[str, ...]) -> int:
 
 def _gke(options: argparse.Namespace, command: tuple[str, ...]) -> int:
   job = _job(options, command, 'project', 'zone')
-  files = jobs.files_to_ship(command, options.file)
-  if files:
-    raise ValueError(
-      f'gke only has the files in --image: put {files[0]} there, or into the bucket.'
+  gke.check(job, options.image, options.cluster)
+  checks.check(job, options.file, uploads=False)
+  if job.environment:
+    watching.say(
+      f'warning: on GKE the values of {", ".join(job.environment)} are in clear text in the '
+      "cluster's JobSet, and in this machine's list of processes while gcluster runs: for keys, "
+      "use the cluster's own secrets"
     )
   if not options.submit:
     print(gke.describe(job, options.image, options.cluster))
     return 0
   values = jobs.values_of(job.environment, os.environ)
-  return _call(gke.words(job, options.image, options.cluster, values))
+  line = gke.words(job, options.image, options.cluster, values)
+  return _call(line, f'`gcluster job list` shows it, `gcluster job cancel {job.name}` ends it')
 
 
-def _call(line: Sequence[str]) -> int:
-  try:
-    return subprocess.run(line).returncode
-  except FileNotFoundError as error:
-    raise ValueError(f'{line[0]} is not installed; without --submit the job is printed.') from error
+def _call(line: Sequence[str], advice: str) -> int:
+  """Runs a program that submits; says what may be left running if it is interrupted."""
+  with watching.interruptions():
+    try:
+      return subprocess.run(line).returncode
+    except KeyboardInterrupt:
+      watching.say(f'interrupted: the job may have been submitted; {advice}')
+      raise
+    except FileNotFoundError:
+      raise ValueError(
+        f'{line[0]} is not installed; without --submit the job is printed.'
+      ) from None  # whose message would have the values of variables
 
 
 def _status(options: argparse.Namespace, command: tuple[str, ...]) -> int:
   folder, cloud, job = _submitted(options.folder)
-  print(f'{job.name} on {job.topology} in {job.zone}: {cloud.look(job.name)}')
+  lines = [f'{job.name} on {job.topology} in {job.zone}: {cloud.look(job.name)}']
   for host, report in folder.reports().items():
     code = report.get('exit_code')
     ended = '' if code is None else f', exit code {code}'
-    print(f'host {host}: {report.get("state")}{ended}, at {report.get("time")}')
+    lines.append(f'host {host}: {report.get("state")}{ended}, at {report.get("time")}')
   result = folder.result()
   if result:
     message = f': {result["message"]}' if result['message'] else ''
-    print(f'over: {result["state"]}, exit code {result["exit_code"]}{message}')
+    lines.append(f'over: {result["state"]}, exit code {result["exit_code"]}{message}')
+  print(printable('\n'.join(lines)))
   return 0
 
 
@@ -258,7 +289,7 @@ def _logs(options: argparse.Namespace, command: tuple[str, ...]) -> int:
   folder = JobFolder(options.folder)
   folder.job()  # raises if there is none
   for text in folder.logs():
-    sys.stdout.write(text)
+    sys.stdout.write(printable(text))
   return 0
 
 

@@ -1,7 +1,7 @@
 """A job's folder in the bucket: everything that its hosts and its watcher exchange.
 
     job.json         the job, without values of environment variables
-    env.json         those values, until the job is over
+    env.json         those values, until the job is over; written last, removed first
     package/         the wheel of dss_jax and the versions of what it needs
     files/           files of the submitter's working directory
     compiled/        JAX's compiled programs, so that replaced hosts do not compile again
@@ -17,6 +17,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ from etils import epath
 
 from dss_jax.launch.job import Job
 from dss_jax.settings import json_form, whole_files
+from dss_jax.settings.printable import printable
 
 
 class JobFolder:
@@ -46,6 +48,7 @@ class JobFolder:
       files: relative paths in the working directory.
       values: of the environment variables.
     """
+    self.forget_environment()
     for name in ('result.json', 'stop'):
       (self.path / name).unlink(missing_ok=True)
     for old in ('package', 'files', 'hosts'):
@@ -74,7 +77,11 @@ class JobFolder:
     values = self._read('job.json')
     if values is None:
       raise ValueError(f'{self.path} has no job.json: give BUCKET/NAME of a submitted job.')
-    return json_form.from_dict(Job, values)
+    try:
+      return json_form.from_dict(Job, values)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+      what = printable(str(error))[:300]
+      raise ValueError(f'{self.path}/job.json is no job of this dss_jax: {what}') from error
 
   def environment(self) -> dict[str, str]:
     """The values of the environment variables."""
@@ -106,22 +113,34 @@ class JobFolder:
     """The state of each host that has reported."""
     folder = self.path / 'hosts'
     names = [path.name for path in folder.iterdir()] if folder.exists() else []
-    reports = {int(n[:-5]): self._read(f'hosts/{n}') for n in names if n[:-5].isdigit()}
+    names = [name for name in names if re.fullmatch(r'[0-9]{1,4}\.json', name)]
+    reports = {int(name[:-5]): self._read(f'hosts/{name}') for name in names}
     return {host: reports[host] or {} for host in sorted(reports)}
 
   def finish(self, state: str, exit_code: int, message: str = '') -> None:
-    """Writes the result unless there is one, and removes the environment's values."""
+    """Removes the environment's values, and writes the result unless there is one."""
+    self.forget_environment()
     if self.result() is None:
       self._write('result.json', {'state': state, 'exit_code': exit_code, 'message': message})
-    self.forget_environment()
 
   def forget_environment(self) -> None:
     """Removes the environment's values."""
     (self.path / 'env.json').unlink(missing_ok=True)
 
   def result(self) -> dict[str, Any] | None:
-    """How the job ended, or None."""
-    return self._read('result.json')
+    """How the job ended, or None.
+
+    Raises:
+      ValueError: the file is no result.
+    """
+    values = self._read('result.json')
+    if values is None:
+      return None
+    code = values.get('exit_code')
+    if not isinstance(code, int):
+      raise ValueError(f'{self.path}/result.json has no exit code.')
+    texts = {name: str(values.get(name) or '') for name in ('state', 'message')}
+    return {**texts, 'exit_code': int(code)}
 
   def logs(self, seen: dict[str, int] | None = None) -> list[str]:
     """The hosts' output since the last call with the same `seen`, part by part."""
@@ -150,18 +169,25 @@ class JobFolder:
     whole_files.write_bytes(path, content)
 
   def _write_secret(self, name: str, values: Mapping[str, str]) -> None:
-    if str(self.path).startswith('gs://'):
-      self._write(name, values)  # the bucket's permissions decide who may read it
+    """Writes a new file, for the owner alone and under no other name; it must not exist."""
+    path, text = self.path / name, json.dumps(values)
+    if str(path).startswith('gs://'):
+      path.write_text(text)  # the bucket's permissions decide who may read it
       return
-    descriptor = os.open(self.path / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with open(descriptor, 'w', encoding='utf-8') as file:
-      json.dump(values, file)
+      file.write(text)
 
   def _read(self, name: str) -> dict[str, Any] | None:
     try:
-      return json.loads((self.path / name).read_text())
+      values = json.loads((self.path / name).read_bytes())
     except FileNotFoundError:
       return None
+    except (ValueError, RecursionError):  # the first also of text that is not UTF-8
+      values = None
+    if not isinstance(values, dict):
+      raise ValueError(f'{self.path}/{name} is not what `dss launch` or a host wrote.')
+    return values
 
 
 def _files_below(folder: epath.Path) -> list[epath.Path]:

@@ -5,12 +5,33 @@ contains dss_jax; Kueue starts the job on every host of the slice, and a JobSet 
 when a node is lost.
 """
 
+import dataclasses
+import re
 import shlex
 from collections.abc import Mapping
 
+from dss_jax.launch import job as jobs
 from dss_jax.launch.job import Job
 
+PLACE = re.compile(r'[a-z]+-[a-z]+[0-9]+(-[a-z][a-z0-9]*)?')
+NAME = re.compile(r'[a-z]([-a-z0-9]*[a-z0-9])?')
+IMAGE = re.compile(r'[\w.-]+(:[0-9]+)?(/[\w.-]+)*(:[\w.-]+)?(@sha256:[0-9a-f]+)?', re.ASCII)
 GRACE = '60s'  # for saving, after a host gets SIGTERM
+
+
+def check(job: Job, image: str, cluster: str) -> None:
+  """Refuses names that Google Cloud does not take.
+
+  Raises:
+    ValueError: the message has the flag, what was expected and what was given.
+  """
+  jobs.check_forms(dataclasses.replace(job, zone=''))
+  if not PLACE.fullmatch(job.zone):
+    raise ValueError(f'--zone is the zone or region of the cluster; not {job.zone!r}.')
+  if not NAME.fullmatch(cluster):
+    raise ValueError(f'--cluster is lower-case letters, digits and dashes; not {cluster!r}.')
+  if not IMAGE.fullmatch(image):
+    raise ValueError(f'--image is REGISTRY/NAME:TAG, without spaces; not {image!r}.')
 
 
 def words(job: Job, image: str, cluster: str, values: Mapping[str, str]) -> list[str]:

@@ -20,9 +20,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dss_jax.launch.folder import JobFolder
+from dss_jax.settings import errors
 
 OVER, GOING_DOWN = 0, 75
-USERS_ERROR = 2  # an exit code that another attempt would repeat
+PAUSES_S = (1.0, 5.0, 15.0, 60.0)  # between attempts of a call to the bucket
 UPLOAD_S = 10.0
 REPORT_S = 30.0
 GRACE_S = 60.0  # how long a command may take to end once the job is over
@@ -33,7 +34,7 @@ PART_BYTES = 256 * 2**10  # a part of the log is rewritten until it has this siz
 def main(argv: Sequence[str]) -> int:
   """Runs one host's part of a job; returns OVER or GOING_DOWN."""
   folder, host, work = argv
-  return Host(JobFolder(folder), int(host), pathlib.Path(work)).run()
+  return _patiently(lambda: Host(JobFolder(folder), int(host), pathlib.Path(work))).run()
 
 
 class Host:
@@ -62,7 +63,7 @@ class Host:
       signal.signal(number, self._go_down)
     self.work.mkdir(parents=True, exist_ok=True)
     for attempt in range(self.job.restarts + 1):
-      if self.folder.result() is not None:
+      if _patiently(self.folder.result) is not None:
         return OVER
       last = attempt == self.job.restarts
       code = self._run_command()
@@ -78,17 +79,17 @@ class Host:
         return self._over('done', 0)
       if self.going_down:
         return GOING_DOWN
-      if last or code == USERS_ERROR:
+      if last or code == errors.USERS:
         return self._over('failed', code or 1, f'host {self.host}')
       self.log.write(f'dss launch: ended with {code}; once more\n')
     raise AssertionError('the last attempt ends above')
 
   def _run_command(self) -> int:
-    self.folder.lay_out_files(self.work)
+    _patiently(lambda: self.folder.lay_out_files(self.work))
     environment = {
       **os.environ,
       'JAX_COMPILATION_CACHE_DIR': str(self.folder.compiled),
-      **self.folder.environment(),
+      **_patiently(self.folder.environment),
       'PYTHONUNBUFFERED': '1',
     }
     command = [sys.executable, '-m', 'dss_jax', *self.job.command]
@@ -135,15 +136,15 @@ class Host:
   def _all_done(self) -> bool:
     reports = self._wait(lambda reports: not _any(reports, 'running'))
     states = [reports.get(host, {}).get('state') for host in range(self.hosts)]
-    return self.folder.result() is not None or states == ['done'] * self.hosts
+    return _patiently(self.folder.result) is not None or states == ['done'] * self.hosts
 
   def _wait(self, condition: Callable[[dict], bool]) -> dict[int, dict[str, Any]]:
     """Waits until all hosts have reported and `condition` holds, at most OTHERS_S."""
     end = time.monotonic() + OTHERS_S
     while True:
-      reports = self.folder.reports()
+      reports = _patiently(self.folder.reports)
       ended = len(reports) == self.hosts and condition(reports)
-      over = self.folder.result() is not None
+      over = _patiently(self.folder.result) is not None
       if ended or over or self.going_down or time.monotonic() > end or self.hosts == 1:
         return reports
       time.sleep(1.0)
@@ -153,7 +154,7 @@ class Host:
     with _tolerant():
       self.log.upload()
     if self.host == 0 or state == 'failed':
-      self.folder.finish(state, exit_code, message)
+      _patiently(lambda: self.folder.finish(state, exit_code, message))
     return OVER
 
   def _go_down(self, signal_number, frame) -> None:
@@ -192,6 +193,19 @@ class _Log:
 
 def _any(reports: dict[int, dict[str, Any]], state: str) -> bool:
   return any(report.get('state') == state for report in reports.values())
+
+
+def _patiently(call: Callable[[], Any]) -> Any:
+  """The result of a call to the bucket, attempted again where its error may pass."""
+  for pause in PAUSES_S:
+    try:
+      return call()
+    except Exception as error:
+      if not errors.is_users(error) or errors.exit_code(error) != errors.MAY_PASS:
+        raise
+      print(f'dss launch: {error}; again in {pause:.0f} s', file=sys.stderr, flush=True)
+      time.sleep(pause)
+  return call()
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """A job: a command of dss, and what it runs on. Plain values that every target reads.
 
-Owns the checks that need no cloud, and the files of this machine that a command names. Knows no
-target.
+Owns the forms of these values, and the files of this machine that a command names. Knows no target;
+whether the command can work is checks.py's.
 """
 
 import dataclasses
@@ -10,11 +10,22 @@ import pathlib
 import re
 from collections.abc import Mapping, Sequence
 
-from dss_jax.settings import arguments, topologies
+from dss_jax.launch import needed
+from dss_jax.settings import arguments, fields, topologies
 
 NAME = re.compile(r'[a-z]([-a-z0-9]{0,26}[a-z0-9])?')
 VERBS = ('train', 'compare', 'evaluate', 'predict', 'prepare', 'vocab', 'import', 'export')
+GIN_VERBS = ('train', 'compare', 'evaluate', 'predict')
 SHIPPED_BYTES_LIMIT = 100 * 2**20
+BUCKET = re.compile(r'gs://[a-z0-9]([a-z0-9._-]{0,220}[a-z0-9])?(/.*)?')
+# A folder in it; without the characters that gcloud takes for patterns.
+_FOLDER = re.compile(r'gs://[^/]+(/[\w.=+@~-]+)*/?', re.ASCII)
+_FORMS = {  # of a setting: its form, and that in words
+  'project': (r'([a-z0-9.-]+:)?[a-z]([-a-z0-9]{0,28}[a-z0-9])?', 'a project id such as my-project'),
+  'zone': (r'[a-z]+-[a-z]+[0-9]+-[a-z][a-z0-9]*', 'a zone such as us-west4-a, not a region'),
+  'service_account': (r'[^@\s]+@[^@\s]+\.[^@\s]+', 'the e-mail of an account'),
+}
+_KEY = re.compile(rb'PRIVATE KEY-----|"(refresh_token|client_secret)"')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +59,9 @@ class Job:
   retries: int = 20
 
   def __post_init__(self):
+    fields.check(self)
+    if not all(isinstance(text, str) for text in (*self.command, *self.environment)):
+      raise ValueError('the command and the environment of a job are texts.')
     if not NAME.fullmatch(self.name):
       raise ValueError(
         f'--name is a lower-case letter, then at most 27 lower-case letters, digits or dashes, '
@@ -73,21 +87,45 @@ class Job:
 
 
 def check_remote(job: Job) -> None:
-  """Refuses a job whose results would be lost with its machine.
+  """Refuses values that no cloud takes, and results that would be lost with the machine.
 
   Raises:
-    ValueError: no bucket, or a MODEL_DIR on the machine.
+    ValueError: the message has the flag, what was expected and what was given.
   """
   if not job.bucket:
     raise ValueError('a job on another machine needs --bucket=gs://BUCKET/FOLDER.')
-  if not job.bucket.startswith('gs://'):
+  if os.path.isabs(job.bucket):
     return  # a folder that all machines share, as in a test
+  check_forms(job)
+  odd = '..' in job.bucket or not _FOLDER.fullmatch(job.bucket)
+  if odd or not BUCKET.fullmatch(job.bucket):
+    raise ValueError(
+      f'--bucket is gs://BUCKET/FOLDER, with a bucket of lower-case letters, digits, dashes, '
+      f'underscores and dots; not {job.bucket!r}.'
+    )
   for name, value in settings(job.command):
-    named = name in ('model_dir', 'gin.MODEL_DIR')
-    if named and not value.strip('\'"').startswith('gs://'):
+    if macro_of(name) == 'MODEL_DIR' and not value.strip('\'"').startswith('gs://'):
       raise ValueError(
-        f'MODEL_DIR {value} is on a machine that will be deleted: give --model_dir=gs://... .'
+        f'MODEL_DIR {value!r} is on a machine that will be deleted: give --model_dir=gs://... .'
       )
+
+
+def check_forms(job: Job) -> None:
+  """Refuses a project, zone or account that no cloud has.
+
+  Raises:
+    ValueError: the message has the flag, what was expected and what was given.
+  """
+  for name, (form, words) in _FORMS.items():
+    value = getattr(job, name)
+    if value and not re.fullmatch(form, value):
+      raise ValueError(f'--{name} is {words}; not {value!r}.')
+
+
+def macro_of(name: str) -> str:
+  """The setting that a flag's name stands for: 'gin.MODEL_DIR' and 'model-dir' are MODEL_DIR."""
+  macro = name.replace('-', '_').upper().removeprefix('GIN.')
+  return arguments.SHORT_FORMS.get(macro, macro)
 
 
 def settings(command: Sequence[str]) -> list[tuple[str, str]]:
@@ -103,44 +141,86 @@ def settings(command: Sequence[str]) -> list[tuple[str, str]]:
   return pairs
 
 
-def files_to_ship(command: Sequence[str], more: Sequence[str] = ()) -> tuple[str, ...]:
+def files_to_ship(
+  command: Sequence[str], more: Sequence[str] = (), named: Sequence[tuple[str, str]] = ()
+) -> tuple[str, ...]:
   """Files of the working directory that the job needs, as paths relative to it.
 
-  They are the files that the command names by a relative path (gin files, a vocabulary), those
-  of `--mixture_or_task_module` or `--module`, and `more`: files, or folders with everything below
-  them.
+  They are the files that the command names by a relative path (gin files with those that they
+  include, a vocabulary), the module of `--mixture_or_task_module` or `--module` with what it
+  imports from here, and `more`: files, or folders with everything below them but what `left_out`
+  names.
+
+  Args:
+    command: arguments of dss, the verb first.
+    more: paths of --file.
+    named: further (setting, value) pairs, as a gin file has them.
 
   Raises:
-    ValueError: one of `more` is missing or outside the working directory, or all are too large.
+    ValueError: a file is missing, outside the working directory, or a private key; or all are too
+      large.
   """
-  here = pathlib.Path.cwd().resolve()
   files: set[pathlib.Path] = set()
-  for name, value in settings(command):
-    macro = name.replace('-', '_').upper().removeprefix('GIN.')
-    module = arguments.SHORT_FORMS.get(macro, macro) == arguments.MODULE
-    candidate = here / (value.replace('.', '/') + '.py' if module else value)
-    if value and not os.path.isabs(value) and candidate.is_file():
-      files.add(candidate.resolve())
+  if command and command[0] in GIN_VERBS:
+    given = arguments.split(command[1:])
+    files |= needed.gin_files(given.files, given.search_paths)
+  for name, value in (*settings(command), *named):
+    if macro_of(name) == arguments.MODULE:
+      files |= needed.module_files(value)
+    elif value and not os.path.isabs(value) and os.path.isfile(value):  # or a long text
+      files.add(pathlib.Path(value))
   for text in more:
-    path = here / text
-    if not path.exists():
-      raise ValueError(f'--file={text}: there is no such file or folder in {here}.')
-    below = sorted(path.rglob('*')) if path.is_dir() else [path]
-    files |= {
-      file.resolve() for file in below if file.is_file() and '__pycache__' not in file.parts
-    }
-  outside = [path for path in sorted(files) if not path.is_relative_to(here)]
-  if outside:
+    files |= set(_below(text)) - set(_left_out(text))
+  return tuple(sorted(_checked(files)))
+
+
+def left_out(more: Sequence[str]) -> tuple[str, ...]:
+  """Files in folders of --file that are not shipped: hidden ones, and those with a private key."""
+  return tuple(str(path) for text in more for path in _left_out(text))
+
+
+def _below(text: str) -> list[pathlib.Path]:
+  """The files of one --file."""
+  path = pathlib.Path(text)
+  if not path.exists():
+    raise ValueError(f'--file={text}: there is no such file or folder in {pathlib.Path.cwd()}.')
+  if path.is_file() and _has_key(path):
     raise ValueError(
-      f'{outside[0]} is outside the working directory {here}; run dss in a folder above it.'
+      f'--file={text} has a private key or a token, which all who read the bucket would have: the '
+      'hosts act as --service_account, and --env=NAME passes a variable.'
     )
+  files = sorted(path.rglob('*')) if path.is_dir() else [path]
+  return [file for file in files if file.is_file() and '__pycache__' not in file.parts]
+
+
+def _left_out(text: str) -> list[pathlib.Path]:
+  path = pathlib.Path(text)
+  hidden = lambda file: any(part[0] == '.' for part in file.relative_to(path).parts)  # noqa: E731
+  return [file for file in _below(text) if path.is_dir() and (hidden(file) or _has_key(file))]
+
+
+def _has_key(path: pathlib.Path) -> bool:
+  small = path.stat().st_size < 2**20  # no key is larger
+  return small and bool(_KEY.search(path.read_bytes()))
+
+
+def _checked(files: set[pathlib.Path]) -> set[str]:
+  """The files by their names below the working directory; a link keeps its own name."""
+  here = pathlib.Path.cwd().resolve()
+  names = {path: os.path.relpath(path.absolute(), pathlib.Path.cwd()) for path in files}
+  for path, name in names.items():
+    if name.split(os.sep)[0] == '..' or not path.resolve().is_relative_to(here):
+      raise ValueError(
+        f'{str(path.resolve())!r} is outside the working directory {here}; run dss in a folder '
+        'above it.'
+      )
   size = sum(path.stat().st_size for path in files)
   if size > SHIPPED_BYTES_LIMIT:
     raise ValueError(
       f'{len(files)} files of {size / 2**20:.0f} MiB are too large to ship: put data '
       'into the bucket and give its gs:// path.'
     )
-  return tuple(str(path.relative_to(here)) for path in sorted(files))
+  return set(names.values())
 
 
 def values_of(names: Sequence[str], environment: Mapping[str, str]) -> dict[str, str]:

@@ -21,6 +21,13 @@ copy() { # FROM TO, either of which may be in a bucket
   esac
 }
 
+forget_environment() { # the values of variables
+  case "$DSS_FOLDER" in
+    gs://*) gcloud storage rm --quiet "$DSS_FOLDER/env.json" ;;
+    *) rm -f "$DSS_FOLDER/env.json" ;;
+  esac
+}
+
 delete_resource() {
   echo "deleting $DSS_QUEUED_RESOURCE"
   gcloud compute tpus queued-resources delete "$DSS_QUEUED_RESOURCE" --project="$DSS_PROJECT" \
@@ -32,13 +39,14 @@ finish() { # 0: the job is over; 75: this host is terminated and the job is not 
   trap - EXIT
   echo "ending with $code"
   if [ "$code" != 0 ] && [ "$code" != 75 ]; then
+    forget_environment || true # it may have none
     printf '{"state": "failed", "exit_code": 1, "message": "host %s: set-up ended with %s"}\n' \
       "$host" "$code" >result.json
     copy setup.log "$DSS_FOLDER/logs/$(date -u +%Y%m%dT%H%M%S)-host-$host-setup.log" || true
-    copy result.json "$DSS_FOLDER/result.json" || true
-    delete_resource || true
+    again copy result.json "$DSS_FOLDER/result.json" || true
+    again delete_resource || true
   elif [ "$code" = 0 ] && [ "$host" = 0 ]; then
-    delete_resource || true
+    again delete_resource || true
   fi
   exit "$code"
 }
@@ -71,8 +79,8 @@ install() {
     "$work/$wheel$DSS_EXTRA"
 }
 
-again() { # COMMAND..., several times: the network of a new machine may not work at once
-  for pause in ${DSS_PAUSES-1 5 15 30}; do
+again() { # COMMAND..., several times: a network may fail for minutes, and a job must not end by it
+  for pause in ${DSS_PAUSES-1 5 15 30 60 120}; do
     if "$@"; then return; fi
     sleep "$pause"
   done

@@ -2,11 +2,13 @@
 
 Owns the rule that nothing billed is left behind: from the request to the end, any failure here (an
 error, Ctrl-C, a closed terminal) deletes the resource. The hosts delete it too when the job is
-over, so that a job whose watcher is gone does not keep costing money.
+over, so that a job whose watcher is gone does not keep costing money. What others wrote, as a
+host's log, is shown with its control characters visible.
 """
 
 import contextlib
 import dataclasses
+import shlex
 import signal
 import sys
 import time
@@ -16,6 +18,7 @@ from typing import Any
 from dss_jax.launch.folder import JobFolder
 from dss_jax.launch.job import Job
 from dss_jax.launch.tpu_vm import NOT_FOUND, AlreadyExists, CloudTpu, Seen
+from dss_jax.settings.printable import printable
 
 PERIOD_S = 20.0  # between two checks
 SILENCE_S = 1800.0  # without a report from hosts whose resource is ready
@@ -29,7 +32,7 @@ class Lost(OSError):
 
 def say(text: str) -> None:
   """Prints a line for the user, with the time."""
-  print(f'{time.strftime("%H:%M:%S")} {text}', file=sys.stderr, flush=True)
+  print(f'{time.strftime("%H:%M:%S")} {printable(text)}', file=sys.stderr, flush=True)
 
 
 @dataclasses.dataclass
@@ -59,13 +62,23 @@ class Watch:
     """Refuses a name that is taken.
 
     Raises:
-      AlreadyExists: a resource of this name exists.
+      AlreadyExists: a resource of this name exists, or one of the job that the folder is of, which
+        may be in another zone.
     """
-    if self.cloud.look(self.job.name).queued != NOT_FOUND:
-      raise AlreadyExists(_exists(self.job))
+    _refuse_existing(self.job, self.cloud)
+    try:
+      before = self.folder.job()
+    except ValueError:  # there is none yet
+      return
+    if before.zone and (before.project, before.zone) != (self.job.project, self.job.zone):
+      _refuse_existing(before, type(self.cloud)(before.project, before.zone))
 
-  def submit(self, detach: bool = False) -> int:
+  def submit(self, detach: bool = False, write: Callable[[], Any] = lambda: None) -> int:
     """Requests the resource and, unless `detach`, follows the job to its end.
+
+    Args:
+      detach: returns once the resource is requested.
+      write: fills the folder before.
 
     Returns:
       The job's exit code; 0 if it was not waited for.
@@ -75,28 +88,38 @@ class Watch:
       Lost: all retries were used; the resource is deleted.
       OSError: the API refuses; the resource is deleted, or a printed line says that it may exist.
     """
-    name = self.job.name
-    with _interruptions():
+    name, requested = self.job.name, False
+    with interruptions():
       try:
+        write()
+        requested = True
         self.cloud.create(self.job)
         say(f'requested {self.job.machine.accelerator_type} as {name} in {self.job.zone}')
         if detach:
+          say(f'{name} is left running; {_advice(self.job)}')
           return 0
         return self._until_over()
       except AlreadyExists as error:  # made since `check_free`, by someone else
+        self._forget_environment()
         raise AlreadyExists(_exists(self.job)) from error
       except BaseException as error:
-        self._give_up(error)
+        if requested:
+          self._give_up(error)
+        else:
+          self._forget_environment()
+          say(f'nothing was requested; the next submission replaces what is in {self.folder.path}')
         raise
 
   def attach(self) -> int:
     """Follows a submitted job to its end; Ctrl-C leaves it running."""
-    with _interruptions():
+    with interruptions():
       try:
         return self._until_over()
       except KeyboardInterrupt:
-        say(f'no longer watched; {self.job.name} continues')
+        say(f'no longer watched; {self.job.name} continues and is billed; {_advice(self.job)}')
         raise
+      except AlreadyExists as error:  # of another watcher, or of someone else: it is left alone
+        raise AlreadyExists(_exists(self.job)) from error
       except BaseException as error:
         self._give_up(error)
         raise
@@ -116,8 +139,8 @@ class Watch:
         say(f'cannot check the job ({error}); trying again')
         result = None
       if result is not None:
+        self._forget_environment()
         self.cloud.delete(self.job.name)
-        self.folder.forget_environment()
         say(f'{result["state"]}, exit code {result["exit_code"]} {result["message"]}'.rstrip())
         return result['exit_code']
       self.sleep(PERIOD_S)
@@ -127,7 +150,7 @@ class Watch:
     result = self.folder.result()
     seen = Seen('') if result else self.cloud.look(self.job.name)
     for text in self.folder.logs(self._log_seen):
-      sys.stdout.write(text)
+      sys.stdout.write(printable(text))
     sys.stdout.flush()
     if result:
       return result
@@ -164,22 +187,26 @@ class Watch:
     """Deletes the resource because of an error; reports if even that fails."""
     name = self.job.name
     say(f'deleting {name} because of: {error or type(error).__name__}')
+    self._forget_environment()
     try:
       self.cloud.delete(name)
     except BaseException as second:
-      say(
-        f'COULD NOT DELETE {name}, which may still be billed: {second}. Run: gcloud compute tpus '
-        f'queued-resources delete {name} --project={self.job.project} --zone={self.job.zone} '
-        '--force'
-      )
+      where = [f'--project={self.job.project}', f'--zone={self.job.zone}', '--force']
+      line = shlex.join(['gcloud', 'compute', 'tpus', 'queued-resources', 'delete', name, *where])
+      say(f'COULD NOT DELETE {name}, which may still be billed: {second}. Run: {line}')
       return
-    with contextlib.suppress(Exception):  # the error at hand matters more
-      self.folder.forget_environment()
     say(f'{name} is deleted; what the job saved is in {self.folder.path} and its MODEL_DIR')
+
+  def _forget_environment(self) -> None:
+    """Removes the values of variables from the folder; reports if that fails."""
+    try:
+      self.folder.forget_environment()
+    except Exception as error:  # the resource matters more
+      say(f'COULD NOT REMOVE {self.folder.path}/env.json, the values of variables: {error}')
 
 
 @contextlib.contextmanager
-def _interruptions() -> Iterator[None]:
+def interruptions() -> Iterator[None]:
   """Treats SIGTERM and a closed terminal like Ctrl-C."""
 
   def interrupt(number, frame):
@@ -196,8 +223,17 @@ def _interruptions() -> Iterator[None]:
       signal.signal(number, handler)
 
 
+def _refuse_existing(job: Job, cloud: CloudTpu) -> None:
+  if cloud.look(job.name).queued != NOT_FOUND:
+    raise AlreadyExists(_exists(job))
+
+
 def _exists(job: Job) -> str:
   return (
-    f'{job.zone} has a queued resource {job.name} already: `dss launch watch {job.folder}` follows '
-    f'it, `dss launch delete {job.folder}` deletes it, another --name=... makes a second one.'
+    f'{job.zone} has a queued resource {job.name} already: {_advice(job)}, another --name=... '
+    'makes a second one.'
   )
+
+
+def _advice(job: Job) -> str:
+  return f'`dss launch watch {job.folder}` follows it, `dss launch delete {job.folder}` deletes it'

@@ -22,6 +22,7 @@ from google.cloud import tpu_v2
 from google.longrunning import operations_pb2
 from google.protobuf import any_pb2, empty_pb2
 
+READY = ['WAITING_FOR_RESOURCES', 'PROVISIONING', 'ACTIVE/READY']  # a plan
 States = tpu_v2.QueuedResourceState.State
 SERVICE = 'google.cloud.tpu.v2.Tpu'
 CALLS = {  # and the type of the answer: None for an operation
@@ -231,13 +232,16 @@ class Machines:
     path.chmod(0o755)
 
 
-# Copies from and to gs://X as folder/gs/X, and deletes through the API.
+# Copies from, to and removes gs://X as folder/gs/X, and deletes resources through the API.
 GCLOUD = """
 echo "$*" >> {folder}/gcloud.log
 if [ "$1 $2" = 'storage cp' ]; then
   from=${{3/#gs:\\/\\//{folder}/gs/}} to=${{4/#gs:\\/\\//{folder}/gs/}}
   [ "$to" != "${{to%/}}" ] || mkdir -p "$(dirname "$to")"
   exec cp $from "$to"
+fi
+if [ "$1 $2 $3" = 'storage rm --quiet' ]; then
+  exec rm ${{4/#gs:\\/\\//{folder}/gs/}}
 fi
 export PYTHONPATH=$CALLERS_PYTHONPATH
 exec {python} -c 'from dss_jax.launch import tpu_vm; import sys

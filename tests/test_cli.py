@@ -75,9 +75,9 @@ def test_a_users_error_is_one_line(verb, capsys, error):
   assert capsys.readouterr().err == f'dss train: {error}\n'
 
 
-def test_a_lost_connection_is_a_users_error_where_standard_output_is_read(verb, capsys):
-  verb(BrokenPipeError('the bucket went away'))
-  assert cli.main(['train']) == 2
+def test_what_may_pass_has_a_code_of_its_own_and_is_one_line(verb, capsys):
+  verb(BrokenPipeError('the bucket went away'))  # while standard output is read
+  assert cli.main(['train']) == 74
   assert capsys.readouterr().err == 'dss train: the bucket went away\n'
 
 

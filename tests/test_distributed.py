@@ -4,8 +4,10 @@ Real processes on this machine, which meet over loopback.
 """
 
 import json
+import pathlib
 import shutil
 import signal
+import socket
 import time
 
 import jax
@@ -173,6 +175,22 @@ def test_a_killed_process_is_noticed_where_nothing_is_computed(shared, tmp_path,
   _assert_ends_after_kill(job, killed)
 
 
+def test_process_0_listens_at_the_coordinators_address_alone(shared, tmp_path):
+  job = Processes(tmp_path, shared, [], **TWO, program=('-c', MEETS))
+  try:
+    job.when(lambda: all('met' in job.log_of(index) for index in range(2)))
+    variables = pathlib.Path(f'/proc/{job.processes[0].pid}/environ').read_text().split('\0')
+    address = next(text for text in variables if text.startswith('DSS_COORDINATOR='))
+    port = int(address.rpartition(':')[2])
+    own = socket.getaddrinfo(socket.gethostname(), port, socket.AF_INET)[0][4][0]
+    for stranger in {'127.0.0.2', own} - {'127.0.0.1'}:
+      with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((stranger, port), timeout=5)
+    socket.create_connection(('127.0.0.1', port), timeout=5).close()
+  finally:
+    job.kill()
+
+
 def test_processes_with_other_settings_than_each_other_are_refused(shared, tmp_path):
   job = Processes(tmp_path, shared, ['a'], **TWO, of_last=['b'], program=('-c', MEETS))
   codes = job.finish()
@@ -254,6 +272,17 @@ def test_the_environment_goes_before_the_tpu(joined, monkeypatch):
     }
   ]
   assert not jax.config.jax_enable_preemption_service  # SIGTERM ends an evaluation
+
+
+@pytest.mark.parametrize('other', [None, '0.0.0.0:1'])
+def test_another_address_to_listen_at_is_jaxs_setting(joined, monkeypatch, other):
+  given = {'DSS_COORDINATOR': 'a:1', 'DSS_NUM_PROCESSES': '3', 'DSS_PROCESS_ID': '0'}
+  if other:
+    given['JAX_COORDINATOR_BIND_ADDRESS'] = other
+  for name, value in given.items():
+    monkeypatch.setenv(name, value)
+  distributed.initialize('train', stops_softly=True)
+  assert joined[0].get('coordinator_bind_address') == (None if other else 'a:1')
 
 
 def test_processes_that_do_not_meet_are_told(monkeypatch):

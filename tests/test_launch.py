@@ -1,22 +1,25 @@
-"""`dss launch`: jobs, this machine, and the texts for SkyPilot and GKE, with any characters."""
+"""`dss launch`: jobs, and the texts for SkyPilot and GKE, with any characters."""
 
 import os
 import pathlib
 import random
 import re
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import yaml
 
 from dss_jax import cli, launch
 from dss_jax.launch import gke, job, local, skypilot
+from dss_jax.launch.folder import JobFolder
 
-PATIENCE_S = 60.0
 WHERE = ('--name=cqa', '--project=p', '--zone=us-west4-a', '--topology=v5e-16')
+WORKS = (  # a command that can work on other machines
+  'train', '--gin_file=models/t5_1_1/tiny.gin', '--gin_file=datasets/cqa.gin',
+  '--vocabulary=gs://b/spiece.model', '--data_dir=gs://b/data', '--model_dir=gs://b/a',
+  '--batch_size=32',
+)  # fmt: skip
 
 
 def make(**values):
@@ -64,28 +67,6 @@ def test_results_that_would_be_lost_with_the_machine_are_refused(argument):
     job.check_remote(make())
 
 
-def test_files_that_the_command_names_are_shipped(tmp_path, monkeypatch):
-  monkeypatch.chdir(tmp_path)
-  for name in ('a.gin', 'b.model', 'mine/tasks.py', 'unused.gin', 'more/x.txt', 'more/y/z.txt'):
-    path = tmp_path / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text('x')
-  command = ['train', '--gin_file=a.gin', '--gin_file=models/t5_1_1/tiny.gin', '--vocabulary']
-  command += ['b.model', '--mixture_or_task_module=mine.tasks', f'--other={tmp_path}/unused.gin']
-  assert job.files_to_ship(command) == ('a.gin', 'b.model', 'mine/tasks.py')
-  assert job.files_to_ship(['train', '--module=mine.tasks']) == ('mine/tasks.py',)
-  assert job.files_to_ship(['train'], ['more']) == ('more/x.txt', 'more/y/z.txt')
-  with pytest.raises(ValueError, match='--file=nothing: there is no such'):
-    job.files_to_ship([], ['nothing'])
-  monkeypatch.chdir(tmp_path / 'mine')
-  with pytest.raises(ValueError, match='outside the working directory'):
-    job.files_to_ship([], [str(tmp_path)])
-  monkeypatch.chdir(tmp_path)
-  monkeypatch.setattr(job, 'SHIPPED_BYTES_LIMIT', 2)
-  with pytest.raises(ValueError, match='put data into the bucket'):
-    job.files_to_ship(command)
-
-
 def test_a_variable_that_is_not_set_is_refused():
   assert job.values_of(['A'], {'A': '1', 'B': '2'}) == {'A': '1'}
   with pytest.raises(ValueError, match='--env=C: that variable is not set here'):
@@ -123,9 +104,9 @@ def test_help_is_shown(argv, capsys):
   assert 'dss launch' in capsys.readouterr().out
 
 
-def test_without_the_extra_it_says_what_to_install(monkeypatch, tmp_path):
+def test_without_the_extra_it_says_what_to_install(monkeypatch):
   monkeypatch.setitem(sys.modules, 'google.cloud', None)
-  where = [*WHERE, f'--bucket={tmp_path}', '--', 'train', '--model_dir=x']
+  where = [*WHERE, '--bucket=gs://b', '--', *WORKS]
   assert launch.main(['tpu-vm', *where]) == 0  # to see what would be done needs nothing
   with pytest.raises(ImportError, match=r"pip install 'dss_jax\[launch\]'"):
     launch.main(['tpu-vm', '--submit', *where])
@@ -238,7 +219,7 @@ def test_a_skypilot_task_recovers_and_has_no_secrets(programs, tmp_path, monkeyp
   monkeypatch.chdir(tmp_path)
   pathlib.Path('a.gin').write_text('')
   flags = [*WHERE, '--bucket=gs://b', '--spot', '--env=SECRET', '--output=task.yaml']
-  command = ['--', 'train', '--gin_file=a.gin', '--model_dir=gs://b/a']
+  command = ['--', *WORKS, '--gin_file=a.gin']
   assert launch.main(['skypilot', *flags, *command]) == 0
   task = yaml.safe_load(pathlib.Path('task.yaml').read_text())
   assert task['resources'] == {
@@ -260,140 +241,57 @@ def test_a_skypilot_task_is_submitted_with_its_files(programs, tmp_path, monkeyp
   arguments = programs('sky')
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr('dss_jax.launch.package.build', lambda folder: [])
-  pathlib.Path('a.gin').write_text('x')
-  flags = [*WHERE, f'--bucket={tmp_path}/b', '--submit']
-  assert launch.main(['skypilot', *flags, '--', 'train', '--gin_file=a.gin']) == 0
+  monkeypatch.setattr('dss_jax.launch.arguments.JobFolder', lambda path: JobFolder(path[5:]))
+  pathlib.Path('a.gin').write_text('RANDOM_SEED = 1')
+  flags = [*WHERE, '--bucket=gs://b', '--submit']
+  assert launch.main(['skypilot', *flags, '--', *WORKS, '--gin_file=a.gin']) == 0
   assert arguments('sky') == ['jobs', 'launch', '--yes', '--name', 'cqa', 'cqa.yaml']
-  assert pathlib.Path('b/cqa/files/a.gin').read_text() == 'x'
+  assert pathlib.Path('b/cqa/files/a.gin').read_text() == 'RANDOM_SEED = 1'
 
 
 def test_gke_asks_for_the_slice(programs, monkeypatch, tmp_path):
   arguments = programs('gcluster')
   monkeypatch.chdir(tmp_path)
   flags = [*WHERE, '--image=i', '--cluster=c', '--spot']
-  assert launch.main(['gke', *flags, '--submit', '--', 'train']) == 0
+  assert launch.main(['gke', *flags, '--submit', '--', *WORKS]) == 0
   expected = ['--compute-type=ct5lp-hightpu-4t', '--topology=4x4', '--gke-nap-provisioning=spot']
   assert set(expected) <= set(arguments('gcluster'))
-  pathlib.Path('a.gin').write_text('x')
-  assert 'put a.gin there' in refused('gke', *flags, '--', 'train', '--gin_file=a.gin')
+  pathlib.Path('a.gin').write_text('')
+  assert 'put a.gin into the bucket' in refused('gke', *flags, '--', *WORKS, '--gin_file=a.gin')
   flags[3] = '--topology=v3-8'
-  assert 'GKE has no such slice' in refused('gke', *flags, '--', 'train')
+  assert 'GKE has no such slice' in refused('gke', *flags, '--', *WORKS)
+
+
+def test_gke_warns_of_keys_in_clear_text(programs, monkeypatch, tmp_path, capsys):
+  programs('gcluster')
+  monkeypatch.setenv('SECRET', 'hunter2')
+  flags = [*WHERE, '--image=i', '--cluster=c', '--env=SECRET']
+  for submit in ([], ['--submit']):
+    assert launch.main(['gke', *flags, *submit, '--', *WORKS]) == 0
+    said = capsys.readouterr()
+    assert 'warning: on GKE the values of SECRET are in clear text' in said.err
+    assert 'hunter2' not in said.out + said.err
+
+
+@pytest.mark.parametrize(
+  ('target', 'program', 'advice'),
+  [('gke', 'gcluster', 'gcluster job cancel cqa'), ('skypilot', 'sky', '--name cqa` ends it')],
+)
+def test_an_interrupted_submission_says_what_may_be_left(
+  target, program, advice, programs, monkeypatch, tmp_path, capsys
+):
+  programs(program)
+  (tmp_path / 'bin' / program).write_text(f'#!/bin/bash\nkill -TERM {os.getpid()}\nsleep 60\n')
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr('dss_jax.launch.arguments._write_folder', lambda *arguments: None)
+  more = ['--image=i', '--cluster=c'] if target == 'gke' else ['--bucket=gs://b']
+  with pytest.raises(KeyboardInterrupt):
+    launch.main([target, *WHERE, *more, '--submit', '--', *WORKS])
+  told = capsys.readouterr().err
+  assert 'interrupted: the job may have been submitted' in told and advice in told
 
 
 def test_a_program_that_is_not_installed_is_named(monkeypatch, tmp_path):
   monkeypatch.setenv('PATH', str(tmp_path))
   flags = [*WHERE, '--image=i', '--cluster=c', '--submit']
-  assert 'gcluster is not installed' in refused('gke', *flags, '--', 'train')
-
-
-# ---------------------------------------------------------------- this machine
-
-
-@pytest.fixture
-def start(tmp_path, repository, monkeypatch):
-  """Starts `local.run` of a program in dss's place; returns the process."""
-  monkeypatch.delenv('XLA_FLAGS', raising=False)
-  (tmp_path / 'dss_jax').mkdir()
-  (tmp_path / 'dss_jax/__init__.py').touch()
-  runner = tmp_path / 'elsewhere/run.py'
-  runner.parent.mkdir()
-  runner.write_text(
-    'import sys\nfrom dss_jax.launch import local\n'
-    'local.GRACE_S = 1.0\n'
-    'sys.exit(local.run(sys.argv[2:], int(sys.argv[1]), 2))\n'
-  )
-
-  def run(program, processes, *arguments):
-    (tmp_path / 'dss_jax/__main__.py').write_text(program)
-    line = [sys.executable, str(runner), str(processes), *arguments]
-    return subprocess.Popen(line, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
-
-  return run
-
-
-def test_processes_know_each_other_and_their_lines_are_told_apart(start):
-  process = start(
-    'import os, sys\n'
-    'e = os.environ\n'
-    'print(e["DSS_PROCESS_ID"], e["DSS_NUM_PROCESSES"], e["DSS_COORDINATOR"], e["XLA_FLAGS"])\n'
-    'print(sys.argv[1:], file=sys.stderr)\n',
-    3,
-    'train',
-    'a b',
-  )
-  out, _ = process.communicate(timeout=PATIENCE_S)
-  assert process.returncode == 0
-  lines = sorted(out.splitlines())
-  port = lines[0].split()[3]
-  expected = []
-  for n in range(3):
-    first = f'[{n}] {n} 3 {port} --xla_force_host_platform_device_count=2'
-    expected += [first, f"[{n}] ['train', 'a b']"]
-  assert lines == sorted(expected)
-  assert re.fullmatch(r'127\.0\.0\.1:\d+', port)
-
-
-def test_one_process_is_alone(start):
-  process = start('import os; print("DSS_COORDINATOR" in os.environ); raise SystemExit(7)', 1, 'x')
-  out, _ = process.communicate(timeout=PATIENCE_S)
-  assert (process.returncode, out) == (7, 'False\n')
-
-
-@pytest.mark.parametrize('stubborn', [False, True])
-def test_when_one_process_dies_the_others_are_ended(start, stubborn):
-  ignore = 'import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)' if stubborn else ''
-  began = time.monotonic()
-  process = start(
-    f'import os, sys, time\n{ignore}\n'
-    'if os.environ["DSS_PROCESS_ID"] == "1": sys.exit(5)\n'
-    'time.sleep(600)',
-    3,
-    'train',
-  )
-  process.communicate(timeout=PATIENCE_S)
-  assert process.returncode == 5
-  assert time.monotonic() - began < 30
-
-
-def test_a_signal_reaches_all_processes_once(start):
-  process = start(
-    'import signal, sys, time\n'
-    'count = 0\n'
-    'def stop(number, frame):\n'
-    '  global count\n'
-    '  count += 1\n'
-    'signal.signal(signal.SIGTERM, stop)\n'
-    'print("ready"); sys.stdout.flush()\n'
-    'while not count: time.sleep(0.01)\n'
-    'time.sleep(0.5); print(f"saved {count}")\n',
-    2,
-    'train',
-  )
-  ready = sorted(process.stdout.readline() for _ in range(2))
-  assert ready == ['[0] ready\n', '[1] ready\n']
-  process.send_signal(signal.SIGTERM)
-  out, _ = process.communicate(timeout=PATIENCE_S)
-  assert sorted(out.splitlines()) == ['[0] saved 1', '[1] saved 1']
-  assert process.returncode == 0
-
-
-@pytest.mark.parametrize('flag', ['--devices=0', '--processes=-1'])
-def test_counts_are_positive(flag):
-  assert 'is a positive number' in refused('local', flag, '--', 'train')
-
-
-def test_local_sh_is_dss_launch_local(tmp_path, repository):
-  (tmp_path / 'dss_jax').mkdir()
-  (tmp_path / 'dss_jax/__init__.py').touch()
-  (tmp_path / 'dss_jax/__main__.py').write_text('import sys; print(sys.argv[1:])')
-  environment = {
-    **os.environ,
-    'PATH': f'{pathlib.Path(sys.executable).parent}:{os.environ["PATH"]}',
-  }
-  script = [str(repository / 'launch/local.sh'), '--devices=8', '--processes=2', 'train', "it's $x"]
-  run = {'cwd': tmp_path, 'env': environment, 'text': True}
-  out = subprocess.check_output(script, **run)
-  where = "['launch', 'local', '--submit', '--devices=8', '--processes=2', '--', 'train'"
-  assert out == f'{where}, "it\'s $x"]\n'
-  assert subprocess.check_output([*script[:1], 'train'], **run).count("'--', 'train']") == 1
-  assert 'launch/local.sh [--devices=N]' in subprocess.check_output([*script[:1], '--help'], **run)
+  assert 'gcluster is not installed' in refused('gke', *flags, '--', *WORKS)

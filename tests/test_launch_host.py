@@ -111,7 +111,7 @@ def test_a_failure_is_tried_again_in_place(job):
   assert logs(folder).count('ended with 1; once more') == 2
 
 
-@pytest.mark.parametrize(('code', 'lives'), [(2, 1), (3, 3), (137, 3)])
+@pytest.mark.parametrize(('code', 'lives'), [(2, 1), (3, 3), (74, 3), (137, 3)])
 def test_a_failure_that_stays_is_the_jobs(job, code, lives):
   submit, start = job
   ending = f'sys.exit({code})' if code < 128 else f'os.kill(os.getpid(), {code - 128})'
@@ -120,6 +120,32 @@ def test_a_failure_that_stays_is_the_jobs(job, code, lives):
   result = folder.result()
   assert (result['state'], result['exit_code'], result['message']) == ('failed', code, 'host 0')
   assert logs(folder).count('life') == lives
+
+
+@pytest.mark.parametrize(
+  ('error', 'again'),
+  [
+    (ConnectionResetError('reset'), True),
+    (ValueError('UNAVAILABLE: the bucket'), True),
+    (PermissionError('not yours'), False),
+  ],
+)
+def test_a_call_to_the_bucket_that_fails_once_does_not_end_the_job(monkeypatch, error, again):
+  waits = []
+  monkeypatch.setattr(host.time, 'sleep', waits.append)
+  answers = [error, {'state': 'done'}]
+
+  def call():
+    answer = answers.pop(0)
+    if isinstance(answer, Exception):
+      raise answer
+    return answer
+
+  if again:
+    assert host._patiently(call) == {'state': 'done'} and waits == [1.0]
+  else:
+    with pytest.raises(type(error)):
+      host._patiently(call)
 
 
 SAVES = """

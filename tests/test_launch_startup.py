@@ -25,7 +25,6 @@ from dss_jax.launch import package, tpu_vm, watch
 from dss_jax.launch.folder import JobFolder
 from dss_jax.launch.job import Job
 
-READY = ['WAITING_FOR_RESOURCES', 'PROVISIONING', 'ACTIVE/READY']
 STEPS = 60
 SMALL_DATA = """
 import os, pathlib
@@ -122,7 +121,7 @@ def test_a_preempted_and_relaunched_job_ends_as_an_undisturbed_one(
 
   done = []
   hosts = machines()
-  with fake_tpu.FakeTpu([READY], hosts) as server:
+  with fake_tpu.FakeTpu([fake_tpu.READY], hosts) as server:
     monkeypatch.setenv(tpu_vm.ENDPOINT, server.endpoint)
     _preempter(server, hosts, done)
     where = [f'--bucket={tmp_path}/bucket', '--name=one', '--project=p', '--zone=z', '--spot']
@@ -182,10 +181,11 @@ def test_one_host_deletes_the_resource_when_the_job_is_over(
 
 
 @pytest.mark.parametrize('bucket', ['folder', 'gs://b'])
+@pytest.mark.parametrize('detach', [False, True])
 def test_a_set_up_that_fails_ends_the_job_and_deletes_the_resource(
-  tmp_path, machines, monkeypatch, bucket
+  tmp_path, machines, monkeypatch, bucket, detach
 ):
-  """No wheel in the bucket. With gs://, it is gcloud that copies."""
+  """No wheel in the bucket. With gs://, it is gcloud that copies. Nobody watches if detached."""
   hosts = machines()
   real = tmp_path / 'folder' if bucket == 'folder' else tmp_path / 'machines/gs/b'
   job = Job('one', ('train',), 'v5e-8', str(real), 'p', 'z')
@@ -197,7 +197,12 @@ def test_a_set_up_that_fails_ends_the_job_and_deletes_the_resource(
     script = tpu_vm.startup_script(job).replace(str(real), named)
     monkeypatch.setattr(tpu_vm, 'startup_script', lambda job: script)
     job_watch = watch.Watch(job, folder, tpu_vm.CloudTpu('p', 'z'), lambda seconds: time.sleep(0.1))
-    assert job_watch.submit() == 1
+    if detach:
+      assert job_watch.submit(detach) == 0
+      job_watch.cloud.look('one')  # its host starts
+      server.hosts['one'][0].wait(timeout=60)
+    else:
+      assert job_watch.submit() == 1
     assert server.resources == {}
   result = folder.result()
   assert result['state'] == 'failed' and 'host 0: set-up ended with' in result['message']

@@ -9,46 +9,15 @@ import pytest
 
 pytest.importorskip('google.cloud.tpu_v2', reason="needs the extra 'launch'")
 
-import fake_tpu
+from fake_tpu import READY
 from google.cloud import tpu_v2
 
 from dss_jax import launch
-from dss_jax.launch import package, tpu_vm, watch
+from dss_jax.launch import tpu_vm, watch
 from dss_jax.launch.folder import JobFolder
 from dss_jax.launch.job import Job
 
-READY = ['WAITING_FOR_RESOURCES', 'PROVISIONING', 'ACTIVE/READY']
-
-
-@pytest.fixture
-def make(tmp_path, monkeypatch):
-  """Makes a server with these plans and a watch of a job; `ends` looks later the job is over."""
-  servers = []
-
-  def start(*plans, ends=None, machines=None, **values):
-    server = fake_tpu.FakeTpu(plans, machines).__enter__()
-    servers.append(server)
-    monkeypatch.setenv(tpu_vm.ENDPOINT, server.endpoint)
-    job = Job(
-      'cqa', ('train',), 'v5e-8', str(tmp_path), 'p', 'z', spot=True, **{'retries': 3, **values}
-    )
-    folder = JobFolder(job.folder)
-    folder.submit(job, [], [], {})
-    waits = []
-
-    def sleep(seconds):
-      waits.append(seconds)
-      if ends is not None and len(waits) == ends:
-        folder.finish('done', 0)
-      assert len(waits) < 200, 'it never ends'
-
-    made = watch.Watch(job, folder, tpu_vm.CloudTpu('p', 'z'), sleep)
-    made.waits = waits
-    return server, made
-
-  yield start
-  for server in servers:
-    server.__exit__()
+pytest_plugins = ('tpu_jobs',)  # the fixtures `make` and `submit`
 
 
 def test_a_job_is_asked_for_waited_for_and_deleted(make, capsys):
@@ -297,19 +266,53 @@ def test_detached_leaves_it_running_and_attached_ctrl_c_too(make):
   assert list(server.resources) == ['cqa']
 
 
+def test_what_a_second_watcher_made_is_left_alone(make, monkeypatch):
+  server, job = make(['ACTIVE/PREEMPTED'], READY)
+  job.cloud.create(job.job)
+  delete = job.cloud.delete
+
+  def delete_and_make(name):
+    delete(name)
+    server.resources[name] = ['ACTIVE/READY']  # the other watcher was quicker
+
+  monkeypatch.setattr(job.cloud, 'delete', delete_and_make)
+  with pytest.raises(tpu_vm.AlreadyExists, match='dss launch watch'):
+    job.attach()
+  assert list(server.resources) == ['cqa']
+
+
+def test_who_leaves_it_running_is_told_how_to_delete_it(make, capsys):
+  _, job = make(READY)
+  job.submit(detach=True)
+
+  def sleep(seconds):
+    os.kill(os.getpid(), signal.SIGTERM)
+
+  job.sleep = sleep
+  with pytest.raises(KeyboardInterrupt):
+    job.attach()
+  told = capsys.readouterr().err.splitlines()
+  assert 'cqa is left running; `dss launch watch' in told[1]
+  assert 'cqa continues and is billed' in told[-1]
+  for line in (told[1], told[-1]):
+    assert f'`dss launch delete {job.job.folder}` deletes it' in line
+
+
+def test_control_characters_of_a_log_are_shown(make, capsys):
+  _, job = make(READY, ends=2)
+  job.folder.write_log('a', b'step 1\n\x1b[2J\x1b]0;title\x07 \xe2\x80\xae\n')
+  assert job.submit() == 0
+  said = capsys.readouterr()
+  assert said.out == 'step 1\n\\x1b[2J\\x1b]0;title\\x07 \\u202e\n'
+  launch.main(['logs', str(job.folder.path)])
+  assert capsys.readouterr().out == said.out
+  job.folder.report(0, state='\x1b[2J')
+  job.cloud.create(job.job)
+  launch.main(['status', str(job.folder.path)])
+  assert 'host 0: \\x1b[2J' in capsys.readouterr().out
+
+
 # ---------------------------------------------------------------- the command line
-
-
-@pytest.fixture
-def submit(make, tmp_path, monkeypatch):
-  """`dss launch tpu-vm --submit` with a wheel that is not built; returns server and arguments."""
-  monkeypatch.setattr(package, 'build', lambda folder: [])
-  monkeypatch.setattr(watch, 'PERIOD_S', 0.01)
-  monkeypatch.setenv('SECRET', 'hunter2')
-  monkeypatch.chdir(tmp_path)
-  server, _ = make(READY)
-  where = [f'--bucket={tmp_path}/b', '--name=one', '--project=p', '--zone=z', '--topology=v5e-8']
-  return server, ['tpu-vm', *where, '--env=SECRET', '--submit']
 
 
 def test_actions_on_a_submitted_job(submit, tmp_path, capsys):
@@ -356,6 +359,24 @@ def test_a_second_submission_does_not_touch_the_first(submit, tmp_path):
     launch.main([*arguments, '--', 'train', '--a=2'])
   assert JobFolder(f'{tmp_path}/b/one').job().command[1] == '--a=1'
   assert list(server.resources) == ['one']
+
+
+def test_a_second_submission_in_another_zone_does_not_touch_the_first(submit, tmp_path):
+  _, arguments = submit
+  launch.main([*arguments, '--detach', '--', 'train', '--a=1'])
+  with pytest.raises(ValueError, match='z has a queued resource one already'):
+    watch.Watch(
+      Job('one', ('train',), 'v5e-8', f'{tmp_path}/b', 'p', 'other'),
+      JobFolder(f'{tmp_path}/b/one'),
+      Elsewhere('p', 'other'),
+    ).check_free()
+
+
+class Elsewhere(tpu_vm.CloudTpu):
+  """A zone 'other' in which there is nothing; the fake has one zone."""
+
+  def look(self, name):
+    return tpu_vm.Seen(tpu_vm.NOT_FOUND) if self.parent.endswith('other') else super().look(name)
 
 
 def test_without_submit_it_is_printed_and_nothing_is_called(submit, capsys, tmp_path):

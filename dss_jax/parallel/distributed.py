@@ -7,6 +7,9 @@ partitioning.py decides which rows of a batch a process makes. Code that writes 
 The processes of a Cloud TPU find each other. Elsewhere three environment variables connect them:
 DSS_COORDINATOR (host:port of process 0) and DSS_NUM_PROCESSES, the same in all processes, and
 DSS_PROCESS_ID (from 0). With DSS_NUM_PROCESSES=1 a process runs alone, also on a TPU.
+
+Whoever can connect to process 0 can end the run: it listens at the address that DSS_COORDINATOR
+names, and at no other. JAX_COORDINATOR_BIND_ADDRESS names another one, as behind a forwarded port.
 """
 
 import atexit
@@ -27,6 +30,7 @@ from jax.experimental import multihost_utils
 from dss_jax.settings import errors
 
 VARIABLES = ('DSS_COORDINATOR', 'DSS_NUM_PROCESSES', 'DSS_PROCESS_ID')
+BIND = 'JAX_COORDINATOR_BIND_ADDRESS'  # JAX's own
 HEARTBEAT = 'DSS_HEARTBEAT_S'
 HEARTBEAT_S = 60
 LOST_PROCESS_HINT = (
@@ -59,7 +63,7 @@ def initialize(verb: str, stops_softly: bool) -> None:
     where = f'at {address["coordinator_address"]}' if address else 'as hosts of a Cloud TPU'
     raise OSError(
       f'the processes of this run did not connect {where}: {error}. Set DSS_NUM_PROCESSES=1 to run '
-      'this process alone.'
+      f'this process alone. Process 0 listens at that address; {BIND} names another one.'
     ) from error
   _start_watcher(verb)
 
@@ -117,12 +121,13 @@ def exit_process(verb: str, error: BaseException) -> NoReturn:
   its missing heartbeat.
   """
   who = f'dss {verb}: process {jax.process_index()} of {jax.process_count()}'
-  code = 130 if isinstance(error, KeyboardInterrupt) else 2 if errors.is_users(error) else 1
+  users = errors.is_users(error)
+  code = 130 if isinstance(error, KeyboardInterrupt) else errors.exit_code(error) if users else 1
   if code == 1 or os.environ.get('DSS_TRACEBACK'):
     traceback.print_exception(error)
   if code == 1:
     print(f'{who} ended: {type(error).__name__}. {LOST_PROCESS_HINT}', file=sys.stderr)
-  elif code == 2:
+  elif users:
     print(f'{who}: {error}', file=sys.stderr)
   sys.stdout.flush()
   sys.stderr.flush()
@@ -185,11 +190,14 @@ def _settings_of_environment() -> dict[str, Any] | None:
       'several processes need DSS_COORDINATOR=host:port, DSS_NUM_PROCESSES=n and DSS_PROCESS_ID '
       f'from 0 to n - 1, not {settings}.'
     )
-  return {
+  settings_of_jax: dict[str, Any] = {
     'coordinator_address': given['DSS_COORDINATOR'],
     'num_processes': int(numbers[0]),
     'process_id': int(numbers[1]),
   }
+  if settings_of_jax['process_id'] == 0 and not os.environ.get(BIND):
+    settings_of_jax['coordinator_bind_address'] = given['DSS_COORDINATOR']  # else all addresses
+  return settings_of_jax
 
 
 def _is_tpu_host() -> bool:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dss_jax.settings import fields
 
@@ -63,7 +63,18 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
   Raises:
     ValueError: the sizes do not multiply to the number of devices.
   """
-  count = jax.device_count() if devices is None else len(devices)
+  sizes = mesh_sizes(config, jax.device_count() if devices is None else len(devices))
+  # `jax.make_mesh` splits a slice's physical axes on v5e only: 4 x 16 on the 8 x 8 of a v6e fails.
+  placed = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+  return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def mesh_sizes(config: MeshConfig, count: int) -> tuple[int, int, int]:
+  """The mesh's sizes on this number of devices, in the order data, fsdp, tensor.
+
+  Raises:
+    ValueError: they do not multiply to the number of devices.
+  """
   data = config.data
   if data == -1:
     data = max(count // (config.fsdp * config.tensor), 1)
@@ -72,11 +83,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
       f'MeshConfig (MESH_DATA, MESH_FSDP, MESH_TENSOR) must multiply to the {count} devices of the '
       f'run, not {data} x {config.fsdp} x {config.tensor}; MESH_DATA = -1 takes what is left.'
     )
-  # `jax.make_mesh` splits a slice's physical axes on v5e only: 4 x 16 on the 8 x 8 of a v6e fails.
-  placed = mesh_utils.create_device_mesh(
-    (data, config.fsdp, config.tensor), devices, allow_split_physical_axes=True
-  )
-  return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+  return data, config.fsdp, config.tensor
 
 
 def spec(axes: tuple[str | None, ...], without: Collection[str] = ()) -> PartitionSpec:
@@ -205,7 +212,7 @@ def place(
   return jax.lax.with_sharding_constraint(x, PartitionSpec(tuple(rows), *between, embed or free))
 
 
-def check_batch(mesh: Mesh, rows: int, setting: str) -> None:
+def check_batch(mesh: Mesh | AbstractMesh, rows: int, setting: str) -> None:
   """Refuses a number of rows that the mesh's batch axes do not divide evenly."""
   parts = mesh.shape['data'] * mesh.shape['fsdp']
   if rows % parts:

@@ -1,0 +1,286 @@
+"""Whether a job's command can work on its hosts, judged here, before anything is paid for.
+
+Owns the rule that every path of a command is in a bucket or uploaded, and reading the command's
+configuration with the code that the hosts run. Reads no bucket: what gs:// paths hold is not
+checked.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import os
+import pathlib
+import re
+import sys
+import typing
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from dss_jax import datasets, methods
+from dss_jax.launch import job as jobs
+from dss_jax.launch import package
+from dss_jax.launch.job import Job
+from dss_jax.settings import arguments, defaults, errors, fields, gin_files, statements
+
+RESULTS = ('MODEL_DIR', 'OUTPUT')  # and DATA_DIR of `dss prepare`
+INPUTS = ('VOCABULARY', 'INITIAL_CHECKPOINT_PATH', 'DATA_DIR', 'RAW_DIR', 'CHECKPOINT', 'PATH')
+FROM_HUB = ('INITIAL_CHECKPOINT_PATH', 'PATH')  # may be a Hugging Face id
+SHIPPED = {('VOCABULARY', name) for name in ('bytes', *datasets.EMBEDDED)}
+CONFIGURED = {  # what each verb builds from its gin files
+  'train': ('run_config.RunConfig',),
+  'compare': ('comparison.CompareConfig', 'run_config.RunConfig'),
+  'evaluate': ('evaluation.EvaluateConfig',),
+  'predict': ('predict.PredictConfig',),
+}
+_HUB_ID = re.compile(r'[\w-][\w.-]*(/[\w-][\w.-]*)?')
+_HUB_S = 10.0  # seconds for an answer
+
+
+def check(job: Job, more: Sequence[str] = (), uploads: bool = True) -> tuple[str, ...]:
+  """Refuses a command that would fail on the job's hosts; returns the files to ship.
+
+  Args:
+    job: the job.
+    more: paths of --file.
+    uploads: whether the target ships files; else every path is in a bucket.
+
+  Raises:
+    ValueError: a path that the hosts will not have, a result that would be lost with them, or any
+      mistake of configuration.
+    SystemExit: the command asks for help.
+  """
+  verb, given = job.command[0], _given(job.command)
+  if 'GOOGLE_APPLICATION_CREDENTIALS' in job.environment:
+    raise ValueError(
+      '--env=GOOGLE_APPLICATION_CREDENTIALS names a file of this machine; the hosts act as '
+      '--service_account.'
+    )
+  _check_paths(verb, given, jobs.files_to_ship(job.command, more), uploads)
+  named = []
+  if verb in CONFIGURED:
+    _check_gin_files(job.command)
+    named = _configured(job)
+  files = jobs.files_to_ship(job.command, more, named)
+  if files and not uploads:
+    raise ValueError(f'gke only has the files in --image: put {files[0]} into the bucket, and give '
+                     'its gs:// path.')  # fmt: skip
+  _check_paths(verb, named, files, uploads)
+  return files
+
+
+def _check_gin_files(command: Sequence[str]) -> None:
+  """Refuses a gin file of this checkout that the wheel does not have."""
+  names = arguments.split(command[1:]).files
+  for name in names:
+    if f'gin/{name}' in package.left_out() and not pathlib.Path(name).is_file():
+      raise ValueError(
+        f'--gin_file={name} is not tracked by git, so the hosts do not get it: `git add` it, or '
+        'name a file of the working directory.'
+      )
+
+
+def _given(command: Sequence[str]) -> list[tuple[str, str]]:
+  """The settings of a command line, by macro."""
+  return [(jobs.macro_of(name), value.strip('\'"')) for name, value in jobs.settings(command)]
+
+
+def _check_paths(
+  verb: str, named: Sequence[tuple[str, str]], files: Sequence[str], uploads: bool
+) -> None:
+  for name, value in named:
+    if value.startswith(('@', '%')) or value.lower() in ('', 'none'):
+      continue
+    if name in RESULTS or (verb, name) == ('prepare', 'DATA_DIR'):
+      _check_bucket_path(name, value, 'is on a machine that will be deleted')
+    elif name in INPUTS and (name, value) not in SHIPPED:
+      _check_input(name, value, files, uploads)
+    elif name == 'INPUT' and value == '-':
+      raise ValueError('--input=- is this terminal, which the hosts do not have: give a file.')
+    elif name == 'INPUT_FILE' or (name == 'INPUT' and value.endswith('.jsonl')):
+      _check_input(name, value, files, uploads)
+    elif name == 'URL' and value.startswith('file:'):
+      raise ValueError(f'--url={value!r} is a file of this machine, which the hosts do not have.')
+    elif name == arguments.MODULE:
+      _check_module(value, files)
+  if verb == 'prepare' and 'DATA_DIR' not in dict(named):
+    raise ValueError('DATA_DIR is on a machine that will be deleted: give --data_dir=gs://... .')
+
+
+def _check_bucket_path(name: str, value: str, otherwise: str) -> None:
+  if not value.startswith('gs://'):
+    raise ValueError(f'{name} {value!r} {otherwise}: give --{name.lower()}=gs://... .')
+  if not jobs.BUCKET.fullmatch(value):
+    raise ValueError(
+      f'{name} is gs://BUCKET/PATH, with a bucket of lower-case letters, digits, dashes, '
+      f'underscores and dots; not {value!r}.'
+    )
+
+
+def _check_input(name: str, value: str, files: Sequence[str], uploads: bool) -> None:
+  """Refuses an input that is neither in a bucket, nor uploaded, nor on the Hugging Face hub."""
+  here = os.path.exists(os.path.expanduser(value))
+  if value.startswith('gs:'):
+    _check_bucket_path(name, value, 'is no path of a bucket')
+  elif name in FROM_HUB and not here and _HUB_ID.fullmatch(value):
+    _check_hub(name, value)
+  elif not uploads or value.startswith('~') or os.path.isabs(value) or '://' in value:
+    _check_bucket_path(name, value, 'is not on the hosts')
+  elif not here:
+    raise ValueError(
+      f'{name} {value!r}: there is no such file in {pathlib.Path.cwd()} to upload; give '
+      f'one, or --{name.lower()}=gs://... .'
+    )
+  elif not _is_shipped(value, files):
+    raise ValueError(
+      f'{name} {value!r} is a folder of this machine: put it into the bucket and give '
+      f'--{name.lower()}=gs://... ; a small one is uploaded by --file={value}.'
+    )
+
+
+def _is_shipped(value: str, files: Sequence[str]) -> bool:
+  name = os.path.normpath(value)
+  return any(file == name or file.startswith(f'{name}{os.sep}') for file in files)
+
+
+def _check_module(value: str, files: Sequence[str]) -> None:
+  path = value.replace('.', os.sep)
+  if value.split('.')[0] == 'dss_jax' or {f'{path}.py', f'{path}/__init__.py'} & set(files):
+    return
+  raise ValueError(
+    f'{arguments.MODULE} {value!r}: there is no {path + ".py"!r} in '
+    f'{pathlib.Path.cwd()} to upload, and the hosts have only dss_jax and what it needs.'
+  )
+
+
+@functools.cache
+def _check_hub(name: str, model: str) -> None:
+  """Refuses an id that the Hugging Face hub does not have: most likely it is a folder of here."""
+  import huggingface_hub
+
+  try:
+    huggingface_hub.HfApi().model_info(model, timeout=_HUB_S)
+  except Exception as error:  # the transport has errors of its own
+    unknown = isinstance(error, huggingface_hub.errors.RepositoryNotFoundError)
+    why = 'has no such model, or it is private' if unknown else f'cannot be asked ({error})'
+    raise errors.ConfigError(
+      f'{name} {model!r} is no folder here, and {huggingface_hub.constants.ENDPOINT} {why}: give a '
+      f'model of the hub, or --{name.lower()}=gs://... .'
+    ) from None  # whatever the hub's trouble, what was given is not known to be a model
+
+
+def _configured(job: Job) -> list[tuple[str, str]]:
+  """Parses the command's configuration; returns its paths and its module, by macro.
+
+  A configuration that takes its network from INITIAL_CHECKPOINT_PATH is not built, as that would
+  read the weights.
+  """
+  verb, run_file = job.command[0], f'runs/{job.command[0]}.gin'
+  argv = _without_inputs(job.command[1:]) if verb == 'predict' else list(job.command[1:])
+  with _working_directory_importable():
+    gin_files.parse(argv, run_file)
+    macros = gin_files.macros()
+    named = _paths_of_macros(macros, run_file)
+    if any('@pretrained.' in repr(value) for value in macros.values()):
+      return named
+    if macros.get('INITIAL_CHECKPOINT_PATH') is not None:
+      gin_files.parse([*argv, '--initial_checkpoint_path=None'], run_file)
+    for selector in CONFIGURED[verb]:
+      built = gin_files.configured(selector)
+      named += _paths_of_fields(built)
+      if selector == 'comparison.CompareConfig':
+        named += _methods(built)
+      if selector == 'run_config.RunConfig':
+        _check_run(job, built)
+  return named
+
+
+def _without_inputs(argv: Sequence[str]) -> list[str]:
+  """The arguments of `dss predict` that gin reads."""
+  rest, waiting = [], list(argv)
+  while waiting:
+    name, equals, _ = (argument := waiting.pop(0)).partition('=')
+    if name not in ('--input', '--input_file'):
+      rest.append(argument)
+    elif not equals and waiting:
+      waiting.pop(0)
+  return rest
+
+
+def _paths_of_macros(macros: dict[str, Any], run_file: str) -> list[tuple[str, str]]:
+  known = statements.of_shipped(run_file)
+  found = []
+  for name, value in macros.items():
+    while repr(value).startswith('%'):  # another macro's
+      value = macros.get(repr(value)[1:])
+    hint = defaults.hint_of(name, known)
+    if isinstance(value, str) and (name == arguments.MODULE or fields.is_path(hint)):
+      found.append((name, value))
+  return found
+
+
+def _paths_of_fields(built: Any) -> list[tuple[str, str]]:
+  hints = typing.get_type_hints(type(built), include_extras=True)
+  values = {name: getattr(built, name) for name, hint in hints.items() if fields.is_path(hint)}
+  return [(name.upper(), value) for name, value in values.items() if isinstance(value, str)]
+
+
+def _methods(compared: Any) -> list[tuple[str, str]]:
+  """The gin files of compared methods that are here; refuses a method that is unknown."""
+  files = {name: f'methods/{name}.gin' for name in compared.methods}
+  for name, file in files.items():
+    if not any(os.path.isfile(os.path.join(top, file)) for top in ('', statements.gin_root())):
+      methods.get(name)  # raises, with the names that there are
+  return [('GIN_FILE', file) for file in files.values()]
+
+
+def _check_run(job: Job, run: Any) -> None:
+  """Refuses a run whose tasks are unknown, or whose mesh or data the hosts do not have."""
+  import jax
+
+  from dss_jax.parallel import partitioning
+  from dss_jax.runs import run_config
+
+  sizes = partitioning.mesh_sizes(run.mesh, job.machine.devices)
+  if job.command[0] != 'compare':  # which changes the batch with the method
+    mesh = jax.sharding.AbstractMesh(sizes, partitioning.AXES)
+    rows = run.data.batch_size // run.num_microbatches
+    partitioning.check_batch(mesh, rows, 'BATCH_SIZE / NUM_MICROBATCHES')
+  here = os.path.exists(run.vocabulary) or run.vocabulary in datasets.EMBEDDED
+  vocabulary = run.vocabulary if here else 'bytes'
+  run_config.set_up_tasks(dataclasses.replace(run, vocabulary=vocabulary, data_dir=None))
+  _check_data(job, run)
+
+
+def _check_data(job: Job, run: Any) -> None:
+  import seqio
+
+  from dss_jax.tasks import registration
+
+  name = run.data.mixture_or_task_name
+  if name in {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}:
+    try:
+      parts = [part for dataset in registration.datasets_of(name) for part in dataset.parts]
+    except ValueError:  # tasks of somebody else's
+      return
+  else:
+    parts = list(registration.dataset_of(name).parts)  # raises, with the names that there are
+  data_dir = run.data_dir
+  if data_dir is None and 'TFDS_DATA_DIR' in job.environment:
+    data_dir = os.environ.get('TFDS_DATA_DIR', '')
+    _check_bucket_path('DATA_DIR', data_dir, 'of --env=TFDS_DATA_DIR is not on the hosts')
+  if parts and data_dir is None:
+    raise ValueError(
+      f'DATA_DIR has no value, and the hosts have no prepared {parts[0]}: give the folder of `dss '
+      'prepare`, --data_dir=gs://... .'
+    )
+
+
+@contextlib.contextmanager
+def _working_directory_importable() -> Iterator[None]:
+  """Makes modules of the working directory importable, as they are on the hosts."""
+  here = os.getcwd()
+  sys.path.append(here)
+  try:
+    yield
+  finally:
+    sys.path.remove(here)
