@@ -94,7 +94,7 @@ def test_a_missing_batch_is_an_error(tmp_path):
   [
     ('{"input": "x", ', 'not valid JSON'),
     ('["x"]', 'expected a JSON object'),
-    ('{"input": "x"}', "expected a text in field 'label', got None"),
+    ('{"input": "x"}', "expected a text in field 'label', but the row has only 'input'"),
     ('{"input": 3, "label": "x"}', "expected a text in field 'input', got 3"),
   ],
 )
