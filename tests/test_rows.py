@@ -72,8 +72,12 @@ def test_a_row_is_numbered_by_its_first_line(tmp_path):
 
 
 def test_other_texts_pass_and_optional_fields_may_be_lists(tmp_path):
-  content = line(rationale=['x', None, float('nan')], id='7', number=3, nested={'a': ['b']})
-  assert read(tmp_path, content) == [FULL | {'rationale': ['x', '', ''], 'id': '7'}]
+  content = line(
+    rationale=['x', None, float('nan')], teacher_label='', id='7', number=3, nested={'a': ['b']}
+  )
+  assert read(tmp_path, content) == [
+    FULL | {'rationale': ['x', '', ''], 'teacher_label': '', 'id': '7'}
+  ]
 
 
 # ---------------------------------------------------------------- what is refused
@@ -92,9 +96,15 @@ def test_other_texts_pass_and_optional_fields_may_be_lists(tmp_path):
     ({'rationale': 7}, "expected a text in field 'rationale', got 7"),
     ({'rationale': ['x', 3]}, "the list in field 'rationale': expected a text in field '2', got 3"),
     ({'rationale': float('inf')}, "expected a text in field 'rationale', got Infinity"),
-    ({'rationale': '\ud83d half'}, "field 'rationale' holds '\\ud83d', which is no character."),
-    ({'rationale': ['x', '\ud83d']}, "field 'rationale' holds '\\ud83d', which is no character."),
-    ({'input': 'a\0b'}, "field 'input' holds '\\x00', which is no character."),
+    (
+      {'rationale': '\ud83d half'},
+      "field 'rationale' holds '\\ud83d', which is no character; remove it.",
+    ),
+    (
+      {'rationale': ['x', '\ud83d']},
+      "field 'rationale' holds '\\ud83d', which is no character; remove it.",
+    ),
+    ({'input': 'a\0b'}, "field 'input' holds '\\x00', which is no character; remove it."),
   ],
 )
 def test_a_field_that_is_no_text_is_named(tmp_path, changes, message):
@@ -229,7 +239,7 @@ def test_malformed_xml_is_named(tmp_path, content):
   [
     (b'\xef\xbb\xbf["fine", 3]', r'or of lists of texts if each row has several; item 2 has 3\.'),
     (b'["x", ["y", null]]', r'item 2 has null\.'),
-    (b'["x", "\\ud83d"]', r"item 2 holds '.ud83d', which is no character\."),
+    (b'["x", "\\ud83d"]', r"item 2 holds '.ud83d', which is no character; remove it\."),
     (b'["caf\xe9"]', r'byte 6 is 0xe9'),
     (b'[' * 99999, 'nested too deeply'),
     (b'[' + b'1' * 5000 + b']', 'numbers of 1000 digits at most'),

@@ -94,7 +94,8 @@ def read_texts(
   Args:
     path: as in `read`; so are form and stream.
     required: fields that hold a text.
-    optional: fields that hold a text, a list of texts, or null or NaN, which become ''.
+    optional: fields that hold a text, or null or NaN, which become ''; or lists of texts, of the
+      same length in all of them.
 
   Yields:
     Both kinds of fields, and the row's other texts.
@@ -107,6 +108,15 @@ def read_texts(
       texts = {field: value for field, value in row.items() if isinstance(value, str)}
       known: dict[str, Any] = {field: text(row, field) for field in required}
       known |= {field: text_or_texts(row, field) for field in optional}
+      counts = {
+        field: len(value) if isinstance(value, list) else 1
+        for field, value in known.items()
+        if field in optional and value
+      }
+      if len(set(counts.values())) > 1:
+        raise ValueError(
+          f'expected as many texts in each of {", ".join(counts)}, got {list(counts.values())}'
+        )
     yield texts | known
 
 
@@ -187,7 +197,9 @@ def refuse_broken(value: Any) -> None:
       part = waiting.pop()
       if isinstance(part, str) and (match := _NO_CHARACTER.search(part)):
         where = 'field' if isinstance(value, dict) else 'item'
-        raise ValueError(f'{where} {shown(name)} holds {match.group()!r}, which is no character')
+        raise ValueError(
+          f'{where} {shown(name)} holds {match.group()!r}, which is no character; remove it'
+        )
       if isinstance(part, dict):
         waiting += part
       waiting += _items(part)
