@@ -135,14 +135,15 @@ def _is_path(value: str) -> bool:
   Raises:
     ValueError: it exists, and is no file of rows.
   """
+  shown = rows.printable(value)
   if value.startswith('@') and os.path.lexists(os.path.expanduser(value[1:])):
-    raise ValueError(f'--input={value}: leave out the @: --input={value[1:]}.')
+    raise ValueError(f'--input={shown}: leave out the @: --input={shown[1:]}.')
   named = rows.format_of(value) or ('.txt' if value.lower().endswith('.txt') else None)
   exists = bool(value) and os.path.lexists(os.path.expanduser(value))
   exists = exists or re.fullmatch(r'gs://\S+', value) is not None
   if exists and named not in rows.FORMATS:
     raise ValueError(
-      f'--input={value} is a {"folder" if os.path.isdir(value) else "file"}; {rows.EXPECTED}. Rows '
+      f'--input={shown} is a {"folder" if os.path.isdir(value) else "file"}; {rows.EXPECTED}. Rows '
       'in a file of another name: --input_file. To ask this text itself: --input=- reads lines '
       '{"input": "TEXT"}.'
     )

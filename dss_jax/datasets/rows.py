@@ -65,21 +65,21 @@ def read(
     ValueError: there is no such file, no row in it, or one that is malformed; the message has file
       and line.
   """
-  form = form or format_of(path)
+  form, name = form or format_of(path), printable(path)
   if form is None:
-    raise ValueError(f'{path}: {EXPECTED}.')
+    raise ValueError(f'{name}: {EXPECTED}.')
   rows = 0
   try:
     with _opened(path) if stream is None else contextlib.nullcontext(stream) as file:
-      lines = _lines(file, str(path))
+      lines = _lines(file, name)
       delimiter = _DELIMITERS.get(form)
-      found = _json_rows(lines, path) if delimiter is None else _cells(lines, path, delimiter)
+      found = _json_rows(lines, name) if delimiter is None else _cells(lines, name, delimiter)
       for rows, numbered in enumerate(found, start=1):  # noqa: B007
         yield numbered
   except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-    raise ValueError(f'{path}: not a sound gzip file ({error}).') from error
+    raise ValueError(f'{name}: not a sound gzip file ({error}).') from error
   if not rows:
-    raise ValueError(f'{path}: the file has no rows; {EXPECTED}, of one row at least.')
+    raise ValueError(f'{name}: the file has no rows; {EXPECTED}, of one row at least.')
 
 
 def read_texts(
@@ -104,7 +104,7 @@ def read_texts(
     ValueError: as `read`, or a field is missing or holds anything else.
   """
   for number, row in read(path, form, stream):
-    with at(f'{path}, line {number}'):
+    with at(f'{printable(path)}, line {number}'):
       texts = {field: value for field, value in row.items() if isinstance(value, str)}
       known: dict[str, Any] = {field: text(row, field) for field in required}
       known |= {field: text_or_texts(row, field) for field in optional}
@@ -128,7 +128,8 @@ def read_json(path: epath.PathLike) -> Any:
   """
   with _opened(path) as file:
     content = file.read()
-  return _parsed(decode(_without_mark(content, str(path)), str(path)), str(path))
+  name = printable(path)
+  return _parsed(decode(_without_mark(content, name), name), name)
 
 
 def text(row: Row, field: str, optional: bool = False) -> str:
@@ -212,6 +213,12 @@ def shown(value: Any) -> str:
   return _SHORT.repr(value)
 
 
+def printable(name: epath.PathLike) -> str:
+  """A path or a library's words for messages, with control characters escaped."""
+  name = os.fspath(name)
+  return name if name.isprintable() else repr(name)[1:-1]
+
+
 @contextlib.contextmanager
 def at(place: str) -> Iterator[None]:
   """Puts a place before the message of a ValueError; a KeyError is that of a row."""
@@ -227,14 +234,15 @@ def at(place: str) -> Iterator[None]:
 def _opened(path: epath.PathLike) -> Iterator[BinaryIO]:
   """A file's content, decompressed if its name ends with .gz."""
   path = epath.Path(os.path.expanduser(path))
+  name = printable(path)
   if path.is_dir():
-    raise ValueError(f'{path} is a folder; {EXPECTED}.')
+    raise ValueError(f'{name} is a folder; {EXPECTED}.')
   try:
     remote = '://' in os.fspath(path)  # a bucket's file knows no bounded lines
     opened = io.BytesIO(path.read_bytes()) if remote else path.open('rb')
   except FileNotFoundError as error:
     problem = 'a link to nothing' if os.path.islink(path) else 'no such file'
-    raise ValueError(f'{path}: {problem}; {EXPECTED}.') from error
+    raise ValueError(f'{name}: {problem}; {EXPECTED}.') from error
   with opened as file:
     packed = os.fspath(path).lower().endswith('.gz')
     yield gzip.GzipFile(fileobj=file) if packed else file  # type: ignore[misc]
@@ -257,12 +265,12 @@ def _without_mark(content: bytes, name: str) -> bytes:
   return content.removeprefix(codecs.BOM_UTF8)
 
 
-def _json_rows(lines: Iterable[tuple[int, str]], path: epath.PathLike) -> Iterator[tuple[int, Row]]:
+def _json_rows(lines: Iterable[tuple[int, str]], name: str) -> Iterator[tuple[int, Row]]:
   """Rows of JSON lines."""
   for number, line in lines:
     if not (line := line.strip(' \t\r\n')):
       continue
-    place = f'{path}, line {number}'
+    place = f'{name}, line {number}'
     if not line.startswith('{'):
       hint = ' (jq -c ".[]" makes JSON lines of a list)' if line.startswith('[') else ''
       raise ValueError(f'{place}: expected a JSON object a line, got {shown(line)}{hint}.')
@@ -270,7 +278,7 @@ def _json_rows(lines: Iterable[tuple[int, str]], path: epath.PathLike) -> Iterat
 
 
 def _cells(
-  lines: Iterable[tuple[int, str]], path: epath.PathLike, delimiter: str
+  lines: Iterable[tuple[int, str]], name: str, delimiter: str
 ) -> Iterator[tuple[int, Row]]:
   """Rows of CSV, named by the first of them."""
   last = 0
@@ -283,12 +291,12 @@ def _cells(
   header: list[str] = []
   reader = csv.reader(texts(), delimiter=delimiter, strict=True)
   while True:
-    place, number = f'{path}, line {last + 1}', last + 1
+    place, number = f'{name}, line {last + 1}', last + 1
     try:
       cells = next(reader, None)
     except csv.Error as error:
       problem = str(error).partition(' - ')[0]  # then comes advice about Python's `open`
-      raise ValueError(f'{place}: not valid CSV ({problem}).') from error
+      raise ValueError(f'{place}: not valid CSV ({printable(problem)}).') from error
     if cells is None:
       return
     if not any(cell.strip() for cell in cells):
