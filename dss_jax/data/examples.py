@@ -222,7 +222,7 @@ def load_examples(
   )
   wanted = {'inputs', 'targets', 'task_id', 'example_id', *(TEXTS if keep_text else ())}
   place = f'task {task_name!r}, split {split!r}'
-  batches = []
+  batches: list[Mapping[str, Any]] = []
   try:
     for batch in _batched(tf, rows).prefetch(2):
       _refuse_broken_text(batch, place, READ_BATCH * len(batches))

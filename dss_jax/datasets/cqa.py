@@ -19,10 +19,10 @@ def _fields(row: release.Row) -> tuple[str, str]:
 
 def _choices(row: release.Row) -> list[str]:
   choices = row.get('choices')
-  is_texts = isinstance(choices, list) and all(isinstance(text, str) for text in choices)
-  if not is_texts or len(choices) != len(LETTERS):
+  texts = [item for item in choices if isinstance(item, str)] if isinstance(choices, list) else []
+  if not isinstance(choices, list) or not len(texts) == len(choices) == len(LETTERS):
     raise ValueError(f"expected {len(LETTERS)} texts in field 'choices', got {rows.shown(choices)}")
-  return [release.without_separator(text) for text in choices]
+  return [release.without_separator(item) for item in texts]
 
 
 DATASET = release.Dataset(
