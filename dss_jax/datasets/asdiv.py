@@ -35,7 +35,7 @@ def read_problems(path: pathlib.Path) -> Iterator[tuple[int, release.Row]]:
   except (ElementTree.ParseError, LookupError, ValueError) as error:  # or an unknown encoding
     raise ValueError(f'{path}: not valid XML ({error}).') from error
   for number, problem in enumerate(root.iter('Problem'), start=1):
-    yield number, {element.tag: element.text or '' for element in problem}
+    yield number, {element.tag: ''.join(element.itertext()) for element in problem}
 
 
 def _fields(row: release.Row) -> tuple[str, str]:
