@@ -126,6 +126,13 @@ def test_text_in_another_encoding_is_never_trained_on(name, field):
     list(vocab.task_texts([task]))
 
 
+def test_a_label_of_anothers_task_that_is_no_text_is_let_be():
+  batch = {'label': tf.constant([1, 2]), 'inputs_pretokenized': tf.constant([[b'\xe9']])}
+  examples._refuse_broken_text(batch, 'task', 0)
+  with pytest.raises(ValueError, match=r'task, example 8 \(from 0\), label: byte 1 is 0xe9'):
+    examples._refuse_broken_text({'label': tf.constant([b'a', b'\xe9'])}, 'task', 7)
+
+
 def test_a_generator_that_fails_at_a_row_is_one_sentence(name):
   def rows():
     yield FULL

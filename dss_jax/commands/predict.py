@@ -143,8 +143,8 @@ def _is_path(value: str) -> bool:
   exists = exists or re.fullmatch(r'gs://\S+', value) is not None
   if exists and named not in rows.FORMATS:
     raise ValueError(
-      f'--input={shown} is a {"folder" if os.path.isdir(value) else "file"}; {rows.EXPECTED}. Rows '
-      'in a file of another name: --input_file. To ask this text itself: --input=- reads lines '
+      f'--input={shown} is a file or folder, not a text; {rows.EXPECTED}. JSON lines in a file of '
+      'another name: --input_file. To ask this text itself: --input=- reads lines '
       '{"input": "TEXT"}.'
     )
   return exists or named == '.jsonl' or (named is not None and not re.search(r'\s', value))
@@ -155,7 +155,7 @@ def _check_output(output: str | None, sources: Sequence[tuple[str, str]]) -> Non
   if output is None or '://' in output:
     return
   inputs = [os.path.realpath(os.path.expanduser(value)) for _, value in sources]
-  if os.path.realpath(output) in inputs:
+  if os.path.exists(output) and os.path.realpath(output) in inputs:
     raise ValueError(f'OUTPUT {output} is one of the inputs; write the answers to another file.')
   if os.path.exists(output) and not os.path.isfile(output):
     raise ValueError(f'OUTPUT {output} is no file; give the name of one, such as answers.jsonl.')

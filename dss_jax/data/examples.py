@@ -228,6 +228,8 @@ def load_examples(
       _refuse_broken_text(batch, place, READ_BATCH * len(batches))
       batches.append({key: value for key, value in batch.items() if key in wanted})
   except (tf.errors.InvalidArgumentError, tf.errors.InternalError, tf.errors.UnknownError) as error:
+    if not isinstance(error, tf.errors.InvalidArgumentError) and 'PyFunc' not in error.message:
+      raise  # a bucket's, perhaps
     said = re.sub(r'\{\{.*?\}\} ?', '', error.message).split('\n')[0]
     raise ValueError(f'{place}: its source or a preprocessor fails: {said[:300]}.') from error
   examples = _concatenate(batches, task_name, split)
@@ -244,8 +246,10 @@ def _refuse_broken_text(batch: Mapping[str, Any], place: str, before: int) -> No
     place: of the rows, for messages.
     before: rows of the task before these, from which rows without an `example_id` are numbered.
   """
-  for key in set(TEXTS) & set(batch):
-    texts = batch[key].numpy().tolist()
+  for key in TEXTS:
+    texts = batch[key].numpy() if key in batch else np.empty(0)
+    if texts.dtype != object or texts.ndim != 1:  # of a task of another kind
+      continue
     try:
       b'\n'.join(texts).decode('utf-8')
     except UnicodeDecodeError:
