@@ -292,3 +292,14 @@ def test_a_key_that_a_users_function_misses_is_named(tmp_path):
   dataset = release.Dataset('mine', 'text', lambda row: (row['q'], row['answer']), None, {})
   with pytest.raises(ValueError, match=r"a\.csv, line 2: the row has no field 'answer'\."):
     release._example(dataset, pathlib.Path('a.csv'), 2, {'q': 'x'}, ())
+
+
+@pytest.mark.parametrize('value', [[['x' * 60] * 9] * 9, 10**999, 'x' * 9999, {'x' * 99: [[[[]]]]}])
+def test_what_came_is_shown_in_short(value):
+  row = {'question': 'q', 'answer': 'a', 'choices': value, 'x' * 5000: ''}
+  with pytest.raises(ValueError) as error:
+    cqa.DATASET.fields(row)
+  assert len(str(error.value)) < 250
+  with pytest.raises(ValueError) as error:
+    rows.text({'label': [value], 'x' * 5000: '', 'y' * 5000: ''}, 'input')
+  assert len(str(error.value)) < 500

@@ -145,7 +145,7 @@ def text(row: Row, field: str, optional: bool = False) -> str:
     return ''
   if field in row:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    repair = f'; write it in quotes, "{value}"' if number and not _is_nothing(value) else ''
+    repair = f'; write it in quotes, "{shown(value)}"' if number and not _is_nothing(value) else ''
     raise ValueError(f'expected a text in field {field!r}, got {shown(value)}{repair}')
   near = difflib.get_close_matches(field.lower(), [key.lower() for key in row][:100], n=1)
   has = ', '.join(shown(key) for key in row if not near or key.lower() in near)
@@ -210,7 +210,7 @@ def shown(value: Any) -> str:
   """A value for messages: short, without control characters, and null and true as in JSON."""
   if value is None or isinstance(value, bool | float):
     return json.dumps(value)
-  return _SHORT.repr(value)
+  return _cut(_SHORT.repr(value), 120)
 
 
 def printable(name: epath.PathLike) -> str:
@@ -367,5 +367,5 @@ def _is_nothing(value: Any) -> bool:
   return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def _cut(value: str) -> str:
-  return value if len(value) <= 300 else f'{value[:300]}...'
+def _cut(value: str, most: int = 300) -> str:
+  return value if len(value) <= most else f'{value[:most]}...'
