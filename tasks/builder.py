@@ -18,7 +18,7 @@ from etils import epath
 from dss_jax.datasets import release
 from dss_jax.tasks import metrics, prepared
 
-FORMAT = 2
+FORMAT = 3
 """Increase when the parsing or the features change: prepared data is then built again."""
 STALE_SECONDS = 3600
 """Age from which an unfinished folder counts as left by a killed preparation."""

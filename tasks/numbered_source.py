@@ -23,9 +23,11 @@ class NumberedSource(seqio.DataSource):
   preprocessors see it. For the same reason the inner source is always read in its own order.
   """
 
-  def __init__(self, source: seqio.DataSource):
+  def __init__(self, source: seqio.DataSource, name: str = ''):
+    """Args: the source; its data set, for messages."""
     super().__init__((), caching_permitted=source.caching_permitted)
     self._source = source
+    self._name = name
 
   @property
   def splits(self) -> Sequence[str]:
@@ -56,10 +58,15 @@ class NumberedSource(seqio.DataSource):
     """Returns dicts of strings, FIELDS and others, and the int64 scalar `example_id`.
 
     Raises:
-      ValueError: a field is missing or not a string.
+      ValueError: a field is missing or not a string, or a function of the user's fails on its rows.
     """
-    dataset = self._source.get_dataset(split=split, shuffle=False)
-    spec = dataset.element_spec
+    try:
+      dataset = self._source.get_dataset(split=split, shuffle=False)
+      spec = dataset.element_spec
+    except (TypeError, LookupError, AttributeError, ValueError) as error:
+      if not isinstance(self._source, seqio.FunctionDataSource):
+        raise
+      raise ValueError(_failure(error, self._name, split)) from error
     wrong = [k for k in FIELDS if k not in spec or spec[k].dtype != tf.string]
     if wrong:
       raise ValueError(f'A source must yield the strings {FIELDS}; {wrong} are not in {spec}.')
@@ -72,3 +79,15 @@ class NumberedSource(seqio.DataSource):
       buffer = min(self.num_input_examples(split) or SHUFFLE_BUFFER, SHUFFLE_BUFFER)
       dataset = dataset.shuffle(buffer, seed=seed)
     return dataset
+
+
+def _failure(error: Exception, name: str, split: str) -> str:
+  """What is said of a user's function that fails; files.source names file and line by itself."""
+  said = str(error)
+  if type(error) is ValueError and 'Tensor' not in said:
+    return said
+  return (
+    f'the source of data set {name!r}, split {split!r}, fails: {type(error).__name__}: '
+    f'{said[:300].removesuffix(".")}. Every field of every row is a text; '
+    'dss_jax.tasks.files.source reads files and names the row that is wrong.'
+  )

@@ -85,17 +85,11 @@ def register_dataset(
 
   likewise <name>_single_task and the other methods, and with the teacher's label as the target
   <name>_teacher_{label,dss,paired,standard,...}. Rows with a blank target are left out. A data set
-  of your own, from files of JSON lines:
+  of your own, from files of JSON lines, CSV or TSV (see files.py):
 
-      import json, seqio, tensorflow as tf
-      from dss_jax.tasks.registration import FIELDS, register_dataset
+      from dss_jax.tasks import files, register_dataset
 
-      def read(split, shuffle_files):
-        with open(f'my_data/{split}.jsonl', encoding='utf-8') as lines:
-          rows = [json.loads(line) for line in lines]
-        return tf.data.Dataset.from_tensor_slices({k: [row[k] for row in rows] for k in FIELDS})
-
-      register_dataset('mine', seqio.FunctionDataSource(read, ['train', 'validation', 'test']))
+      register_dataset('mine', files.source('my_data/{split}.jsonl'))
 
   Args:
     name: letters, digits and underscores.
@@ -115,7 +109,7 @@ def register_dataset(
     raise ValueError(f'The data set {name!r} is registered already; choose another name.')
   if metric not in metrics.LABEL_METRICS:
     raise ValueError(f'metric must be one of {list(metrics.LABEL_METRICS)}; got {metric!r}.')
-  numbered = NumberedSource(source)
+  numbered = NumberedSource(source, name)
   _datasets[name] = DatasetInfo(name, metric, numbered, teacher, tuple(parts), tuple(unlabeled))
   add_methods()
 

@@ -1,7 +1,9 @@
 """`dss predict`: inputs of one's own become the tasks' tokens and get a label and a rationale."""
 
+import gzip
 import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from run_folders import INPUTS, NAME
 
 from dss_jax import methods
 from dss_jax.commands import predict
+from dss_jax.datasets import rows
 from dss_jax.inference import evaluator, predictor
 from dss_jax.runs import evaluation
 from dss_jax.tasks import vocabulary
@@ -75,6 +78,119 @@ def test_inputs_come_from_arguments_files_and_standard_input(run, tmp_path, caps
   files = ['one.jsonl \u2028 é', 'two.txt \u2028 é']
   assert inputs == ['5 = 2 + 3', 'apart', *files, 'read', 'twice']
   assert all(set(answer) == {'input', 'label', 'rationale'} for answer in answers)
+
+
+def asked(*arguments):
+  """The questions of a command line."""
+  sources, rest = predict._split_inputs(arguments)
+  assert not rest
+  return [question for source in sources for question in predict._read(*source)]
+
+
+@pytest.mark.parametrize('name', ['q.json', 'q.JSONL', 'q.jsonl.gz', 'my q.csv', 'q.tsv'])
+def test_an_existing_file_of_rows_is_read_whatever_its_format(tmp_path, name):
+  header, row = '{"input": "a"}\n', '{"input": "\u00e9", "number": 3}\r\n'
+  content = ('input\na\nr\n' if rows.format_of(name) in ('.csv', '.tsv') else header + row).encode()
+  (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith('.gz') else content)
+  expected = [{'input': 'a'}, {'input': 'r' if b'{' not in content else 'é'}]
+  assert asked(f'--input={tmp_path / name}') == expected
+  assert asked(f'--input_file={tmp_path / name}') == expected
+
+
+@pytest.mark.parametrize('name', ['q.txt', 'q', 'folder', 'q.parquet', 'q.xml', 'nowhere.txt'])
+def test_what_exists_and_is_no_file_of_rows_is_never_a_text(tmp_path, monkeypatch, name):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'folder').mkdir()
+  for path in ('q.txt', 'q', 'q.parquet', 'q.xml'):
+    (tmp_path / path).write_text('{"input": "a"}')
+  with pytest.raises(ValueError, match=r'expected JSON lines \(\.jsonl, \.json\), \.csv or \.tsv'):
+    asked(f'--input={name}')
+
+
+@pytest.mark.parametrize(
+  ('value', 'message'),
+  [
+    ('nowhere.json', 'nowhere.json: no such file'),
+    ('a.csv,b.csv', 'a.csv,b.csv: no such file'),
+    ('my nowhere.jsonl', 'my nowhere.jsonl: no such file'),
+    ('*.tsv.gz', 'no such file'),
+    ('link.jsonl', 'link.jsonl: a link to nothing'),
+    ('@q.jsonl', 'leave out the @: --input=q.jsonl'),
+    ('gs://bucket/folder', 'expected JSON lines'),
+    ('empty.jsonl', 'empty.jsonl: the file has no rows'),
+    ('folder.csv', 'folder.csv is a folder'),
+  ],
+)
+def test_a_path_that_cannot_be_read_is_refused(tmp_path, monkeypatch, value, message):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'link.jsonl').symlink_to('nothing')
+  (tmp_path / 'folder.csv').mkdir()
+  (tmp_path / 'empty.jsonl').touch()
+  (tmp_path / 'q.jsonl').write_text('{"input": "a"}')
+  with pytest.raises(ValueError, match=re.escape(message)):
+    asked(f'--input={value}')
+
+
+def test_a_text_is_a_text():
+  for text in ('What is in data.json', 'x' * 5000, 'and/or', '', 'a\0b', '@me', 'v1.5', 'é.'):
+    assert asked(f'--input={text}') == [text]
+
+
+@pytest.mark.parametrize('name', ['q.txt', 'folder', 'binary'])
+def test_an_input_file_of_another_kind_is_refused(tmp_path, name):
+  (tmp_path / 'folder').mkdir()
+  (tmp_path / 'q.txt').write_text('one question a line')
+  (tmp_path / 'binary').write_bytes(b'{"input": "a"}\n\x93NUMPY')
+  where = {'q.txt': 'q.txt, line 1: expected a JSON', 'binary': 'binary, line 2: byte 1 is 0x93'}
+  with pytest.raises(ValueError, match=where.get(name, 'folder is a folder')):
+    asked(f'--input_file={tmp_path / name}')
+
+
+@pytest.mark.parametrize(
+  ('content', 'message'),
+  [
+    (b'', 'standard input: the file has no rows'),
+    (b'{"input": "a"}\n\xff', 'standard input, line 2: byte 1 is 0xff'),
+    (b'{"question": "a"}', "standard input, line 1: expected a text in field 'input', but the row"),
+    ('{}'.encode('utf-16'), 'standard input is UTF-16'),
+  ],
+)
+def test_standard_input_is_checked_like_a_file(monkeypatch, content, message):
+  monkeypatch.setattr('sys.stdin', io.TextIOWrapper(io.BytesIO(content)))
+  with pytest.raises(ValueError, match=message):
+    asked('--input=-')
+  monkeypatch.setattr('sys.stdin', io.TextIOWrapper(io.BytesIO(b'\xef\xbb\xbf{"input": "a"}')))
+  assert asked('--input=-') == [{'input': 'a'}]
+
+
+@pytest.mark.parametrize(
+  ('output', 'message'),
+  [
+    ('in.jsonl', 'in.jsonl is one of the inputs'),
+    ('./link.jsonl', 'is one of the inputs'),
+    ('folder', 'folder is no file'),
+    ('/dev/null', '/dev/null is no file'),
+    ('nowhere/out.jsonl', 'is in a folder that does not exist'),
+  ],
+)
+def test_an_output_that_would_lose_something_is_refused_at_once(
+  tmp_path, monkeypatch, output, message
+):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'folder').mkdir()
+  (tmp_path / 'in.jsonl').write_text('{"input": "a"}')
+  (tmp_path / 'link.jsonl').symlink_to('in.jsonl')
+  with pytest.raises(ValueError, match=message):
+    predict.main(['--model_dir=no_run', '--input=in.jsonl', f'--output={output}'])
+  assert (tmp_path / 'in.jsonl').read_text() == '{"input": "a"}'
+
+
+def test_a_question_that_is_no_text_is_named(run):
+  settings = predict.PredictConfig(run)
+  with pytest.raises(ValueError, match=r"input 2 of 2: .*'.udce9', which is no character"):
+    predict.predict(settings, ['fine', 'caf\udce9'])
+  with pytest.raises(ValueError, match=r"input 1 of 1: expected a text in field 'input', but the"):
+    predict.predict(settings, [{'question': 'x'}])
 
 
 def test_answers_can_go_to_a_file(run, tmp_path, capsys):

@@ -3,6 +3,7 @@
 import importlib
 import itertools
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -221,23 +222,29 @@ def test_a_source_without_the_fields_is_named():
     read('lacking_label')
 
 
-def test_a_data_set_of_json_lines_takes_ten_lines(tmp_path, monkeypatch):
-  """Runs the snippet of the docstring, word for word."""
+@pytest.mark.parametrize('place', ['docstring', 'docs'])
+def test_a_data_set_of_json_lines_takes_two_lines(tmp_path, monkeypatch, place):
+  """Runs the snippets of the docstring and of docs/data.md, but for the data set's name."""
   (tmp_path / 'my_data').mkdir()
   for split in ('train', 'validation', 'test'):
     lines = ''.join(json.dumps({**row, 'extra': 1}) + '\n' for row in ROWS)
     (tmp_path / 'my_data' / f'{split}.jsonl').write_text(lines, encoding='utf-8')
   monkeypatch.chdir(tmp_path)
-  docstring = registration.register_dataset.__doc__
-  snippet = docstring[docstring.index('import json') : docstring.index('  Args:')]
-  lines = [line.removeprefix('      ') for line in snippet.rstrip().splitlines()]
-  assert len([line for line in lines if line.strip()]) <= 10
-  (tmp_path / 'my_ten_lines.py').write_text('\n'.join(lines), encoding='utf-8')
+  docs = pathlib.Path(__file__).parent.parent / 'docs' / 'data.md'
+  text = registration.register_dataset.__doc__ if place == 'docstring' else docs.read_text('utf-8')
+  start = text.index('from dss_jax.tasks import files')
+  end = text.index(')\n', text.index("register_dataset('mine'", start)) + 1
+  lines = [line.strip() for line in text[start:end].splitlines() if line.strip()]
+  assert len(lines) == 2
+  name = f'mine_{place}'
+  lines[1] = lines[1].replace('mine', name)
+  (tmp_path / f'my_lines_{place}.py').write_text('\n'.join(lines), encoding='utf-8')
   monkeypatch.syspath_prepend(str(tmp_path))
-  importlib.import_module('my_ten_lines')
-  assert texts('mine_label', split='test') == [('[label] ' + r['input'], r['label']) for r in ROWS]
-  assert len(read('mine_paired')) == 23
-  assert dataset_of('mine_dss').metric == 'text'
+  importlib.import_module(f'my_lines_{place}')
+  expected = [('[label] ' + row['input'], row['label']) for row in ROWS]
+  assert texts(f'{name}_label', split='test') == expected
+  assert len(read(f'{name}_paired')) == 23
+  assert dataset_of(f'{name}_dss').metric == 'text'
 
 
 # ---------------------------------------------------------------- methods

@@ -94,7 +94,7 @@ def test_a_missing_batch_is_an_error(tmp_path):
   [
     ('{"input": "x", ', 'not valid JSON'),
     ('["x"]', 'expected a JSON object'),
-    ('{"input": "x"}', "expected a text in field 'label', got None"),
+    ('{"input": "x"}', "expected a text in field 'label', but the row has only 'input'"),
     ('{"input": 3, "label": "x"}', "expected a text in field 'input', got 3"),
   ],
 )
@@ -171,7 +171,9 @@ def test_asdiv_label_is_the_formula_if_it_is_one_equation_that_holds(formula, ex
 def test_asdiv_reads_xml(tmp_path):
   path = tmp_path / 'asdiv' / 'ASDiv.xml'
   path.parent.mkdir()
-  problem = '<Problem><Body>Two.</Body><Question>How? </Question><Formula>1+1=2</Formula></Problem>'
+  problem = (
+    '<Problem><Body>T<b>wo</b>.</Body><Question>How? </Question><Formula>1+1=2</Formula></Problem>'
+  )
   path.write_text(f'<Corpus><ProblemSet>{problem}</ProblemSet></Corpus>')
   assert read(asdiv.DATASET, tmp_path, 'train') == [release.Example('Two.\nHow?', '( 1 + 1 )')]
   path.write_text('<Corpus>')

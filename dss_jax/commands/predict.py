@@ -5,12 +5,17 @@ loading the student runs/student.py's.
 """
 
 import dataclasses
+import io
 import json
+import os
+import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from typing import BinaryIO
 
 from etils import epath
 
+from dss_jax.datasets import rows
 from dss_jax.inference.predictor import Question
 from dss_jax.parallel import distributed
 from dss_jax.runs import evaluation, memory, student
@@ -34,6 +39,7 @@ def main(argv: Sequence[str]) -> int:
   sources, rest = _split_inputs(argv)
   gin_files.parse(rest, 'runs/predict.gin')
   settings: PredictConfig = gin_files.configured('predict.PredictConfig')
+  _check_output(settings.output, sources)
   answers = predict(settings, [text for source in sources for text in _read(*source)])
   if not distributed.is_main():
     return 0
@@ -65,7 +71,12 @@ def predict(
     raise ValueError(
       'no input; give --input="TEXT", --input=FILE.jsonl, or --input=- (see --help).'
     )
-  inputs = [question if isinstance(question, str) else question['input'] for question in questions]
+  asked = [{'input': given} if isinstance(given, str) else given for given in questions]
+  for number, question in enumerate(asked, start=1):
+    with rows.at(f'input {number} of {len(asked)}'):
+      rows.text(question, 'input')
+      rows.refuse_broken(question)
+  inputs = [question['input'] for question in asked]
   blank = [number for number, text in enumerate(inputs, start=1) if not text.strip()]
   if blank:
     raise ValueError(f'input {blank[0]} of {len(inputs)} is blank; each needs some text.')
@@ -98,30 +109,56 @@ def _split_inputs(argv: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]
   return sources, rest
 
 
-def _read(kind: str, value: str) -> Iterable[Question]:
+def _read(kind: str, value: str) -> list[Question]:
   """The inputs that one argument gives."""
   if value == '-':
     if distributed.is_multiprocess():
       raise ValueError(
         '--input=- is read once, and this is one of several processes: give --input=FILE.jsonl.'
       )
-    return _parse(sys.stdin, 'standard input')
-  if kind == 'input' and not value.endswith('.jsonl'):
-    return [value]
-  path = epath.Path(value)
-  if not path.is_file():
-    raise ValueError(f'--{kind}={value}: no such file; expected JSON lines {{"input": "TEXT"}}.')
-  return _parse(path.read_text(encoding='utf-8').split('\n'), value)
+    stream = getattr(sys.stdin, 'buffer', None) or io.BytesIO(sys.stdin.read().encode())
+    return _questions('standard input', '.jsonl', stream)
+  if kind == 'input_file':
+    return _questions(value, rows.format_of(value) or '.jsonl')
+  return _questions(value) if _is_path(value) else [value]
 
 
-def _parse(lines: Iterable[str], name: str) -> Iterable[Question]:
-  for number, line in enumerate(lines, start=1):
-    if not line.strip():
-      continue
-    try:
-      fields = json.loads(line)
-    except ValueError:
-      fields = None
-    if not isinstance(fields, dict) or not isinstance(fields.get('input'), str):
-      raise ValueError(f'{name}, line {number}: expected {{"input": "TEXT"}}, not {line[:80]!r}.')
-    yield {key: text for key, text in fields.items() if isinstance(text, str)}
+def _questions(
+  path: str, form: str | None = None, stream: BinaryIO | None = None
+) -> list[Question]:
+  texts = rows.read_texts(path, ('input',), form=form, stream=stream)
+  return [{key: text for key, text in row.items() if isinstance(text, str)} for row in texts]
+
+
+def _is_path(value: str) -> bool:
+  """Whether `--input=VALUE` is a file rather than a text: it exists, or is named like one.
+
+  Raises:
+    ValueError: it exists, and is no file of rows.
+  """
+  shown = rows.printable(value)
+  if value.startswith('@') and os.path.lexists(os.path.expanduser(value[1:])):
+    raise ValueError(f'--input={shown}: leave out the @: --input={shown[1:]}.')
+  named = rows.format_of(value) or ('.txt' if value.lower().endswith('.txt') else None)
+  exists = bool(value) and os.path.lexists(os.path.expanduser(value))
+  exists = exists or re.fullmatch(r'gs://\S+', value) is not None
+  if exists and named not in rows.FORMATS:
+    raise ValueError(
+      f'--input={shown} is a file or folder, not a text; {rows.EXPECTED}. JSON lines in a file of '
+      'another name: --input_file. To ask this text itself: --input=- reads lines '
+      '{"input": "TEXT"}.'
+    )
+  return exists or named == '.jsonl' or (named is not None and not re.search(r'\s', value))
+
+
+def _check_output(output: str | None, sources: Sequence[tuple[str, str]]) -> None:
+  """Refuses, before anything is decoded, an output that cannot be written or would be an input."""
+  if output is None or '://' in output:
+    return
+  inputs = [os.path.realpath(os.path.expanduser(value)) for _, value in sources]
+  if os.path.exists(output) and os.path.realpath(output) in inputs:
+    raise ValueError(f'OUTPUT {output} is one of the inputs; write the answers to another file.')
+  if os.path.exists(output) and not os.path.isfile(output):
+    raise ValueError(f'OUTPUT {output} is no file; give the name of one, such as answers.jsonl.')
+  if not os.path.isdir(os.path.dirname(output) or '.'):
+    raise ValueError(f'OUTPUT {output} is in a folder that does not exist.')

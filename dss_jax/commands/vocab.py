@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 
 from dss_jax import methods
+from dss_jax.datasets import rows
 from dss_jax.settings import arguments as module_flags
 
 DEFAULT_SIZE = 8000
@@ -51,7 +52,7 @@ def task_texts(names: Sequence[str], split: str = 'train') -> Iterator[str]:
   The parts of an input on either side of `</s>` are texts of their own. No vocabulary need be set.
 
   Raises:
-    ValueError: a name is not registered, or its task keeps no text.
+    ValueError: a name is not registered, its task keeps no text, or a text is not UTF-8.
   """
   import seqio
 
@@ -71,9 +72,11 @@ def task_texts(names: Sequence[str], split: str = 'train') -> Iterator[str]:
         f'The task {task.name} does not keep its text ({", ".join(missing)}); tokenise it with '
         'copy_pretokenized=True.'
       )
-    for example in dataset.map(lambda row: {key: row[key] for key in keys}).as_numpy_iterator():
+    texts = dataset.map(lambda row: {key: row[key] for key in keys})
+    for number, example in enumerate(texts.as_numpy_iterator()):
       for key in keys:
-        for part in example[key].decode('utf-8').split(preprocessors.SEPARATOR):
+        place = f'task {task.name!r}, split {split!r}, row {number} (from 0), {key}'
+        for part in rows.decode(example[key], place).split(preprocessors.SEPARATOR):
           if part.strip():
             yield part.strip()
 

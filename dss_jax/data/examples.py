@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from dss_jax.datasets.rows import decode
 from dss_jax.methods import registry
 from dss_jax.methods.dss import DSS
 
@@ -219,14 +221,41 @@ def load_examples(
     None, split, shuffle=False, seed=0, trim_output_features=False, try_in_mem_cache=False
   )
   wanted = {'inputs', 'targets', 'task_id', 'example_id', *(TEXTS if keep_text else ())}
-  batches = [
-    {key: value for key, value in batch.items() if key in wanted}
-    for batch in _batched(tf, rows).prefetch(2)
-  ]
+  place = f'task {task_name!r}, split {split!r}'
+  batches: list[Mapping[str, Any]] = []
+  try:
+    for batch in _batched(tf, rows).prefetch(2):
+      _refuse_broken_text(batch, place, READ_BATCH * len(batches))
+      batches.append({key: value for key, value in batch.items() if key in wanted})
+  except (tf.errors.InvalidArgumentError, tf.errors.InternalError, tf.errors.UnknownError) as error:
+    if not isinstance(error, tf.errors.InvalidArgumentError) and 'PyFunc' not in error.message:
+      raise  # a bucket's, perhaps
+    said = re.sub(r'\{\{.*?\}\} ?', '', error.message).split('\n')[0]
+    raise ValueError(f'{place}: its source or a preprocessor fails: {said[:300]}.') from error
   examples = _concatenate(batches, task_name, split)
   if tasks is None or 'task_id' not in batches[0]:
     return examples
   return dataclasses.replace(examples, task_ids=_places(examples.task_ids, tasks, task_name))
+
+
+def _refuse_broken_text(batch: Mapping[str, Any], place: str, before: int) -> None:
+  """Refuses a batch with a text that is not UTF-8, which vocabularies would quietly mend.
+
+  Args:
+    batch: rows of a task; only those that kept their texts can be checked.
+    place: of the rows, for messages.
+    before: rows of the task before these, from which rows without an `example_id` are numbered.
+  """
+  for key in TEXTS:
+    texts = batch[key].numpy() if key in batch else np.empty(0)
+    if texts.dtype != object or texts.ndim != 1:  # of a task of another kind
+      continue
+    try:
+      b'\n'.join(texts).decode('utf-8')
+    except UnicodeDecodeError:
+      for at, text in enumerate(texts):
+        number = int(batch['example_id'][at]) if 'example_id' in batch else before + at
+        decode(text, f'{place}, example {number} (from 0), {key}')
 
 
 def _places(task_ids: np.ndarray, tasks: Sequence[str], task_name: str) -> np.ndarray:

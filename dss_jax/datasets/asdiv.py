@@ -8,31 +8,34 @@ labels throughout. Its validation and test splits are SVAMP's.
 
 import pathlib
 import re
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 
-from dss_jax.datasets import equations, release, teacher_outputs
+import defusedxml
+from defusedxml import ElementTree
+
+from dss_jax.datasets import equations, release, rows, teacher_outputs
 
 
 def read_problems(path: pathlib.Path) -> Iterator[tuple[int, release.Row]]:
   """Yields numbered problems, from JSON lines or ASDiv.xml; numbers count lines or problems.
 
   Raises:
-    ValueError: the file is malformed, or its XML declares entities. ElementTree fetches nothing
-      from outside, but expands entities without limit (`billion laughs`); ASDiv has no entities.
+    ValueError: the file is malformed, or its XML declares entities, which may expand without
+      limit (`billion laughs`); ASDiv has none.
   """
-  if path.suffix != '.xml':
-    yield from release.read_json_lines(path)
+  if path.suffix.lower() != '.xml':
+    yield from rows.read(path)
     return
-  content = path.read_bytes()
-  if b'<!ENTITY' in content or b'<!DOCTYPE' in content:
-    raise ValueError(f'{path}: expected XML without a document type or entities, like ASDiv.xml.')
   try:
-    root = ElementTree.fromstring(content)
-  except ElementTree.ParseError as error:
+    root = ElementTree.fromstring(path.read_bytes(), forbid_dtd=True)
+  except defusedxml.DefusedXmlException as error:
+    raise ValueError(
+      f'{path}: expected XML without a document type or entities, like ASDiv.xml.'
+    ) from error
+  except (ElementTree.ParseError, LookupError, ValueError) as error:  # or an unknown encoding
     raise ValueError(f'{path}: not valid XML ({error}).') from error
   for number, problem in enumerate(root.iter('Problem'), start=1):
-    yield number, {element.tag: element.text or '' for element in problem}
+    yield number, {element.tag: ''.join(element.itertext()) for element in problem}
 
 
 def _fields(row: release.Row) -> tuple[str, str]:

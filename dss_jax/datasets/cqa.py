@@ -4,7 +4,7 @@ Source: Talmor et al. 2019, arXiv 1811.00937; Rajani et al. 2019, arXiv 1906.023
 validation split is the test set, and validation is held out of train, as in the paper.
 """
 
-from dss_jax.datasets import release, teacher_outputs
+from dss_jax.datasets import release, rows, teacher_outputs
 
 LETTERS = 'abcde'
 
@@ -19,9 +19,10 @@ def _fields(row: release.Row) -> tuple[str, str]:
 
 def _choices(row: release.Row) -> list[str]:
   choices = row.get('choices')
-  if not isinstance(choices, list) or len(choices) != len(LETTERS):
-    raise ValueError(f"expected {len(LETTERS)} texts in field 'choices', got {choices!r}")
-  return [release.without_separator(str(text)) for text in choices]
+  texts = [item for item in choices if isinstance(item, str)] if isinstance(choices, list) else []
+  if not isinstance(choices, list) or not len(texts) == len(choices) == len(LETTERS):
+    raise ValueError(f"expected {len(LETTERS)} texts in field 'choices', got {rows.shown(choices)}")
+  return [release.without_separator(item) for item in texts]
 
 
 DATASET = release.Dataset(

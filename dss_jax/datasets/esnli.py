@@ -4,7 +4,7 @@ Source: Camburu et al. 2018, arXiv 1812.01193. The human explanations are not us
 the teacher's. `nli_fields` serves ANLI too.
 """
 
-from dss_jax.datasets import release, teacher_outputs
+from dss_jax.datasets import release, rows, teacher_outputs
 
 
 def nli_fields(row: release.Row) -> tuple[str, str]:
@@ -15,8 +15,10 @@ def nli_fields(row: release.Row) -> tuple[str, str]:
   """
   labels = teacher_outputs.NLI_LABELS
   label = row.get('label')
-  if not isinstance(label, int) or label not in range(len(labels)):
-    raise ValueError(f'expected label 0, 1 or 2 ({", ".join(labels)}), got {label!r}')
+  if type(label) is not int or label not in range(len(labels)):  # True is an int, too
+    raise ValueError(
+      f"expected label 0, 1 or 2 ({', '.join(labels)}) in field 'label', got {rows.shown(label)}"
+    )
   parts = (release.text(row, 'premise'), release.text(row, 'hypothesis'))
   return release.INPUT_SEPARATOR.join(parts), labels[label]
 

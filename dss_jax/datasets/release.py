@@ -12,17 +12,15 @@ form (builder.py).
 import dataclasses
 import hashlib
 import itertools
-import json
 import pathlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
+from dss_jax.datasets import rows
+from dss_jax.datasets.rows import Row
 from dss_jax.datasets.teacher_outputs import TeacherOutput
-
-Row = Mapping[str, Any]
 
 SOURCE = 'datasets.zip of the repository google-research/distilling-step-by-step'
 """Where the raw files come from, for messages."""
@@ -33,6 +31,11 @@ VALIDATION_SEED = 0
 FILTERS = ('none', 'clean', 'agree')
 """`clean` drops train rows with an unparsed label or an empty rationale; `agree` also drops those
 whose teacher label is not the gold one. Validation and test are never filtered."""
+MAX_COMPLETION = 1_000_000
+"""Characters; the longest of the release has some thousands."""
+_COMPLETIONS = (
+  'expected a JSON list of texts, the raw completions, or of lists of texts if each row has several'
+)
 INPUT_SEPARATOR = '</s>'
 """Stands between the parts of an NLI input; the preprocessor makes it a true EOS id."""
 
@@ -54,25 +57,6 @@ class Example:
   teacher_label: tuple[str, ...] = ()
 
 
-def read_json_lines(path: pathlib.Path) -> Iterator[tuple[int, Row]]:
-  """Yields (line number from 1, row) of a file with one JSON object per line; skips empty lines.
-
-  Raises:
-    ValueError: a line is not a JSON object; the message has file and line.
-  """
-  with path.open('rb') as file:
-    for number, line in enumerate(file, start=1):
-      if not line.strip():
-        continue
-      try:
-        row = json.loads(line)
-      except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f'{path}, line {number}: not valid JSON ({error}).') from error
-      if not isinstance(row, dict):
-        raise ValueError(f'{path}, line {number}: expected a JSON object, got {line[:40]!r}.')
-      yield number, row
-
-
 @dataclasses.dataclass(frozen=True)
 class Dataset:
   """How to read a data set of the release.
@@ -85,7 +69,7 @@ class Dataset:
     splits: from our split names to the release's. `validation` of `train` means the held-out 10 %.
     file_names: per split of the release, names of its file, best first; by default
       `<name>_<split>.json`.
-    read: yields the numbered rows of such a file.
+    read: yields the numbered rows of such a file; by default JSON lines, CSV or TSV by its name.
     teacher: who wrote the completions, for model cards; '' if unknown.
   """
 
@@ -95,7 +79,7 @@ class Dataset:
   parse: Callable[[str, Row], TeacherOutput]
   splits: Mapping[str, str]
   file_names: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
-  read: Callable[[pathlib.Path], Iterator[tuple[int, Row]]] = read_json_lines
+  read: Callable[[pathlib.Path], Iterator[tuple[int, Row]]] = rows.read
   teacher: str = ''
 
   @property
@@ -124,10 +108,7 @@ def text(row: Row, key: str) -> str:
   Raises:
     ValueError: the row lacks the key, or its value is not a text.
   """
-  value = row.get(key)
-  if not isinstance(value, str):
-    raise ValueError(f'expected a text in field {key!r}, got {value!r}')
-  return without_separator(value)
+  return without_separator(rows.text(row, key))
 
 
 def without_separator(value: str) -> str:
@@ -207,13 +188,13 @@ def held_out_rows(rows: int) -> frozenset[int]:
 
 def _joined(dataset: Dataset, files: SplitFiles) -> Iterator[Example]:
   """All rows of a file, each with its completion if the split has any."""
-  rows = dataset.read(files.rows)
+  numbered_rows = dataset.read(files.rows)
   if not files.completions:
-    for number, row in rows:
+    for number, row in numbered_rows:
       yield _example(dataset, files.rows, number, row, ())
     return
   rows_seen = completions_seen = 0
-  for numbered_row, completion in itertools.zip_longest(rows, _completions(files)):
+  for numbered_row, completion in itertools.zip_longest(numbered_rows, _completions(files)):
     rows_seen += numbered_row is not None
     completions_seen += completion is not None
     if numbered_row is not None and completion is not None:
@@ -231,11 +212,9 @@ def _joined(dataset: Dataset, files: SplitFiles) -> Iterator[Example]:
 def _example(
   dataset: Dataset, path: pathlib.Path, number: int, row: Row, completions: Sequence[str]
 ) -> Example:
-  try:
+  with rows.at(f'{path}, line {number}'):
     input_text, label = dataset.fields(row)
     outputs = [dataset.parse(without_separator(text), row) for text in completions]
-  except ValueError as error:
-    raise ValueError(f'{path}, line {number}: {error}.') from error
   rationales = tuple(output.rationale for output in outputs)
   return Example(input_text, label, rationales, tuple(output.label for output in outputs))
 
@@ -243,17 +222,17 @@ def _example(
 def _completions(files: SplitFiles) -> Iterator[list[str]]:
   """The completions of each row: one, or K."""
   for path in files.completions:
-    try:
-      batch = json.loads(path.read_text(encoding='utf-8'))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-      raise ValueError(f'{path}: not valid JSON ({error}).') from error
+    batch = rows.read_json(path)
     if not isinstance(batch, list):
-      batch = [None]
-    for row in batch:
-      texts = [row] if isinstance(row, str) else row
-      if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise ValueError(
-          f'{path}: expected a JSON list of texts, the raw completions, or of lists of texts if '
-          'each row has several.'
-        )
+      raise ValueError(f'{path}: {_COMPLETIONS}, got {rows.shown(batch)}.')
+    for number, item in enumerate(batch, start=1):
+      texts = item if isinstance(item, list) else [item]
+      for text_ in texts:
+        if not isinstance(text_, str):
+          raise ValueError(f'{path}: {_COMPLETIONS}; item {number} has {rows.shown(text_)}.')
+        if len(text_) > MAX_COMPLETION:
+          raise ValueError(
+            f'{path}: item {number} has {len(text_)} characters; expected a completion of '
+            f'{MAX_COMPLETION} at most.'
+          )
       yield texts

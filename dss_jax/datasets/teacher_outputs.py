@@ -22,14 +22,16 @@ NLI_LABELS = ('entailment', 'neutral', 'contradiction')
 SIMILAR = 0.75
 """difflib ratio from which the teacher's spelling of a choice is that choice (`skyscraper`, gold
 `skyscaper`); the lowest true match in CQA has 0.8, the highest false one 0.5."""
+MAX_SPELLING = 256
+"""Characters. A longer text is no spelling of a choice."""
 
 _NEXT_EXAMPLE = re.compile(r'(?:^|\n)[ \t]*(?:Q|Premise):')
-_ANSWER_IS = re.compile(
-  r'(?:[,;]?\s*\b(?:so|thus|hence|therefore),?\s+)?\bthe answer is\b', re.IGNORECASE
-)
+_ANSWER_IS = re.compile(r'\bthe answer is\b', re.IGNORECASE)
+_CONNECTIVE = re.compile(r'\b(?:so|thus|hence|therefore),?$', re.IGNORECASE)
+_LONGEST_CONNECTIVE = len('therefore,')
 _ANSWER_LINE = re.compile(r'\bAnswer:')
 _NLI_LABEL = re.compile(rf'\s*({"|".join(NLI_LABELS)})\b', re.IGNORECASE)
-_CHOICE = re.compile(r'\(([a-z])\)', re.IGNORECASE)
+_CHOICE = re.compile(r'\(([a-zA-Z])\)')  # IGNORECASE would add others, such as a dotted I
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +107,18 @@ def _split_answer_is(completion: str) -> tuple[str, str]:
   if not markers:
     return '', ''
   answer = own[markers[-1].end() :].strip().split('\n', maxsplit=1)[0]
-  return own[: markers[-1].start()].strip().removesuffix(','), answer
+  return _without_connective(own[: markers[-1].start()]).strip().removesuffix(','), answer
+
+
+def _without_connective(text: str) -> str:
+  """A text before `the answer is` without a final `, so `, in linear time."""
+  kept = text.rstrip()
+  start = max(0, len(kept) - _LONGEST_CONNECTIVE - 1)  # of a word and the character before it
+  connective = _CONNECTIVE.search(kept[start:])
+  if len(kept) == len(text) or connective is None:
+    return text
+  kept = kept[: start + connective.start()].rstrip()
+  return kept[:-1] if kept.endswith((',', ';')) else kept
 
 
 def _nli_label(answer: str) -> str:
@@ -123,6 +136,8 @@ def _similar(text: str, option: str) -> bool:
   first, second = _plain(text), _plain(option)
   if not first or not second or first.startswith(second) or second.startswith(first):
     return True
+  if max(len(first), len(second)) > MAX_SPELLING:  # comparing takes the square of the length
+    return False
   return difflib.SequenceMatcher(None, first, second).ratio() >= SIMILAR
 
 

@@ -122,13 +122,26 @@ def _is_file(path: str) -> bool:
 
 def _open(parsed: list[Statement], path: str) -> io.StringIO:
   """Opens a file for gin, and adds its statements to `parsed`."""
-  text = epath.Path(fields.expanded(path)).read_text()
-  for name in re.findall(r'^\s*([\w./]+)\s*=', text, re.MULTILINE):
+  text = _text(fields.expanded(path))
+  for name in re.findall(r'^[ \t]*([\w./]+)[ \t]*=', text, re.MULTILINE):
     t5x_names.refuse_partitioner(name)
   parsed += statements.of_text(text, path)[0]
   file = io.StringIO(text)
   file.name = path  # gin puts it into its errors
   return file
+
+
+def _text(path: str) -> str:
+  """A gin file's text: UTF-8, with or without a byte-order mark."""
+  content = epath.Path(path).read_bytes()
+  try:
+    text = content.decode('utf-8-sig')
+  except UnicodeDecodeError as error:
+    number = content.count(b'\n', 0, error.start) + 1
+    raise ConfigError(f'gin: {path}, line {number}: not UTF-8; save the file as UTF-8.') from error
+  if '\0' in text:
+    raise ConfigError(f'gin: {path}: expected text in UTF-8, got a NUL byte (is it UTF-16?).')
+  return text.replace('\r\n', '\n')
 
 
 def _override(name: str, text: str, parsed: list[Statement]) -> None:
