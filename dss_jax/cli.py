@@ -58,7 +58,6 @@ def _run(argv: Sequence[str] | None) -> int:
     print(f'dss: no verb {verb!r}.\n\n{_usage()}', file=sys.stderr)
     return 2
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-  sys.path.insert(0, os.getcwd())  # as `python -m` does: the modules of users' tasks are there
   logging.getLogger('absl').setLevel(logging.ERROR)  # orbax logs much that no user can act on
   run_file = f'runs/{verb}.gin'
   try:

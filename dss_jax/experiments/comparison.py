@@ -137,7 +137,11 @@ def _macros(compared: CompareConfig, folder: str, **macros: int) -> dict[str, st
 def score(entry: Entry, run: run_config.RunConfig, steps: int, seconds: float, split: str) -> Score:
   """Scores the best checkpoint of an entry's run, which is trained."""
   settings = evaluation.EvaluateConfig(
-    model_dir=run.model_dir, split=split, mesh=run.mesh, batch_size=run.eval.batch_size
+    model_dir=run.model_dir,
+    split=split,
+    mesh=run.mesh,
+    batch_size=run.eval.batch_size,
+    module=run.module,
   )
   summary = evaluation.evaluate(settings)
   metrics = summary['metrics']

@@ -46,12 +46,14 @@ def parse(argv: Sequence[str], run_file: str) -> None:
   gin.clear_config()
   # Assigned, not extended: gin keeps them between calls, and its reader of files inside Python
   # packages takes a folder such as `runs/` for a package and fails.
-  gin.config._LOCATION_PREFIXES[:] = ['', *given.search_paths, str(gin_root())]
+  gin.config._LOCATION_PREFIXES[:] = [str(gin_root())]
   parsed: list[Statement] = []
   gin.config._FILE_READERS[:] = [(functools.partial(_open, parsed), _is_file)]
   logging.disable(logging.ERROR)  # gin logs every folder in which it does not find a file
   try:
-    for name in [run_file, *given.files]:
+    _parse_file(run_file)  # ours, whatever files the working directory has
+    gin.config._LOCATION_PREFIXES[:] = ['', *given.search_paths, str(gin_root())]
+    for name in given.files:
       _parse_file(name)
     for name, value in given.overrides:
       _override(name, value, parsed)
@@ -114,6 +116,8 @@ def _is_file(path: str) -> bool:
 def _open(parsed: list[Statement], path: str) -> io.StringIO:
   """Opens a file for gin, and adds its statements to `parsed`."""
   text = epath.Path(path).read_text()
+  if re.search(r'^\s*(import|from)\s', text, re.MULTILINE):
+    arguments.search_working_directory()
   for name in re.findall(r'^\s*([\w./]+)\s*=', text, re.MULTILINE):
     t5x_names.refuse_partitioner(name)
   parsed += statements.of_text(text, path)[0]
