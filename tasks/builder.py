@@ -140,16 +140,7 @@ def prepare(
   version = (1, 0, existing[-1][2] + 1 if existing else 0)
   path = prepared.version_folder(folder, version)
   builder = Dss(dataset, splits, identity, version=version, data_dir=str(folder.parent.parent))
-  try:
-    builder.download_and_prepare(
-      download_config=tfds.download.DownloadConfig(
-        num_shards=1,  # one file: rows stay in order, and small sets gain nothing from more
-        compute_stats=tfds.download.ComputeStatsMode.SKIP,
-      )
-    )
-  except OSError:
-    if not path.exists():  # otherwise another process has written this version meanwhile
-      raise
+  builder.write(path)
   counts = _counts(path, identity)
   if counts is None:
     prepared.open_version(path)  # raises an error that says what cannot be read
@@ -184,6 +175,19 @@ class Dss(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ign
     self.VERSION = tfds.core.Version('.'.join(map(str, version)))
     config = tfds.core.BuilderConfig(name=dataset.name)
     super().__init__(config=config, data_dir=data_dir)
+
+  def write(self, path: epath.Path) -> None:
+    """Writes the version, unless another process does it first; `path` is its folder."""
+    try:
+      self.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(
+          num_shards=1,  # one file: rows stay in order, and small sets gain nothing from more
+          compute_stats=tfds.download.ComputeStatsMode.SKIP,
+        )
+      )
+    except OSError:
+      if not path.exists():
+        raise
 
   def _info(self) -> tfds.core.DatasetInfo:
     return tfds.core.DatasetInfo(

@@ -171,7 +171,7 @@ def compile_program(program: Program) -> Compiled:
 
 
 def _safe_path() -> dict[str, str]:
-  """Keeps the worker from importing files of the working directory, unless dss_jax itself is there."""
+  """Keeps the worker from importing files of the working directory, unless dss_jax is there."""
   home = pathlib.Path(dss_jax.__file__).parents[1]
   return {} if home == pathlib.Path.cwd() else {'PYTHONSAFEPATH': '1'}
 
