@@ -23,6 +23,7 @@ from dss_jax.parallel import distributed
 from dss_jax.runs import evaluation, run_config, student
 from dss_jax.runs.run_folder import RunFolder
 from dss_jax.settings import fields, whole_files
+from dss_jax.settings.printable import printable
 from dss_jax.tasks import registration
 
 FILE = 'comparison.json'
@@ -213,6 +214,6 @@ def print_answers(run: run_config.RunConfig, split: str) -> None:
   if not distributed.is_main():
     return
   for answer, row in zip(answers, rows, strict=True):
-    print(f'\nquestion   {answer["input"]}')
-    print(f'label      {answer["label"]}   (gold: {row["label"]})')
-    print(f'rationale  {answer["rationale"]}')
+    print(printable(f'\nquestion   {answer["input"]}'))
+    print(printable(f'label      {answer["label"]}   (gold: {row["label"]})'))
+    print(printable(f'rationale  {answer["rationale"]}'))

@@ -25,6 +25,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from dss_jax.settings import errors
+from dss_jax.settings.printable import printable
 
 VARIABLES = ('DSS_COORDINATOR', 'DSS_NUM_PROCESSES', 'DSS_PROCESS_ID')
 HEARTBEAT = 'DSS_HEARTBEAT_S'
@@ -75,9 +76,9 @@ def is_main() -> bool:
 
 
 def log(text: str) -> None:
-  """Prints a line to standard error, in the main process only."""
+  """Prints a line to standard error, in the main process only; it may name what others wrote."""
   if is_main():
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def barrier() -> None:

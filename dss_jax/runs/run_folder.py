@@ -212,10 +212,24 @@ class RunFolder:
     """The evaluations of a step, or of all steps, in the order of their files' names."""
     for file in sorted(self.path.glob('*.json' if step is None else f'*_{step}*.json')):
       summary = json_form.parse(json_form.read_text(file), str(file))
-      if not isinstance(summary, dict) or 'metrics' not in summary or 'step' not in summary:
+      if not _is_summary(summary):
         continue
       if step is None or summary['step'] == step:
         yield SavedEvaluation(summary, file.with_suffix('.jsonl'))
+
+
+def _is_summary(values: Any) -> bool:
+  """Whether a JSON file is the summary of an evaluation: the folder has others too."""
+  if not isinstance(values, dict) or not isinstance(values.get('decoding'), dict):
+    return False
+  metrics, decoding = values.get('metrics'), values['decoding']
+  return (
+    all(isinstance(values.get(name), str) for name in ('task', 'split'))
+    and all(fields.fits(values.get(name), int) for name in ('step', 'examples'))
+    and (isinstance(decoding.get('method'), str) and fields.fits(decoding.get('beams', 1), int))
+    and isinstance(metrics, dict)
+    and all(fields.fits(value, float) for value in metrics.values())
+  )
 
 
 def _metric_row(line: str, where: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from etils import epath
 
 from dss_jax.settings import arguments, defaults, help_text, statements, t5x_names, unread, values
 from dss_jax.settings.errors import ConfigError
+from dss_jax.settings.printable import printable
 from dss_jax.settings.statements import Statement, gin_root
 
 GIN_ERRORS = (
@@ -147,4 +148,4 @@ def _gin_message(error: Exception) -> str:
 @functools.cache
 def _print_once(note: str) -> None:
   """Prints a note to standard error; `dss compare` parses the same files for every method."""
-  print(f'note: {note}', file=sys.stderr)
+  print(f'note: {printable(note)}', file=sys.stderr)
