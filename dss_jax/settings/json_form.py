@@ -19,6 +19,8 @@ from dss_jax.settings.errors import ConfigError
 
 MAX_BYTES = 64 << 20
 """Of a file that is read as a whole."""
+MAX_MESSAGE = 300
+"""Letters of a message that repeats a value."""
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -121,7 +123,7 @@ def _instance(cls: Any, values: Any, where: str) -> Any:
   try:
     return cls(**given)
   except (ValueError, ArithmeticError) as error:
-    raise ConfigError(f'{where}: {error}') from error
+    raise ConfigError(f'{where}: {str(error)[:MAX_MESSAGE]}') from error
 
 
 def _value_of(hint: Any, value: Any, where: str) -> Any:
