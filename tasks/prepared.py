@@ -116,6 +116,7 @@ def open_version(version: epath.Path) -> tfds.core.DatasetBuilder:
     and (info.get('configName'), info.get('fileFormat')) == (version.parent.name, 'tfrecord')
     and isinstance(splits, list)
     and all(map(_is_split, splits))
+    and len({split['name'] for split in splits}) == len(splits)
   ):
     raise ValueError(
       f'{version}/dataset_info.json: expected version {version.name} of '
@@ -124,8 +125,9 @@ def open_version(version: epath.Path) -> tfds.core.DatasetBuilder:
     )
   try:
     return tfds.builder_from_directory(os.fspath(version))
-  except (json_format.ParseError, AssertionError, TypeError) as error:
-    raise ValueError(f'{version}/dataset_info.json cannot be read: {error}') from error
+  except (json_format.ParseError, AssertionError, TypeError, ValueError) as error:
+    problem = str(error)[:200]
+    raise ValueError(f'{version}/dataset_info.json cannot be read: {problem!a}.') from error
 
 
 def _is_split(split: Any) -> bool:

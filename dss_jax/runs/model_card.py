@@ -37,7 +37,7 @@ def card(facts: Facts, parameters: int, agreement: tokenizer.Agreement) -> str:
   """
   front = yaml.safe_dump(_front_matter(facts), sort_keys=False, allow_unicode=True, width=1000)
   sections = [
-    f'---\n{front}---',
+    f'---\n{printable(front)}---',
     f'# {_inline(facts.name)}',
     _introduction(facts),
     f'## Use\n\n{_use(facts)}',
