@@ -74,8 +74,8 @@ def fetch(url: str, folder: pathlib.Path, digest: str | None = None) -> pathlib.
 
 
 def shown(url: str) -> str:
-  """An address for messages: without the query, which may hold a key."""
-  return url.split('?')[0].split('#')[0]
+  """An address for messages: without the query, and nothing of one with an @, which hold keys."""
+  return '...' if '@' in url else url.split('?')[0].split('#')[0]
 
 
 def _checked(url: str) -> urllib.parse.SplitResult:

@@ -140,8 +140,14 @@ def _value_of(hint: Any, value: Any, where: str) -> Any:
       return {name: _value_of(inner[1], item, f'{where}[{name!r}]') for name, item in value.items()}
   if not fields.fits(value, hint):
     raise ConfigError(f'{where} is of type {fields.kind(hint)}, not {_cut(value)}.')
-  if isinstance(value, float) and not math.isfinite(value):
-    raise ConfigError(f'{where} is a finite number, not {value}.')
+  is_number = isinstance(value, int | float) and not isinstance(value, bool)
+  if is_number and float in fields.options(hint) and int not in fields.options(hint):
+    try:
+      value = float(value)
+    except OverflowError:
+      value = math.inf
+    if not math.isfinite(value):
+      raise ConfigError(f'{where} is a finite number, not {value}.')
   return value
 
 
