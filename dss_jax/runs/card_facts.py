@@ -173,8 +173,10 @@ def _task(run: run_config.RunConfig) -> str:
 
 
 def _accuracy_interval(metrics: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
-  ends = metrics.get('accuracy_low'), metrics.get('accuracy_high')
-  return {'accuracy': ends} if all(fields.fits(end, float) for end in ends) else {}
+  low, high = metrics.get('accuracy_low'), metrics.get('accuracy_high')
+  if not (fields.fits(low, float) and fields.fits(high, float)):
+    return {}
+  return {'accuracy': (metrics['accuracy_low'], metrics['accuracy_high'])}
 
 
 def _evaluations(folder: RunFolder, step: int) -> Iterator[Score]:
