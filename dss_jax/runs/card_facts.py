@@ -182,6 +182,8 @@ def _accuracy_interval(metrics: Mapping[str, Any]) -> dict[str, tuple[float, flo
 def _evaluations(folder: RunFolder, step: int) -> Iterator[Score]:
   """What `dss evaluate` wrote about a step."""
   for summary, records in folder.evaluations(step):
+    if not {'task', 'split', 'examples', 'decoding'} <= set(summary):
+      continue
     metrics, decoding = dict(summary['metrics']), summary['decoding']
     intervals = _accuracy_interval(metrics)
     for name in ('accuracy_low', 'accuracy_high'):
@@ -191,7 +193,7 @@ def _evaluations(folder: RunFolder, step: int) -> Iterator[Score]:
         lines = json_form.read_text(records).splitlines()
         scores = [json_form.parse(line, str(records))['rouge_l'] for line in lines]
         intervals['rouge_l'] = _interval(scores)
-    how = decoding['method']
+    how = decoding.get('method', 'greedy')
     how = f'beam {decoding.get("beams")}' if how == 'beam' else how
     yield Score(summary['task'], summary['split'], summary['examples'], how, metrics, intervals)
 

@@ -220,15 +220,17 @@ class RunFolder:
 
 def _is_summary(values: Any) -> bool:
   """Whether a JSON file is the summary of an evaluation: the folder has others too."""
-  if not isinstance(values, dict) or not isinstance(values.get('decoding'), dict):
+  if not isinstance(values, dict) or not {'step', 'metrics'} <= set(values):
     return False
-  metrics, decoding = values.get('metrics'), values['decoding']
+  types = {'task': str, 'split': str, 'step': int, 'examples': int, 'decoding': dict}
+  if not all(fields.fits(values[name], kind) for name, kind in types.items() if name in values):
+    return False
+  metrics, decoding = values['metrics'], values.get('decoding', {})
   return (
-    all(isinstance(values.get(name), str) for name in ('task', 'split'))
-    and all(fields.fits(values.get(name), int) for name in ('step', 'examples'))
-    and (isinstance(decoding.get('method'), str) and fields.fits(decoding.get('beams', 1), int))
-    and isinstance(metrics, dict)
+    isinstance(metrics, dict)
     and all(fields.fits(value, float) for value in metrics.values())
+    and isinstance(decoding.get('method', ''), str)
+    and fields.fits(decoding.get('beams', 1), int)
   )
 
 
