@@ -7,6 +7,7 @@ import os
 import pathlib
 import platform
 import select
+import stat
 import sys
 import tempfile
 import time
@@ -14,6 +15,7 @@ import zlib
 from collections.abc import Sequence
 
 from dss_jax.settings import errors, gin_files
+from dss_jax.settings.printable import printable
 
 VERBS = {  # a verb's module has the verb's name, except for those in MODULES
   'prepare': 'build a data set from raw files and teacher outputs',
@@ -58,7 +60,6 @@ def _run(argv: Sequence[str] | None) -> int:
     print(f'dss: no verb {verb!r}.\n\n{_usage()}', file=sys.stderr)
     return 2
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-  sys.path.insert(0, os.getcwd())  # as `python -m` does: the modules of users' tasks are there
   logging.getLogger('absl').setLevel(logging.ERROR)  # orbax logs much that no user can act on
   run_file = f'runs/{verb}.gin'
   try:
@@ -79,7 +80,7 @@ def _run(argv: Sequence[str] | None) -> int:
       return READER_IS_GONE
     if os.environ.get('DSS_TRACEBACK') or not errors.is_users(error):
       raise
-    print(f'dss {verb}: {error}', file=sys.stderr)
+    print(f'dss {verb}: {printable(str(error))}', file=sys.stderr)
     return errors.exit_code(error)
 
 
@@ -119,8 +120,16 @@ def _cache_compiled_programs() -> None:
     return
   try:
     folder = _cache_folder()
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.parents[2].mkdir(parents=True, exist_ok=True)
+    is_ours = all(_close(path) for path in (folder.parents[1], folder.parent, folder))
   except (OSError, RuntimeError):  # no home, or one that cannot be written: compile every time
+    return
+  if not is_ours:
+    print(
+      f'note: compiled programs are not kept: {printable(str(folder))} belongs to somebody else, '
+      f'and they are code. Name another folder in {CACHE_VARIABLE}.',
+      file=sys.stderr,
+    )
     return
   os.environ[CACHE_VARIABLE] = str(folder)
   # By default JAX skips programs that compile in less than a second; a start has many of them.
@@ -130,6 +139,22 @@ def _cache_compiled_programs() -> None:
     for file in folder.glob('*-cache'):
       if file.stat().st_atime < oldest:
         file.unlink()
+
+
+def _close(folder: pathlib.Path) -> bool:
+  """Makes a folder that only this user may write to; returns whether it is this user's.
+
+  If others could write to it, its programs may be theirs: they are removed.
+  """
+  folder.mkdir(mode=0o700, exist_ok=True)
+  status = folder.lstat()
+  if status.st_uid != os.getuid() or not stat.S_ISDIR(status.st_mode):
+    return False
+  if status.st_mode & 0o022:
+    folder.chmod(0o700)
+    for file in folder.glob('*-cache'):
+      file.unlink()
+  return True
 
 
 def _cache_folder() -> pathlib.Path:

@@ -7,6 +7,7 @@ A version is written to a temporary folder and renamed when complete; then older
 killed preparation leaves the old version, or both, of which the newer is read.
 """
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator, Mapping
@@ -130,23 +131,23 @@ def prepare(
   folder = prepared.dataset_folder(dataset.name, data_dir)
   existing = prepared.versions(folder)
   if existing:
-    metadata = prepared.read_metadata(prepared.version_folder(folder, existing[-1]))
-    if metadata and all(metadata.get(key) == value for key, value in identity.items()):
+    path = prepared.version_folder(folder, existing[-1])
+    counts = _counts(path, identity)
+    if counts is not None:
       _delete_leftovers(folder, existing[-1])
-      path = prepared.version_folder(folder, existing[-1])
-      return Prepared(path, 'unchanged', metadata['counts'])
+      return Prepared(path, 'unchanged', counts)
 
   version = (1, 0, existing[-1][2] + 1 if existing else 0)
-  builder = Dss(dataset, splits, identity, version=version, data_dir=str(folder.parent.parent))
-  builder.download_and_prepare(
-    download_config=tfds.download.DownloadConfig(
-      num_shards=1,  # one file: rows stay in order, and small sets gain nothing from more
-      compute_stats=tfds.download.ComputeStatsMode.SKIP,
-    )
-  )
-  _delete_leftovers(folder, version)
   path = prepared.version_folder(folder, version)
-  return Prepared(path, 'replaced' if existing else 'new', builder.info.metadata['counts'])
+  builder = Dss(dataset, splits, identity, version=version, data_dir=str(folder.parent.parent))
+  builder.write(path)
+  counts = _counts(path, identity)
+  if counts is None:
+    prepared.open_version(path)  # raises an error that says what cannot be read
+    # The other process had other raw files or another filter.
+    return prepare(dataset, splits, data_dir, row_filter)
+  _delete_leftovers(folder, version)
+  return Prepared(path, 'replaced' if existing else 'new', counts)
 
 
 class Dss(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
@@ -175,14 +176,24 @@ class Dss(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ign
     config = tfds.core.BuilderConfig(name=dataset.name)
     super().__init__(config=config, data_dir=data_dir)
 
+  def write(self, path: epath.Path) -> None:
+    """Writes the version, unless another process does it first; `path` is its folder."""
+    try:
+      self.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(
+          num_shards=1,  # one file: rows stay in order, and small sets gain nothing from more
+          compute_stats=tfds.download.ComputeStatsMode.SKIP,
+        )
+      )
+    except OSError:
+      if not path.exists():
+        raise
+
   def _info(self) -> tfds.core.DatasetInfo:
-    text, texts = tfds.features.Text(), tfds.features.Sequence(tfds.features.Text())
     return tfds.core.DatasetInfo(
       builder=self,
       description=self.__doc__,
-      features=tfds.features.FeaturesDict(
-        {'input': text, 'label': text, 'rationale': texts, 'teacher_label': texts}
-      ),
+      features=prepared.features(),
       disable_shuffling=True,
       metadata=self._notes,
     )
@@ -231,6 +242,18 @@ class Dss(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ign
     """Likewise."""
 
 
+def _counts(path: epath.Path, identity: Mapping[str, Any]) -> Mapping[str, Any] | None:
+  """The counts of a version on disk; None if it is of another identity or cannot be opened."""
+  metadata = prepared.read_metadata(path)
+  if any(metadata.get(key) != value for key, value in identity.items()):
+    return None
+  try:
+    prepared.open_version(path)
+  except (OSError, ValueError):
+    return None
+  return metadata['counts']
+
+
 def _hashes(splits: Mapping[str, release.SplitFiles]) -> dict[str, dict[str, str]]:
   """SHA-256 of the raw files of each split, by file name."""
   return {
@@ -241,9 +264,10 @@ def _hashes(splits: Mapping[str, release.SplitFiles]) -> dict[str, dict[str, str
 
 def _delete_leftovers(folder: epath.Path, current: tuple[int, ...]) -> None:
   """Deletes versions below the current one, and folders of preparations that were killed."""
-  for version in prepared.versions(folder):
-    if version < current:
-      prepared.version_folder(folder, version).rmtree()
-  for path in folder.iterdir():
-    if path.name.startswith('incomplete.') and time.time() - path.stat().mtime > STALE_SECONDS:
-      path.rmtree()
+  with contextlib.suppress(FileNotFoundError):  # another process may be deleting them too
+    for version in prepared.versions(folder):
+      if version < current:
+        prepared.version_folder(folder, version).rmtree()
+    for path in folder.iterdir():
+      if path.name.startswith('incomplete.') and time.time() - path.stat().mtime > STALE_SECONDS:
+        path.rmtree()

@@ -1,7 +1,8 @@
 """Prepared data sets on disk, as SeqIO sources.
 
-Owns: the place of a prepared data set, which version is read, the error if it is missing.
-Does not own: writing it (builder.py), tasks (registration.py).
+Owns: the place of a prepared data set, which version is read, the error if it is missing, and that
+only what builder.py writes is opened: TFDS would import any class that a folder names, and read any
+path. Does not own: writing it (builder.py), tasks (registration.py).
 
     <data_dir>/dss/<name>/1.0.<n>      n counts preparations; the highest is read
 
@@ -10,15 +11,22 @@ environment's TFDS_DATA_DIR, else ~/tensorflow_datasets. It may be gs://.
 """
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from etils import epath
+from google.protobuf import json_format
+
+from dss_jax.settings import json_form
 
 BUILDER_NAME = 'dss'
+TEXT_FIELDS, SAMPLE_FIELDS = ('input', 'label'), ('rationale', 'teacher_label')
+_VERSION = re.compile(r'(0|[1-9][0-9]{0,8})(\.(0|[1-9][0-9]{0,8})){2}')
+SPLIT_FILES = '{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}'
 
 
 def default_data_dir() -> str:
@@ -35,8 +43,8 @@ def versions(folder: epath.Path) -> list[tuple[int, ...]]:
   """The complete versions in a data set's folder, lowest first."""
   if not folder.exists():
     return []
-  names = [path.name.split('.') for path in folder.iterdir()]
-  return sorted(tuple(map(int, name)) for name in names if len(name) == 3 and _numeric(name))
+  names = [path.name for path in folder.iterdir()]
+  return sorted(tuple(map(int, name.split('.'))) for name in names if _VERSION.fullmatch(name))
 
 
 def version_folder(folder: epath.Path, version: tuple[int, ...]) -> epath.Path:
@@ -62,14 +70,77 @@ def newest(name: str, data_dir: str | None = None) -> epath.Path:
   return version_folder(folder, existing[-1])
 
 
+def features() -> tfds.features.FeaturesDict:
+  """The features of every prepared data set; a row has one sample of the teacher or several."""
+  text, samples = tfds.features.Text(), tfds.features.Sequence(tfds.features.Text())
+  return tfds.features.FeaturesDict(
+    dict.fromkeys(TEXT_FIELDS, text) | dict.fromkeys(SAMPLE_FIELDS, samples)
+  )
+
+
 def read_metadata(version: epath.Path) -> dict[str, Any]:
   """The metadata that builder.py wrote: filter, raw files, counts; empty if not readable."""
-  metadata = tfds.core.MetadataDict()
   try:
-    metadata.load_metadata(version)
+    metadata = json_form.read_object(version / 'metadata.json')
   except (OSError, ValueError):
     return {}
-  return dict(metadata)
+  return metadata if _is_metadata(metadata) else {}
+
+
+def _is_metadata(values: Mapping[str, Any]) -> bool:
+  texts = all(isinstance(values.get(name), str) for name in ('dataset', 'filter', 'teacher'))
+  tables = [values.get('counts'), values.get('sources')]
+  return texts and all(
+    isinstance(table, dict) and all(isinstance(entry, dict) for entry in table.values())
+    for table in tables
+  )
+
+
+def open_version(version: epath.Path) -> tfds.core.DatasetBuilder:
+  """Opens one version of a prepared data set.
+
+  Raises:
+    ValueError: it is not what `dss prepare` writes. Nothing of it was given to TFDS then.
+  """
+  if json_form.read_object(version / 'features.json') != json_format.MessageToDict(
+    features().to_proto()
+  ):
+    raise ValueError(
+      f'{version}/features.json: expected the four texts {", ".join(TEXT_FIELDS + SAMPLE_FIELDS)} '
+      'as `dss prepare` writes them, and nothing else; prepare the data set again.'
+    )
+  info = json_form.read_object(version / 'dataset_info.json')
+  splits = info.get('splits')
+  if not (
+    (info.get('name'), info.get('version')) == (BUILDER_NAME, version.name)
+    and (info.get('configName'), info.get('fileFormat')) == (version.parent.name, 'tfrecord')
+    and isinstance(splits, list)
+    and all(map(_is_split, splits))
+    and len({split['name'] for split in splits}) == len(splits)
+  ):
+    raise ValueError(
+      f'{version}/dataset_info.json: expected version {version.name} of '
+      f'{BUILDER_NAME}/{version.parent.name} in TFRecord files beside it, as `dss prepare` writes '
+      'them; prepare the data set again.'
+    )
+  try:
+    return tfds.builder_from_directory(os.fspath(version))
+  except (json_format.ParseError, AssertionError, TypeError, ValueError) as error:
+    problem = str(error)[:200]
+    raise ValueError(f'{version}/dataset_info.json cannot be read: {problem!a}.') from error
+
+
+def _is_split(split: Any) -> bool:
+  """Whether a split has a plain name, and files that are named after it in the same folder."""
+  if not isinstance(split, dict) or split.get('filepathTemplate') != SPLIT_FILES:
+    return False
+  name, lengths = split.get('name'), split.get('shardLengths')
+  counts = [split.get('numBytes'), *(lengths if isinstance(lengths, list) else [None])]
+  return (
+    isinstance(name, str)
+    and bool(re.fullmatch(r'\w+', name))
+    and all(isinstance(count, str) and re.fullmatch('[0-9]{1,18}', count) for count in counts)
+  )
 
 
 class PreparedSource(seqio.TfdsDataSource):
@@ -156,7 +227,8 @@ class AugmentedSource(seqio.DataSource):
     labeled = self._labeled.get_dataset(split, **kwargs)
     if split != 'train':
       return labeled
-    if self._unlabeled.metadata['counts']['train']['teacher_accuracy'] is None:
+    counts = self._unlabeled.metadata.get('counts', {})
+    if counts.get('train', {}).get('teacher_accuracy') is None:
       raise ValueError(
         f'The data set {self._unlabeled_name} was prepared without teacher outputs, so its inputs '
         f'have no labels: put them into {self._unlabeled_name}/llm/train_CoT_<k>.json of the raw '
@@ -182,9 +254,5 @@ class _NewestVersion(seqio.utils.LazyTfdsLoader):
   def _get_builder(self, split: str | None = None) -> tfds.core.DatasetBuilder:
     path = os.fspath(newest(self._dataset_name, self.data_dir))
     if path not in self._builders:
-      self._builders[path] = tfds.builder_from_directory(path)
+      self._builders[path] = open_version(epath.Path(path))
     return self._builders[path]
-
-
-def _numeric(name: Sequence[str]) -> bool:
-  return all(part.isdigit() for part in name)

@@ -134,6 +134,7 @@ def test_compiled_programs_are_kept_in_the_users_cache_and_old_ones_deleted(
   folder = cli._cache_folder()
   assert folder.is_relative_to(tmp_path / 'dss_jax')
   folder.mkdir(parents=True)
+  folder.chmod(0o700)
   for name, days in (('old-cache', cli.CACHE_DAYS + 1), ('new-cache', 1), ('old-note', 1000)):
     (folder / name).touch()
     used = time.time() - days * 86_400

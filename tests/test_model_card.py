@@ -6,6 +6,7 @@ import pathlib
 import re
 
 import huggingface_hub
+import markdown_it
 import pytest
 import run_folders
 from run_folders import INPUTS, NAME
@@ -209,3 +210,68 @@ def test_counts_hashes_and_teacher_of_prepared_data(tmp_path, monkeypatch):
   assert f'{facts.fingerprint:08x}' in text
   assert row(text, 'teacher').startswith(release.TEACHER)
   assert huggingface_hub.ModelCard(text).data.datasets == ['svamp']
+
+
+# Texts of others
+
+
+EVIL = '```\n# Heading\n![i](https://evil/i.png) <img src=x> | \x1b[2J\u202e `'
+
+
+def rendered(text: str) -> str:
+  """The card as HTML, by a Markdown reader with GitHub's tables."""
+  body = text.split('---\n', 2)[2]
+  return markdown_it.MarkdownIt('gfm-like', {'linkify': False}).render(body)
+
+
+def test_texts_of_a_run_folder_are_shown_and_do_nothing(facts):
+  method = dataclasses.replace(
+    facts.run.method, summary=EVIL, answer=methods.Row('label', f'{EVIL} {{input}}', '{label}')
+  )
+  notes = {
+    'filter': EVIL,
+    'counts': {EVIL: {'examples': EVIL}},
+    'sources': {EVIL: {EVIL: EVIL}},
+  }
+  data = facts.data._replace(
+    rows={EVIL: 1}, prepared={EVIL: notes}, teacher=EVIL, question={'input': EVIL}
+  )
+  score = card_facts.Score(EVIL, EVIL, 1, EVIL, {EVIL: 0.5}, {})
+  hostile = dataclasses.replace(
+    changed(facts, method=method), name=EVIL, gin=EVIL, data=data, scores=[score], source=EVIL
+  )
+  text = text_of(hostile)
+  html, good = rendered(text), rendered(text_of(facts))
+  for tag in ('<h1', '<h2', '<a', '<details', '<table'):
+    extra = 1 if tag in ('<details', '<table') else 0  # of the data set's notes
+    assert html.count(tag) - good.count(tag) in (0, extra, 2 * extra), tag
+  assert '<img' not in html.replace('&lt;img', '') and '<h1>Heading' not in html
+  assert '\x1b' not in text and '\u202e' not in text
+  assert 'Heading' in html and 'evil/i.png' in html, 'it is shown all the same'
+
+
+def test_paths_of_this_machine_are_left_out(facts):
+  gin = (
+    "MODEL_DIR = '/home/me/runs/a'\nDATA_DIR = \\\n    'data'\nVOCABULARY = '~/x.model'\n"
+    "INITIAL_CHECKPOINT_PATH = 'gs://bucket/w'\nvocab.X.file = '/etc/x'\nBATCH_SIZE = 8\n"
+    "DATASET = 'svamp'\nrun_config.RunConfig.model_dir = 'runs/secret'\n"
+  )
+  text = model_card.without_paths(gin)
+  assert "BATCH_SIZE = 8\nDATASET = 'svamp'" in text
+  for secret in ('/home/me', "'data'", 'x.model', 'bucket', '/etc', 'secret'):
+    assert secret not in text
+  assert "VOCABULARY = 'bytes'" in model_card.without_paths("VOCABULARY = 'bytes'")
+  card = text_of(dataclasses.replace(facts, gin=gin))
+  assert "MODEL_DIR = '...'" in card and facts.run.model_dir not in card
+
+
+def test_where_the_weights_come_from_names_no_folder_of_this_machine(tmp_path):
+  (tmp_path / 'base').mkdir()
+  assert card_facts._origin(str(tmp_path / 'base')) == 'base'
+  assert card_facts._origin('google/t5-v1_1-base') == 'google/t5-v1_1-base'
+
+
+def test_a_score_without_its_tasks_is_named_after_the_mixture(facts):
+  data = dataclasses.replace(facts.run.data, mixture_or_task_name='no_such_mixture')
+  run = dataclasses.replace(facts.run, data=data)
+  assert [score.task for score in card_facts._validation(run, 1)] == ['no_such_mixture']

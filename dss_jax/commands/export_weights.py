@@ -27,7 +27,7 @@ from dss_jax.models.t5 import T5Config
 from dss_jax.parallel import partitioning
 from dss_jax.runs import card_facts, model_card, pretrained, run_config, run_folder
 from dss_jax.runs.run_folder import RunFolder
-from dss_jax.settings import json_form, whole_files
+from dss_jax.settings import arguments, json_form, whole_files
 from dss_jax.tasks import set_vocabulary
 from dss_jax.training import optimizers, train_state
 
@@ -82,7 +82,10 @@ def main(argv: Sequence[str]) -> int:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
   try:
-    summary = export(options.checkpoint, options.step, options.to, temporary, output)
+    arguments.import_modules(options.modules)
+    summary = export(
+      options.checkpoint, options.step, options.to, temporary, output, bool(options.modules)
+    )
     if remote:
       _upload(temporary, output)
     else:
@@ -104,7 +107,12 @@ def _upload(folder: pathlib.Path, output: epath.Path) -> None:
 
 
 def export(
-  checkpoint: str, step: str, program: str, folder: pathlib.Path, output: epath.Path
+  checkpoint: str,
+  step: str,
+  program: str,
+  folder: pathlib.Path,
+  output: epath.Path,
+  has_module: bool = False,
 ) -> dict[str, Any]:
   """Writes a checkpoint for another program and compares it with what was read.
 
@@ -114,6 +122,7 @@ def export(
     program: 'hf' or 't5x'.
     folder: exists and is empty.
     output: the path that `folder` will have in the end.
+    has_module: whether the command line named the module of the run's tasks, which is imported.
 
   Returns:
     JSON values: program, step, tensors and bytes that were compared, and, for hf, how many texts
@@ -124,7 +133,7 @@ def export(
   """
   source = _read(epath.Path(checkpoint).expanduser(), step, moments=program == 't5x')
   if program == 'hf':
-    written = _write_huggingface(source, folder, output.name)
+    written = _write_huggingface(source, folder, output.name, has_module)
   else:
     written = _write_t5x(source, folder, output)
   return {'to': program, 'step': source.step, **written}
@@ -141,14 +150,14 @@ def _read(folder: epath.Path, step: str, moments: bool) -> _Checkpoint:
       f'{folder} holds no {run_folder.SETTINGS}: CHECKPOINT is a folder of `dss train` or '
       '`dss import`.'
     )
-  values = json.loads(path.read_text())
+  values = RunFolder(folder).load_values()
   if 'model' not in values:
     raise ValueError(
       f'{folder} is not a checkpoint of ours, its {run_folder.SETTINGS} has no model: CHECKPOINT '
       'is a folder of `dss train` or `dss import`.'
     )
   run = RunFolder(folder).load_settings() if 'train_steps' in values else None
-  model = json_form.from_dict(T5Config, values['model'])
+  model = json_form.from_dict(T5Config, values['model'], f'{path}: model')
   saved = RunFolder(folder).read_checkpoints()
   try:
     number = saved.resolve(int(step) if step.isdigit() else step)
@@ -181,7 +190,9 @@ def _set_up(source: _Checkpoint) -> seqio.Vocabulary | None:
 # ---------------------------------------------------------------- Hugging Face
 
 
-def _write_huggingface(source: _Checkpoint, folder: pathlib.Path, name: str) -> dict[str, Any]:
+def _write_huggingface(
+  source: _Checkpoint, folder: pathlib.Path, name: str, has_module: bool
+) -> dict[str, Any]:
   vocabulary = _set_up(source)
   if vocabulary is None:
     raise ValueError(
@@ -198,7 +209,7 @@ def _write_huggingface(source: _Checkpoint, folder: pathlib.Path, name: str) -> 
       f'{agreement.texts} texts of its own pieces, such as {agreement.example!r}',
       file=sys.stderr,
     )
-  facts = _facts(source, vocabulary, name)
+  facts = _facts(source, vocabulary, name, has_module)
   size = sum(array.size for array in source.params.values())
   (folder / README).write_text(model_card.card(facts, size, agreement), encoding='utf-8')
   texts = {'tokenizer_texts': agreement.texts, 'tokenizer_different': agreement.different}
@@ -211,15 +222,20 @@ def _rows(model: T5Config) -> int:
   return model.vocab_size
 
 
-def _facts(source: _Checkpoint, vocabulary: seqio.Vocabulary, name: str) -> card_facts.Facts:
-  """The facts for the model card; if the module of a run's tasks is gone, its settings alone."""
+def _facts(
+  source: _Checkpoint, vocabulary: seqio.Vocabulary, name: str, has_module: bool
+) -> card_facts.Facts:
+  """The facts for the model card; without the module of the run's tasks, its settings alone."""
   if source.run is None:
     origin = source.values.get('source')
     return card_facts.Facts(name, source.model, vocabulary, source.step, origin)
+  run = source.run
   try:
-    run = run_config.set_up_tasks(source.run)
-  except ImportError:
-    run = source.run
+    RunFolder(source.folder).check_module('named' if has_module else None)
+  except ValueError as error:
+    print(f'note: the model card says less of the data: {error}', file=sys.stderr)
+  else:
+    run = run_config.set_up_tasks(run)
   return card_facts.of_run(name, run, vocabulary, source.step, source.fingerprint)
 
 
@@ -358,4 +374,5 @@ def _parser() -> argparse.ArgumentParser:
     default='best',
     help="of the checkpoint: 'best' on validation, 'latest', or a number (default: %(default)s)",
   )
+  arguments.add_module_flag(parser)
   return parser

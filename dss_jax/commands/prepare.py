@@ -1,7 +1,8 @@
 """`dss prepare`: from the release's raw files to a data set that the tasks read.
 
 Owns: the command's options, where its raw files come from, what it prints. Does not own: reading
-them (datasets/release.py), building (tasks/builder.py), downloading (datasets/download.py).
+them (datasets/release.py), building (tasks/builder.py), downloading and extracting
+(datasets/download.py, datasets/unpacking.py).
 """
 
 import argparse
@@ -11,10 +12,15 @@ import sys
 from collections.abc import Mapping
 
 from dss_jax import datasets
-from dss_jax.datasets import download, release
+from dss_jax.datasets import download, release, unpacking
 from dss_jax.settings import arguments
 
-RELEASE_URL = 'https://github.com/google-research/distilling-step-by-step/raw/main/datasets.zip'
+RELEASE_COMMIT = 'ef944263c9ddfd40a9888557f3e7d17513fd1a7e'
+RELEASE_URL = (
+  f'https://github.com/google-research/distilling-step-by-step/raw/{RELEASE_COMMIT}/datasets.zip'
+)
+RELEASE_BLOB = 'fb9d88a0b44c2daac1ec1639f0bdae993e7e5bcd'
+"""The id of datasets.zip in the tree of RELEASE_COMMIT, which is a hash of its content."""
 COLUMNS = ('examples', 'teacher_accuracy', 'unparsed', 'empty_rationale', 'disagree')
 
 _DESCRIPTION = """\
@@ -82,11 +88,12 @@ def _raw_folder(options: argparse.Namespace) -> pathlib.Path:
   data_dir = options.data_dir or prepared.default_data_dir()
   downloads = pathlib.Path('~' if '://' in data_dir else data_dir).expanduser() / 'downloads'
   if options.url is not None:
-    raw = download.fetch(options.url, downloads, options.sha256)
+    known = RELEASE_BLOB if options.url == RELEASE_URL else None
+    raw = download.fetch(options.url, downloads, options.sha256 or known)
   else:
     raw = pathlib.Path(options.raw_dir).expanduser()
   if raw.is_file():
-    return download.extract(raw, downloads / 'extracted')
+    return unpacking.extract(raw, downloads / 'extracted')
   if not raw.is_dir():
     raise ValueError(f'--raw_dir={raw}: expected a folder of raw files or a zip archive of it.')
   return raw
@@ -146,7 +153,8 @@ def _parser() -> argparse.ArgumentParser:
     nargs='?',
     const=RELEASE_URL,
     help='download a datasets.zip (https, http, file), kept in DATA_DIR/downloads; an interrupted '
-    'download resumes; without a value: the release of the paper, %(const)s',
+    'download resumes; without a value: the release of the paper, whose content is checked, '
+    '%(const)s',
   )
   parser.add_argument('--sha256', metavar='SUM', help="the download's expected SHA-256")
   parser.add_argument(

@@ -1,160 +1,214 @@
-"""Fetches an archive of raw files: resumable download, extraction that stays in its folder.
+"""Fetches an archive of raw files over HTTP: resumable, checked, one writer at a time.
 
-Owns: HTTP ranges, checksums, refusing dangerous archives. Does not own: what is in the archive
-(release.py), the command (prepare.py).
+Owns: addresses that are refused, HTTP ranges, checksums. Does not own: archives (unpacking.py),
+what is in them (release.py), the command (prepare.py).
 """
 
+import contextlib
+import fcntl
 import hashlib
 import http.client
+import os
 import pathlib
 import re
-import shutil
-import stat
 import sys
 import urllib.error
 import urllib.parse
 import urllib.request
 import zipfile
-import zlib
+from collections.abc import Iterator
 
 import rich.progress
 
 from dss_jax.datasets.release import file_sha256
 
-MAX_EXTRACTED_BYTES = 8 << 30
-"""The release has less than 1 GiB."""
+MAX_BYTES = 8 << 30
+"""Of a download; the release has less than 1 GiB."""
 ATTEMPTS = 3
 TIMEOUT_SECONDS = 60
 CHUNK_BYTES = 1 << 20
 
 
-def fetch(url: str, folder: pathlib.Path, sha256: str | None = None) -> pathlib.Path:
+def fetch(url: str, folder: pathlib.Path, digest: str | None = None) -> pathlib.Path:
   """Downloads a file into a folder, or finds it there; resumes an interrupted download.
 
   The received bytes are in `<file>.part`, which becomes the file once complete and verified. An
-  HTTP range resumes it if the server still has the same file (If-Range); else it starts again.
+  HTTP range resumes it if the server names the version of the file (a strong ETag) and still has
+  it; else it starts again. A second process that wants the same file waits for the first.
 
   Args:
     url: http, https or file; a file is used in place.
     folder: where `<hash of the URL>-<name>` is written.
-    sha256: expected checksum, hexadecimal; without it the content is not verified.
+    digest: hexadecimal, of the expected content: 64 digits are its SHA-256, 40 its id as a blob of
+      git. Without it the content is not verified.
 
   Raises:
-    ValueError: another scheme, no answer, an incomplete download or a wrong checksum.
+    ValueError: an address or checksum that is refused, or another content than expected.
+    OSError: no answer, or an incomplete download: again may help.
   """
-  parts = urllib.parse.urlsplit(url)
+  if digest is not None and not re.fullmatch('[0-9a-fA-F]{40}|[0-9a-fA-F]{64}', digest):
+    raise ValueError(f'--sha256 has 64 hexadecimal digits, not {digest[:80]!r}.')
+  parts = _checked(url)
   if parts.scheme == 'file':
     path = pathlib.Path(urllib.request.url2pathname(parts.path))
     if not path.is_file():
       raise ValueError(f'--url={url}: there is no such file.')
-    _verify(path, url, sha256)
+    _verify(path, url, digest)
     return path
-  if parts.scheme not in ('http', 'https'):
-    raise ValueError(f'--url must begin with https://, http:// or file://; got {url!r}.')
-  name = pathlib.PurePosixPath(urllib.parse.unquote(parts.path)).name or 'download'
-  path = folder / f'{hashlib.sha256(url.encode()).hexdigest()[:8]}-{name}'
-  if path.is_file() and (sha256 is None or file_sha256(path) == sha256.lower()):
-    return path
+  name = re.sub(r'[^A-Za-z0-9_.-]', '_', pathlib.PurePosixPath(parts.path).name)[-80:]
+  path = folder / f'{hashlib.sha256(url.encode()).hexdigest()[:16]}-{name or "download"}'
   folder.mkdir(parents=True, exist_ok=True)
-  part = path.with_name(f'{path.name}.part')
-  _download(url, part)
-  try:
-    _verify(part, url, sha256)
-  except ValueError:
-    part.unlink()
-    raise
-  part.replace(path)
-  _validator_file(part).unlink(missing_ok=True)
+  with _alone(path):
+    if path.is_file() and (digest is None or _digest(path, digest) == digest.lower()):
+      return path
+    part = path.with_name(f'{path.name}.part')
+    _download(url, part, has_digest=digest is not None)
+    try:
+      _verify(part, shown(url), digest)
+    except ValueError:
+      part.unlink()
+      raise
+    part.replace(path)
+    _validator_file(part).unlink(missing_ok=True)
   return path
 
 
-def extract(archive: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
-  """Extracts a zip archive into a folder of its own, or finds it there.
+def shown(url: str) -> str:
+  """An address for messages: without the query, and nothing of one with an @, which hold keys."""
+  return '...' if '@' in url else url.split('?')[0].split('#')[0]
 
-  Returns:
-    `<folder>/<first 16 digits of the archive's SHA-256>`, which exists only once it is complete.
 
-  Raises:
-    ValueError: the archive is damaged, encrypted or too large, or has an entry that is outside its
-      folder or not a plain file.
-  """
-  target = folder / file_sha256(archive)[:16]
-  if target.is_dir():
-    return target
-  temporary = target.with_name(f'{target.name}.part')
-  shutil.rmtree(temporary, ignore_errors=True)
+def _checked(url: str) -> urllib.parse.SplitResult:
+  """The parts of an address that may be fetched."""
+  wrong = ValueError(
+    f'--url={shown(url)[:200]!a} is no address: expected https://HOST/PATH, with all but ASCII '
+    'letters, digits and signs written as %XX.'
+  )
   try:
-    with zipfile.ZipFile(archive) as file:
-      entries = file.infolist()
-      _check_entries(archive, entries)
-      for entry in entries:
-        path = temporary / entry.filename
-        if entry.is_dir():
-          path.mkdir(parents=True, exist_ok=True)
-          continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with file.open(entry) as source, path.open('wb') as sink:
-          shutil.copyfileobj(source, sink, CHUNK_BYTES)
-  except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    parts = urllib.parse.urlsplit(url)
+    host, _ = parts.hostname, parts.port
+  except ValueError:
+    raise wrong from None
+  if '@' in parts.netloc:
     raise ValueError(
-      f'{archive} is not a sound zip archive ({error}): delete it and download it again.'
-    ) from error
-  temporary.replace(target)
-  return target
+      '--url has a user name or a password, which is not sent: download the file yourself and set '
+      '--raw_dir to it.'
+    )
+  if parts.scheme not in ('http', 'https', 'file'):
+    raise ValueError(
+      f'--url must begin with https://, http:// or file://; got {shown(url)[:200]!a}.'
+    )
+  if parts.scheme == 'file':
+    if parts.netloc not in ('', 'localhost'):
+      raise ValueError(f'--url={shown(url)[:200]!a} names a file of another machine.')
+  elif not url.isascii() or not url.isprintable() or ' ' in url or not _is_host(host or ''):
+    raise wrong
+  return parts
 
 
-def _check_entries(archive: pathlib.Path, entries: list[zipfile.ZipInfo]) -> None:
-  """Refuses a dangerous archive before any of it is written."""
-  for entry in entries:
-    path = pathlib.PurePosixPath(entry.filename)
-    mode = entry.external_attr >> 16
-    if path.is_absolute() or '..' in path.parts or re.search(r'[\\:\0]', entry.filename):
-      raise ValueError(f'{archive} is refused: entry {entry.filename!r} leaves its folder.')
-    if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
-      raise ValueError(f'{archive} is refused: entry {entry.filename!r} is a link or a device.')
-    if entry.flag_bits & 1:
-      raise ValueError(f'{archive} is refused: entry {entry.filename!r} is encrypted.')
-  size = sum(entry.file_size for entry in entries)  # zipfile never writes more than it declares
-  if size > MAX_EXTRACTED_BYTES:
+def _is_host(name: str) -> bool:
+  return all(0 < len(label) <= 63 for label in name.removesuffix('.').split('.'))
+
+
+@contextlib.contextmanager
+def _alone(path: pathlib.Path) -> Iterator[None]:
+  """Waits until no other process downloads `path`; a process that died holds nothing up."""
+  lock = path.with_name(f'{path.name}.lock')
+  while True:
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+      fcntl.flock(descriptor, fcntl.LOCK_EX)
+      if _is_at(descriptor, lock):  # whoever held it before has deleted it
+        try:
+          yield
+        finally:
+          lock.unlink(missing_ok=True)
+        return
+    finally:
+      os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: pathlib.Path) -> bool:
+  """Whether an open file is still the one with this name."""
+  try:
+    return os.path.samestat(os.fstat(descriptor), path.stat())
+  except FileNotFoundError:
+    return False
+
+
+def _digest(path: pathlib.Path, like: str) -> str:
+  """The digest of a file's content, of the kind of another one."""
+  if len(like) == 64:
+    return file_sha256(path)
+  digest = hashlib.sha1(b'blob %d\0' % path.stat().st_size, usedforsecurity=False)
+  with path.open('rb') as file:
+    while chunk := file.read(CHUNK_BYTES):
+      digest.update(chunk)
+  return digest.hexdigest()
+
+
+def _verify(path: pathlib.Path, url: str, digest: str | None) -> None:
+  if digest is not None and (actual := _digest(path, digest)) != digest.lower():
+    kind = 'SHA-256' if len(digest) == 64 else 'git blob'
     raise ValueError(
-      f'{archive} is refused: it extracts to {size} bytes, more than {MAX_EXTRACTED_BYTES}; '
-      'extract it yourself and set --raw_dir to the folder.'
+      f'{url}: expected {kind} {digest.lower()}, got {actual}: it is another file, or not all '
+      'of it. Check --url and --sha256.'
     )
 
 
-def _verify(path: pathlib.Path, url: str, sha256: str | None) -> None:
-  if sha256 is not None and (actual := file_sha256(path)) != sha256.lower():
-    raise ValueError(f'{url}: expected SHA-256 {sha256.lower()}, got {actual}. Check --sha256.')
+# ---------------------------------------------------------------- HTTP
 
 
-def _download(url: str, part: pathlib.Path) -> None:
+class _SafeRedirects(urllib.request.HTTPRedirectHandler):
+  """Follows a redirection to https, and from http to http; never to ftp, a file, or down."""
+
+  def redirect_request(self, req, fp, code, msg, headers, newurl):
+    if not newurl.startswith(('https://', f'{req.type}://')):
+      raise ValueError(
+        f'{shown(req.full_url)} redirects from {req.type} to {newurl.split(":")[0][:20]!r}, which '
+        'is refused: give the address of the file itself.'
+      )
+    return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _download(url: str, part: pathlib.Path, has_digest: bool) -> None:
   """Completes a part file, in a few attempts."""
   problem: Exception | None = None
   for _ in range(ATTEMPTS):
     try:
-      if _continue(url, part):
+      if _continue(url, part, has_digest):
         return
     except urllib.error.HTTPError as error:
-      raise ValueError(f'{url}: the server answered {error.code} {error.reason}.') from error
+      raise _refused(url, error.code) from error
     except (OSError, http.client.HTTPException) as error:
       problem = error
   size = part.stat().st_size if part.exists() else 0
-  raise ValueError(
-    f'{url}: the download broke off after {size} bytes ({problem or "connection closed"}). '
-    'Run the command again: it resumes there.'
+  raise ConnectionError(
+    f'{shown(url)}: the download broke off after {size} bytes '
+    f'({type(problem).__name__ if problem else "connection closed"}). Run the command again'
+    f'{": it resumes there" if _validator_file(part).exists() else ""}.'
   ) from problem
 
 
-def _continue(url: str, part: pathlib.Path) -> bool:
+def _refused(url: str, code: int) -> Exception:
+  """The error of a status: the user's where the address is wrong, else one that may pass."""
+  passes = code >= 500 or code in (http.HTTPStatus.REQUEST_TIMEOUT, 429)
+  if 300 <= code < 400:
+    return ValueError(f'{shown(url)} redirects too often, or to an address that is refused.')
+  message = f'{shown(url)}: the server answered {code} {http.client.responses.get(code, "")}'
+  return (ConnectionError if passes else ValueError)(f'{message.strip()}.')
+
+
+def _continue(url: str, part: pathlib.Path, has_digest: bool) -> bool:
   """Requests the missing bytes of a part file once; returns whether it is complete now."""
-  received = part.stat().st_size if part.exists() else 0
+  version = _validator_file(part).read_text(encoding='ascii') if _has_version(part) else None
+  received = part.stat().st_size if version else 0
   request = urllib.request.Request(url, headers={'Accept-Encoding': 'identity'})
   if received:
     request.add_header('Range', f'bytes={received}-')
-    if _validator_file(part).exists():
-      request.add_header('If-Range', _validator_file(part).read_text(encoding='utf-8'))
+    request.add_header('If-Range', str(version))
   try:
-    response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
+    response = urllib.request.build_opener(_SafeRedirects).open(request, timeout=TIMEOUT_SECONDS)
   except urllib.error.HTTPError as error:
     if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or not received:
       raise
@@ -163,34 +217,49 @@ def _continue(url: str, part: pathlib.Path) -> bool:
     part.unlink()
     return False
   with response:
-    content_range = re.match(r'bytes (\d+)-', response.headers.get('Content-Range', ''))
-    resumes = response.status == http.HTTPStatus.PARTIAL_CONTENT
-    if resumes and (content_range is None or int(content_range.group(1)) != received):
-      part.unlink()
-      return False
-    if not resumes:  # the server ignores ranges, or has another file now
+    if response.status == http.HTTPStatus.PARTIAL_CONTENT:
+      where = re.match(r'bytes ([0-9]{1,18})-', response.headers.get('Content-Range', ''))
+      same = response.headers.get('ETag', version) == version
+      if not received or not same or where is None or int(where.group(1)) != received:
+        part.unlink(missing_ok=True)
+        return False
+    else:  # the server ignores ranges, or has another file now
       received = 0
       _note_validator(part, response.headers)
-    length = response.headers.get('Content-Length')
-    total = received + int(length) if length else None
+    total = None if response.length is None else received + response.length
     _copy(response, part, received, total)
-    return total is None or part.stat().st_size == total
+    if total is not None:
+      return part.stat().st_size == total
+    # Without a length, a closed connection and the end of the file look the same.
+    return response.chunked or has_digest or zipfile.is_zipfile(part)
 
 
 def _copy(response, part: pathlib.Path, received: int, total: int | None) -> None:
-  """Appends a response to the first `have` bytes of a part file."""
+  """Appends a response to the first `received` bytes of a part file.
+
+  Raises:
+    ValueError: the file is larger than MAX_BYTES, and deleted.
+  """
   bar = rich.progress.Progress(
     *rich.progress.Progress.get_default_columns(),
     rich.progress.DownloadColumn(),
     disable=not sys.stderr.isatty(),
     console=rich.console.Console(stderr=True),
   )
+  size = received
   with part.open('ab') as file, bar:
     file.truncate(received)
     task = bar.add_task(part.name, total=total, completed=received)
-    while chunk := response.read1(CHUNK_BYTES):
+    while (total or size) <= MAX_BYTES and (chunk := response.read1(CHUNK_BYTES)):
       file.write(chunk)
+      size += len(chunk)
       bar.advance(task, len(chunk))
+  if max(size, total or 0) > MAX_BYTES:
+    part.unlink()
+    raise ValueError(
+      f'{part.name.removesuffix(".part")} is refused: it has more than {MAX_BYTES} bytes; download '
+      'it yourself and set --raw_dir to it.'
+    )
 
 
 def _validator_file(part: pathlib.Path) -> pathlib.Path:
@@ -198,9 +267,13 @@ def _validator_file(part: pathlib.Path) -> pathlib.Path:
   return part.with_name(f'{part.name}.version')
 
 
+def _has_version(part: pathlib.Path) -> bool:
+  return part.exists() and _validator_file(part).exists()
+
+
 def _note_validator(part: pathlib.Path, headers) -> None:
-  etag = headers.get('ETag', '')
-  validator = headers.get('Last-Modified') if not etag or etag.startswith('W/') else etag
+  """Keeps a strong ETag: only that says that the bytes of two answers are of one file."""
   _validator_file(part).unlink(missing_ok=True)
-  if validator:
-    _validator_file(part).write_text(validator, encoding='utf-8')
+  etag = headers.get('ETag', '')
+  if re.fullmatch(r'"[\x21\x23-\x7e]{1,1000}"', etag):
+    _validator_file(part).write_text(etag, encoding='ascii')

@@ -23,6 +23,7 @@ from dss_jax.parallel import distributed
 from dss_jax.runs import evaluation, run_config, student
 from dss_jax.runs.run_folder import RunFolder
 from dss_jax.settings import fields, whole_files
+from dss_jax.settings.printable import printable
 from dss_jax.tasks import registration
 
 FILE = 'comparison.json'
@@ -137,7 +138,11 @@ def _macros(compared: CompareConfig, folder: str, **macros: int) -> dict[str, st
 def score(entry: Entry, run: run_config.RunConfig, steps: int, seconds: float, split: str) -> Score:
   """Scores the best checkpoint of an entry's run, which is trained."""
   settings = evaluation.EvaluateConfig(
-    model_dir=run.model_dir, split=split, mesh=run.mesh, batch_size=run.eval.batch_size
+    model_dir=run.model_dir,
+    split=split,
+    mesh=run.mesh,
+    batch_size=run.eval.batch_size,
+    module=run.module,
   )
   summary = evaluation.evaluate(settings)
   metrics = summary['metrics']
@@ -209,6 +214,6 @@ def print_answers(run: run_config.RunConfig, split: str) -> None:
   if not distributed.is_main():
     return
   for answer, row in zip(answers, rows, strict=True):
-    print(f'\nquestion   {answer["input"]}')
-    print(f'label      {answer["label"]}   (gold: {row["label"]})')
-    print(f'rationale  {answer["rationale"]}')
+    print(printable(f'\nquestion   {answer["input"]}'))
+    print(printable(f'label      {answer["label"]}   (gold: {row["label"]})'))
+    print(printable(f'rationale  {answer["rationale"]}'))

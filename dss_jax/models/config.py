@@ -49,6 +49,10 @@ class T5Config:
     activations = tuple(self.mlp_activations)  # a gin file may contain a list
     object.__setattr__(self, 'mlp_activations', activations)
     fields.check(self)
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      if isinstance(value, int) and not isinstance(value, bool) and not 0 < value < 1 << 31:
+        raise ValueError(f'T5Config.{field.name} is at least 1 and below 2^31, not {value}.')
     if activations not in (('gelu', 'linear'), ('relu',)):
       raise ValueError(
         f"T5Config.mlp_activations is ('gelu', 'linear') for T5 1.1 or ('relu',) for T5 1.0, "

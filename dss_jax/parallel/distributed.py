@@ -28,6 +28,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from dss_jax.settings import errors
+from dss_jax.settings.printable import printable
 
 VARIABLES = ('DSS_COORDINATOR', 'DSS_NUM_PROCESSES', 'DSS_PROCESS_ID')
 BIND = 'JAX_COORDINATOR_BIND_ADDRESS'  # JAX's own
@@ -79,9 +80,9 @@ def is_main() -> bool:
 
 
 def log(text: str) -> None:
-  """Prints a line to standard error, in the main process only."""
+  """Prints a line to standard error, in the main process only; it may name what others wrote."""
   if is_main():
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def barrier() -> None:
@@ -128,7 +129,7 @@ def exit_process(verb: str, error: BaseException) -> NoReturn:
   if code == 1:
     print(f'{who} ended: {type(error).__name__}. {LOST_PROCESS_HINT}', file=sys.stderr)
   elif users:
-    print(f'{who}: {error}', file=sys.stderr)
+    print(f'{who}: {printable(str(error))}', file=sys.stderr)
   sys.stdout.flush()
   sys.stderr.flush()
   _stop_watcher()

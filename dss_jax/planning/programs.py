@@ -8,6 +8,7 @@ if it crashes the plan says so. What the answer means in seconds is estimate.py'
 import dataclasses
 import json
 import os
+import pathlib
 import re
 import resource
 import subprocess
@@ -15,6 +16,7 @@ import sys
 import time
 from typing import Any
 
+import dss_jax
 from dss_jax.models import t5
 from dss_jax.parallel import partitioning
 from dss_jax.planning.hlo import Collective, Costs
@@ -153,7 +155,7 @@ def compile_program(program: Program) -> Compiled:
   run = subprocess.run(
     [sys.executable, *WORKER],
     input=json.dumps(json_form.to_dict(program)),
-    env={**os.environ, **ENVIRONMENT, 'LIBTPU_INIT_ARGS': arguments.strip()},
+    env={**os.environ, **ENVIRONMENT, **_safe_path(), 'LIBTPU_INIT_ARGS': arguments.strip()},
     capture_output=True,
     text=True,
   )
@@ -166,6 +168,12 @@ def compile_program(program: Program) -> Compiled:
       f'{time.perf_counter() - start:.0f} s ({_last_words(run)}); another mesh or batch may work.'
     )
   return compiled_of(answer)
+
+
+def _safe_path() -> dict[str, str]:
+  """Keeps the worker from importing files of the working directory, unless dss_jax is there."""
+  home = pathlib.Path(dss_jax.__file__).parents[1]
+  return {} if home == pathlib.Path.cwd() else {'PYTHONSAFEPATH': '1'}
 
 
 def compiled_of(values: dict[str, Any]) -> Compiled:

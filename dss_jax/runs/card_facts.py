@@ -4,19 +4,21 @@ Owns the choice of facts for the model card (model_card.py), and where each is r
 that cannot be read is absent, never guessed.
 """
 
+import contextlib
 import dataclasses
-import json
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import seqio
+from etils import epath
 
 from dss_jax.data import pipeline
 from dss_jax.models.t5 import T5Config
 from dss_jax.runs import run_config
 from dss_jax.runs.run_folder import RunFolder
+from dss_jax.settings import fields, json_form
 from dss_jax.tasks import prepared, registration
 
 _Z95 = statistics.NormalDist().inv_cdf(0.975)
@@ -104,14 +106,17 @@ def of_run(
 
 
 def _origin(path: str) -> str:
-  """Where weights come from: the source of a folder that was imported, else the path itself."""
+  """Where weights come from, for strangers: of a local folder its source, else its name alone."""
   if '://' in path:
     return path
+  folder = epath.Path(path)
   try:
-    settings = RunFolder(path).load_values()
+    source = RunFolder(folder).load_values().get('source')
   except (OSError, ValueError):
-    return path
-  return settings.get('source') or path
+    source = None
+  if isinstance(source, str) and source:
+    return source
+  return folder.name if folder.exists() or folder.is_absolute() else path
 
 
 def _data_of(run: run_config.RunConfig, fingerprint: int | None) -> Data | str:
@@ -119,8 +124,8 @@ def _data_of(run: run_config.RunConfig, fingerprint: int | None) -> Data | str:
   try:
     mixture = pipeline.load_mixture(name, run.data.split, run.objective.tasks)
     infos = registration.datasets_of(name)
-  except (ValueError, OSError) as error:
-    return f'The data was not there when this card was written ({error}).'
+  except (ValueError, OSError):
+    return 'The data was not there when this card was written.'
   if pipeline.fingerprint(mixture) != fingerprint:
     return 'The data that was there when this card was written is not the data of training.'
   names = dict.fromkeys(part for info in infos for part in info.parts)
@@ -148,26 +153,48 @@ def _validation(run: run_config.RunConfig, step: int) -> Iterator[Score]:
   """The validation of a step while training."""
   rows = RunFolder(run.model_dir).metric_rows()
   for row in rows:
-    if row['step'] == step and row['kind'] == 'validation' and 'accuracy' in row:
-      names = ('accuracy', 'parse_rate', 'unfinished', 'loss')
-      shown = {name: row[name] for name in names if name in row}
-      interval = {'accuracy': (row['accuracy_low'], row['accuracy_high'])}
-      task = run_config.evaluation_task(run)
-      yield Score(task, run.eval.split, run.eval.num_examples, 'greedy', shown, interval)
+    if row['step'] == step and row['kind'] == 'validation':
+      shown = {
+        name: row[name]
+        for name in ('accuracy', 'parse_rate', 'unfinished', 'loss')
+        if fields.fits(row.get(name), float)
+      }
+      if 'accuracy' in shown:
+        intervals = _accuracy_interval(row)
+        yield Score(_task(run), run.eval.split, run.eval.num_examples, 'greedy', shown, intervals)
+
+
+def _task(run: run_config.RunConfig) -> str:
+  """The task that a run was validated on, or its mixture where the tasks are not known."""
+  try:
+    return run_config.evaluation_task(run)
+  except ValueError:
+    return run.data.mixture_or_task_name
+
+
+def _accuracy_interval(metrics: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+  low, high = metrics.get('accuracy_low'), metrics.get('accuracy_high')
+  if not (fields.fits(low, float) and fields.fits(high, float)):
+    return {}
+  return {'accuracy': (metrics['accuracy_low'], metrics['accuracy_high'])}
 
 
 def _evaluations(folder: RunFolder, step: int) -> Iterator[Score]:
   """What `dss evaluate` wrote about a step."""
   for summary, records in folder.evaluations(step):
+    if not {'task', 'split', 'examples', 'decoding'} <= set(summary):
+      continue
     metrics, decoding = dict(summary['metrics']), summary['decoding']
-    intervals = {}
-    if 'accuracy' in metrics:
-      intervals['accuracy'] = metrics.pop('accuracy_low'), metrics.pop('accuracy_high')
+    intervals = _accuracy_interval(metrics)
+    for name in ('accuracy_low', 'accuracy_high'):
+      metrics.pop(name, None)
     if 'rouge_l' in metrics and records.exists():
-      lines = records.read_text().splitlines()
-      intervals['rouge_l'] = _interval([json.loads(line)['rouge_l'] for line in lines])
-    how = decoding['method']
-    how = f'beam {decoding["beams"]}' if how == 'beam' else how
+      with contextlib.suppress(ValueError, KeyError, TypeError):  # another file than ours
+        lines = json_form.read_text(records).splitlines()
+        scores = [json_form.parse(line, str(records))['rouge_l'] for line in lines]
+        intervals['rouge_l'] = _interval(scores)
+    how = decoding.get('method', 'greedy')
+    how = f'beam {decoding.get("beams")}' if how == 'beam' else how
     yield Score(summary['task'], summary['split'], summary['examples'], how, metrics, intervals)
 
 

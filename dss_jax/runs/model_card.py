@@ -1,11 +1,13 @@
 """The README.md of an exported student: what it is, how it was made, how good it is, how to use it.
 
-Owns the text alone; facts are read by card_facts.py.
+Owns the text alone; facts are read by card_facts.py. Their texts may be anybody's: they are shown
+as they are, and never become headings, links, images or HTML. Paths of this machine are left out.
 """
 
 import hashlib
 import importlib.metadata
 import re
+import typing
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -17,6 +19,8 @@ from dss_jax.checkpoints.hf import tokenizer
 from dss_jax.methods.base import fields_of
 from dss_jax.runs import run_config
 from dss_jax.runs.card_facts import Data, Facts, Score
+from dss_jax.settings import fields
+from dss_jax.settings.printable import printable
 
 NOT_RECORDED = 'not recorded'
 PLACEHOLDERS = {'input': 'A question of the kind that it was trained on.'}
@@ -33,8 +37,8 @@ def card(facts: Facts, parameters: int, agreement: tokenizer.Agreement) -> str:
   """
   front = yaml.safe_dump(_front_matter(facts), sort_keys=False, allow_unicode=True, width=1000)
   sections = [
-    f'---\n{front}---',
-    f'# {facts.name}',
+    f'---\n{printable(front)}---',
+    f'# {_inline(facts.name)}',
     _introduction(facts),
     f'## Use\n\n{_use(facts)}',
     f'## Metrics\n\n{_metrics(facts.scores)}',
@@ -45,7 +49,7 @@ def card(facts: Facts, parameters: int, agreement: tokenizer.Agreement) -> str:
   if facts.gin:
     sections.append(
       '<details><summary>gin configuration</summary>\n\n'
-      f'```\n{facts.gin.strip()}\n```\n\n</details>'
+      f'{_block(without_paths(facts.gin).strip())}\n\n</details>'
     )
   return '\n\n'.join(sections) + '\n'
 
@@ -87,8 +91,8 @@ def _introduction(facts: Facts) -> str:
   version = importlib.metadata.version('dss_jax')
   text = f'A T5 in float32, written by `dss export` of dss_jax {version}'
   if facts.run is None:
-    return f'{text} from weights that it read from {facts.source or NOT_RECORDED}.'
-  return f'{text}: a student of `{facts.run.data.mixture_or_task_name}`, step {facts.step}.'
+    return f'{text} from weights that it read from {_inline(facts.source or NOT_RECORDED)}.'
+  return f'{text}: a student of {_code(facts.run.data.mixture_or_task_name)}, step {facts.step}.'
 
 
 def _use(facts: Facts) -> str:
@@ -97,7 +101,7 @@ def _use(facts: Facts) -> str:
   example = (facts.data.question if isinstance(facts.data, Data) else None) or {}
   wanted = sorted(frozenset[str]().union(*(fields_of(row.input) for row in rows)))
   question = {name: example.get(name) or PLACEHOLDERS.get(name, name) for name in wanted}
-  sentences = [f'Asked with `{row.input}`, it writes `{row.target}`.' for row in rows]
+  sentences = [f'Asked with {_code(row.input)}, it writes {_code(row.target)}.' for row in rows]
   if method.needs:
     sentences.append(f'Every question needs {" and ".join(sorted(method.needs))} too.')
   if facts.run is None:
@@ -106,11 +110,7 @@ def _use(facts: Facts) -> str:
     longest = facts.run.data.task_feature_lengths['inputs']
     sentences.append(f'Inputs were cut at {longest} tokens.')
   max_new_tokens = {row.input: facts.run.output_length(row) if facts.run else 64 for row in rows}
-  return f"""{' '.join(sentences)} `</s>` separates the parts of an input, as in
-`premise</s>hypothesis`. Use `AutoTokenizer`; `T5Tokenizer` cannot read all our vocabularies.
-
-```python
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+  program = f"""from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 path = '.'  # this folder
 tokenizer = AutoTokenizer.from_pretrained(path)
@@ -119,8 +119,11 @@ question = {question!r}
 for template, max_new_tokens in {max_new_tokens!r}.items():
   inputs = tokenizer(template.format(**question), return_tensors='pt', truncation=True)
   outputs = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
-  print(tokenizer.decode(outputs[0], skip_special_tokens=True))
-```"""
+  print(tokenizer.decode(outputs[0], skip_special_tokens=True))"""
+  return f"""{' '.join(sentences)} `</s>` separates the parts of an input, as in
+`premise</s>hypothesis`. Use `AutoTokenizer`; `T5Tokenizer` cannot read all our vocabularies.
+
+{_block(program, 'python')}"""
 
 
 def _metrics(scores: Sequence[Score]) -> str:
@@ -146,7 +149,7 @@ def _metrics(scores: Sequence[Score]) -> str:
 def _training(facts: Facts) -> str:
   run = facts.run
   if run is None:
-    return f'None here; the weights come from {facts.source or NOT_RECORDED}.'
+    return f'None here; the weights come from {_inline(facts.source or NOT_RECORDED)}.'
   rows = [
     ('method', run.method.summary if run.method else NOT_RECORDED),
     ('objective', _objective(run)),
@@ -195,24 +198,26 @@ def _teacher(facts: Facts) -> str:
 def _data(facts: Facts) -> str:
   if isinstance(facts.data, str) or facts.run is None:
     return str(facts.data)
-  rows = ', '.join(f'{count} rows of `{task}`' for task, count in facts.data.rows.items())
+  rows = ', '.join(f'{count} rows of {_code(task)}' for task, count in facts.data.rows.items())
   parts = [
-    f'Trained on {rows} (split {facts.run.data.split}); CRC-32 of their tokens '
+    f'Trained on {rows} (split {_inline(facts.run.data.split)}); CRC-32 of their tokens '
     f'{facts.fingerprint:08x}, the same when this card was written.'
   ]
   for name, notes in facts.data.prepared.items():
+    if not notes:
+      continue
     columns = ('examples', 'teacher_accuracy', 'unparsed', 'empty_rationale', 'disagree')
     counts = [
-      (split, *('' if entry[column] is None else entry[column] for column in columns))
+      (split, *('' if (value := entry.get(column)) is None else value for column in columns))
       for split, entry in notes['counts'].items()
     ]
     files = [
-      (split, f'`{file}`', f'`{digest}`')
+      (split, _code(file), _code(digest))
       for split, digests in notes['sources'].items()
       for file, digest in digests.items()
     ]
     parts += [
-      f'`{name}`, prepared with filter `{notes["filter"]}`; the counts are those '
+      f'{_code(name)}, prepared with filter {_code(notes["filter"])}; the counts are those '
       'before the filter:',
       _table(('split', *(column.replace('_', ' ') for column in columns)), counts),
       '<details><summary>SHA-256 of the raw files</summary>\n\n'
@@ -226,10 +231,10 @@ def _size(facts: Facts, parameters: int, agreement: tokenizer.Agreement) -> str:
   vocabulary = 'bytes'
   if path is not None:
     digest = hashlib.sha256(epath.Path(path).read_bytes()).hexdigest()
-    vocabulary = f'SentencePiece, `{tokenizer.SENTENCEPIECE}`, SHA-256 `{digest}`'
+    vocabulary = f'SentencePiece, {tokenizer.SENTENCEPIECE}, SHA-256 {digest}'
   agreement_text = (
     f'{agreement.texts - agreement.different} of {agreement.texts} texts of its own pieces get '
-    'the same ids from `tokenizer.json`'
+    'the same ids from tokenizer.json'
   )
   rows = [
     ('parameters', f'{parameters:,}'),
@@ -245,6 +250,61 @@ def _size(facts: Facts, parameters: int, agreement: tokenizer.Agreement) -> str:
   return _table(('', ''), rows)
 
 
+# ---------------------------------------------------------------- texts of others
+
+
+class _Markup(str):
+  """Text that is Markdown already."""
+
+
+def without_paths(gin: str) -> str:
+  """A gin configuration without the folders of this machine, which are nobody else's business."""
+  names = '|'.join(
+    name
+    for name, hint in typing.get_type_hints(run_config.RunConfig, include_extras=True).items()
+    if fields.is_path(hint)
+  )
+  value = r"""=\s*(?:\\\n\s*)?)(?P<quote>['"])(?P<path>[^\n]*?)(?P=quote)"""
+  named = rf'(?im)^(?P<start>[^#\n]*?\b(?:{names})\s*{value}\s*$'
+
+  def shown(match: re.Match[str]) -> str:
+    is_path = '/' in match['path'] or '\\' in match['path'] or match['path'][:1] in ('~', '.')
+    is_path = is_path or 'dir' in match['start'].lower()
+    return f"{match['start']}'...'" if is_path else match[0]
+
+  gin = re.sub(named, shown, gin)
+  return re.sub(r"""(['"])(?:/|~/|\w+://)[^'"\n]*\1""", "'...'", gin)
+
+
+def _inline(text: str) -> str:
+  """Text within a line of Markdown, shown letter by letter."""
+  text = ' '.join(printable(text).split())
+  text = re.sub(r'[\\`*\[\]<>|!#~&$]|(?<![^\W_])_|_(?![^\W_])', r'\\\g<0>', text)
+  return re.sub(r'(?i)(?:https?|ftp):(?=//)|www(?=\.)', r'\g<0>&#8203;', text)
+
+
+def _code(text: str) -> _Markup:
+  """Text as a code span within a line, or within a cell of a table."""
+  text = ' '.join(printable(str(text)).split()).replace('|', '\\|')
+  marks = '`' * (_longest_marks(text) + 1)
+  space = ' ' if '`' in text else ''
+  return _Markup(f'{marks}{space}{text}{space}{marks}')
+
+
+def _block(text: str, language: str = '') -> str:
+  """Text as a block of code, whose fence is longer than any in the text."""
+  fence = '`' * max(3, _longest_marks(text) + 1)
+  return f'{fence}{language}\n{printable(text)}\n{fence}'
+
+
+def _longest_marks(text: str) -> int:
+  return max(map(len, re.findall('`+', text)), default=0)
+
+
 def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-  lines = [header, ['---'] * len(header), *rows]
-  return '\n'.join(f'| {" | ".join(map(str, line))} |' for line in lines)
+  cells = [
+    [cell if isinstance(cell, _Markup) else _inline(str(cell)) for cell in line]
+    for line in (header, *rows)
+  ]
+  lines = [cells[0], ['---'] * len(header), *cells[1:]]
+  return '\n'.join(f'| {" | ".join(line)} |' for line in lines)

@@ -258,7 +258,7 @@ def _ours(path: str) -> Weights:
   checkpoints = folder.checkpoints_folder
   return Weights(
     origin=path,
-    config=json_form.from_dict(T5Config, values['model']),
+    config=json_form.from_dict(T5Config, values['model'], f'{folder.settings_file}: model'),
     vocabulary=str(kept) if kept.exists() else values['vocabulary'],
     load=functools.partial(_load_ours, folder),
     load_moments=(

@@ -15,7 +15,7 @@ from dss_jax.data import pipeline
 from dss_jax.methods import Method, Row
 from dss_jax.models import t5
 from dss_jax.parallel import partitioning
-from dss_jax.settings import fields, whole_files
+from dss_jax.settings import arguments, fields, whole_files
 from dss_jax.training import losses, optimizers
 
 # These settings may change when a run is continued: what is learned does not depend on them.
@@ -165,7 +165,7 @@ def method(name: str | Method | None = None, module: str | None = None) -> Metho
   if not isinstance(name, str):
     return name
   if module and name not in methods.names():
-    importlib.import_module(module)
+    arguments.import_modules([module])
   return methods.get(name)
 
 
@@ -207,7 +207,7 @@ def set_up_tasks(run: RunConfig) -> RunConfig:
   from dss_jax.tasks.vocabulary import padded_vocab_size
 
   if run.module:
-    importlib.import_module(run.module)
+    arguments.import_modules([run.module])
   run = _with_method(run)
   vocabulary = tasks.set_vocabulary(run.vocabulary)
   size = run.model.vocab_size

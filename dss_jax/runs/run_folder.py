@@ -24,7 +24,7 @@ from etils import epath
 from dss_jax.checkpoints import manager
 from dss_jax.runs import run_config
 from dss_jax.runs.run_config import RunConfig
-from dss_jax.settings import json_form, whole_files
+from dss_jax.settings import fields, json_form, whole_files
 
 SETTINGS = 'config.json'
 VOCABULARY = 'spiece.model'
@@ -73,26 +73,38 @@ class RunFolder:
   def load_settings(self) -> RunConfig:
     """The run's settings, with model_dir and vocabulary set to where the folder is now.
 
+    The module of its tasks is left out: a folder may be anybody's, and a module is code. See
+    `check_module`.
+
     Raises:
-      ValueError: there is no run.
+      ValueError: there is no run, or its settings are damaged.
     """
+    return dataclasses.replace(self._saved_settings(), module=None)
+
+  def _saved_settings(self) -> RunConfig:
     if not self.settings_file.exists():
       raise ValueError(f'{self} holds no run: no {SETTINGS}; MODEL_DIR is what `dss train` wrote.')
     values = self.load_values() | {'model_dir': str(self)}
     if self.vocabulary_file.exists():
       values['vocabulary'] = str(self.vocabulary_file)
-    return json_form.from_dict(RunConfig, values)
+    return json_form.from_dict(RunConfig, values, str(self.settings_file))
+
+  def check_module(self, named: str | None) -> None:
+    """Raises ValueError if the run's tasks come from a module and the command line names none."""
+    module = self._saved_settings().module
+    if module and not named:
+      raise ValueError(
+        f'the tasks of the run in {self} come from the module {module}, which is not imported '
+        f'unless the command line names it: if you trust it, give --module={module}.'
+      )
 
   def load_values(self) -> dict[str, Any]:
     """config.json as plain values: a run's, or what `dss import` wrote about imported weights.
 
     Raises:
-      ValueError: the file is not JSON.
+      ValueError: the file is not a JSON object.
     """
-    try:
-      return json.loads(self.settings_file.read_text())
-    except ValueError as error:
-      raise ValueError(f'{self.settings_file} is not JSON: {error}.') from error
+    return json_form.read_object(self.settings_file)
 
   def save_settings(self, run: RunConfig) -> None:
     """Writes config.json for a run; makes the folder."""
@@ -111,7 +123,7 @@ class RunFolder:
         which.
     """
     if self.settings_file.exists():
-      before = self.load_settings()
+      before = self._saved_settings()
       if before.method is None and run.method is not None:
         before = _with_method(before, run)
       changed = json_form.differences(before, run, ignore=run_config.MAY_CHANGE_ON_RESUME)
@@ -128,8 +140,8 @@ class RunFolder:
     whole_files.write_bytes(self.vocabulary_file, model)
 
   def load_gin(self) -> str | None:
-    """The operative gin configuration, or None where there is none."""
-    return self.gin_file.read_text() if self.gin_file.exists() else None
+    """The operative gin configuration, to show and never to parse; None where there is none."""
+    return json_form.read_text(self.gin_file) if self.gin_file.exists() else None
 
   def save_gin(self, text: str) -> None:
     """Writes the operative gin configuration."""
@@ -138,8 +150,15 @@ class RunFolder:
   # Metrics
 
   def metric_rows(self) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl, in order: {"step": .., "kind": .., <metrics>}."""
-    return [json.loads(line) for line in self._metric_lines()]
+    """The rows of metrics.jsonl, in order: {"step": .., "kind": .., <metrics>}.
+
+    Raises:
+      ValueError: a line is no such row.
+    """
+    return [
+      _metric_row(line, f'{self.metrics_file}, line {number}')
+      for number, line in enumerate(self._metric_lines(), start=1)
+    ]
 
   def append_metric_row(self, row: Mapping[str, Any]) -> None:
     """Adds a row to metrics.jsonl."""
@@ -148,13 +167,14 @@ class RunFolder:
 
   def drop_metric_rows_after(self, step: int) -> None:
     """Removes from metrics.jsonl what a killed process left: rows of later steps and half a row."""
-    kept = [line for line in self._metric_lines() if json.loads(line)['step'] <= step]
+    rows = zip(self._metric_lines(), self.metric_rows(), strict=True)
+    kept = [line for line, row in rows if row['step'] <= step]
     whole_files.write_text(self.metrics_file, ''.join(f'{line}\n' for line in kept))
 
   def _metric_lines(self) -> list[str]:
     """Lines that end in a newline; a killed process may leave half a line."""
     file = self.metrics_file
-    return file.read_text().split('\n')[:-1] if file.exists() else []
+    return json_form.read_text(file).split('\n')[:-1] if file.exists() else []
 
   # Checkpoints
 
@@ -191,11 +211,34 @@ class RunFolder:
   def evaluations(self, step: int | None = None) -> Iterator[SavedEvaluation]:
     """The evaluations of a step, or of all steps, in the order of their files' names."""
     for file in sorted(self.path.glob('*.json' if step is None else f'*_{step}*.json')):
-      summary = json.loads(file.read_text())
-      if not isinstance(summary, dict) or 'metrics' not in summary or 'step' not in summary:
+      summary = json_form.parse(json_form.read_text(file), str(file))
+      if not _is_summary(summary):
         continue
       if step is None or summary['step'] == step:
         yield SavedEvaluation(summary, file.with_suffix('.jsonl'))
+
+
+def _is_summary(values: Any) -> bool:
+  """Whether a JSON file is the summary of an evaluation: the folder has others too."""
+  if not isinstance(values, dict) or not {'step', 'metrics'} <= set(values):
+    return False
+  types = {'task': str, 'split': str, 'step': int, 'examples': int, 'decoding': dict}
+  if not all(fields.fits(values[name], kind) for name, kind in types.items() if name in values):
+    return False
+  metrics, decoding = values['metrics'], values.get('decoding', {})
+  return (
+    isinstance(metrics, dict)
+    and all(fields.fits(value, float) for value in metrics.values())
+    and isinstance(decoding.get('method', ''), str)
+    and fields.fits(decoding.get('beams', 1), int)
+  )
+
+
+def _metric_row(line: str, where: str) -> dict[str, Any]:
+  row = json_form.parse(line, where)
+  if not isinstance(row, dict) or not fields.fits(row.get('step'), int) or 'kind' not in row:
+    raise ValueError(f'{where}: expected {{"step": NUMBER, "kind": ..}}, not {line[:80]!r}.')
+  return row
 
 
 def _with_method(before: RunConfig, now: RunConfig) -> RunConfig:

@@ -39,7 +39,8 @@ class StudentConfig:
     batch_size: rows decoded at once, over all devices.
     seed: of temperature sampling.
     mesh: how the devices share the work.
-    module: a module of yours that registers SeqIO tasks; None: the run's.
+    module: a module of yours to import, which registers SeqIO tasks. The one that a run folder
+      names is not imported by itself.
     data_dir: where prepared data sets are now; None: where the run had them.
   """
 
@@ -113,6 +114,7 @@ def load(config: StudentConfig) -> Student:
   run = folder.load_settings()
   run = dataclasses.replace(run, **{name: value for name, value in overrides.items() if value})
   if run.method is None or run.model.vocab_size is None:
+    folder.check_module(config.module)
     run = run_config.set_up_tasks(run)
   mesh = partitioning.make_mesh(config.mesh)
   shapes, axes = t5.abstract(run.model)

@@ -6,6 +6,8 @@ modules too.
 
 import argparse
 import importlib
+import os
+import sys
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -88,6 +90,26 @@ def add_module_flag(parser: argparse.ArgumentParser) -> None:
 
 
 def import_modules(names: Iterable[str]) -> None:
-  """Imports users' own modules, which register their tasks."""
+  """Imports the modules that a command line names, which register tasks; nothing else may name one.
+
+  Raises:
+    ConfigError: a name that no `import` statement could have.
+    ImportError: there is no such module.
+  """
   for name in names:
+    if not all(part.isidentifier() for part in name.split('.')):
+      raise ConfigError(
+        f'{MODULE} is the name of a module, as `import` takes it (my_module for my_module.py), '
+        f'not {name!r}.'
+      )
+    search_working_directory()
     importlib.import_module(name)
+
+
+def search_working_directory() -> None:
+  """Makes modules of the working directory importable, for a command line that names one.
+
+  They are searched last: a file there that is named like a library does not replace it.
+  """
+  if os.getcwd() not in sys.path:
+    sys.path.append(os.getcwd())

@@ -29,6 +29,7 @@ from dss_jax.settings import (
   values,
 )
 from dss_jax.settings.errors import ConfigError
+from dss_jax.settings.printable import printable
 from dss_jax.settings.statements import Statement, gin_root
 
 GIN_ERRORS = (
@@ -55,12 +56,14 @@ def parse(argv: Sequence[str], run_file: str) -> None:
   gin.clear_config()
   # Assigned, not extended: gin keeps them between calls, and its reader of files inside Python
   # packages takes a folder such as `runs/` for a package and fails.
-  gin.config._LOCATION_PREFIXES[:] = ['', *given.search_paths, str(gin_root())]
+  gin.config._LOCATION_PREFIXES[:] = [str(gin_root())]
   parsed: list[Statement] = []
   gin.config._FILE_READERS[:] = [(functools.partial(_open, parsed), _is_file)]
   logging.disable(logging.ERROR)  # gin logs every folder in which it does not find a file
   try:
-    for name in [run_file, *given.files]:
+    _parse_file(run_file)  # ours, whatever files the working directory has
+    gin.config._LOCATION_PREFIXES[:] = ['', *given.search_paths, str(gin_root())]
+    for name in given.files:
       _parse_file(name)
     for name, value in given.overrides:
       _override(name, value, parsed)
@@ -123,6 +126,8 @@ def _is_file(path: str) -> bool:
 def _open(parsed: list[Statement], path: str) -> io.StringIO:
   """Opens a file for gin, and adds its statements to `parsed`."""
   text = _text(fields.expanded(path))
+  if re.search(r'^[ \t]*(import|from)[ \t]+(?!__gin__|dss_jax)', text, re.MULTILINE):
+    arguments.search_working_directory()
   for name in re.findall(r'^[ \t]*([\w./]+)[ \t]*=', text, re.MULTILINE):
     t5x_names.refuse_partitioner(name)
   parsed += statements.of_text(text, path)[0]
@@ -165,4 +170,4 @@ def _gin_message(error: Exception) -> str:
 @functools.cache
 def _print_once(note: str) -> None:
   """Prints a note to standard error; `dss compare` parses the same files for every method."""
-  print(f'note: {note}', file=sys.stderr)
+  print(f'note: {printable(note)}', file=sys.stderr)

@@ -1,13 +1,26 @@
-"""Dataclasses to JSON and back, and the comparison of two of them. Knows nothing of gin."""
+"""Dataclasses to JSON and back, the comparison of two of them, and JSON files that others wrote.
 
+Knows nothing of gin. A file may be anybody's: whatever it holds, reading it gives values of the
+expected types or one sentence that names the file and the field.
+"""
+
+import collections.abc
 import dataclasses
 import json
-import types
+import math
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from etils import epath
+
+from dss_jax.settings import fields
 from dss_jax.settings.errors import ConfigError
+
+MAX_BYTES = 64 << 20
+"""Of a file that is read as a whole."""
+MAX_MESSAGE = 300
+"""Letters of a message that repeats a value."""
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -15,13 +28,19 @@ def to_dict(config: Any) -> dict[str, Any]:
   return json.loads(json.dumps(dataclasses.asdict(config), default=dict))
 
 
-def from_dict(cls: Any, values: Mapping[str, Any]) -> Any:
-  """The inverse of `to_dict`: nested dataclasses by their annotations."""
-  hints = typing.get_type_hints(cls)
-  unknown = sorted(set(values) - set(hints))
-  if unknown:
-    raise ConfigError(f'{cls.__name__} has no field {unknown[0]!r}; another version wrote it.')
-  return cls(**{name: _value_of(hints[name], value) for name, value in values.items()})
+def from_dict(cls: Any, values: Any, where: str = '') -> Any:
+  """The inverse of `to_dict`: nested dataclasses by their annotations.
+
+  Args:
+    cls: the dataclass.
+    values: of its fields; anything that JSON can hold.
+    where: the file, for messages.
+
+  Raises:
+    ConfigError: a field that is unknown, missing or of another type, or a value that the dataclass
+      refuses.
+  """
+  return _instance(cls, values, where or cls.__name__)
 
 
 def differences(before: Any, now: Any, ignore: Sequence[str] = ()) -> list[str]:
@@ -35,20 +54,112 @@ def differences(before: Any, now: Any, ignore: Sequence[str] = ()) -> list[str]:
   ]
 
 
-def _value_of(hint: Any, value: Any) -> Any:
+# ---------------------------------------------------------------- files
+
+
+def read_text(path: epath.PathLike) -> str:
+  """The text of a file of moderate size.
+
+  Raises:
+    ConfigError: it is larger than MAX_BYTES, or not UTF-8.
+  """
+  path = epath.Path(path)
+  if (size := path.stat().length) > MAX_BYTES:
+    raise ConfigError(f'{path} has {size} bytes; expected {MAX_BYTES} at most.')
+  try:
+    return path.read_bytes().decode()
+  except UnicodeDecodeError as error:
+    raise ConfigError(f'{path} is not UTF-8 text: byte {error.start} is wrong.') from error
+
+
+def parse(text: str, where: str) -> Any:
+  """The values of a JSON text; `where` is its file, for messages.
+
+  Raises:
+    ConfigError: it is not JSON, or nested deeper than Python can follow.
+  """
+  try:
+    return json.loads(text)
+  except RecursionError:
+    raise ConfigError(f'{where} is not JSON of ours: it is nested too deeply.') from None
+  except ValueError as error:  # json's own, or an integer of thousands of digits
+    raise ConfigError(f'{where} is not JSON: {str(error).split(";")[0]}.') from error
+
+
+def read_object(path: epath.PathLike) -> dict[str, Any]:
+  """The JSON object in a file.
+
+  Raises:
+    ConfigError: the file holds something else.
+  """
+  values = parse(read_text(path), str(path))
+  if not isinstance(values, dict):
+    raise ConfigError(f'{path}: expected a JSON object, {{"name": value, ..}}, not {_cut(values)}.')
+  return values
+
+
+# ---------------------------------------------------------------- values to dataclasses
+
+
+def _instance(cls: Any, values: Any, where: str) -> Any:
+  if not isinstance(values, Mapping):
+    raise ConfigError(f'{where}: expected the fields of {cls.__name__}, not {_cut(values)}.')
+  hints = typing.get_type_hints(cls)
+  if unknown := sorted(set(values) - set(hints)):
+    raise ConfigError(
+      f'{where}: {cls.__name__} has no field {_cut(unknown[0])}; another version wrote it.'
+    )
+  given = {
+    name: _value_of(hints[name], value, f'{where}: {cls.__name__}.{name}')
+    for name, value in values.items()
+  }
+  required = {
+    field.name
+    for field in dataclasses.fields(cls)
+    if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+  }
+  if missing := sorted(required - set(given)):
+    raise ConfigError(f'{where}: the field {missing[0]!r} of {cls.__name__} is missing.')
+  try:
+    return cls(**given)
+  except (ValueError, ArithmeticError) as error:
+    raise ConfigError(f'{where}: {str(error)[:MAX_MESSAGE]}') from error
+
+
+def _value_of(hint: Any, value: Any, where: str) -> Any:
   """A JSON value converted to its field's type: JSON has neither dataclasses nor tuples."""
-  kind = _dataclass_of(hint)
-  if kind and value is not None:
-    return from_dict(kind, value)
-  if typing.get_origin(hint) is tuple:
-    return tuple(_value_of(typing.get_args(hint)[0], item) for item in value)
+  if value is None and fields.fits(None, hint):
+    return None
+  for option in fields.options(hint):
+    if dataclasses.is_dataclass(option):
+      return _instance(option, value, where)
+    outer, inner = typing.get_origin(option) or option, typing.get_args(option)
+    if outer in (tuple, collections.abc.Sequence) and isinstance(value, list):
+      return tuple(_value_of(inner[0], item, where) for item in value)
+    if outer is collections.abc.Mapping and isinstance(value, dict):
+      return {name: _value_of(inner[1], item, f'{where}[{name!r}]') for name, item in value.items()}
+  if not fields.fits(value, hint):
+    raise ConfigError(f'{where} is of type {fields.kind(hint)}, not {_cut(value)}.')
+  is_number = isinstance(value, int | float) and not isinstance(value, bool)
+  if is_number and float in fields.options(hint) and int not in fields.options(hint):
+    try:
+      value = float(value)
+    except OverflowError:
+      value = math.inf
+    if not math.isfinite(value):
+      raise ConfigError(f'{where} is a finite number, not {value}.')
   return value
 
 
-def _dataclass_of(hint: Any) -> Any:
-  """The dataclass in an annotation such as `C` or `C | None`, or None."""
-  options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-  return next((option for option in options if dataclasses.is_dataclass(option)), None)
+def _cut(value: Any) -> str:
+  """The start of a value, for messages."""
+  if isinstance(value, dict | list):
+    return f'a {"list" if isinstance(value, list) else "JSON object"}'
+  try:
+    text = repr(value)
+  except ValueError:
+    return 'an integer of thousands of digits'
+  return text if len(text) <= 80 else f'{text[:80]}...'
 
 
 def _flat(tree: Any, prefix: str = '') -> dict[str, Any]:

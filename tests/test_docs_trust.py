@@ -1,0 +1,13 @@
+"""What docs/trust.md promises is shown by tests that exist."""
+
+import re
+
+
+def test_every_test_that_the_page_names_exists(repository):
+  text = (repository / 'docs' / 'trust.md').read_text()
+  named = re.findall(r'`(tests/\w+\.py)::(\w+)`', text)
+  assert len(named) > 20
+  for file, name in named:
+    path = repository / file
+    if path.exists():
+      assert f'\ndef {name}(' in path.read_text(), f'{file}::{name}'
