@@ -10,6 +10,7 @@ import select
 import sys
 import tempfile
 import time
+import warnings
 import zlib
 from collections.abc import Sequence
 
@@ -59,7 +60,7 @@ def _run(argv: Sequence[str] | None) -> int:
     return 2
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   sys.path.insert(0, os.getcwd())  # as `python -m` does: the modules of users' tasks are there
-  logging.getLogger('absl').setLevel(logging.ERROR)  # orbax logs much that no user can act on
+  _quieten_libraries()
   run_file = f'runs/{verb}.gin'
   try:
     if {'--help', '-h'} & set(rest) and (gin_files.gin_root() / run_file).exists():
@@ -80,6 +81,27 @@ def _run(argv: Sequence[str] | None) -> int:
       raise
     print(f'dss {verb}: {error}', file=sys.stderr)
     return 2
+
+
+def _quieten_libraries() -> None:
+  """Leaves out what orbax logs that no user can act on.
+
+  Where one of its reads or writes fails, it raises that error, and the others fail later in threads
+  and tasks that nobody waits for.
+  """
+  logging.getLogger('absl').setLevel(logging.ERROR)
+  logging.getLogger('asyncio').setLevel(logging.CRITICAL)
+  warnings.filterwarnings('ignore', message=r"coroutine '.*' was never awaited")
+  sys.unraisablehook = _report_unless_orbaxs
+
+
+def _report_unless_orbaxs(failure: 'sys.UnraisableHookArgs') -> None:
+  code = getattr(failure.object, 'cr_code', None)
+  if 'Event loop is closed' in str(failure.exc_value) or 'orbax' in getattr(
+    code, 'co_filename', ''
+  ):
+    return
+  sys.__unraisablehook__(failure)
 
 
 def _stdout_is_closed() -> bool:
