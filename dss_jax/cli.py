@@ -7,12 +7,13 @@ import os
 import pathlib
 import platform
 import select
+import signal
 import sys
 import tempfile
 import time
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from dss_jax.settings import errors, gin_files
 
@@ -38,7 +39,8 @@ MODULES = {'import': 'import_weights', 'export': 'export_weights'}  # `import` i
 def main(argv: Sequence[str] | None = None) -> int:
   """The program `dss`; returns its exit code."""
   try:
-    code = _run(argv)
+    with _ending_in_order():
+      code = _run(argv)
     sys.stdout.flush()
     return code
   except (SystemExit, BrokenPipeError):  # SystemExit: help, or a flag that argparse refuses
@@ -81,6 +83,28 @@ def _run(argv: Sequence[str] | None) -> int:
       raise
     print(f'dss {verb}: {error}', file=sys.stderr)
     return 2
+
+
+@contextlib.contextmanager
+def _ending_in_order() -> Iterator[None]:
+  """Lets SIGTERM end the program as an error does, so that what is temporary is removed.
+
+  While training, distributed.StopSignal handles it.
+  """
+
+  def end(number, frame):
+    signal.signal(number, signal.SIG_IGN)  # while that is being done
+    raise SystemExit(128 + number)
+
+  try:
+    before = signal.signal(signal.SIGTERM, end)
+  except ValueError:  # not the main thread: the caller handles signals
+    yield
+    return
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGTERM, before)
 
 
 def _quieten_libraries() -> None:
