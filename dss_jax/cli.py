@@ -113,7 +113,7 @@ def _quieten_libraries() -> None:
   Where one of its reads or writes fails, it raises that error, and the others fail later in threads
   and tasks that nobody waits for.
   """
-  logging.getLogger('absl').setLevel(logging.ERROR)
+  logging.getLogger('absl').setLevel(logging.CRITICAL)
   logging.getLogger('asyncio').setLevel(logging.CRITICAL)
   warnings.filterwarnings('ignore', message=r"coroutine '.*' was never awaited")
   sys.unraisablehook = _report_unless_orbaxs

@@ -9,6 +9,8 @@ complete checkpoints.
 import contextlib
 import json
 import math
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -284,13 +286,12 @@ class Checkpoints:
     try:
       yield
     except (OSError, ValueError) as error:  # array libraries raise ValueError for a full disk
-      with contextlib.suppress(OSError):
-        last = max(saved_steps(self.folder), default=None)
-        kept = f'step {last} was saved last' if last is not None else 'none was saved before it'
-        kept += '; once this is mended, the same command continues from there'
+      steps = saved_steps(self.folder) if self.folder.is_dir() else []
+      last = f'Step {steps[-1]} was saved last' if steps else 'No step was saved before'
+      go_on = f'continues from step {steps[-1]}' if steps else 'starts again'
       raise OSError(
         f'the checkpoint of step {self._step} could not be saved in {self.folder}: '
-        f'{_reason(error)} ({kept}).'
+        f'{_reason(error)}. {last}; once this is mended, the same command {go_on}.'
       ) from error
 
   def _add_checksums(self) -> None:
@@ -375,11 +376,13 @@ def _check_metrics(folder: epath.Path) -> None:
 
 
 def _reason(error: BaseException) -> str:
-  """The first sentence of what lies behind an error, without the settings of array libraries."""
+  """What lies behind an error, shortly: the system's words, or the start of a library's."""
   while error.__cause__ is not None:
     error = error.__cause__
   if isinstance(error, json.JSONDecodeError):
     return f'a file in it is not JSON ({error})'
   text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+  if code := re.search(r"\[os_error_code='(\d+)'\]", text):
+    return os.strerror(int(code[1]))
   text = ' '.join(text.split(' [tensorstore_spec')[0].split())
-  return (text[:300] or type(error).__name__).rstrip('.')
+  return (text[:200] or type(error).__name__).rstrip('.')

@@ -119,9 +119,8 @@ class RunFolder:
     except OSError as error:
       if error.errno not in _NO_FOLDER:
         raise
-      raise ValueError(
-        f'MODEL_DIR {self} cannot be written: {error.strerror}; choose another.'
-      ) from error
+      reason = 'it is a file' if isinstance(error, FileExistsError) else error.strerror
+      raise ValueError(f'MODEL_DIR {self} cannot be written: {reason}; choose another.') from error
 
   # Settings
 
