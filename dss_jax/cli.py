@@ -7,12 +7,14 @@ import os
 import pathlib
 import platform
 import select
+import signal
 import stat
 import sys
 import tempfile
 import time
+import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from dss_jax.settings import errors, gin_files
 from dss_jax.settings.printable import printable
@@ -39,7 +41,8 @@ MODULES = {'import': 'import_weights', 'export': 'export_weights'}  # `import` i
 def main(argv: Sequence[str] | None = None) -> int:
   """The program `dss`; returns its exit code."""
   try:
-    code = _run(argv)
+    with _ending_in_order():
+      code = _run(argv)
     sys.stdout.flush()
     return code
   except (SystemExit, BrokenPipeError):  # SystemExit: help, or a flag that argparse refuses
@@ -60,7 +63,7 @@ def _run(argv: Sequence[str] | None) -> int:
     print(f'dss: no verb {verb!r}.\n\n{_usage()}', file=sys.stderr)
     return 2
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-  logging.getLogger('absl').setLevel(logging.ERROR)  # orbax logs much that no user can act on
+  _quieten_libraries()
   run_file = f'runs/{verb}.gin'
   try:
     if {'--help', '-h'} & set(rest) and (gin_files.gin_root() / run_file).exists():
@@ -82,6 +85,49 @@ def _run(argv: Sequence[str] | None) -> int:
       raise
     print(f'dss {verb}: {printable(str(error))}', file=sys.stderr)
     return errors.exit_code(error)
+
+
+@contextlib.contextmanager
+def _ending_in_order() -> Iterator[None]:
+  """Lets SIGTERM end the program as an error does, so that what is temporary is removed.
+
+  While training, distributed.StopSignal handles it.
+  """
+
+  def end(number, frame):
+    signal.signal(number, signal.SIG_IGN)  # while that is being done
+    raise SystemExit(128 + number)
+
+  try:
+    before = signal.signal(signal.SIGTERM, end)
+  except ValueError:  # not the main thread: the caller handles signals
+    yield
+    return
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGTERM, before)
+
+
+def _quieten_libraries() -> None:
+  """Leaves out what orbax logs that no user can act on.
+
+  Where one of its reads or writes fails, it raises that error, and the others fail later in threads
+  and tasks that nobody waits for.
+  """
+  logging.getLogger('absl').setLevel(logging.CRITICAL)
+  logging.getLogger('asyncio').setLevel(logging.CRITICAL)
+  warnings.filterwarnings('ignore', message=r"coroutine '.*' was never awaited")
+  sys.unraisablehook = _report_unless_orbaxs
+
+
+def _report_unless_orbaxs(failure: 'sys.UnraisableHookArgs') -> None:
+  code = getattr(failure.object, 'cr_code', None)
+  if 'Event loop is closed' in str(failure.exc_value) or 'orbax' in getattr(
+    code, 'co_filename', ''
+  ):
+    return
+  sys.__unraisablehook__(failure)
 
 
 def _stdout_is_closed() -> bool:

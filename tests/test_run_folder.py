@@ -228,3 +228,52 @@ def test_a_run_from_before_methods_were_noted_is_continued(run, folder):
     folder.check_same_run(now)
     with pytest.raises(ValueError, match=r'loss\.rationale_weight: 1\.0 -> 0\.5'):
       folder.check_same_run(_changed(now, 'loss.rationale_weight', 0.5))
+
+
+# Damage
+
+
+@pytest.mark.parametrize(
+  'content, message',
+  [
+    ('{"model": {', r'config\.json is not JSON: Expecting .*Put a copy of it back, or remove it'),
+    ('', r'config\.json is not JSON'),
+    ('[1]', r'config\.json: expected a JSON object, .* not a list'),
+    ('[' * 100_000, r'config\.json is not JSON'),
+    ('{"train_steps": 3}', r"config\.json: the field '\w+' of RunConfig is missing\. Put a copy"),
+    ('{"train_stepz": 3}', r"config\.json: RunConfig has no field 'train_stepz'"),
+    ('{"model": 3}', r'config\.json: RunConfig\.model: expected the fields of T5Config, not 3'),
+    ('{"model": {"vocab_size": "x"}}', r"T5Config\.vocab_size is of type int, not 'x'"),
+  ],
+)
+def test_settings_that_are_damaged_or_of_another_version_are_told(folder, content, message):
+  folder.settings_file.write_text(content)
+  with pytest.raises(ValueError, match=message):
+    folder.load_settings()
+
+
+def test_settings_that_are_no_text_are_told(folder):
+  folder.settings_file.write_bytes(b'\xff\xfe{}')
+  with pytest.raises(ValueError, match=r'config\.json is not UTF-8 text: .*Put a copy of it back'):
+    folder.load_settings()
+
+
+@pytest.mark.parametrize(
+  'line',
+  ['{"step": 2, "ki', '[1]', '3', '', '\x00\x00', '{"step": "2", "kind": "train"}', '{"step": 2}'],
+)
+def test_a_line_of_metrics_that_is_no_row_is_named(folder, line):
+  """A half line at the end is what a kill leaves; one before others is not."""
+  row = {'step': 1, 'kind': 'train', 'loss': 1.0}
+  folder.metrics_file.write_text(f'{json.dumps(row)}\n{line}\n{json.dumps(row)}\n')
+  text = r'metrics\.jsonl, line 2: expected {"step": NUMBER, .* not .*; remove the'
+  for read in (folder.metric_rows, lambda: folder.drop_metric_rows_after(1)):
+    with pytest.raises(ValueError, match=text):
+      read()
+  assert len(folder.metrics_file.read_text().split('\n')) == 4
+
+
+def test_a_summary_that_is_not_json_is_named(folder):
+  folder.evaluation_files('cqa_label', 'test', 2).summary.write_text('{"step": 2, "metr')
+  with pytest.raises(ValueError, match=r'cqa_label_test_2\.json is not JSON: .*Remove it'):
+    list(folder.evaluations(2))

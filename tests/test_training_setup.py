@@ -1,5 +1,7 @@
 """What a run refuses before its first step, and what it notes in its folder."""
 
+import contextlib
+
 import pytest
 from small_runs import config_of, small_data  # noqa: F401  a fixture
 
@@ -18,8 +20,9 @@ def test_a_start_that_holds_no_run_is_refused(tmp_path):
 
 
 def test_settings_of_a_folder_without_a_checkpoint_bind_nobody(tmp_path):
-  training_setup.set_up(config_of(tmp_path))
-  training_setup.set_up(config_of(tmp_path, seed=5))
+  for seed in (0, 5):
+    with contextlib.ExitStack() as stack:
+      training_setup.set_up(config_of(tmp_path, seed=seed), stack)
   assert RunFolder(tmp_path).load_settings().seed == 5
 
 

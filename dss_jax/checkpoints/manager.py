@@ -1,12 +1,17 @@
 """The checkpoints of a run: saved in the background, the latest N and the best one kept.
 
-Owns what a checkpoint holds, which checkpoints are kept and which is the best. RunFolder
-(runs/run_folder.py) owns the folder they are in. Orbax writes a checkpoint under a temporary name
-and then renames it, so a killed process leaves only complete checkpoints.
+Owns what a checkpoint holds, which checkpoints are kept and which is the best, and the words for
+one that cannot be saved or read. RunFolder (runs/run_folder.py) owns the folder they are in. Orbax
+writes a checkpoint under a temporary name and then renames it, so a killed process leaves only
+complete checkpoints.
 """
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +20,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
+from dss_jax.checkpoints import checksums
 from dss_jax.parallel import distributed
 from dss_jax.settings import whole_files
 from dss_jax.training.train_state import TrainState
@@ -22,6 +28,9 @@ from dss_jax.training.train_state import TrainState
 BEST_METRIC = 'accuracy'
 """The validation metric whose largest value marks the best checkpoint."""
 MOMENTS = 'moments'
+_METRICS = 'metrics'  # orbax keeps them in a file of this name in an item of this name
+# How the message of an array library starts where a later try may succeed.
+_PASSING = ('UNAVAILABLE', 'DEADLINE_EXCEEDED', 'ABORTED', 'RESOURCE_EXHAUSTED')
 
 
 def saved_steps(folder: epath.PathLike) -> list[int]:
@@ -55,6 +64,7 @@ def save_weights(folder: epath.PathLike, params: Any, moments: Any | None) -> No
   ) as checkpoints:
     args = {name: ocp.args.PyTreeSave(item) for name, item in items.items()}
     checkpoints.save(0, args=ocp.args.Composite(**args))
+  checksums.write(whole_files.absolute(folder) / '0', 0)
 
 
 def load_weights(folder: epath.PathLike, like: Any) -> Any:
@@ -78,8 +88,14 @@ def has_moments(folder: epath.PathLike) -> bool:
 
 
 def load_moments(folder: epath.PathLike) -> Any:
-  """Adafactor's state that `save_weights` wrote, as numpy arrays."""
+  """Adafactor's state that `save_weights` wrote, as numpy arrays.
+
+  Raises:
+    ValueError: its files are not those that were written.
+  """
   path = whole_files.absolute(folder) / '0' / MOMENTS
+  if damage := checksums.damage(path.parent, 0, [MOMENTS]):
+    raise ValueError(f'{path.parent} is damaged: {damage}. Import the weights again.')
   with ocp.PyTreeCheckpointer() as checkpointer:
     shapes = checkpointer.metadata(path).item_metadata.tree
     kind = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
@@ -115,6 +131,9 @@ class Checkpoints:
         f'{epath.Path(folder).parent} holds no checkpoints; MODEL_DIR is the folder that '
         '`dss train` wrote.'
       )
+    _check_metrics(self.folder)
+    self._read_only = read_only
+    self._step: int | None = None  # the one that is being saved
     latest = checkpoint_managers.LatestN(n=keep)
     self._manager = ocp.CheckpointManager(
       self.folder,
@@ -125,14 +144,20 @@ class Checkpoints:
         read_only=read_only,
         create=not read_only,
         cleanup_tmp_directories=not read_only,
+        # With folders made in the background, a save that cannot begin ends after minutes.
+        async_options=ocp.options.AsyncOptions(
+          create_directories_asynchronously=False, post_finalization_callback=self._add_checksums
+        ),
       ),
     )
 
   def __enter__(self) -> 'Checkpoints':
     return self
 
-  def __exit__(self, *error: object) -> None:
-    self.close()
+  def __exit__(self, kind: type | None, *error: object) -> None:
+    # Of two errors, the first is told.
+    with contextlib.suppress(*([] if kind is None else [Exception])):
+      self.close()
 
   def latest(self) -> int | None:
     """The last saved step, or None."""
@@ -159,6 +184,9 @@ class Checkpoints:
       state: of training.
       data_state: JSON values from which the data continues.
       metrics: of validation at this step, or None if there was no validation.
+
+    Raises:
+      OSError: this save cannot begin, or the one before it failed.
     """
     rest = {'step': state.step, 'opt_state': state.opt_state}
     items = ocp.args.Composite(
@@ -167,16 +195,20 @@ class Checkpoints:
       data=ocp.args.JsonSave(dict(data_state)),
     )
     step = int(state.step)
-    if step not in self._manager.all_steps():
+    if step in self._manager.all_steps():
+      return
+    self.wait()
+    self._step = step
+    with self._saving():
       self._manager.save(step, args=items, metrics=metrics and dict(metrics), force=True)
 
   def add_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
     """Adds the metrics of a validation to the checkpoint of its step, which was saved before it."""
-    # As orbax writes them: a file `metrics` in the item `metrics`.
-    path = self.folder / str(step) / 'metrics' / 'metrics'
+    path = self.folder / str(step) / _METRICS / _METRICS
     if distributed.is_main():
       path.parent.mkdir(exist_ok=True)
       whole_files.write_text(path, json.dumps(dict(metrics)))
+      checksums.add(self.folder / str(step), f'{_METRICS}/{_METRICS}')
     distributed.barrier()
     self._manager.reload()
 
@@ -186,6 +218,9 @@ class Checkpoints:
     Args:
       step: of a saved checkpoint.
       like: the state as ShapeDtypeStructs with shardings.
+
+    Raises:
+      ValueError: the checkpoint is damaged; the message says how, and which others are good.
     """
     rest = {'step': like.step, 'opt_state': like.opt_state}
     items = self._restore(
@@ -194,6 +229,8 @@ class Checkpoints:
       rest=ocp.args.StandardRestore(rest),
       data=ocp.args.JsonRestore(),
     )
+    if int(items.rest['step']) != step:
+      raise self._unreadable(step, f'it is a copy of the checkpoint of step {items.rest["step"]}')
     return TrainState(items.rest['step'], items.params, items.rest['opt_state']), items.data
 
   def data_state(self, step: int) -> dict[str, Any]:
@@ -204,7 +241,7 @@ class Checkpoints:
     """The parameters alone of a step, of 'latest', or of 'best' (the latest if none is marked).
 
     Raises:
-      ValueError: there is no such checkpoint.
+      ValueError: there is no such checkpoint, or it is damaged.
     """
     return self._restore(self.resolve(step), params=ocp.args.StandardRestore(like)).params
 
@@ -227,12 +264,125 @@ class Checkpoints:
     return int(step)
 
   def wait(self) -> None:
-    """Waits until everything saved is on disk."""
-    self._manager.wait_until_finished()
+    """Waits until everything saved is on disk.
+
+    Raises:
+      OSError: it could not be written; the message says what was saved last.
+    """
+    with self._saving():
+      self._manager.wait_until_finished()
 
   def close(self) -> None:
-    """Finishes saving and ends the threads."""
-    self._manager.close()
+    """Finishes saving and ends the threads.
+
+    Raises:
+      OSError: as in `wait`.
+    """
+    with self._saving():
+      self._manager.close()
+
+  @contextlib.contextmanager
+  def _saving(self) -> Iterator[None]:
+    try:
+      yield
+    except (OSError, ValueError) as error:  # array libraries raise ValueError for a full disk
+      steps = saved_steps(self.folder) if self.folder.is_dir() else []
+      last = f'Step {steps[-1]} was saved last' if steps else 'No step was saved before'
+      go_on = f'continues from step {steps[-1]}' if steps else 'starts again'
+      raise OSError(
+        f'the checkpoint of step {self._step} could not be saved in {self.folder}: '
+        f'{_reason(error)}. {last}; once this is mended, the same command {go_on}.'
+      ) from error
+
+  def _add_checksums(self) -> None:
+    """Notes the checksums of a checkpoint, in the main process, before it gets its name."""
+    assert self._step is not None
+    temporary = self.folder / f'{self._step}.orbax-checkpoint-tmp'
+    in_bucket = self.folder / str(self._step)
+    checksums.write(temporary if temporary.exists() else in_bucket, self._step)
 
   def _restore(self, step: int, **items: Any) -> Any:
-    return self._manager.restore(step, args=ocp.args.Composite(**items))
+    folder = self.folder / str(step)
+    damage = checksums.damage(folder, step, items) if distributed.is_main() else None
+    if damage:
+      raise self._unreadable(step, damage, **items)
+    try:
+      restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+      if 'data' in items and not isinstance(restored.data, dict):
+        raise ValueError(f'data/metadata holds {restored.data!r:.80} instead of a JSON object')
+      return restored
+    except (RuntimeError, MemoryError):  # of the devices
+      raise
+    except Exception as error:
+      reason = _reason(error)
+      if reason.startswith(_PASSING):
+        raise OSError(f'{folder} could not be read: {reason}.') from error
+      raise self._unreadable(step, reason, **items) from error
+
+  def _unreadable(self, step: int, reason: str, **items: Any) -> Exception:
+    """The error for a checkpoint that cannot be read, with the others that can be."""
+    folder = self.folder / str(step)
+    if not folder.exists():
+      return OSError(
+        f'{folder} was removed while it was read: a training keeps only the latest and the best. '
+        'The same command reads a newer one.'
+      )
+    good = [other for other in saved_steps(self.folder) if self._is_good(other, step, items)]
+    move = f'move {folder} out of {self.folder}'
+    if not good:
+      way = 'No other checkpoint here is good: choose another MODEL_DIR.'
+    elif self._read_only:
+      way = f'Good are {good}: give --step={good[-1]}, or {move}.'
+    else:
+      way = f'Good are {good}: {move} to continue from step {good[-1]}.'
+    return ValueError(f'the checkpoint {folder} is damaged: {reason}. {way}')
+
+  def _is_good(self, step: int, damaged: int, items: Mapping[str, Any]) -> bool:
+    """Whether the same items of a checkpoint can be read; one process alone tries without sums."""
+    folder = self.folder / str(step)
+    if step == damaged or checksums.damage(folder, step, items):
+      return False
+    if checksums.are_in(folder):
+      return all((folder / item).exists() for item in items)
+    if distributed.is_multiprocess():
+      return False
+    with contextlib.suppress(Exception):
+      self._manager.restore(step, args=ocp.args.Composite(**items))
+      return True
+    return False
+
+
+def _check_metrics(folder: epath.Path) -> None:
+  """Refuses checkpoints whose metrics cannot be read: which one is the best would not be known.
+
+  Raises:
+    ValueError: they are damaged; the message says how to go on.
+  """
+  steps = saved_steps(folder)
+  for step in steps:
+    path = folder / str(step)
+    damage = checksums.damage(path, step, [_METRICS])
+    if damage is None and (path / _METRICS / _METRICS).exists():
+      try:
+        value = json.loads((path / _METRICS / _METRICS).read_text())[BEST_METRIC]
+        damage = None if math.isfinite(value) else f'its {BEST_METRIC} is {value}'
+      except (ValueError, TypeError, KeyError):
+        damage = f'its file {_METRICS}/{_METRICS} is not JSON with a number {BEST_METRIC!r}'
+    if damage:
+      raise ValueError(
+        f'the checkpoint {path} is damaged: {damage}. Move it out of {folder} to go on with the '
+        f'others: {sorted({*steps} - {step})}.'
+      )
+
+
+def _reason(error: BaseException) -> str:
+  """What lies behind an error, shortly: the system's words, or the start of a library's."""
+  while error.__cause__ is not None:
+    error = error.__cause__
+  if isinstance(error, json.JSONDecodeError):
+    return f'a file in it is not JSON ({error})'
+  text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+  if code := re.search(r"\[os_error_code='(\d+)'\]", text):
+    return os.strerror(int(code[1]))
+  text = ' '.join(text.split(' [tensorstore_spec')[0].split())
+  return (text[:200] or type(error).__name__).rstrip('.')

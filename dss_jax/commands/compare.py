@@ -1,12 +1,13 @@
 """`dss compare`: trains a student by each method from the same start, and scores them all."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from etils import epath
 
 from dss_jax.experiments import comparison
 from dss_jax.parallel import distributed
 from dss_jax.runs import memory, run_config, training_loop
+from dss_jax.runs.run_folder import RunFolder
 from dss_jax.settings import arguments, gin_files, statements
 
 RUN_FILE = 'runs/compare.gin'
@@ -24,8 +25,19 @@ def main(argv: Sequence[str]) -> int:
     gin_files.parse([*argv, _choice(method, argv), *settings], RUN_FILE)
     return gin_files.configured('run_config.RunConfig')
 
+  entries = comparison.entries(compared, run_of)
+  with RunFolder(compared.model_dir).lock():
+    return _compare(compared, entries, run_of)
+
+
+def _compare(
+  compared: comparison.CompareConfig,
+  entries: Sequence[comparison.Entry],
+  run_of: Callable[..., run_config.RunConfig],
+) -> int:
+  """Trains and scores all entries, and prints the table; returns the exit code."""
   scores, last = [], None
-  for entry in comparison.entries(compared, run_of):
+  for entry in entries:
     run = run_of(entry.method, entry.macros)
     distributed.log(f'{entry.name}: training on {run.data.mixture_or_task_name}')
     result = training_loop.train(run)

@@ -124,6 +124,8 @@ def exit_process(verb: str, error: BaseException) -> NoReturn:
   who = f'dss {verb}: process {jax.process_index()} of {jax.process_count()}'
   users = errors.is_users(error)
   code = 130 if isinstance(error, KeyboardInterrupt) else errors.exit_code(error) if users else 1
+  if isinstance(error, SystemExit) and isinstance(error.code, int):
+    code = error.code
   if code == 1 or os.environ.get('DSS_TRACEBACK'):
     traceback.print_exception(error)
   if code == 1:
@@ -137,14 +139,17 @@ def exit_process(verb: str, error: BaseException) -> NoReturn:
 
 
 class StopSignal:
-  """Whether SIGTERM or Ctrl-C came, the same in all processes. A second Ctrl-C ends it at once.
+  """Whether SIGTERM or Ctrl-C came, the same in all processes.
+
+  The step and its save are finished, also when more SIGTERMs come. A second Ctrl-C ends the process
+  at once; what was saved before stays.
 
   A signal to one of several processes stops all: JAX sees the SIGTERM and tells the other
   processes, and `requested` becomes true at the same call in each.
   """
 
   def __init__(self):
-    self._requested = self._reached = False
+    self._requested = self._reached = self._interrupted = False
     self._before: dict[int, Any] = {}
     numbers = (signal.SIGINT,) if is_multiprocess() else (signal.SIGTERM, signal.SIGINT)
     with contextlib.suppress(ValueError):  # not the main thread: the caller handles signals
@@ -161,10 +166,16 @@ class StopSignal:
     return self._reached
 
   def _on_signal(self, number, frame) -> None:
+    if number == signal.SIGINT:
+      if self._interrupted:
+        raise KeyboardInterrupt
+      self._interrupted = True
+    if self._requested:
+      return
     self._requested = True
+    hint = '; Ctrl-C again ends it without that' if number == signal.SIGINT else ''
     # Not print: it raises if the signal interrupted another print.
-    os.write(2, f'{signal.Signals(number).name}: saving after this step\n'.encode())
-    self.restore()
+    os.write(2, f'{signal.Signals(number).name}: saving after this step{hint}\n'.encode())
     if is_multiprocess():
       os.kill(os.getpid(), signal.SIGTERM)  # JAX listens to SIGTERM only
 

@@ -111,13 +111,14 @@ def write_records(path: epath.Path, records: Sequence[Mapping[str, Any]]) -> Non
   """Writes JSON lines, all or none; in ASCII, as some readers also split lines at U+2028 etc.
 
   Raises:
-    ValueError: the folder does not exist or cannot be written.
+    OSError: they cannot be written; the message says why.
   """
   lines = [json.dumps(record) + '\n' for record in records]
   try:
     whole_files.write_text(path, ''.join(lines))
   except OSError as error:
-    raise ValueError(f'OUTPUT {path} cannot be written: {error}.') from error
+    reason = error.strerror or error
+    raise type(error)(f'OUTPUT {path} cannot be written: {reason}.') from error
 
 
 def _lines(evaluation: Evaluation) -> list[str]:

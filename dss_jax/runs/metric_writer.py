@@ -6,7 +6,8 @@ rows is run_folder.py's; what the numbers mean is training_log.py's.
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from rich import console, progress
 
@@ -26,7 +27,8 @@ class MetricWriter:
   def __init__(self, folder: RunFolder, step: int = 0):
     self._folder = folder
     self._events = None
-    if not distributed.is_main():
+    self._is_main = distributed.is_main()
+    if not self._is_main:
       return
     from clu import metric_writers  # TensorFlow: slow to import, needed by training alone
 
@@ -40,17 +42,30 @@ class MetricWriter:
       step: updates made.
       kind: 'train' or 'validation'.
       metrics: numbers by name.
+
+    Raises:
+      OSError: metrics.jsonl cannot be written.
     """
-    if self._events is None:
+    if not self._is_main:
       return
     self._folder.append_metric_row({'step': step, 'kind': kind, **metrics})
-    self._events.write_scalars(step, {f'{kind}/{name}': v for name, v in metrics.items()})
+    points = {f'{kind}/{name}': value for name, value in metrics.items()}
+    self._tell_tensorboard(lambda events: events.write_scalars(step, points))
 
   def close(self) -> None:
     """Flushes and closes the events."""
-    if self._events is not None:
-      self._events.flush()
-      self._events.close()
+    self._tell_tensorboard(lambda events: (events.flush(), events.close()))
+
+  def _tell_tensorboard(self, tell: Callable[[Any], Any]) -> None:
+    """Writes events; where that fails they end, and the run goes on: metrics.jsonl has the same."""
+    if self._events is None:
+      return
+    try:
+      tell(self._events)
+    except Exception as error:  # TensorFlow's
+      self._events = None
+      reason = str(error).splitlines()[0][-200:]
+      distributed.log(f'warning: no more events for TensorBoard are written: {reason}')
 
 
 class Progress:

@@ -10,24 +10,35 @@ Owns the layout of MODEL_DIR, local or gs://:
     checkpoints/                      see checkpoints/manager.py
     <task>_<split>_<step>[_<decoding>].jsonl    records of `dss evaluate`, one an example
     <task>_<split>_<step>[_<decoding>].json     the summary of those records
+    .lock                             held by the training that writes here
 
 What the settings mean is run_config.py's; what a checkpoint holds is checkpoints/manager.py's.
 """
 
+import contextlib
 import dataclasses
+import datetime
+import errno
+import fcntl
 import json
+import os
+import socket
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 from etils import epath
 
 from dss_jax.checkpoints import manager
+from dss_jax.parallel import distributed
 from dss_jax.runs import run_config
 from dss_jax.runs.run_config import RunConfig
 from dss_jax.settings import fields, json_form, whole_files
+from dss_jax.settings.errors import ConfigError
 
 SETTINGS = 'config.json'
 VOCABULARY = 'spiece.model'
+_MENDED = 'Put a copy of it back, or remove it: the `dss train` that made the run writes it again.'
+_NO_FOLDER = (errno.EEXIST, errno.ENOTDIR, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class EvaluationFiles(NamedTuple):
@@ -68,6 +79,50 @@ class RunFolder:
   def __str__(self) -> str:
     return str(self.path)
 
+  @contextlib.contextmanager
+  def lock(self) -> Iterator[None]:
+    """Makes the folder, and keeps every other training out of it.
+
+    The main process does so for all of a run. The lock ends with the process, however that ends. A
+    bucket has no locks.
+
+    Raises:
+      ValueError: another training writes here, or nothing can be written here.
+    """
+    if '://' in str(self) or not distributed.is_main():
+      yield
+      return
+    with self._open_lock() as file:
+      try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError as error:
+        file.seek(0)
+        raise ValueError(
+          f'another training writes to {self} ({file.read(200)}): wait for its end, or choose '
+          'another MODEL_DIR.'
+        ) from error
+      except OSError as error:
+        distributed.log(
+          f'warning: {self} cannot be locked ({error.strerror}): nothing keeps a second training '
+          'out of it'
+        )
+      now = datetime.datetime.now(datetime.UTC).isoformat(' ', 'seconds')
+      holder = f'process {os.getpid()} of {socket.gethostname()}, since {now}'
+      with contextlib.suppress(OSError):  # on a full disk the lock says nothing of its holder
+        file.truncate(0)
+        os.write(file.fileno(), holder.encode())
+      yield
+
+  def _open_lock(self) -> TextIO:
+    try:
+      self.path.mkdir(parents=True, exist_ok=True)
+      return open(self.path / '.lock', 'a+', encoding='utf-8')
+    except OSError as error:
+      if error.errno not in _NO_FOLDER:
+        raise
+      reason = 'it is a file' if isinstance(error, FileExistsError) else error.strerror
+      raise ValueError(f'MODEL_DIR {self} cannot be written: {reason}; choose another.') from error
+
   # Settings
 
   def load_settings(self) -> RunConfig:
@@ -87,7 +142,10 @@ class RunFolder:
     values = self.load_values() | {'model_dir': str(self)}
     if self.vocabulary_file.exists():
       values['vocabulary'] = str(self.vocabulary_file)
-    return json_form.from_dict(RunConfig, values, str(self.settings_file))
+    try:
+      return json_form.from_dict(RunConfig, values, str(self.settings_file))
+    except ConfigError as error:
+      raise ConfigError(f'{error} {_MENDED}') from error
 
   def check_module(self, named: str | None) -> None:
     """Raises ValueError if the run's tasks come from a module and the command line names none."""
@@ -104,7 +162,10 @@ class RunFolder:
     Raises:
       ValueError: the file is not a JSON object.
     """
-    return json_form.read_object(self.settings_file)
+    try:
+      return json_form.read_object(self.settings_file)
+    except ConfigError as error:
+      raise ConfigError(f'{error} {_MENDED}') from error
 
   def save_settings(self, run: RunConfig) -> None:
     """Writes config.json for a run; makes the folder."""
@@ -153,28 +214,30 @@ class RunFolder:
     """The rows of metrics.jsonl, in order: {"step": .., "kind": .., <metrics>}.
 
     Raises:
-      ValueError: a line is no such row.
+      ValueError: a line is none; the message names it.
     """
-    return [
-      _metric_row(line, f'{self.metrics_file}, line {number}')
-      for number, line in enumerate(self._metric_lines(), start=1)
-    ]
+    return [row for _, row in self._metric_lines()]
 
   def append_metric_row(self, row: Mapping[str, Any]) -> None:
     """Adds a row to metrics.jsonl."""
-    with self.metrics_file.open('a') as file:
+    with whole_files.naming(self.metrics_file), self.metrics_file.open('a') as file:
       file.write(json.dumps(dict(row)) + '\n')
 
   def drop_metric_rows_after(self, step: int) -> None:
-    """Removes from metrics.jsonl what a killed process left: rows of later steps and half a row."""
-    rows = zip(self._metric_lines(), self.metric_rows(), strict=True)
-    kept = [line for line, row in rows if row['step'] <= step]
+    """Removes from metrics.jsonl what a killed process left: rows of later steps and half a row.
+
+    Raises:
+      ValueError: a line is no row.
+    """
+    kept = [line for line, row in self._metric_lines() if row['step'] <= step]
     whole_files.write_text(self.metrics_file, ''.join(f'{line}\n' for line in kept))
 
-  def _metric_lines(self) -> list[str]:
-    """Lines that end in a newline; a killed process may leave half a line."""
+  def _metric_lines(self) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Lines that end in a newline, with their rows; a killed process may leave half a line."""
     file = self.metrics_file
-    return json_form.read_text(file).split('\n')[:-1] if file.exists() else []
+    lines = json_form.read_text(file).split('\n')[:-1] if file.exists() else []
+    for number, line in enumerate(lines, start=1):
+      yield line, _metric_row(line, f'{file}, line {number}')
 
   # Checkpoints
 
@@ -209,9 +272,18 @@ class RunFolder:
     return EvaluationFiles(self.path / f'{name}.jsonl', self.path / f'{name}.json')
 
   def evaluations(self, step: int | None = None) -> Iterator[SavedEvaluation]:
-    """The evaluations of a step, or of all steps, in the order of their files' names."""
+    """The evaluations of a step, or of all steps, in the order of their files' names.
+
+    Raises:
+      ValueError: a file is not JSON.
+    """
     for file in sorted(self.path.glob('*.json' if step is None else f'*_{step}*.json')):
-      summary = json_form.parse(json_form.read_text(file), str(file))
+      try:
+        summary = json_form.parse(json_form.read_text(file), str(file))
+      except ConfigError as error:
+        raise ConfigError(
+          f'{error} Remove it; `dss evaluate` writes the summary of an evaluation again.'
+        ) from error
       if not _is_summary(summary):
         continue
       if step is None or summary['step'] == step:
@@ -235,9 +307,14 @@ def _is_summary(values: Any) -> bool:
 
 
 def _metric_row(line: str, where: str) -> dict[str, Any]:
-  row = json_form.parse(line, where)
+  try:
+    row = json_form.parse(line, where)
+  except ConfigError:
+    row = None
   if not isinstance(row, dict) or not fields.fits(row.get('step'), int) or 'kind' not in row:
-    raise ValueError(f'{where}: expected {{"step": NUMBER, "kind": ..}}, not {line[:80]!r}.')
+    raise ConfigError(
+      f'{where}: expected {{"step": NUMBER, "kind": ..}}, not {line[:80]!r}; remove the line.'
+    )
   return row
 
 

@@ -70,9 +70,10 @@ def train(run: RunConfig) -> Result:
     ValueError: settings, data or checkpoint do not fit together; the message says which.
     NonFiniteLossError: training diverged.
   """
-  setup = training_setup.set_up(run)
-  run = setup.run
-  with contextlib.ExitStack() as stack:
+  with contextlib.ExitStack() as last, contextlib.ExitStack() as stack:
+    setup = training_setup.set_up(run, last)
+    run = setup.run
+
     # State: the latest checkpoint, else INITIAL_CHECKPOINT_PATH, else random parameters.
     checkpoints = stack.enter_context(setup.folder.open_checkpoints(run.checkpoints_to_keep))
     optimizer = optimizers.make_optimizer(run.optimizer, t5.logical_axes(run.model))
@@ -87,7 +88,7 @@ def train(run: RunConfig) -> Result:
     log = TrainingLog(run, checkpoints, step, saved)
     stack.callback(log.close)
     stop_signal = distributed.StopSignal()
-    stack.callback(stop_signal.restore)
+    last.callback(stop_signal.restore)
     history = AccuracyHistory(setup.folder.metric_rows(), step)
     validate = PeriodicValidation(run, setup.validation, history, log, stop_signal)
 

@@ -4,6 +4,7 @@ Owns the checks before anything is computed, what a run writes when it starts, a
 state comes from. The steps are training_loop.py's.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -44,12 +45,16 @@ class TrainingSetup:
   fingerprint: int
 
 
-def set_up(run: RunConfig) -> TrainingSetup:
+def set_up(run: RunConfig, stack: contextlib.ExitStack) -> TrainingSetup:
   """Loads the data, refuses what cannot be trained, and writes the settings to the run folder.
+
+  Args:
+    run: the settings.
+    stack: gets the lock of the run folder.
 
   Raises:
     ValueError: settings, data or vocabulary do not fit together, or do not fit the run that the
-      folder holds; the message says which.
+      folder holds, or another training writes there; the message says which.
   """
   run = set_up_tasks(run)
   mesh = partitioning.make_mesh(run.mesh)
@@ -62,6 +67,7 @@ def set_up(run: RunConfig) -> TrainingSetup:
   )
   validation = Validation.of(run, mesh)
   folder = RunFolder(run.model_dir)
+  stack.enter_context(folder.lock())
   is_continued = bool(folder.saved_steps())
   fingerprint = pipeline.fingerprint(mixture)
   distributed.check_same(

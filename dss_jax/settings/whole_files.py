@@ -1,5 +1,9 @@
 """Files that are written atomically, local or in a bucket, and their absolute paths."""
 
+import contextlib
+import uuid
+from collections.abc import Iterator
+
 from etils import epath
 
 
@@ -18,8 +22,29 @@ def write_text(path: epath.PathLike, text: str) -> None:
 
 
 def write_bytes(path: epath.PathLike, content: bytes) -> None:
-  """Writes a file atomically: to a temporary name, which is then renamed."""
+  """Writes a file atomically: to a temporary name of its own, which is then renamed.
+
+  Raises:
+    OSError: it cannot be written, and is as it was; the message names it.
+  """
   path = epath.Path(path)
-  temporary = path.with_name(f'.{path.name}.tmp')
-  temporary.write_bytes(content)
-  temporary.replace(path)
+  temporary = path.with_name(f'.{path.name}.{uuid.uuid4().hex[:8]}.tmp')
+  try:
+    with naming(path):
+      temporary.write_bytes(content)
+      temporary.replace(path)
+  except BaseException:
+    with contextlib.suppress(OSError):
+      temporary.unlink(missing_ok=True)
+    raise
+
+
+@contextlib.contextmanager
+def naming(path: epath.PathLike) -> Iterator[None]:
+  """Lets an OSError within name this path: that of a full disk names none."""
+  try:
+    yield
+  except OSError as error:
+    if error.errno is None:
+      raise
+    raise OSError(error.errno, error.strerror, str(path)) from error
