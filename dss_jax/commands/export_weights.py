@@ -22,6 +22,7 @@ from dss_jax import methods
 from dss_jax.checkpoints import adafactor, manager, transfer
 from dss_jax.checkpoints.hf import huggingface, tokenizer
 from dss_jax.checkpoints.t5x import t5x, t5x_adafactor
+from dss_jax.inference import evaluator
 from dss_jax.models import t5
 from dss_jax.models.t5 import T5Config
 from dss_jax.parallel import partitioning
@@ -33,6 +34,7 @@ from dss_jax.training import optimizers, train_state
 
 README = 'README.md'
 T5X_GIN = 'model.gin'
+COMPARED = 2000  # inputs of the validation split that the tokenizer is compared on
 _DESCRIPTION = """\
 Writes a student for other programs: for Hugging Face a folder that `transformers` loads, with
 tokenizer and model card; for T5X a folder with checkpoint_<step>, Adafactor's state if the run has
@@ -188,21 +190,38 @@ def _write_huggingface(source: _Checkpoint, folder: pathlib.Path, name: str) -> 
       f'{source.folder} has no vocabulary, without which transformers cannot use it: put the '
       f'SentencePiece model that it was trained with there, as {run_folder.VOCABULARY}.'
     )
-  huggingface.write(folder, source.model, source.params)
+  facts = _facts(source, vocabulary, name)
+  length = max(card_facts.output_lengths(facts).values())
+  huggingface.write(folder, source.model, source.params, length)
   compared = _compare(huggingface.open_pretrained(str(folder)), source)
   lengths = source.run.data.task_feature_lengths if source.run else {}
-  agreement = tokenizer.write(folder, vocabulary, _rows(source.model), lengths.get('inputs'))
-  if agreement.different:
-    print(
-      f'warning: tokenizer.json gives other ids than our vocabulary to {agreement.different} of '
-      f'{agreement.texts} texts of its own pieces, such as {agreement.example!r}',
-      file=sys.stderr,
-    )
-  facts = _facts(source, vocabulary, name)
+  agreements = tokenizer.write(
+    folder, vocabulary, _rows(source.model), lengths.get('inputs'), _inputs(facts)
+  )
+  for kind, agreement in agreements.items():
+    if agreement.different:
+      print(
+        f'warning: tokenizer.json gives other ids than our vocabulary to {agreement.different} of '
+        f'{agreement.texts} {kind}, such as {agreement.example!a}; {tokenizer.SENTENCEPIECE} gives '
+        'ours (see "Where this loads" in the README.md)',
+        file=sys.stderr,
+      )
   size = sum(array.size for array in source.params.values())
-  (folder / README).write_text(model_card.card(facts, size, agreement), encoding='utf-8')
-  texts = {'tokenizer_texts': agreement.texts, 'tokenizer_different': agreement.different}
-  return {**compared, **texts}
+  (folder / README).write_text(model_card.card(facts, size, agreements), encoding='utf-8')
+  return {
+    **compared,
+    'tokenizer_texts': sum(agreement.texts for agreement in agreements.values()),
+    'tokenizer_different': sum(agreement.different for agreement in agreements.values()),
+  }
+
+
+def _inputs(facts: card_facts.Facts) -> list[str]:
+  """Real texts to compare the tokenizer on: of the validation split, where the data is there."""
+  if facts.run is None or isinstance(facts.data, str) or facts.data.question is None:
+    return []
+  task = run_config.evaluation_task(facts.run)
+  examples = evaluator.load_examples(task, facts.run.eval.split, COMPARED)
+  return list(examples.texts['inputs_pretokenized'])
 
 
 def _rows(model: T5Config) -> int:

@@ -129,9 +129,15 @@ def config_json(config: T5Config) -> dict[str, Any]:
   }
 
 
-def generation_json() -> dict[str, Any]:
-  """The generation_config.json: the tokens that decoding starts, ends and pads with."""
-  return dict(TOKEN_IDS)
+def generation_json(max_length: int | None = None) -> dict[str, Any]:
+  """The generation_config.json: the tokens that decoding starts, ends and pads with, and its limit.
+
+  Args:
+    max_length: most tokens of an output, its start token not counted; None: 20, as transformers has
+      it. The file counts the start token, and names no `max_new_tokens`, which would overrule a
+      user's `max_length` and which the pipelines of transformers 4 do not follow.
+  """
+  return {**TOKEN_IDS, **({'max_length': max_length + 1} if max_length else {})}
 
 
 def _given(config: Mapping[str, Any]) -> dict[str, Any]:

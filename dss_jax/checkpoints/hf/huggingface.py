@@ -111,13 +111,19 @@ def open_pretrained(path_or_id: str) -> transfer.Pretrained:
   )
 
 
-def write(folder: str | os.PathLike, config: T5Config, params: Mapping[transfer.Path, Any]) -> None:
+def write(
+  folder: str | os.PathLike,
+  config: T5Config,
+  params: Mapping[transfer.Path, Any],
+  max_length: int | None = None,
+) -> None:
   """Writes config.json, generation_config.json and the weights as safetensors in float32.
 
   Args:
     folder: must exist; the caller renames it when it is complete.
     config: the network.
     params: our arrays by path; each is read once, in turn.
+    max_length: most tokens of an output of `generate()` without arguments; None: transformers' own.
 
   Raises:
     ValueError: an array's shape is not the network's.
@@ -130,7 +136,7 @@ def write(folder: str | os.PathLike, config: T5Config, params: Mapping[transfer.
   hf_files.write_weights(folder, shapes, transfer.written(leaves, params))
   for name, content in (
     (hf_config.CONFIG, config_json(config)),
-    (hf_config.GENERATION, hf_config.generation_json()),
+    (hf_config.GENERATION, hf_config.generation_json(max_length)),
   ):
     (folder / name).write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
 
