@@ -8,7 +8,6 @@ model card is model_card.py's.
 import argparse
 import json
 import pathlib
-import shutil
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -28,7 +27,7 @@ from dss_jax.models.t5 import T5Config
 from dss_jax.parallel import partitioning
 from dss_jax.runs import card_facts, model_card, pretrained, run_config, run_folder
 from dss_jax.runs.run_folder import RunFolder
-from dss_jax.settings import json_form, whole_files
+from dss_jax.settings import json_form, whole_files, whole_folders
 from dss_jax.tasks import set_vocabulary
 from dss_jax.training import optimizers, train_state
 
@@ -73,26 +72,25 @@ class _Checkpoint(NamedTuple):
 def main(argv: Sequence[str]) -> int:
   """Runs `dss export`; returns the exit code."""
   options = _parser().parse_args(argv)
+  with whole_folders.cleaned_up_at_sigterm():
+    summary = _export(options)
+  print(json.dumps({'output': options.output, **summary}))
+  return 0
+
+
+def _export(options: argparse.Namespace) -> dict[str, Any]:
+  """Exports into a new or empty folder; returns the summary of `export`."""
   output = whole_files.absolute(epath.Path(options.output).expanduser())
   if output.exists() and (not output.is_dir() or any(output.iterdir())):
     raise ValueError(f'OUTPUT {output} exists and is not empty; name a new folder, or empty it.')
-  remote = '://' in str(output)
-  if remote:
-    temporary = pathlib.Path(tempfile.mkdtemp())
-  else:
-    temporary = pathlib.Path(output).with_name(f'.{output.name}.tmp')
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-  try:
-    summary = export(options.checkpoint, options.step, options.to, temporary, output)
-    if remote:
-      _upload(temporary, output)
-    else:
-      temporary.replace(output)  # takes the place of an empty folder
-  finally:
-    shutil.rmtree(temporary, ignore_errors=True)
-  print(json.dumps({'output': options.output, **summary}))
-  return 0
+  what = (options.checkpoint, options.step, options.to)
+  if '://' in str(output):
+    with tempfile.TemporaryDirectory(prefix='dss-export-') as folder:
+      summary = export(*what, pathlib.Path(folder), output)
+      _upload(pathlib.Path(folder), output)
+      return summary
+  with whole_folders.new_folder(output) as temporary:
+    return export(*what, pathlib.Path(temporary), output)
 
 
 def _upload(folder: pathlib.Path, output: epath.Path) -> None:
@@ -168,9 +166,20 @@ def _read(folder: epath.Path, step: str, moments: bool) -> _Checkpoint:
     saved.close()
   if run is None and moments and manager.has_moments(RunFolder(folder).checkpoints_folder):
     state = manager.load_moments(RunFolder(folder).checkpoints_folder)
-  return _Checkpoint(
-    folder, values, run, model, number, transfer.flatten(params), state, fingerprint
-  )
+  flat = transfer.flatten(params)
+  _check_finite(folder, number, flat)
+  for kind in adafactor.KINDS if state is not None else ():
+    _check_finite(folder, number, transfer.flatten(state[kind]))
+  return _Checkpoint(folder, values, run, model, number, flat, state, fingerprint)
+
+
+def _check_finite(folder: epath.Path, step: int, arrays: Mapping[transfer.Path, Any]) -> None:
+  for path, array in arrays.items():
+    if not transfer.is_finite(np.asarray(array)):
+      raise ValueError(
+        f'{"/".join(path)} of {folder}, step {step}, holds NaN or infinity, so no program could '
+        'use it; --step names another checkpoint.'
+      )
 
 
 def _set_up(source: _Checkpoint) -> seqio.Vocabulary | None:
