@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import gc
 import json
+import logging
 import os
 import resource
 import sys
@@ -125,13 +126,18 @@ def import_weights(
 @contextlib.contextmanager
 def _quiet_threads() -> Iterator[None]:
   """Hides the tracebacks that threads of orbax print of an error that is raised here too."""
-  hooks = sys.excepthook, threading.excepthook
+  hooks = sys.excepthook, sys.unraisablehook, threading.excepthook
+  log = logging.getLogger('absl')
+  level = log.level
   if not os.environ.get('DSS_TRACEBACK'):
-    sys.excepthook = threading.excepthook = lambda *_: None
+    sys.excepthook = sys.unraisablehook = threading.excepthook = lambda *_: None
+    log.setLevel(logging.CRITICAL)
   try:
     yield
   finally:
-    sys.excepthook, threading.excepthook = hooks
+    gc.collect()  # of coroutines that an error left
+    sys.excepthook, sys.unraisablehook, threading.excepthook = hooks
+    log.setLevel(level)
 
 
 def _checksum(array: jax.Array) -> int:

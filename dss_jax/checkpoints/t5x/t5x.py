@@ -9,6 +9,7 @@ import ast
 import dataclasses
 import math
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -295,7 +296,8 @@ def _settings(text: str) -> dict[str, Any]:
     match = _BINDING.fullmatch(line.strip()) or (_IN_BLOCK.fullmatch(line) if block else None)
     if match:
       try:
-        settings[match[1]] = ast.literal_eval(match[2])
+        with warnings.catch_warnings(action='ignore'):  # of escapes that Python does not know
+          settings[match[1]] = ast.literal_eval(match[2])
       except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # a macro, or worse
         continue
   return settings
