@@ -168,8 +168,9 @@ def _read(folder: epath.Path, step: str, moments: bool) -> _Checkpoint:
     state = manager.load_moments(RunFolder(folder).checkpoints_folder)
   flat = transfer.flatten(params)
   _check_finite(folder, number, flat)
-  for kind in adafactor.KINDS if state is not None else ():
-    _check_finite(folder, number, transfer.flatten(state[kind]))
+  if state is not None:
+    for kind in adafactor.KINDS:
+      _check_finite(folder, number, transfer.flatten(state[kind]))
   return _Checkpoint(folder, values, run, model, number, flat, state, fingerprint)
 
 

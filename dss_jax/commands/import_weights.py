@@ -130,7 +130,9 @@ def _quiet_threads() -> Iterator[None]:
   log = logging.getLogger('absl')
   level = log.level
   if not os.environ.get('DSS_TRACEBACK'):
-    sys.excepthook = sys.unraisablehook = threading.excepthook = lambda *_: None
+    sys.excepthook = lambda *_: None
+    sys.unraisablehook = lambda _: None
+    threading.excepthook = lambda _: None
     log.setLevel(logging.CRITICAL)
   try:
     yield
