@@ -175,8 +175,8 @@ def test_an_empty_folder_is_filled(run, tmp_path):
 @pytest.mark.parametrize(
   ('checkpoint', 'more', 'message'),
   [
-    ('nowhere', (), 'holds no config.json: CHECKPOINT is a folder of `dss train`'),
-    ('foreign', (), 'its config.json has no model'),
+    ('nowhere', (), 'holds no config.json with a model; CHECKPOINT is a folder that `dss train`'),
+    ('foreign', (), 'holds no config.json with a model; CHECKPOINT'),
     (None, ('--step=7',), r'one of \[1, 2\], not 7'),
   ],
 )

@@ -21,7 +21,7 @@ from dss_jax.runs.run_folder import RunFolder
 from dss_jax.tasks import builder, vocabulary
 from dss_jax.training import losses, optimizers
 
-AGREEMENT = tokenizer.Agreement(10, 0, None)
+AGREEMENT = {tokenizer.PIECES: tokenizer.Agreement(10, 0, None)}
 VALIDATION = {
   'step': 1, 'kind': 'validation', 'loss': 2.5, 'label/rows': 5.0, 'accuracy': 0.4,
   'accuracy_low': 0.1176, 'accuracy_high': 0.7693, 'unfinished': 0.2,
@@ -210,6 +210,19 @@ def test_counts_hashes_and_teacher_of_prepared_data(tmp_path, monkeypatch):
   assert f'{facts.fingerprint:08x}' in text
   assert row(text, 'teacher').startswith(release.TEACHER)
   assert huggingface_hub.ModelCard(text).data.datasets == ['svamp']
+
+
+def test_it_says_where_it_loads_and_which_ids_differ(facts):
+  different = {**AGREEMENT, tokenizer.HARD: tokenizer.Agreement(100, 3, 'zzz')}
+  text = model_card.card(facts, 1234, different)
+  assert 'other ids than in training to 3 of 100 hard texts; `spiece.model` is exact' in text
+  assert '97 of 100 hard texts' in text
+  assert 'other ids' not in text_of(facts)
+  assert row(text, 'CTranslate2 4.8').startswith('yes, with the same greedy outputs')
+  assert row(text, 'ONNX, by optimum-onnx 0.1').startswith('yes')
+  own = dataclasses.replace(facts.model, relative_bias_per_layer=True)
+  text = text_of(dataclasses.replace(facts, model=own))
+  assert row(text, 'ONNX, by optimum-onnx 0.1') == 'no: it has no export of umT5'
 
 
 # Texts of others

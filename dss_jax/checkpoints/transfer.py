@@ -1,7 +1,8 @@
 """Weights between our layout and another program's: what goes where, checked, read in parts.
 
 Owns the form of a table of names (`Recipe`), the check that it accounts for every tensor, and the
-reading and writing of single slices through it, so that only what is asked for is in memory.
+reading and writing of single slices through it, so that only what is asked for is in memory; a
+number that is NaN or infinite is refused where it is read.
 huggingface.py and t5x.py own the other programs' names, and their files.
 """
 
@@ -14,12 +15,15 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from dss_jax.checkpoints import foreign_files
 from dss_jax.models import t5
 from dss_jax.models.t5 import T5Config
 
 Index = tuple[slice, ...]
 Path = tuple[str, ...]
 SHOWN = 5  # names in a message
+LARGEST = 1 << 22  # of a network's sizes; a T5 has at most 256,384 ids
+MOST_LAYERS = 1024  # of a stack; a T5 has at most 24
 FAMILIES = {
   (('relu',), True, False): 'T5 1.0',
   (('gelu', 'linear'), False, False): 'T5 1.1 (also LM-adapted, Flan-T5, mT5 and ByT5)',
@@ -146,6 +150,7 @@ def check(
     ValueError: a tensor is missing, left over or of another shape; the message names it, and the
       family that would fit.
   """
+  _check_sizes(origin, config)
   recipe = make_recipe(config)
   names = list(itertools.chain.from_iterable(leaf.names for leaf in recipe.values()))
   assert len(names) == len(set(names)), 'a recipe names a tensor twice'
@@ -241,9 +246,34 @@ def _aligned(shape, dtype) -> np.ndarray:
 def _read_one(name: str, axes: tuple[int, ...], tensors: Mapping[str, Tensor], index: Index):
   theirs = tuple(index[ours] for ours in np.argsort(axes))
   try:
-    return tensors[name].read(theirs).transpose(axes)
-  except (OSError, EOFError, ValueError, RuntimeError) as error:
+    part = tensors[name].read(theirs).transpose(axes)
+  except (OSError, EOFError, ValueError, RuntimeError, MemoryError) as error:
     raise ValueError(f'{name} cannot be read: {error}.') from error
+  if not is_finite(part):
+    raise ValueError(
+      f'{name} holds NaN or infinity, so nothing could be trained from it or answered with it: '
+      'take weights whose values are all finite, such as an earlier checkpoint.'
+    )
+  return part
+
+
+def is_finite(array: np.ndarray) -> bool:
+  """Whether no number of an array is NaN or infinite; needs no memory of the array's size."""
+  if not array.size:
+    return True
+  with np.errstate(invalid='ignore'):
+    return bool(np.isfinite(array.min()) and np.isfinite(array.max()))
+
+
+def _check_sizes(origin: str, config: T5Config) -> None:
+  """Refuses a network whose table of names or shapes alone would fill the memory."""
+  layers = ('num_encoder_layers', 'num_decoder_layers')
+  most = {field.name: LARGEST for field in dataclasses.fields(config)}
+  most.update(dict.fromkeys(layers, MOST_LAYERS))
+  for name, limit in most.items():
+    value = getattr(config, name)
+    if type(value) is int and value > limit:
+      raise ValueError(f'{origin} has {name} {value}; expected at most {limit}.')
 
 
 def _our_shapes(config: T5Config) -> dict[Path, tuple[int, ...]]:
@@ -253,6 +283,7 @@ def _our_shapes(config: T5Config) -> dict[Path, tuple[int, ...]]:
 def _listed(problem: str, names: list[str]) -> list[str]:
   if not names:
     return []
+  names = [foreign_files.shown(name) for name in names]
   more = f' and {len(names) - SHOWN} more' if len(names) > SHOWN else ''
   return [f'{problem}: {", ".join(names[:SHOWN])}{more}']
 

@@ -8,7 +8,6 @@ model card is model_card.py's.
 import argparse
 import json
 import pathlib
-import shutil
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -22,17 +21,19 @@ from dss_jax import methods
 from dss_jax.checkpoints import adafactor, manager, transfer
 from dss_jax.checkpoints.hf import huggingface, tokenizer
 from dss_jax.checkpoints.t5x import t5x, t5x_adafactor
+from dss_jax.inference import evaluator
 from dss_jax.models import t5
 from dss_jax.models.t5 import T5Config
 from dss_jax.parallel import partitioning
 from dss_jax.runs import card_facts, model_card, pretrained, run_config, run_folder
 from dss_jax.runs.run_folder import RunFolder
-from dss_jax.settings import arguments, json_form, whole_files
+from dss_jax.settings import arguments, json_form, whole_files, whole_folders
 from dss_jax.tasks import set_vocabulary
 from dss_jax.training import optimizers, train_state
 
 README = 'README.md'
 T5X_GIN = 'model.gin'
+COMPARED = 2000  # inputs of the validation split that the tokenizer is compared on
 _DESCRIPTION = """\
 Writes a student for other programs: for Hugging Face a folder that `transformers` loads, with
 tokenizer and model card; for T5X a folder with checkpoint_<step>, Adafactor's state if the run has
@@ -71,29 +72,27 @@ class _Checkpoint(NamedTuple):
 def main(argv: Sequence[str]) -> int:
   """Runs `dss export`; returns the exit code."""
   options = _parser().parse_args(argv)
+  with whole_folders.cleaned_up_at_sigterm():
+    summary = _export(options)
+  print(json.dumps({'output': options.output, **summary}))
+  return 0
+
+
+def _export(options: argparse.Namespace) -> dict[str, Any]:
+  """Exports into a new or empty folder; returns the summary of `export`."""
   output = whole_files.absolute(epath.Path(options.output).expanduser())
   if output.exists() and (not output.is_dir() or any(output.iterdir())):
     raise ValueError(f'OUTPUT {output} exists and is not empty; name a new folder, or empty it.')
-  remote = '://' in str(output)
-  if remote:
-    temporary = pathlib.Path(tempfile.mkdtemp())
-  else:
-    temporary = pathlib.Path(output).with_name(f'.{output.name}.tmp')
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-  try:
-    arguments.import_modules(options.modules)
-    summary = export(
-      options.checkpoint, options.step, options.to, temporary, output, bool(options.modules)
-    )
-    if remote:
-      _upload(temporary, output)
-    else:
-      temporary.replace(output)  # takes the place of an empty folder
-  finally:
-    shutil.rmtree(temporary, ignore_errors=True)
-  print(json.dumps({'output': options.output, **summary}))
-  return 0
+  arguments.import_modules(options.modules)
+  what = (options.checkpoint, options.step, options.to)
+  has_module = bool(options.modules)
+  if '://' in str(output):
+    with tempfile.TemporaryDirectory(prefix='dss-export-') as folder:
+      summary = export(*what, pathlib.Path(folder), output, has_module)
+      _upload(pathlib.Path(folder), output)
+      return summary
+  with whole_folders.new_folder(output) as temporary:
+    return export(*what, pathlib.Path(temporary), output, has_module)
 
 
 def _upload(folder: pathlib.Path, output: epath.Path) -> None:
@@ -139,22 +138,14 @@ def export(
   return {'to': program, 'step': source.step, **written}
 
 
-# ---------------------------------------------------------------- reading
-
-
 def _read(folder: epath.Path, step: str, moments: bool) -> _Checkpoint:
   """Reads a checkpoint; with `moments`, Adafactor's state too."""
-  path = folder / run_folder.SETTINGS
-  if not path.exists():
-    raise ValueError(
-      f'{folder} holds no {run_folder.SETTINGS}: CHECKPOINT is a folder of `dss train` or '
-      '`dss import`.'
-    )
-  values = RunFolder(folder).load_values()
+  path = RunFolder(folder).settings_file
+  values = RunFolder(folder).load_values() if path.exists() else {}
   if 'model' not in values:
     raise ValueError(
-      f'{folder} is not a checkpoint of ours, its {run_folder.SETTINGS} has no model: CHECKPOINT '
-      'is a folder of `dss train` or `dss import`.'
+      f'{folder} holds no {run_folder.SETTINGS} with a model; CHECKPOINT is a folder that '
+      '`dss train` or `dss import` wrote.'
     )
   run = RunFolder(folder).load_settings() if 'train_steps' in values else None
   model = json_form.from_dict(T5Config, values['model'], f'{path}: model')
@@ -175,9 +166,21 @@ def _read(folder: epath.Path, step: str, moments: bool) -> _Checkpoint:
     saved.close()
   if run is None and moments and manager.has_moments(RunFolder(folder).checkpoints_folder):
     state = manager.load_moments(RunFolder(folder).checkpoints_folder)
-  return _Checkpoint(
-    folder, values, run, model, number, transfer.flatten(params), state, fingerprint
-  )
+  flat = transfer.flatten(params)
+  _check_finite(folder, number, flat)
+  if state is not None:
+    for kind in adafactor.KINDS:
+      _check_finite(folder, number, transfer.flatten(state[kind]))
+  return _Checkpoint(folder, values, run, model, number, flat, state, fingerprint)
+
+
+def _check_finite(folder: epath.Path, step: int, arrays: Mapping[transfer.Path, Any]) -> None:
+  for path, array in arrays.items():
+    if not transfer.is_finite(np.asarray(array)):
+      raise ValueError(
+        f'{"/".join(path)} of {folder}, step {step}, holds NaN or infinity, so no program could '
+        'use it; --step names another checkpoint.'
+      )
 
 
 def _set_up(source: _Checkpoint) -> seqio.Vocabulary | None:
@@ -199,21 +202,38 @@ def _write_huggingface(
       f'{source.folder} has no vocabulary, without which transformers cannot use it: put the '
       f'SentencePiece model that it was trained with there, as {run_folder.VOCABULARY}.'
     )
-  huggingface.write(folder, source.model, source.params)
+  facts = _facts(source, vocabulary, name, has_module)
+  length = max(card_facts.output_lengths(facts).values())
+  huggingface.write(folder, source.model, source.params, length)
   compared = _compare(huggingface.open_pretrained(str(folder)), source)
   lengths = source.run.data.task_feature_lengths if source.run else {}
-  agreement = tokenizer.write(folder, vocabulary, _rows(source.model), lengths.get('inputs'))
-  if agreement.different:
-    print(
-      f'warning: tokenizer.json gives other ids than our vocabulary to {agreement.different} of '
-      f'{agreement.texts} texts of its own pieces, such as {agreement.example!r}',
-      file=sys.stderr,
-    )
-  facts = _facts(source, vocabulary, name, has_module)
+  agreements = tokenizer.write(
+    folder, vocabulary, _rows(source.model), lengths.get('inputs'), _inputs(facts)
+  )
+  for kind, agreement in agreements.items():
+    if agreement.different:
+      print(
+        f'warning: tokenizer.json gives other ids than our vocabulary to {agreement.different} of '
+        f'{agreement.texts} {kind}, such as {agreement.example!a}; {tokenizer.SENTENCEPIECE} gives '
+        'ours (see "Where this loads" in the README.md)',
+        file=sys.stderr,
+      )
   size = sum(array.size for array in source.params.values())
-  (folder / README).write_text(model_card.card(facts, size, agreement), encoding='utf-8')
-  texts = {'tokenizer_texts': agreement.texts, 'tokenizer_different': agreement.different}
-  return {**compared, **texts}
+  (folder / README).write_text(model_card.card(facts, size, agreements), encoding='utf-8')
+  return {
+    **compared,
+    'tokenizer_texts': sum(agreement.texts for agreement in agreements.values()),
+    'tokenizer_different': sum(agreement.different for agreement in agreements.values()),
+  }
+
+
+def _inputs(facts: card_facts.Facts) -> list[str]:
+  """Real texts to compare the tokenizer on: of the validation split, where the data is there."""
+  if facts.run is None or isinstance(facts.data, str) or facts.data.question is None:
+    return []
+  task = run_config.evaluation_task(facts.run)
+  examples = evaluator.load_examples(task, facts.run.eval.split, COMPARED)
+  return list(examples.texts['inputs_pretokenized'])
 
 
 def _rows(model: T5Config) -> int:

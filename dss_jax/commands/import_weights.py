@@ -5,13 +5,17 @@ pretrained.py's and checkpoints/'s.
 """
 
 import argparse
+import contextlib
 import gc
 import json
+import logging
+import os
 import resource
 import sys
+import threading
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -23,7 +27,7 @@ from dss_jax.models import t5
 from dss_jax.parallel import partitioning
 from dss_jax.runs import pretrained, run_folder
 from dss_jax.runs.run_folder import RunFolder
-from dss_jax.settings import json_form
+from dss_jax.settings import json_form, whole_files, whole_folders
 
 _DESCRIPTION = """\
 Reads the weights of Hugging Face or T5X and writes a folder that INITIAL_CHECKPOINT_PATH takes:
@@ -42,7 +46,15 @@ to read them quickly many times, or where training has no network.
 def main(argv: Sequence[str]) -> int:
   """Runs `dss import`; returns the exit code."""
   options = _parser().parse_args(argv)
-  output = epath.Path(options.output).expanduser()
+  with whole_folders.cleaned_up_at_sigterm():
+    summary = _import(options)
+  print(json.dumps(summary))
+  return 0
+
+
+def _import(options: argparse.Namespace) -> dict[str, Any]:
+  """Imports into a new folder; returns what the last line of the output says."""
+  output = whole_files.absolute(epath.Path(options.output).expanduser())
   if output.exists():
     raise ValueError(f'OUTPUT {output} exists already; name a new folder, or remove it.')
   weights = pretrained.open_weights(options.path, getattr(options, 'from'))
@@ -51,20 +63,11 @@ def main(argv: Sequence[str]) -> int:
   if vocabulary is None:
     print('warning: the weights come without a vocabulary; give --vocabulary, the one they were '
           'trained with, or VOCABULARY when you train.', file=sys.stderr)  # fmt: skip
-  temporary = output.with_name(f'.{output.name}.tmp')
-  if temporary.exists():
-    temporary.rmtree()
   started = time.perf_counter()
-  try:
+  with whole_folders.new_folder(output) as temporary:
     summary = import_weights(weights, vocabulary, temporary)
-    temporary.replace(output)
-  except BaseException:
-    if temporary.exists():
-      temporary.rmtree()
-    raise
-  summary['seconds'] = round(time.perf_counter() - started, 1)
-  print(json.dumps({'output': str(output), **summary}))
-  return 0
+  seconds = round(time.perf_counter() - started, 1)
+  return {'output': str(epath.Path(options.output).expanduser()), **summary, 'seconds': seconds}
 
 
 def import_weights(
@@ -75,7 +78,7 @@ def import_weights(
   Args:
     weights: opened.
     vocabulary: 'bytes', a SentencePiece model, a folder with one, or None.
-    folder: does not exist yet.
+    folder: empty, or does not exist yet.
 
   Returns:
     JSON values: source, parameters (how many), adafactor (whether its state was imported),
@@ -87,8 +90,9 @@ def import_weights(
   abstract_params = partitioning.on_host(t5.abstract(weights.config)[0])
   params = weights.load(abstract_params)
   moments = weights.load_moments and weights.load_moments()
-  folder.mkdir(parents=True)
-  manager.save_weights(RunFolder(folder).checkpoints_folder, params, moments)
+  folder.mkdir(parents=True, exist_ok=True)
+  with _quiet_threads():
+    manager.save_weights(RunFolder(folder).checkpoints_folder, params, moments)
   checksums = {path: _checksum(array) for path, array in transfer.flatten(params).items()}
   del params
   gc.collect()
@@ -117,6 +121,25 @@ def import_weights(
     'vocabulary': values['vocabulary'],
     'peak_memory_bytes': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
   }
+
+
+@contextlib.contextmanager
+def _quiet_threads() -> Iterator[None]:
+  """Hides the tracebacks that threads of orbax print of an error that is raised here too."""
+  hooks = sys.excepthook, sys.unraisablehook, threading.excepthook
+  log = logging.getLogger('absl')
+  level = log.level
+  if not os.environ.get('DSS_TRACEBACK'):
+    sys.excepthook = lambda *_: None
+    sys.unraisablehook = lambda _: None
+    threading.excepthook = lambda _: None
+    log.setLevel(logging.CRITICAL)
+  try:
+    yield
+  finally:
+    gc.collect()  # of coroutines that an error left
+    sys.excepthook, sys.unraisablehook, threading.excepthook = hooks
+    log.setLevel(level)
 
 
 def _checksum(array: jax.Array) -> int:

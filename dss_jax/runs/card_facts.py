@@ -14,13 +14,17 @@ from typing import Any, NamedTuple
 import seqio
 from etils import epath
 
+from dss_jax import methods
 from dss_jax.data import pipeline
+from dss_jax.methods.base import Row
 from dss_jax.models.t5 import T5Config
 from dss_jax.runs import run_config
 from dss_jax.runs.run_folder import RunFolder
 from dss_jax.settings import fields, json_form
 from dss_jax.tasks import prepared, registration
 
+WITHOUT_A_RUN = 64
+"""Most tokens of an output of weights that were not trained here."""
 _Z95 = statistics.NormalDist().inv_cdf(0.975)
 
 
@@ -80,6 +84,16 @@ class Facts:
   fingerprint: int | None = None
   data: Data | str = 'It was not trained here.'
   scores: Sequence[Score] = ()
+
+
+def output_lengths(facts: Facts) -> dict[Row, int]:
+  """The rows that a student answers, its method's answer first, and most tokens of each output.
+
+  For weights that were not trained here, the rows are those of step by step.
+  """
+  method = (facts.run and facts.run.method) or methods.get(methods.DEFAULT)
+  rows = (method.answer, *method.other_rows)
+  return {row: facts.run.output_length(row) if facts.run else WITHOUT_A_RUN for row in rows}
 
 
 def of_run(

@@ -8,7 +8,7 @@ import hashlib
 import importlib.metadata
 import re
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -17,7 +17,7 @@ from etils import epath
 from dss_jax import methods
 from dss_jax.checkpoints.hf import tokenizer
 from dss_jax.methods.base import fields_of
-from dss_jax.runs import run_config
+from dss_jax.runs import card_facts, run_config
 from dss_jax.runs.card_facts import Data, Facts, Score
 from dss_jax.settings import fields
 from dss_jax.settings.printable import printable
@@ -27,13 +27,13 @@ PLACEHOLDERS = {'input': 'A question of the kind that it was trained on.'}
 _HUB_ID = re.compile(r'(?:Hugging Face )?([A-Za-z0-9][\w.-]*/[\w.-]+)')
 
 
-def card(facts: Facts, parameters: int, agreement: tokenizer.Agreement) -> str:
+def card(facts: Facts, parameters: int, agreements: Mapping[str, tokenizer.Agreement]) -> str:
   """The README.md.
 
   Args:
     facts: of the student.
     parameters: number of its parameters.
-    agreement: of its tokenizer files with its vocabulary.
+    agreements: of its tokenizer files with its vocabulary, by kind of text.
   """
   front = yaml.safe_dump(_front_matter(facts), sort_keys=False, allow_unicode=True, width=1000)
   sections = [
@@ -41,10 +41,11 @@ def card(facts: Facts, parameters: int, agreement: tokenizer.Agreement) -> str:
     f'# {_inline(facts.name)}',
     _introduction(facts),
     f'## Use\n\n{_use(facts)}',
+    f'## Where this loads\n\n{_loads(facts, agreements)}',
     f'## Metrics\n\n{_metrics(facts.scores)}',
     f'## Training\n\n{_training(facts)}',
     f'## Data\n\n{_data(facts)}',
-    f'## Size and vocabulary\n\n{_size(facts, parameters, agreement)}',
+    f'## Size and vocabulary\n\n{_size(facts, parameters, agreements)}',
   ]
   if facts.gin:
     sections.append(
@@ -97,7 +98,7 @@ def _introduction(facts: Facts) -> str:
 
 def _use(facts: Facts) -> str:
   method = (facts.run and facts.run.method) or methods.get(methods.DEFAULT)
-  rows = (method.answer, *method.other_rows)
+  rows = card_facts.output_lengths(facts)
   example = (facts.data.question if isinstance(facts.data, Data) else None) or {}
   wanted = sorted(frozenset[str]().union(*(fields_of(row.input) for row in rows)))
   question = {name: example.get(name) or PLACEHOLDERS.get(name, name) for name in wanted}
@@ -109,21 +110,70 @@ def _use(facts: Facts) -> str:
   if facts.run is not None:
     longest = facts.run.data.task_feature_lengths['inputs']
     sentences.append(f'Inputs were cut at {longest} tokens.')
-  max_new_tokens = {row.input: facts.run.output_length(row) if facts.run else 64 for row in rows}
+  tokens = {row.input: length for row, length in rows.items()}
   program = f"""from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 path = '.'  # this folder
 tokenizer = AutoTokenizer.from_pretrained(path)
 model = AutoModelForSeq2SeqLM.from_pretrained(path).eval()
 question = {question!r}
-for template, max_new_tokens in {max_new_tokens!r}.items():
+for template, tokens in {tokens!r}.items():
   inputs = tokenizer(template.format(**question), return_tensors='pt', truncation=True)
-  outputs = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+  outputs = model.generate(**inputs, max_length=1 + tokens, do_sample=False)
   print(tokenizer.decode(outputs[0], skip_special_tokens=True))"""
   return f"""{' '.join(sentences)} `</s>` separates the parts of an input, as in
 `premise</s>hypothesis`. Use `AutoTokenizer`; `T5Tokenizer` cannot read all our vocabularies.
 
 {_block(program, 'python')}"""
+
+
+def _loads(facts: Facts, agreements: Mapping[str, tokenizer.Agreement]) -> str:
+  """Which programs were tried on exports of this kind, and what does not work in them, and why."""
+  table = _table(
+    ('program', 'loads it'), [(name, _Markup(text)) for name, text in _programs(facts).items()]
+  )
+  text = (
+    '`skip_special_tokens=True` leaves out the unknown token, which dss_jax shows as ` \u2047 `.'
+  )
+  different = [
+    f'{agreement.different} of {agreement.texts} {kind}'
+    for kind, agreement in agreements.items()
+    if agreement.different
+  ]
+  if different:
+    text += (
+      f' `tokenizer.json` gives other ids than in training to {" and ".join(different)}; '
+      f'`{tokenizer.SENTENCEPIECE}` is exact: with `sentencepiece`, encode each part between '
+      '`</s>`, stripped, and end it with id 1.'
+    )
+  return f'{table}\n\n{text}'
+
+
+def _programs(facts: Facts) -> dict[str, str]:
+  """What `benchmarks/ct2_parity.py` and trials of these versions showed, by program."""
+  length = max(card_facts.output_lengths(facts).values())
+  scaled = (
+    '. For beam search and scores convert with transformers 4: with 5, the converter scales the '
+    'logits by d_model^-1/2'
+  )
+  return {
+    'transformers 5.23 and 4.57': (
+      f'yes; `generate()` without arguments writes up to {length} tokens. The pipeline '
+      '`text2text-generation` works in 4; 5 has none for models of this kind'
+    ),
+    'CTranslate2 4.8': (
+      'yes, with the same greedy outputs: `ct2-transformers-converter --model . --output_dir ct2`'
+      f'{"" if facts.model.logits_via_embedding else scaled}'
+    ),
+    'ONNX, by optimum-onnx 0.1': (
+      'no: it has no export of umT5'
+      if facts.model.relative_bias_per_layer
+      else 'yes, with the same greedy outputs; it needs transformers 4'
+    ),
+    'sentence-transformers 6.2': (
+      'the encoder alone, and the mean of its outputs, which it was not trained for'
+    ),
+  }
 
 
 def _metrics(scores: Sequence[Score]) -> str:
@@ -226,15 +276,15 @@ def _data(facts: Facts) -> str:
   return '\n\n'.join(parts)
 
 
-def _size(facts: Facts, parameters: int, agreement: tokenizer.Agreement) -> str:
+def _size(facts: Facts, parameters: int, agreements: Mapping[str, tokenizer.Agreement]) -> str:
   model, path = facts.model, tokenizer.sentencepiece_path(facts.vocabulary)
   vocabulary = 'bytes'
   if path is not None:
     digest = hashlib.sha256(epath.Path(path).read_bytes()).hexdigest()
     vocabulary = f'SentencePiece, {tokenizer.SENTENCEPIECE}, SHA-256 {digest}'
-  agreement_text = (
-    f'{agreement.texts - agreement.different} of {agreement.texts} texts of its own pieces get '
-    'the same ids from tokenizer.json'
+  alike = ', '.join(
+    f'{agreement.texts - agreement.different} of {agreement.texts} {kind}'
+    for kind, agreement in agreements.items()
   )
   rows = [
     ('parameters', f'{parameters:,}'),
@@ -245,7 +295,8 @@ def _size(facts: Facts, parameters: int, agreement: tokenizer.Agreement) -> str:
     ('heads', f'{model.num_heads} of {model.head_dim}'),
     ('layers', f'{model.num_encoder_layers} + {model.num_decoder_layers}'),
     ('embedding', f'{model.vocab_size} rows{", tied" if model.logits_via_embedding else ""}'),
-    ('vocabulary', f'{facts.vocabulary.vocab_size} ids; {vocabulary}; {agreement_text}'),
+    ('vocabulary', f'{facts.vocabulary.vocab_size} ids; {vocabulary}'),
+    (_Markup('same ids from `tokenizer.json`'), alike),
   ]
   return _table(('', ''), rows)
 

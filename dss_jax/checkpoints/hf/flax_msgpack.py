@@ -17,13 +17,15 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from dss_jax.checkpoints import spans
+from dss_jax.checkpoints import foreign_files, spans
 from dss_jax.checkpoints.transfer import Tensor
 
 _DTYPES = {'float32': np.float32, 'float16': np.float16, 'bfloat16': ml_dtypes.bfloat16}
 _CHUNKED = '__msgpack_chunked_array__'
 _ARRAY = 1
 _DEEPEST = 64  # nesting; a T5 has 8 levels
+_MOST_VALUES = 200_000  # in a file; a T5X index of the largest T5 has some 80,000
+_MOST_AXES, _MOST_BYTES = 8, 1 << 50
 _NUMBERS = {  # first byte -> struct format of the value that follows
   0xCA: '>f', 0xCB: '>d', 0xCC: '>B', 0xCD: '>H', 0xCE: '>I', 0xCF: '>Q',
   0xD0: '>b', 0xD1: '>h', 0xD2: '>i', 0xD3: '>q',
@@ -37,6 +39,9 @@ _SIZED = {  # first byte -> (kind, struct format of the size that follows)
 }  # fmt: skip
 _CONSTANTS = {0xC0: None, 0xC2: False, 0xC3: True}
 _FIXED_EXTENSIONS = range(0xD4, 0xD9)  # of 1, 2, 4, 8 and 16 bytes
+
+
+_ERRORS = (ValueError, TypeError, KeyError, IndexError, AttributeError, struct.error)
 
 
 class _Bytes(NamedTuple):
@@ -60,27 +65,44 @@ def open_arrays(path: pathlib.Path) -> dict[str, Tensor]:
     ValueError: the file is truncated, corrupt, or holds something other than float arrays.
     OSError: it cannot be read.
   """
-  size = path.stat().st_size
-  if not size:
-    raise ValueError(f'{path} is empty.')
+  size = foreign_files.check(path, 'a Flax model')
   with open(path, 'rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
     try:
-      walk = _Walk(data)
-      tree = walk.value()
-      if walk.at != size:
-        raise ValueError(f'its content ends at byte {walk.at}')
+      tree = _walked(data)
       return {name: _tensor(path, data, name, node) for name, node in _leaves(tree, '')}
-    except (ValueError, TypeError, KeyError, IndexError, struct.error) as error:
+    except _ERRORS as error:
       raise ValueError(
-        f'{path} ({size} bytes) is truncated, corrupt or not a Flax model: {error}.'
+        f'{path} ({size} bytes) is truncated, corrupt or not a Flax model: '
+        f'{foreign_files.shown(error)}.'
       ) from error
+
+
+def check(content: bytes) -> None:
+  """Walks over msgpack that another program will read: it is whole, shallow and of few values.
+
+  Raises:
+    ValueError: it is not.
+  """
+  try:
+    _walked(content)
+  except _ERRORS as error:
+    raise ValueError(str(error)) from error
+
+
+def _walked(data: mmap.mmap | bytes) -> Any:
+  walk = _Walk(data)
+  tree = walk.value()
+  if walk.at != len(data):
+    raise ValueError(f'its content ends at byte {walk.at}')
+  return tree
 
 
 class _Walk:
   """Reads msgpack from a position on and skips binary data."""
 
-  def __init__(self, data: mmap.mmap, start: int = 0, stop: int | None = None):
+  def __init__(self, data: mmap.mmap | bytes, start: int = 0, stop: int | None = None):
     self.data = data
+    self.values = 0
     self.at = start
     self.stop = len(data) if stop is None else stop
 
@@ -88,6 +110,9 @@ class _Walk:
     """The value at the current position, which moves past it."""
     if depth > _DEEPEST:
       raise ValueError(f'values are nested deeper than {_DEEPEST}')
+    self.values += 1
+    if self.values > _MOST_VALUES:
+      raise ValueError(f'it has more than {_MOST_VALUES} values, which no T5 has')
     first = self._number('>B')
     if first in _CONSTANTS:
       return _CONSTANTS[first]
@@ -149,6 +174,10 @@ def _tensor(path: pathlib.Path, data: mmap.mmap, name: str, node: Any) -> Tensor
   else:
     chunks = [_array(data, name, node)]
     shape, dtype = chunks[0].shape, chunks[0].dtype
+  if len(shape) > _MOST_AXES or not all(
+    type(number) is int and 0 <= number < _MOST_BYTES for number in shape
+  ):
+    raise ValueError(f'{name} has shape {shape}; expected integers from 0')
   size = sum(chunk.data.size for chunk in chunks)
   if size != math.prod(shape) * dtype.itemsize:
     raise ValueError(f'{name} has {size} bytes, which do not fit shape {shape} of {dtype}')
@@ -161,6 +190,8 @@ def _array(data: mmap.mmap, name: str, node: Any) -> _Array:
   if not isinstance(node, _Bytes) or node.extension != _ARRAY:
     raise ValueError(f'{name} is not an array')
   shape, dtype, content = _Walk(data, node.start, node.start + node.size).value()
-  if dtype not in _DTYPES:
+  if not isinstance(dtype, str) or dtype not in _DTYPES:
     raise ValueError(f'{name} has dtype {dtype}; expected one of {", ".join(_DTYPES)}')
+  if not isinstance(content, _Bytes):
+    raise ValueError(f'{name} has no bytes')
   return _Array(tuple(shape), np.dtype(_DTYPES[dtype]), content)

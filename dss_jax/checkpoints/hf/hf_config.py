@@ -10,11 +10,12 @@ it always scales: for a umT5 with a separate output layer, the logits of version
 of version 4 and T5X by the factor d_model^-1/2).
 """
 
-import json
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
+from dss_jax.checkpoints import foreign_files
 from dss_jax.models import layers
 from dss_jax.models.t5 import T5Config
 
@@ -53,17 +54,11 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
   Raises:
     ValueError: the file is missing or is not a JSON object.
   """
-  try:
-    content = json.loads(path.read_bytes())
-  except FileNotFoundError as error:
+  if not foreign_files.is_there(path):
     raise ValueError(
       f'{path.parent} has no {path.name}: a Hugging Face folder has one next to its weights.'
-    ) from error
-  except ValueError as error:
-    raise ValueError(f'{path} is not JSON: {error}.') from error
-  if not isinstance(content, dict):
-    raise ValueError(f'{path} holds a {type(content).__name__}; expected a JSON object.')
-  return content
+    )
+  return foreign_files.read_json(path, 'a JSON object')
 
 
 def network_of(config: Mapping[str, Any], origin: str) -> T5Config:
@@ -83,7 +78,8 @@ def network_of(config: Mapping[str, Any], origin: str) -> T5Config:
   for name in _SIZES.values():
     if type(settings.get(name)) is not int or settings[name] < 1:
       raise ValueError(
-        f'{origin} has {name} {settings.get(name)!r} in its {CONFIG}; expected a positive integer.'
+        f'{origin} has {name} {_value(settings.get(name))} in its {CONFIG}; expected a positive '
+        'integer.'
       )
   return T5Config(
     **{ours: settings[theirs] for ours, theirs in _SIZES.items()},
@@ -102,7 +98,8 @@ def ties_without_scaling(config: Mapping[str, Any]) -> bool:
   if not settings['tie_word_embeddings']:
     return False
   if settings.get('model_type') == 'mt5':  # of version 4, it is tied and scaled as a T5 1.0 is
-    return int(str(settings.get('transformers_version', '0')).split('.')[0]) >= 5
+    version = re.match(r'\d{1,4}', str(settings.get('transformers_version')))
+    return version is not None and int(version[0]) >= 5
   return settings.get('scale_decoder_outputs') is False
 
 
@@ -129,9 +126,15 @@ def config_json(config: T5Config) -> dict[str, Any]:
   }
 
 
-def generation_json() -> dict[str, Any]:
-  """The generation_config.json: the tokens that decoding starts, ends and pads with."""
-  return dict(TOKEN_IDS)
+def generation_json(max_length: int | None = None) -> dict[str, Any]:
+  """The generation_config.json: the tokens that decoding starts, ends and pads with, and its limit.
+
+  Args:
+    max_length: most tokens of an output, its start token not counted; None: 20, as transformers has
+      it. The file counts the start token, and names no `max_new_tokens`, which would overrule a
+      user's `max_length` and which the pipelines of transformers 4 do not follow.
+  """
+  return {**TOKEN_IDS, **({'max_length': max_length + 1} if max_length else {})}
 
 
 def _given(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,14 +142,20 @@ def _given(config: Mapping[str, Any]) -> dict[str, Any]:
   return {name: value for name, value in config.items() if value is not None}
 
 
+def _value(value: Any) -> str:
+  """A setting for a message."""
+  return repr(value)[: foreign_files.SHOWN]
+
+
 def _model_type(config: Mapping[str, Any], origin: str) -> str:
-  architectures = config.get('architectures') or ['']
+  architectures = config.get('architectures')
+  first = str(architectures[0]) if isinstance(architectures, list) and architectures else ''
   model_type = config.get('model_type')
-  if model_type is None and str(architectures[0]).startswith(('T5', 'MT5')):  # before 2020
-    model_type = 'mt5' if str(architectures[0]).startswith('MT5') else 't5'
-  if model_type not in _DEFAULTS:
+  if model_type is None and first.startswith(('T5', 'MT5')):  # before 2020
+    model_type = 'mt5' if first.startswith('MT5') else 't5'
+  if not isinstance(model_type, str) or model_type not in _DEFAULTS:
     raise ValueError(
-      f'{origin} has model_type {model_type!r} in its {CONFIG}; expected one of '
+      f'{origin} has model_type {_value(model_type)} in its {CONFIG}; expected one of '
       f'{", ".join(_DEFAULTS)}.'
     )
   return model_type
@@ -155,10 +164,15 @@ def _model_type(config: Mapping[str, Any], origin: str) -> str:
 def _check(settings: Mapping[str, Any], origin: str) -> None:
   """Refuses settings that our network does not support."""
   forward = settings['feed_forward_proj']
-  if forward not in ACTIVATIONS:
+  if not isinstance(forward, str) or forward not in ACTIVATIONS:
     raise ValueError(
-      f'{origin} has feed_forward_proj {forward!r} in its {CONFIG}; our network supports '
+      f'{origin} has feed_forward_proj {_value(forward)} in its {CONFIG}; our network supports '
       f'{" and ".join(ACTIVATIONS)}.'
+    )
+  tied = settings['tie_word_embeddings']
+  if not isinstance(tied, bool):
+    raise ValueError(
+      f'{origin} has tie_word_embeddings {_value(tied)} in its {CONFIG}; expected true or false.'
     )
   computed = {
     'is_encoder_decoder': True,
@@ -166,7 +180,7 @@ def _check(settings: Mapping[str, Any], origin: str) -> None:
     'is_gated_act': forward.startswith('gated'),
     'layer_norm_epsilon': layers.NORM_EPSILON,
     **TOKEN_IDS,
-    'scale_decoder_outputs': settings['tie_word_embeddings'],
+    'scale_decoder_outputs': tied,
     'tie_encoder_decoder': False,
     'pruned_heads': {},
     'quantization_config': {},
@@ -177,5 +191,5 @@ def _check(settings: Mapping[str, Any], origin: str) -> None:
     given = settings.get(name, value)
     if given != value:
       raise ValueError(
-        f'{origin} has {name} {given!r} in its {CONFIG}; our network supports only {value!r}.'
+        f'{origin} has {name} {_value(given)} in its {CONFIG}; our network supports only {value!r}.'
       )

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, BinaryIO
@@ -19,7 +20,7 @@ from typing import Any, BinaryIO
 import ml_dtypes
 import numpy as np
 
-from dss_jax.checkpoints import spans
+from dss_jax.checkpoints import foreign_files, spans
 from dss_jax.checkpoints.hf import flax_msgpack
 from dss_jax.checkpoints.transfer import Index, Tensor
 
@@ -27,13 +28,25 @@ SAFETENSORS, MSGPACK, BIN = 'model.safetensors', 'flax_model.msgpack', 'pytorch_
 INDEX = '.index.json'  # after a name: where the tensors of its shards are
 SHARD_BYTES = 5_000_000_000
 _DTYPES = {'F32': np.float32, 'F16': np.float16, 'BF16': ml_dtypes.bfloat16}
+_OTHER_DTYPES = {  # of the format; whose weights would have to be scaled, or are none
+  'F64': '64-bit floats', 'F8': '8-bit floats', 'F6': '6-bit floats', 'F4': '4-bit floats',
+  'C64': 'complex numbers', 'BOOL': 'truth values', 'I8': '8-bit integers',
+  'U8': '8-bit integers', 'I16': '16-bit integers', 'U16': '16-bit integers',
+  'I32': '32-bit integers', 'U32': '32-bit integers', 'I64': '64-bit integers',
+  'U64': '64-bit integers',
+}  # fmt: skip
+_MOST_AXES, _MOST_BYTES = 8, 1 << 50
+_TORCH = (2, 6)  # before, torch.load runs code of some files in spite of weights_only
 _METADATA = '__metadata__'
 _HEADER_SIZE = struct.Struct('<Q')
 _LFS_POINTER = b'version https://git-lfs'
 Opener = Callable[[pathlib.Path], dict[str, Tensor]]
 INSTALL_TORCH = (
-  'needs torch to be read: pip install torch (the CPU build is enough), or convert it to '
+  "needs torch to be read: pip install 'torch>=2.6' (the CPU build is enough), or convert it to "
   'safetensors with transformers'
+)
+SAVE_AS_FLOATS = (
+  'load it with transformers and save it again with model.float().save_pretrained(FOLDER)'
 )
 
 
@@ -50,9 +63,9 @@ def open_weights(folder: pathlib.Path) -> dict[str, Tensor]:
     OSError: a file cannot be read.
   """
   for name, open_file in _FORMATS.items():
-    if (folder / name).is_file():
+    if foreign_files.is_there(folder / name):
       return _opened(folder / name, open_file)
-    if (folder / f'{name}{INDEX}').is_file():
+    if foreign_files.is_there(folder / f'{name}{INDEX}'):
       return _open_shards(folder / f'{name}{INDEX}', open_file)
   raise ValueError(
     f'{folder} holds no weights: expected one of {", ".join(_FORMATS)}, or its {INDEX} file.'
@@ -99,6 +112,7 @@ def write_weights(
 
 def _open_safetensors(path: pathlib.Path) -> dict[str, Tensor]:
   size = path.stat().st_size
+  most = foreign_files.MOST_JSON
   with open(path, 'rb') as file:
     start = file.read(_HEADER_SIZE.size)
     length = _HEADER_SIZE.unpack(start)[0] if len(start) == _HEADER_SIZE.size else 0
@@ -107,16 +121,24 @@ def _open_safetensors(path: pathlib.Path) -> dict[str, Tensor]:
         f'{path} is truncated or not a safetensors file: its header should have {length} '
         f'bytes, but the file has {size}.'
       )
-    try:
-      header = json.loads(file.read(length))
-      entries = {name: _entry(name, entry) for name, entry in header.items() if name != _METADATA}
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-      raise ValueError(f'{path} has a corrupt header: {error!r}.') from error
+    if length > most:
+      raise ValueError(
+        f'{path} has a header of {length} bytes; expected at most {most}, which no T5 exceeds.'
+      )
+    header = foreign_files.parse_json(file.read(length), f'{path} has a corrupt header, which')
+  _check_dtypes(path, header)
+  try:
+    entries = {name: _entry(name, entry) for name, entry in header.items() if name != _METADATA}
+  except (ValueError, TypeError, KeyError, AttributeError) as error:
+    why = error if isinstance(error, ValueError) else repr(error)
+    raise ValueError(f'{path} has a corrupt header: {foreign_files.shown(why)}.') from error
   first = _HEADER_SIZE.size + length
   end = 0
   for name, (_, _, (at, stop)) in sorted(entries.items(), key=lambda item: item[1][2]):
     if at != end:
-      raise ValueError(f'{path} has a corrupt header: {name} starts at byte {at}, not {end}.')
+      raise ValueError(
+        f'{path} has a corrupt header: {foreign_files.shown(name)} starts at byte {at}, not {end}.'
+      )
     end = stop
   if size != first + end:
     raise ValueError(
@@ -129,12 +151,26 @@ def _open_safetensors(path: pathlib.Path) -> dict[str, Tensor]:
   }
 
 
+def _check_dtypes(path: pathlib.Path, header: Mapping[str, Any]) -> None:
+  """Refuses tensors of a type that the format has, but that is not one of weights as floats."""
+  for name, entry in header.items():
+    dtype = entry.get('dtype') if name != _METADATA and isinstance(entry, dict) else None
+    words = isinstance(dtype, str) and _OTHER_DTYPES.get(dtype.partition('_')[0])
+    if words:
+      raise ValueError(
+        f'{path} holds {foreign_files.shown(name)} as {words}, dtype '
+        f'{foreign_files.shown(dtype)}; expected one of {", ".join(_DTYPES)}: {SAVE_AS_FLOATS}.'
+      )
+
+
 def _entry(name: str, entry: Mapping[str, Any]) -> tuple[np.dtype, tuple[int, ...], tuple]:
   """Type, shape and place of a tensor, as a safetensors header gives them."""
   shape, (at, stop) = tuple(entry['shape']), entry['data_offsets']
   if entry['dtype'] not in _DTYPES:
     raise ValueError(f'{name} has dtype {entry["dtype"]}; expected one of {", ".join(_DTYPES)}')
-  if not all(type(number) is int and number >= 0 for number in (*shape, at, stop)):
+  if len(shape) > _MOST_AXES or not all(
+    type(number) is int and 0 <= number < _MOST_BYTES for number in (*shape, at, stop)
+  ):
     raise ValueError(f'{name} has shape {shape} in bytes {at} to {stop}; expected integers from 0')
   dtype = np.dtype(_DTYPES[entry['dtype']])
   if stop - at != math.prod(shape) * dtype.itemsize:
@@ -146,21 +182,31 @@ def _open_bin(path: pathlib.Path) -> dict[str, Tensor]:
   if not has_torch():
     raise ValueError(f'{path} {INSTALL_TORCH}.')
   torch = importlib.import_module('torch')
+  version = re.match(r'(\d+)\.(\d+)', str(torch.__version__))
+  if version is None or (int(version[1]), int(version[2])) < _TORCH:
+    raise ValueError(
+      f'{path} is not read: torch {torch.__version__} can run code that is hidden in a .bin; '
+      f"pip install 'torch>=2.6', or convert the file to safetensors."
+    )
   with open(path, 'rb') as file:
     zipped = file.read(2) == b'PK'  # files before torch 1.6 are not, and cannot be mapped
   try:
     state = torch.load(path, map_location='cpu', weights_only=True, mmap=zipped)
   except Exception as error:  # pickle's, zip's, torch's own, and OSError where bytes are missing
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    reason = str(error).splitlines()[0] if str(error).strip() else type(error).__name__
     raise ValueError(
       f'{path} ({path.stat().st_size} bytes) is truncated, corrupt or holds more than weights: '
-      f'{reason}'
+      f'{foreign_files.shown(reason)}'
     ) from error
   dtypes = {torch.float32: np.float32, torch.float16: np.float16, torch.bfloat16: None}
   for name, value in state.items() if isinstance(state, dict) else [('It', state)]:
-    if not isinstance(value, torch.Tensor) or value.dtype not in dtypes:
+    is_tensor = isinstance(value, torch.Tensor) and value.layout == torch.strided
+    if not is_tensor or value.dtype not in dtypes or not isinstance(name, str) or value.is_meta:
       what = getattr(value, 'dtype', type(value).__name__)
-      raise ValueError(f'{path} is not a state dict of float weights: {name} is of type {what}.')
+      raise ValueError(
+        f'{path} is not a state dict of float weights: {foreign_files.shown(name)} is of type '
+        f'{what}; {SAVE_AS_FLOATS}.'
+      )
 
   def tensor(value) -> Tensor:
     dtype = np.dtype(dtypes[value.dtype] or ml_dtypes.bfloat16)
@@ -197,6 +243,7 @@ def _turned(tensor: Tensor) -> Tensor:
 
 
 def _opened(path: pathlib.Path, open_file: Opener) -> dict[str, Tensor]:
+  foreign_files.check(path, 'weights')
   with open(path, 'rb') as file:
     if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
       raise ValueError(f'{path} is a Git LFS pointer, not the weights: run `git lfs pull`.')
@@ -204,31 +251,57 @@ def _opened(path: pathlib.Path, open_file: Opener) -> dict[str, Tensor]:
 
 
 def _open_shards(index: pathlib.Path, open_file: Opener) -> dict[str, Tensor]:
-  try:
-    places = json.loads(index.read_bytes())['weight_map']
-    files = sorted(set(places.values()))
-    if any(os.path.basename(file) != file for file in files):
-      raise ValueError('a shard is in another folder')
-  except (ValueError, TypeError, KeyError, AttributeError) as error:
-    raise ValueError(f'{index} is not an index of shards: {error!r}.') from error
-  missing = [file for file in files if not (index.parent / file).is_file()]
-  if missing:
-    raise ValueError(
-      f'{index.parent} lacks {", ".join(missing)}, which {index.name} names: copy it there, or '
-      'download the model again.'
-    )
+  places = _places(index)
+  files = sorted(set(places.values()))
+  for file in files:
+    _check_inside(index, file)
   tensors: dict[str, Tensor] = {}
   home: dict[str, str] = {}
   for file in files:
     for name, tensor in _opened(index.parent / file, open_file).items():
       if name in home:
-        raise ValueError(f'{index.parent} has {name} in both {home[name]} and {file}.')
+        what = foreign_files.shown(name)
+        raise ValueError(f'{index.parent} has {what} in both {home[name]} and {file}.')
       tensors[name], home[name] = tensor, file
   for key, file in places.items():
     name = _from_flax(key)[0] if '/' in key else key
     if home.get(name) != file:
-      raise ValueError(f'{index} says that {key} is in {file}, which does not hold it.')
+      raise ValueError(
+        f'{index} says that {foreign_files.shown(key)} is in {file}, which does not hold it.'
+      )
   return tensors
+
+
+def _places(index: pathlib.Path) -> dict[str, str]:
+  """The file of each tensor, by an index of shards; every file is there."""
+  try:
+    places = foreign_files.read_json(index, 'an index of shards').get('weight_map')
+    if not isinstance(places, dict) or not places:
+      raise ValueError('it has no weight_map')
+    for file in places.values():
+      if not isinstance(file, str) or os.path.basename(file) != file or not file.strip('.'):
+        raise ValueError(f'{foreign_files.shown(file)} is no file of its folder')
+  except ValueError as error:
+    raise ValueError(f'{index} is not an index of shards: {error}') from error
+  files = dict.fromkeys(places.values())
+  missing = [file for file in files if not foreign_files.is_there(index.parent / file)]
+  if missing:
+    raise ValueError(
+      f'{index.parent} lacks {foreign_files.shown(", ".join(missing))}, which {index.name} names: '
+      'copy it there, or download the model again.'
+    )
+  return places
+
+
+def _check_inside(index: pathlib.Path, file: str) -> None:
+  """Refuses a shard that is a link out of the folder, but for those of the hub's cache."""
+  folder = index.parent.resolve()
+  target = (folder / file).resolve()
+  if target.parent not in (folder, folder.parent.parent / 'blobs'):
+    raise ValueError(
+      f'{index.parent / file}, which {index.name} names, is a link out of its folder, to '
+      f'{foreign_files.shown(target)}: copy that file there instead.'
+    )
 
 
 def _shards(shapes: Mapping[str, tuple[int, ...]], shard_bytes: int) -> list[list[str]]:

@@ -21,12 +21,12 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from dss_jax.checkpoints.hf import hf_config, hf_files
+from dss_jax.checkpoints.hf import added_tokens, hf_config, hf_files
 
 VOCABULARIES = ('spiece.model', 'sentencepiece.model')
-TOKENIZER = 'tokenizer_config.json'
+TOKENIZER = added_tokens.CONFIG
 BOT = 'SFconvertbot'
-_BESIDE_WEIGHTS = (hf_config.CONFIG, TOKENIZER, *VOCABULARIES)
+_BESIDE_WEIGHTS = (hf_config.CONFIG, *added_tokens.FILES, *VOCABULARIES)
 _ID = re.compile(r'[\w-][\w.-]*(/[\w-][\w.-]*)?')
 
 

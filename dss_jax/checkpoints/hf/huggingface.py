@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from dss_jax.checkpoints import transfer
-from dss_jax.checkpoints.hf import hf_config, hf_files, hub
+from dss_jax.checkpoints import foreign_files, transfer
+from dss_jax.checkpoints.hf import added_tokens, hf_config, hf_files, hub
 from dss_jax.models import t5
 from dss_jax.models.t5 import Params, T5Config
 
@@ -101,23 +101,30 @@ def open_pretrained(path_or_id: str) -> transfer.Pretrained:
   leaves = transfer.check(source.origin, config, recipe, shapes, allowed=(UNUSED,))
   if UNUSED in tensors:
     notes += (f'{UNUSED} is left out: old T5 1.0 files have it, and no program uses it.',)
+  vocabulary = _vocabulary(source.folder, settings)
   return transfer.Pretrained(
     origin=source.origin,
     config=config,
     recipe=leaves,
     tensors=tensors,
-    vocabulary=_vocabulary(source.folder, settings),
-    notes=(*source.notes, *notes),
+    vocabulary=vocabulary,
+    notes=(*source.notes, *notes, *added_tokens.note(source.folder, vocabulary)),
   )
 
 
-def write(folder: str | os.PathLike, config: T5Config, params: Mapping[transfer.Path, Any]) -> None:
+def write(
+  folder: str | os.PathLike,
+  config: T5Config,
+  params: Mapping[transfer.Path, Any],
+  max_length: int | None = None,
+) -> None:
   """Writes config.json, generation_config.json and the weights as safetensors in float32.
 
   Args:
     folder: must exist; the caller renames it when it is complete.
     config: the network.
     params: our arrays by path; each is read once, in turn.
+    max_length: most tokens of an output of `generate()` without arguments; None: transformers' own.
 
   Raises:
     ValueError: an array's shape is not the network's.
@@ -130,7 +137,7 @@ def write(folder: str | os.PathLike, config: T5Config, params: Mapping[transfer.
   hf_files.write_weights(folder, shapes, transfer.written(leaves, params))
   for name, content in (
     (hf_config.CONFIG, config_json(config)),
-    (hf_config.GENERATION, hf_config.generation_json()),
+    (hf_config.GENERATION, hf_config.generation_json(max_length)),
   ):
     (folder / name).write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
 
@@ -196,8 +203,10 @@ def _equal(embedding: transfer.Tensor, other: transfer.Tensor) -> bool:
 
 def _vocabulary(folder: pathlib.Path, settings: Mapping) -> str | None:
   """The value of VOCABULARY for this checkpoint, or None where it has none that we can read."""
-  if any((folder / name).is_file() for name in hub.VOCABULARIES):
-    return str(folder)
+  for name in hub.VOCABULARIES:
+    if foreign_files.is_there(folder / name):
+      foreign_files.check(folder / name, 'a SentencePiece model')
+      return str(folder)
   tokenizer = folder / hub.TOKENIZER
   tokenizer_config = hf_config.read_json(tokenizer) if tokenizer.is_file() else {}
   classes = (tokenizer_config.get('tokenizer_class'), settings.get('tokenizer_class'))

@@ -6,18 +6,21 @@ model without byte pieces, and it splits pieces that must stay whole, such as `�
 tasks/vocabulary.py reads vocabularies.
 
 A text is encoded as our tasks encode an input (tasks/preprocessors.py): `</s>` is the end of
-sequence, and the parts around it are stripped and encoded separately. Three differences from SeqIO
-remain: `<pad>` and `<extra_id_0>` become ids wherever a text spells them; the `tokenizers` library
-drops the combining marks of letters that a model's character table changes (T5's and mT5's tables
-change some, that of `dss vocab` none); and a text that is only `▁[label]`, with U+2581, is the
-prefix.
+sequence, and the parts around it are stripped and encoded separately. These differences from SeqIO
+remain: `<pad>`, `<unk>` and `<extra_id_0>` become ids wherever a text spells them; of a unigram
+model's equally good cuts, as of `000` into `00` and `0`, the `tokenizers` library takes another,
+since SentencePiece adds scores in float32 and it in float64; it drops the combining marks of
+letters that a model's character table changes (T5's and mT5's tables change some, that of
+`dss vocab` none); and a text that is only `▁[label]`, with U+2581, is the prefix.
 """
 
+import itertools
 import json
 import os
 import pathlib
 import random
 import re
+import string
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -37,6 +40,29 @@ BYTES = 256
 BYTE_SENTINELS = 125
 """ByT5's sentinels after the 259 ids of bytes, as many as the embedding has rows for."""
 IN_A_ROW = 12  # pieces that are compared as one text
+REPEATED = range(2, 13)  # how often a character stands in a row in texts that are compared
+PIECES, HARD, INPUTS = 'texts of its own pieces', 'hard texts', 'inputs of its data'
+_WORDS = ('a', 'b.', 'Ben')
+_SPACES = (
+  ' ',
+  '  ',
+  '   ',
+  '\t',
+  '\n',
+  '\r\n',
+  '\x0b',
+  '\x85',
+  '\xa0',
+  '\u2009',
+  '\u200b',
+  '\u3000',
+)
+_NORMALISED = (
+  'e\u0301', '\xe9', 'A\u030a', '\u212b', 'e\u0323\u0302', '\ufb01', '\ufb01\u0301',
+  '\u2460\u0301', '\xbd cup', 'x\xb2', '\uff46\uff55\uff4c', '\u30ab\u3099', '\uff76\uff9e',
+  '\u1112\u1161\u11ab', 'a\xadb', '\ufeffa', '\u20185\u2019', '\u201ca\u201d', 'a\u2026',
+  '5\u2212 3', '\u2014', 'a\x07b', '\U0001f44d\U0001f3fd', '\ufdfa',
+)  # fmt: skip
 _STRIP = tokenizers.Regex(r'\A[ \t\n\x0b\f\r]+|[ \t\n\x0b\f\r]+\z')
 _UNIGRAM, _BPE = 1, 2  # TrainerSpec.ModelType of SentencePiece
 _NORMAL, _USER_DEFINED = 1, 4  # ModelProto.SentencePiece.Type: USER_DEFINED pieces are never split
@@ -51,8 +77,12 @@ class Agreement(NamedTuple):
 
 
 def write(
-  folder: str | os.PathLike, vocabulary: seqio.Vocabulary, rows: int, max_length: int | None = None
-) -> Agreement:
+  folder: str | os.PathLike,
+  vocabulary: seqio.Vocabulary,
+  rows: int,
+  max_length: int | None = None,
+  inputs: Sequence[str] = (),
+) -> dict[str, Agreement]:
   """Writes what `AutoTokenizer.from_pretrained(folder)` needs, and the SentencePiece model.
 
   Args:
@@ -60,9 +90,11 @@ def write(
     vocabulary: of `load_vocabulary`.
     rows: of the network's embedding.
     max_length: of inputs, in tokens, if the network was trained with a limit.
+    inputs: real texts to compare too, if there are any.
 
   Returns:
-    How far both encode the vocabulary's own pieces alike, alone and in random rows.
+    How far both encode each kind of text alike: the vocabulary's own pieces, alone and in random
+    rows; hard texts, of repeated characters, white space and Unicode's other forms; and `inputs`.
 
   Raises:
     ValueError: tokenizer.json cannot express this kind of SentencePiece model.
@@ -74,7 +106,7 @@ def write(
     'tokenizer_class': 'PreTrainedTokenizerFast',
     'pad_token': PAD,
     'eos_token': EOS,
-    # No unk_token: transformers would drop the text by which our outputs show an unknown token.
+    'unk_token': UNK,  # which CTranslate2 needs
     'clean_up_tokenization_spaces': False,
     'model_input_names': ['input_ids', 'attention_mask'],
   }
@@ -84,7 +116,8 @@ def write(
   path = sentencepiece_path(vocabulary)
   if path is not None:
     (folder / SENTENCEPIECE).write_bytes(_read(path))
-  return compare(made, vocabulary, _probes(vocabulary))
+  texts = {**_probes(vocabulary), **({INPUTS: inputs} if inputs else {})}
+  return {kind: compare(made, vocabulary, of_kind) for kind, of_kind in texts.items()}
 
 
 def sentencepiece_path(vocabulary: seqio.Vocabulary) -> str | None:
@@ -101,7 +134,7 @@ def make(vocabulary: seqio.Vocabulary, rows: int) -> tokenizers.Tokenizer:
   if path is not None:
     numbers = range(vocabulary.extra_ids)[::-1]
   sentinels = [f'<extra_id_{number}>' for number in numbers]
-  made.add_special_tokens([_token(text, special=True) for text in (PAD, EOS, *sentinels)])
+  made.add_special_tokens([_token(text, special=True) for text in (*FIRST, *sentinels)])
   made.post_processor = processors.TemplateProcessing(
     single=f'$A {EOS}', pair=f'$A {EOS} $B {EOS}', special_tokens=[(EOS, FIRST.index(EOS))]
   )
@@ -234,14 +267,24 @@ def _read(path: str) -> bytes:
     return file.read()
 
 
-def _probes(vocabulary: seqio.Vocabulary) -> list[str]:
-  """Texts of the vocabulary's own pieces: each alone, then all of them in random rows."""
+def _probes(vocabulary: seqio.Vocabulary) -> dict[str, list[str]]:
+  """Texts to compare, by kind."""
   path = sentencepiece_path(vocabulary)
   if path is None:
     pieces = [chr(code) for code in (*range(0x800), *range(0x4E00, 0x4E80), 0x1F600)]
   else:
     model = _proto(path)
     pieces = [p.piece.replace(SPACE, ' ') for p in model.pieces if p.type == _NORMAL]
+  repeated = {
+    before for piece in pieces for before, after in itertools.pairwise(piece) if before == after
+  }
+  repeated |= set(string.digits + string.punctuation)
+  hard = [
+    *(character * times for character in sorted(repeated) for times in REPEATED),
+    *(f'{one}{space}{other}' for space in _SPACES for one in _WORDS for other in ('', *_WORDS)),
+    *_NORMALISED,
+    *(f'so {text} is' for text in _NORMALISED),
+  ]
   random.Random(0).shuffle(pieces)
   rows = [''.join(pieces[at : at + IN_A_ROW]) for at in range(0, len(pieces), IN_A_ROW)]
-  return [*pieces, *rows]
+  return {PIECES: [*pieces, *rows], HARD: hard}

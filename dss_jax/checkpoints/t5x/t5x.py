@@ -9,19 +9,22 @@ import ast
 import dataclasses
 import math
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from etils import epath
 
-from dss_jax.checkpoints import transfer
+from dss_jax.checkpoints import foreign_files, transfer
 from dss_jax.checkpoints.t5x import t5x_adafactor, t5x_files
 from dss_jax.checkpoints.t5x.t5x_adafactor import TARGET
 from dss_jax.checkpoints.transfer import Leaf, Path, Pretrained, Recipe, Tensor
 from dss_jax.models.t5 import T5Config
 
 STACKS = ('encoder', 'decoder')
+FLOATS = tuple(map(np.dtype, (np.float32, np.float16, ml_dtypes.bfloat16)))
 MODEL_NAMES = ('spiece.model', 'sentencepiece.model')
 _ATTENTION = ('query', 'key', 'value', 'out')
 _CHECKED = (
@@ -32,7 +35,7 @@ _BLOCK = re.compile(r'(?:[\w./]+\.)?T5Config:\s*(?:#.*)?')
 _BINDING = re.compile(r'(?:[\w./]+\.)?T5Config\.(\w+)\s*=\s*(.+)')
 _IN_BLOCK = re.compile(r'\s+(\w+)\s*=\s*(.+)')
 _OF_HEADS = re.compile(r'attention/(\w+)/kernel(/v_col)?')
-_TOTAL = re.compile(r'Total number of parameters: (\d+)')
+_TOTAL = re.compile(r'Total number of parameters: (\d{1,20})')
 
 
 def recipe(config: T5Config) -> Recipe:
@@ -99,6 +102,12 @@ def open_pretrained(path: str) -> Pretrained:
   scanned = any(name.startswith(f'{TARGET}encoder/encoder/') for name in tensors)
   if scanned:
     tensors = {name: _joined(name, tensor) for name, tensor in tensors.items()}
+  for name, tensor in tensors.items():
+    if name.startswith(TARGET) and tensor.dtype not in FLOATS:
+      raise ValueError(
+        f'{origin} holds {foreign_files.shown(name)} as {tensor.dtype}; expected one of '
+        f'{", ".join(map(str, FLOATS))}.'
+      )
   weights = {n: tensor.shape for n, tensor in tensors.items() if n.startswith(TARGET)}
   config = _network(origin, weights, scanned)
   config = _agreed(config, weights, [folder, folder.parent])
@@ -252,8 +261,8 @@ def _agreed(config: T5Config, shapes: Mapping[str, tuple], folders: list[epath.P
   file = next(
     (folder / 'config.gin' for folder in folders if (folder / 'config.gin').exists()), None
   )
-  settings = _settings(file.read_text()) if file else {}
-  if 'mlp_activations' in settings:
+  settings = _settings(_text_of(file)) if file else {}
+  if isinstance(settings.get('mlp_activations'), list | tuple):
     settings['mlp_activations'] = tuple(settings['mlp_activations'])
     if len(settings['mlp_activations']) == len(config.mlp_activations):  # the shapes tell no more
       config = dataclasses.replace(config, mlp_activations=settings['mlp_activations'])
@@ -261,14 +270,21 @@ def _agreed(config: T5Config, shapes: Mapping[str, tuple], folders: list[epath.P
     value = getattr(config, name)
     if settings.get(name, value) != value:
       raise ValueError(
-        f'{file} says T5Config.{name} = {settings[name]}, but the weights have {value}.'
+        f'{file} says T5Config.{name} = {foreign_files.shown(settings[name])}, but the weights '
+        f'have {value}.'
       )
   total = sum(math.prod(shape) for shape in shapes.values())
   for file in (folder / 'model-info.txt' for folder in folders):
-    match = _TOTAL.search(file.read_text()) if file.exists() else None
+    match = _TOTAL.search(_text_of(file)) if file.exists() else None
     if match and int(match[1]) != total:
       raise ValueError(f'{file} says {match[1]} parameters, but the checkpoint has {total}.')
   return config
+
+
+def _text_of(file: epath.Path) -> str:
+  """The start of a text file beside a checkpoint; a byte that is no text becomes a mark."""
+  with file.open('rb') as content:
+    return content.read(foreign_files.MOST_JSON).decode(errors='replace')
 
 
 def _settings(text: str) -> dict[str, Any]:
@@ -280,7 +296,8 @@ def _settings(text: str) -> dict[str, Any]:
     match = _BINDING.fullmatch(line.strip()) or (_IN_BLOCK.fullmatch(line) if block else None)
     if match:
       try:
-        settings[match[1]] = ast.literal_eval(match[2])
-      except (ValueError, SyntaxError):  # a macro or a reference
+        with warnings.catch_warnings(action='ignore'):  # of escapes that Python does not know
+          settings[match[1]] = ast.literal_eval(match[2])
+      except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # a macro, or worse
         continue
   return settings

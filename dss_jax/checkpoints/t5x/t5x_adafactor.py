@@ -16,6 +16,7 @@ import numpy as np
 
 from dss_jax.checkpoints import transfer
 from dss_jax.checkpoints.adafactor import KINDS
+from dss_jax.checkpoints.t5x import t5x_files
 from dss_jax.checkpoints.transfer import Leaf, Moments, Path, Recipe, Tensor
 from dss_jax.models import t5
 from dss_jax.models.t5 import T5Config
@@ -41,7 +42,7 @@ def find(
     return None, (f"its optimizer state is left out: it has {states[0]}, so it is not Adafactor's",)
   if not is_kept(config):
     return None, ('its optimizer state is left out: T5X factors scanned layers smaller than 128',)
-  step = int(np.asarray(tensors[STEP].read((slice(None),) * len(tensors[STEP].shape))).item())
+  step = t5x_files.whole_number(STEP, tensors[STEP])
   where = _places(config, weights, step)
   for name, shape in _their_shapes(config, where).items():
     if name not in tensors or tensors[name].shape != shape:

@@ -5,6 +5,7 @@ file `checkpoint` with the small arrays and the places of the others) and orbax'
 in which tensorstore stores each array under its name). What names mean is t5x.py's.
 """
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -15,12 +16,17 @@ from etils import epath
 from flax import serialization, traverse_util
 from ml_dtypes import bfloat16
 
+from dss_jax.checkpoints import foreign_files
+from dss_jax.checkpoints.hf import flax_msgpack
 from dss_jax.checkpoints.transfer import Tensor
 
 VERSION = 3  # what T5X writes since 2021
 INDEX, STATE = 'checkpoint', 'state'
 DRIVERS = {'.zarray': 'zarr', 'zarr.json': 'zarr3'}  # by the file that every array has
 CHUNK_BYTES = 64 * 2**20
+LARGEST_CHUNK = 2**30  # of an array that is smaller
+MOST_BYTES = 2**50
+MOST_STEPS = 2**40
 _STEP = re.compile(r'checkpoint_(\d+)')
 _SPEC_KEYS = {'driver', 'kvstore', 'metadata'}
 _PLACEHOLDER = 'PLACEHOLDER://'
@@ -48,14 +54,26 @@ def find(path: str) -> epath.Path | None:
   return None
 
 
+def whole_number(name: str, tensor: Tensor) -> int:
+  """The value of an array that is one whole number.
+
+  Raises:
+    ValueError: it is not.
+  """
+  if math.prod(tensor.shape) != 1 or tensor.dtype.kind not in 'iuf':
+    raise ValueError(f'{name} has shape {tensor.shape} of {tensor.dtype}; expected one number.')
+  value = np.asarray(tensor.read((slice(None),) * len(tensor.shape))).item()
+  if not 0 <= value < MOST_STEPS or value != int(value):
+    raise ValueError(f'{name} is {value}; expected a number of steps.')
+  return int(value)
+
+
 def step_of(folder: epath.Path) -> int | None:
   """The step of the checkpoint in `folder`, from its name or else its state; None without one."""
   if match := _STEP.fullmatch(folder.name):
     return int(match[1])
   step = open_checkpoint(folder).get('state/step')
-  if step is None:
-    return None
-  return int(np.asarray(step.read((slice(None),) * len(step.shape))).item())
+  return None if step is None else whole_number('state/step', step)
 
 
 def open_checkpoint(folder: epath.Path) -> dict[str, Tensor]:
@@ -87,8 +105,9 @@ def open_checkpoint(folder: epath.Path) -> dict[str, Tensor]:
     try:
       tensors[name] = _stored(future.result())
     except ValueError as error:
-      why = str(error).partition(' [tensorstore_spec')[0]
-      raise ValueError(f'{name} in {inside} cannot be opened: {why}.') from error
+      why = foreign_files.shown(str(error).partition(' [tensorstore_spec')[0], most=400)
+      what = foreign_files.shown(name)
+      raise ValueError(f'{what} in {inside} cannot be opened: {why}.') from error
   return tensors
 
 
@@ -142,26 +161,37 @@ def _read_index(file: epath.Path) -> dict[str, Any]:
       '(t5x/scripts/convert_tf_checkpoint.py).'
     )
   try:
+    flax_msgpack.check(content)
     tree = serialization.msgpack_restore(content)
     # Before T5X had versions, the state was at the top.
     tree = tree.get('optimizer', tree)
     leaves = traverse_util.flatten_dict(tree, is_leaf=lambda _, v: set(v) >= _SPEC_KEYS, sep='/')
-  except (ValueError, TypeError, KeyError, AttributeError) as error:
-    raise ValueError(f'{file} is truncated or not an index of T5X: {error}.') from error
-  return {name: _leaf(value) for name, value in leaves.items() if value is not None}
+    return {name: _leaf(name, value) for name, value in leaves.items() if value is not None}
+  except Exception as error:  # of msgpack, of numpy, and of flax, which checks nothing itself
+    why = foreign_files.shown(error)
+    raise ValueError(f'{file} is truncated or not an index of T5X: {why}.') from error
 
 
-def _leaf(value: Any) -> Any:
+def _leaf(name: str, value: Any) -> Any:
   """An array, or the place of one: {'driver', 'path'}; drivers of file systems do not matter."""
   if isinstance(value, dict):
     # tensorstore before 0.1.14 had the path next to the file system's driver.
-    return {
-      'driver': value['driver'],
-      'path': value['kvstore'].get('path') or value.get('path'),
-    }
+    return _place(value['driver'], value['kvstore'].get('path') or value.get('path'))
   if isinstance(value, str) and value.startswith(_PLACEHOLDER):
-    return {'driver': 'zarr', 'path': value.removeprefix(_PLACEHOLDER)}
-  return value
+    return _place('zarr', value.removeprefix(_PLACEHOLDER))
+  array = np.asarray(value)
+  if array.dtype.kind not in 'iufb' and array.dtype != bfloat16:
+    raise ValueError(f'{name} is {type(value).__name__}, not numbers')
+  return array
+
+
+def _place(driver: Any, path: Any) -> dict[str, str]:
+  """Where an array is, if that is below the folder of the checkpoint."""
+  if driver not in DRIVERS.values():
+    raise ValueError(f'an array has the driver {driver}; expected {" or ".join(DRIVERS.values())}')
+  if not isinstance(path, str) or '..' in path.split('/') or not path.strip('/'):
+    raise ValueError(f'an array is at {path}; expected a path below the folder of the checkpoint')
+  return {'driver': driver, 'path': path}
 
 
 def _orbax_leaves(inside: epath.Path) -> dict[str, Any]:
@@ -211,6 +241,10 @@ def _kvstore(folder: epath.Path, path: str) -> dict[str, str]:
 
 def _stored(store: Any) -> Tensor:
   dtype = np.dtype(store.dtype.numpy_dtype)
+  size = math.prod(store.shape) * dtype.itemsize
+  chunk = math.prod(store.chunk_layout.read_chunk.shape or ()) * dtype.itemsize
+  if size > MOST_BYTES or chunk > max(size, LARGEST_CHUNK):
+    raise ValueError(f'it should have {size} bytes, in chunks of {chunk}')
   if dtype != np.uint16:
     return Tensor(tuple(store.shape), dtype, lambda index: store[index].read().result())
   # Before version 3, T5X stored bfloat16 under the name of another type of 16 bits.

@@ -1,0 +1,84 @@
+"""Files of somebody else's checkpoint: what each is, in words, and its JSON; nothing is trusted.
+
+Owns the checks that every reader of such a file makes first. What the files mean is the readers'
+of each format. Hostile content costs no more time and memory than `MOST_JSON` allows.
+"""
+
+import json
+import pathlib
+from typing import Any
+
+MOST_JSON = 4 << 20  # bytes; a T5's largest header or index has 0.2 MiB
+SHOWN = 100  # characters of a name or a reason in a message
+
+
+def shown(value: Any, most: int = SHOWN) -> str:
+  """A name or a reason from a file, for a message: printable, on one line, and short."""
+  text = repr(str(value))[1:-1]
+  return text if len(text) <= most else f'{text[:most]}...'
+
+
+def check(path: pathlib.Path, expected: str) -> int:
+  """The size of a file that is there and holds something.
+
+  Args:
+    path: of the file.
+    expected: what it should be, for messages: 'the weights'.
+
+  Raises:
+    ValueError: it is something else; the message says what.
+    OSError: it cannot be looked at.
+  """
+  if path.is_symlink() and not path.exists():
+    raise ValueError(
+      f'{path} is a link to {shown(path.readlink())}, which does not exist; expected {expected}.'
+    )
+  if path.is_dir():
+    raise ValueError(f'{path} is a folder; expected a file with {expected}.')
+  if not path.is_file():
+    kind = 'a device, a pipe or a socket' if path.exists() else 'missing'
+    raise ValueError(f'{path} is {kind}; expected a file with {expected}.')
+  size = path.stat().st_size
+  if not size:
+    raise ValueError(f'{path} is empty; expected {expected}.')
+  return size
+
+
+def is_there(path: pathlib.Path) -> bool:
+  """Whether a folder has an entry of this name, were it a link to nothing."""
+  return path.exists() or path.is_symlink()
+
+
+def read_json(path: pathlib.Path, expected: str, most: int = MOST_JSON) -> dict[str, Any]:
+  """The object in a JSON file.
+
+  Args:
+    path: of the file.
+    expected: what it should be, for messages.
+    most: bytes.
+
+  Raises:
+    ValueError: the file is none, is too large or is not a JSON object.
+    OSError: it cannot be read.
+  """
+  size = check(path, expected)
+  if size > most:
+    raise ValueError(f'{path} has {size} bytes; expected {expected} of at most {most}.')
+  return parse_json(path.read_bytes(), str(path))
+
+
+def parse_json(content: bytes, origin: str) -> dict[str, Any]:
+  """The JSON object in some bytes.
+
+  Raises:
+    ValueError: it is none; the message starts with `origin`.
+  """
+  try:
+    value = json.loads(content)
+  except RecursionError as error:
+    raise ValueError(f'{origin} is not JSON that can be read: it is nested too deeply.') from error
+  except ValueError as error:
+    raise ValueError(f'{origin} is not JSON: {shown(error)}.') from error
+  if not isinstance(value, dict):
+    raise ValueError(f'{origin} holds a {type(value).__name__}; expected a JSON object.')
+  return value

@@ -1,0 +1,87 @@
+"""Tokens that a Hugging Face folder adds to its vocabulary, which our vocabulary does not have.
+
+Owns where such tokens are written and the note that says what becomes of them. SeqIO appends T5's
+sentinels after the pieces of the SentencePiece model and nothing after those, so a token that
+somebody added behind them is left out: its text is encoded as the pieces it consists of, or as the
+unknown token.
+"""
+
+import pathlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from dss_jax.checkpoints import foreign_files
+from dss_jax.tasks.vocabulary import load_vocabulary
+
+ADDED, MAP = 'added_tokens.json', 'special_tokens_map.json'
+CONFIG, FAST = 'tokenizer_config.json', 'tokenizer.json'
+FILES = (ADDED, MAP, CONFIG, FAST)
+MOST_FAST = 64 << 20  # bytes of a tokenizer.json; mT5's has 16 MiB
+_SENTINEL = re.compile(r'\u2581?<extra_id_\d+>')
+
+
+def note(folder: pathlib.Path, vocabulary: str | None) -> tuple[str, ...]:
+  """A line that names the added tokens which our vocabulary leaves out; none without such tokens.
+
+  Args:
+    folder: of the model.
+    vocabulary: 'bytes', the folder of a SentencePiece model, or None.
+
+  Raises:
+    ValueError: a file is not what it should be.
+  """
+  if vocabulary is None:
+    return ()
+  known = _is_known_to(vocabulary)
+  left_out = sorted(text for text in set(_texts(folder)) if not known(text))
+  if not left_out:
+    return ()
+  names = ', '.join(foreign_files.shown(text) for text in left_out[:5])
+  more = f' and {len(left_out) - 5} more' if len(left_out) > 5 else ''
+  return (
+    f'warning: {len(left_out)} token(s) were added to its vocabulary, which are left out here: '
+    f'{names}{more}. Their texts become other pieces or \u2047, not the ids that the weights were '
+    'trained with.',
+  )
+
+
+def _is_known_to(vocabulary: str) -> Any:
+  """A function that says whether our vocabulary gives a token the id that it has there."""
+  loaded = load_vocabulary(vocabulary)
+  special = {'<pad>', '</s>', '<unk>'}
+  if vocabulary == 'bytes':
+    return lambda text: text in special or _SENTINEL.fullmatch(text)
+  unknown = loaded.unk_id
+  pieces = loaded.tokenizer.piece_to_id
+  return lambda text: (
+    text in special
+    or _SENTINEL.fullmatch(text)
+    or any(pieces(piece) != unknown for piece in (text, f'\u2581{text}'))
+  )
+
+
+def _texts(folder: pathlib.Path) -> Iterator[str]:
+  """The tokens that a folder's files list beside its pieces."""
+  for name in FILES:
+    file = folder / name
+    if foreign_files.is_there(file):
+      most = MOST_FAST if name == FAST else foreign_files.MOST_JSON
+      content = foreign_files.read_json(file, 'a JSON object', most)
+      yield from _of_file(name, content)
+
+
+def _of_file(name: str, content: dict[str, Any]) -> Iterator[str]:
+  if name == ADDED:
+    yield from content
+    return
+  found: list[Any] = []
+  for key in ('added_tokens', 'additional_special_tokens', 'added_tokens_decoder'):
+    value = content.get(key)
+    found += value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+  if name in (MAP, CONFIG):
+    found += [value for key, value in content.items() if key.endswith('_token')]
+  for value in found:
+    text = value.get('content') if isinstance(value, dict) else value
+    if isinstance(text, str) and text:
+      yield text

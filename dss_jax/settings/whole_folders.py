@@ -1,0 +1,112 @@
+"""Folders that appear complete or not at all, however the process ends.
+
+Owns temporary folders beside an output, and what SIGTERM and a full disk do to them. Single files
+are whole_files.py's.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import pathlib
+import secrets
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+from etils import epath
+
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextlib.contextmanager
+def cleaned_up_at_sigterm() -> Iterator[None]:
+  """Makes SIGTERM and SIGHUP end the block as an error does, so that what it began is removed.
+
+  In a thread that is not the main one, nothing changes: only the main one gets signals.
+  """
+  if threading.current_thread() is not threading.main_thread():
+    yield
+    return
+
+  def end(number: int, _: FrameType | None) -> None:
+    for ending in _ENDING:  # cleaning up is not to be interrupted
+      signal.signal(ending, signal.SIG_IGN)
+    os.write(2, f'{signal.Signals(number).name}: removing what is not complete\n'.encode())
+    raise SystemExit(128 + number)
+
+  before = {number: signal.signal(number, end) for number in _ENDING}
+  try:
+    yield
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+@contextlib.contextmanager
+def new_folder(output: epath.Path) -> Iterator[epath.Path]:
+  """A temporary folder that is renamed to `output` where the block ends well, and else removed.
+
+  It has a name of its own, so that two processes may write one output: the first to end has it.
+  What a killed process left beside `output` is removed.
+
+  Args:
+    output: does not exist or is empty; its parents are made.
+
+  Raises:
+    OSError: a file cannot be written; if the disk is full, the message says what was not written.
+  """
+  temporary = output.with_name(f'.{output.name}.tmp-{secrets.token_hex(4)}')
+  with contextlib.ExitStack() as stack:
+    try:
+      temporary.mkdir(parents=True)
+      if '://' not in str(output):
+        stack.enter_context(_held(pathlib.Path(temporary)))
+        _remove_abandoned(output, temporary)
+      yield temporary
+      temporary.replace(output)
+    except BaseException as error:
+      temporary.rmtree(missing_ok=True)
+      if isinstance(error, Exception) and _is_full(error):
+        raise OSError(
+          errno.ENOSPC,
+          'the disk is full: nothing of this output is left; free some space, or name a folder on '
+          'another disk',
+          str(output),
+        ) from error
+      raise
+
+
+def _is_full(error: Exception) -> bool:
+  """Whether an error, of the system or of a library that wraps it, says that the disk is full."""
+  code = getattr(error, 'errno', None)
+  return code in _FULL or any(os.strerror(number) in str(error) for number in _FULL)
+
+
+@contextlib.contextmanager
+def _held(folder: pathlib.Path) -> Iterator[None]:
+  """Locks a folder, as a sign that its process lives."""
+  descriptor = os.open(folder, os.O_RDONLY)
+  try:
+    with contextlib.suppress(OSError):  # a file system without locks: others leave it alone
+      fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    yield
+  finally:
+    os.close(descriptor)
+
+
+def _remove_abandoned(output: epath.Path, own: epath.Path) -> None:
+  """Removes the temporary folders of processes that were killed while they wrote this output."""
+  for folder in pathlib.Path(output.parent).glob(f'.{output.name}.tmp-*'):
+    if folder.name == own.name or folder.is_symlink():
+      continue
+    with contextlib.suppress(OSError):  # it is locked, or gone already
+      descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+      try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
+      finally:
+        os.close(descriptor)
