@@ -83,6 +83,8 @@ def _fits(value: Any, hint: Any) -> bool:
   if not isinstance(value, outer):
     return False
   inner = typing.get_args(hint)
+  if not inner:
+    return True
   if isinstance(value, collections.abc.Mapping):
     return all(fits(key, inner[0]) and fits(item, inner[1]) for key, item in value.items())
   if isinstance(value, list | tuple):
