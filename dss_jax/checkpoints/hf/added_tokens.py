@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from dss_jax.checkpoints import foreign_files
-from dss_jax.tasks.vocabulary import load_vocabulary
 
 ADDED, MAP = 'added_tokens.json', 'special_tokens_map.json'
 CONFIG, FAST = 'tokenizer_config.json', 'tokenizer.json'
@@ -50,6 +49,8 @@ def _pieces(vocabulary: str, texts: set[str]) -> set[str]:
   """Those of the texts that are pieces of our vocabulary."""
   if vocabulary == 'bytes':
     return set()
+  from dss_jax.tasks.vocabulary import load_vocabulary  # brings TensorFlow
+
   loaded = load_vocabulary(vocabulary)
   id_of = loaded.tokenizer.piece_to_id
   return {text for text in texts if {id_of(text), id_of(f'\u2581{text}')} != {loaded.unk_id}}
