@@ -59,7 +59,8 @@ def load_vocabulary(spec: str, extra_ids: int = EXTRA_IDS) -> seqio.Vocabulary:
       'unk_id': vocabulary.unk_id,
     }
   except Exception as error:  # protobuf's and SentencePiece's own classes
-    raise ValueError(f'{path} is not a SentencePiece model: {error}. {_HOW_TO_SET}') from error
+    why = repr(str(error))[1:-1][:200]  # which may hold bytes of the file
+    raise ValueError(f'{path} is not a SentencePiece model: {why}. {_HOW_TO_SET}') from error
   if ids != _SPECIAL_IDS:
     raise ValueError(f'The vocabulary {path} must have {_SPECIAL_IDS} as T5 does; it has {ids}.')
   return vocabulary

@@ -28,6 +28,7 @@ from dss_jax.runs import student
 from dss_jax.runs.run_folder import RunFolder
 from dss_jax.settings import json_form
 from dss_jax.tasks import registration, vocabulary
+from dss_jax.training import train_state
 
 OWN_BIASES = dataclasses.replace(run_folders.MODEL, relative_bias_per_layer=True)
 
@@ -195,6 +196,24 @@ def test_weights_without_a_vocabulary_are_not_written_for_transformers(tmp_path,
   assert 'has no vocabulary' in capsys.readouterr().err
   assert export(tmp_path / 'w', tmp_path / 'out', 't5x') == 0
   assert 'VOCABULARY' not in (tmp_path / 'out' / 'model.gin').read_text()
+
+
+@pytest.mark.parametrize('program', ['hf', 't5x'])
+def test_a_student_that_holds_nan_is_not_exported(tmp_path, capsys, monkeypatch, program):
+  create = train_state.create
+
+  def with_nan(*args, **settings):
+    state = create(*args, **settings)
+    scale = state.params['encoder_norm']['scale']
+    state.params['encoder_norm']['scale'] = scale.at[3].set(np.nan)
+    return state
+
+  monkeypatch.setattr(train_state, 'create', with_nan)
+  run = run_folders.make_run(tmp_path / 'run', steps=(1,))
+  assert export(run, tmp_path / 'out', program) == 2
+  assert 'encoder_norm/scale of' in (said := capsys.readouterr().err)
+  assert 'step 1, holds NaN or infinity' in said and '--step names another' in said
+  assert [path.name for path in tmp_path.iterdir()] == ['run']
 
 
 @pytest.mark.parametrize(('program', 'module'), [('hf', huggingface), ('t5x', t5x)])

@@ -112,7 +112,9 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_n
     assert set(tmp_path.iterdir()) == {living, tmp_path / folder.name}
     (folder / 'file').write_text('of this one')
   _, said = other.communicate('', timeout=60)
-  assert other.returncode == 1 and 'Cannot overwrite' in said  # the first to end has the name
+  assert (
+    other.returncode == 1 and 'has been made by somebody else meanwhile' in said
+  )  # the first to end has the name
   assert [path.name for path in tmp_path.iterdir()] == ['out']
   assert (tmp_path / 'out' / 'file').read_text() == 'of this one'
 

@@ -57,6 +57,7 @@ def new_folder(output: epath.Path) -> Iterator[epath.Path]:
     output: does not exist or is empty; its parents are made.
 
   Raises:
+    ValueError: another process has made `output` meanwhile.
     OSError: a file cannot be written; if the disk is full, the message says what was not written.
   """
   temporary = output.with_name(f'.{output.name}.tmp-{secrets.token_hex(4)}')
@@ -67,7 +68,7 @@ def new_folder(output: epath.Path) -> Iterator[epath.Path]:
         stack.enter_context(_held(pathlib.Path(temporary)))
         _remove_abandoned(output, temporary)
       yield temporary
-      temporary.replace(output)
+      _rename(temporary, output)
     except BaseException as error:
       temporary.rmtree(missing_ok=True)
       if isinstance(error, Exception) and _is_full(error):
@@ -78,6 +79,21 @@ def new_folder(output: epath.Path) -> Iterator[epath.Path]:
           str(output),
         ) from error
       raise
+
+
+def _rename(folder: epath.Path, output: epath.Path) -> None:
+  """Gives a folder its name; an empty local folder of that name is replaced."""
+  if '://' in str(output):
+    folder.replace(output)
+    return
+  try:
+    os.replace(folder, output)
+  except OSError as error:
+    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+      raise
+    raise ValueError(
+      f'{output} has been made by somebody else meanwhile and is left as it is; name a new folder.'
+    ) from error
 
 
 def _is_full(error: Exception) -> bool:

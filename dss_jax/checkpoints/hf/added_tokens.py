@@ -12,13 +12,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from dss_jax.checkpoints import foreign_files
-from dss_jax.tasks.vocabulary import load_vocabulary
 
 ADDED, MAP = 'added_tokens.json', 'special_tokens_map.json'
 CONFIG, FAST = 'tokenizer_config.json', 'tokenizer.json'
 FILES = (ADDED, MAP, CONFIG, FAST)
 MOST_FAST = 64 << 20  # bytes of a tokenizer.json; mT5's has 16 MiB
-_SENTINEL = re.compile(r'\u2581?<extra_id_\d+>')
+_SPECIAL = re.compile(r'<pad>|</s>|<unk>|\u2581?<extra_id_\d+>')
 
 
 def note(folder: pathlib.Path, vocabulary: str | None) -> tuple[str, ...]:
@@ -33,8 +32,8 @@ def note(folder: pathlib.Path, vocabulary: str | None) -> tuple[str, ...]:
   """
   if vocabulary is None:
     return ()
-  known = _is_known_to(vocabulary)
-  left_out = sorted(text for text in set(_texts(folder)) if not known(text))
+  added = {text for text in _texts(folder) if not _SPECIAL.fullmatch(text)}
+  left_out = sorted(added - _pieces(vocabulary, added)) if added else []
   if not left_out:
     return ()
   names = ', '.join(foreign_files.shown(text) for text in left_out[:5])
@@ -46,19 +45,15 @@ def note(folder: pathlib.Path, vocabulary: str | None) -> tuple[str, ...]:
   )
 
 
-def _is_known_to(vocabulary: str) -> Any:
-  """A function that says whether our vocabulary gives a token the id that it has there."""
-  loaded = load_vocabulary(vocabulary)
-  special = {'<pad>', '</s>', '<unk>'}
+def _pieces(vocabulary: str, texts: set[str]) -> set[str]:
+  """Those of the texts that are pieces of our vocabulary."""
   if vocabulary == 'bytes':
-    return lambda text: text in special or _SENTINEL.fullmatch(text)
-  unknown = loaded.unk_id
-  pieces = loaded.tokenizer.piece_to_id
-  return lambda text: (
-    text in special
-    or _SENTINEL.fullmatch(text)
-    or any(pieces(piece) != unknown for piece in (text, f'\u2581{text}'))
-  )
+    return set()
+  from dss_jax.tasks.vocabulary import load_vocabulary  # brings TensorFlow
+
+  loaded = load_vocabulary(vocabulary)
+  id_of = loaded.tokenizer.piece_to_id
+  return {text for text in texts if {id_of(text), id_of(f'\u2581{text}')} != {loaded.unk_id}}
 
 
 def _texts(folder: pathlib.Path) -> Iterator[str]:

@@ -42,8 +42,8 @@ _HEADER_SIZE = struct.Struct('<Q')
 _LFS_POINTER = b'version https://git-lfs'
 Opener = Callable[[pathlib.Path], dict[str, Tensor]]
 INSTALL_TORCH = (
-  "needs torch to be read: pip install 'torch>=2.6' (the CPU build is enough), or convert it to "
-  'safetensors with transformers'
+  'needs torch to be read: pip install torch (2.6 or later, the CPU build will do), or convert it '
+  'to safetensors with transformers'
 )
 SAVE_AS_FLOATS = (
   'load it with transformers and save it again with model.float().save_pretrained(FOLDER)'
