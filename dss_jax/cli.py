@@ -11,6 +11,7 @@ import signal
 import stat
 import sys
 import tempfile
+import threading
 import time
 import warnings
 import zlib
@@ -35,6 +36,7 @@ SHARED = ('train', 'evaluate', 'predict', 'compare')  # several processes may ru
 CACHE_VARIABLE = 'JAX_COMPILATION_CACHE_DIR'
 CACHE_DAYS = 90  # a compiled program that is unused for so long is removed
 READER_IS_GONE = 141  # the exit code of programs that SIGPIPE ends
+ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 MODULES = {'import': 'import_weights', 'export': 'export_weights'}  # `import` is a Python keyword
 
 
@@ -89,24 +91,28 @@ def _run(argv: Sequence[str] | None) -> int:
 
 @contextlib.contextmanager
 def _ending_in_order() -> Iterator[None]:
-  """Lets SIGTERM end the program as an error does, so that what is temporary is removed.
+  """Lets a signal end the program as an error does, so that what is temporary is removed.
 
-  While training, distributed.StopSignal handles it.
+  While training, distributed.StopSignal handles SIGTERM. `nohup` keeps SIGHUP ignored.
   """
-
-  def end(number, frame):
-    signal.signal(number, signal.SIG_IGN)  # while that is being done
-    raise SystemExit(128 + number)
-
-  try:
-    before = signal.signal(signal.SIGTERM, end)
-  except ValueError:  # not the main thread: the caller handles signals
+  if threading.current_thread() is not threading.main_thread():  # which alone gets signals
     yield
     return
+  before = {number: signal.getsignal(number) for number in ENDING_SIGNALS}
+  before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}
+
+  def end(number, frame):
+    for ending in before:  # while it cleans up
+      signal.signal(ending, signal.SIG_IGN)
+    raise SystemExit(128 + number)
+
+  for number in before:
+    signal.signal(number, end)
   try:
     yield
   finally:
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+      signal.signal(number, handler)
 
 
 def _quieten_libraries() -> None:

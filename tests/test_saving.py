@@ -287,17 +287,42 @@ def test_sigterm_ends_a_verb_in_order(tmp_path, monkeypatch):
   assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_a_real_process_ends_with_143_and_without_a_word(tmp_path):
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP])
+def test_a_real_process_ends_in_order_and_without_a_word(tmp_path, number):
   folder = run_folders.make_run(tmp_path / 'run')
+  questions = tmp_path / 'q.jsonl'
+  os.mkfifo(questions)
   environment = {**os.environ, 'JAX_PLATFORMS': 'cpu'}
-  command = [sys.executable, '-m', 'dss_jax', 'predict', f'--model_dir={folder}', '--input=-']
-  with subprocess.Popen(
-    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
-  ) as process:
-    before = _contents(pathlib.Path(folder))
-    time.sleep(6)  # it reads what is not there yet
-    process.terminate()
+  command = [sys.executable, '-m', 'dss_jax', 'predict', f'--model_dir={folder}']
+  before = _contents(pathlib.Path(folder))
+  with (
+    subprocess.Popen(
+      [*command, f'--input_file={questions}'], stdout=-1, stderr=-1, env=environment
+    ) as process,
+    questions.open('w'),
+  ):  # waits until the process reads, which then waits for us
+    process.send_signal(number)
     output, errors = process.communicate(timeout=SOON_S)
-  assert process.returncode in (143, -signal.SIGTERM), errors  # the latter before `dss` began
-  assert not output and b'Traceback' not in errors
+  assert process.returncode == 128 + number, errors
+  assert not output and not errors
   assert _contents(pathlib.Path(folder)) == before
+
+
+def test_what_nohup_ignores_stays_ignored(monkeypatch):
+  seen = []
+  monkeypatch.setattr(cli, '_run', lambda argv: seen.append(signal.getsignal(signal.SIGHUP)))
+  before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+  try:
+    cli.main(['prepare'])
+  finally:
+    signal.signal(signal.SIGHUP, before)
+  assert seen == [signal.SIG_IGN]
+
+
+def test_in_a_thread_no_signal_is_caught(monkeypatch):
+  seen, before = [], signal.getsignal(signal.SIGTERM)
+  monkeypatch.setattr(cli, '_run', lambda argv: seen.append(signal.getsignal(signal.SIGTERM)))
+  thread = threading.Thread(target=cli.main, args=(['prepare'],))
+  thread.start()
+  thread.join()
+  assert seen == [before]

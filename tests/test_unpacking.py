@@ -96,18 +96,6 @@ def test_several_at_once_all_get_the_whole_folder(tmp_path):
   assert list((tmp_path / 'out').iterdir()) == [folder]
 
 
-def test_what_a_killed_process_left_is_removed_a_day_later(tmp_path):
-  path = archive(tmp_path, ('a', 'x'))
-  folder = unpacking.extract(path, tmp_path / 'out')
-  old, new = (folder.with_name(f'{folder.name}.{name}.part') for name in ('old', 'new'))
-  for left in (old, new):
-    left.mkdir()
-  os.utime(old, (0, 0))
-  folder.rename(tmp_path / 'elsewhere')
-  unpacking.extract(path, tmp_path / 'out')
-  assert set((tmp_path / 'out').iterdir()) == {folder, new}
-
-
 @pytest.mark.parametrize(
   ('names', 'message'),
   [

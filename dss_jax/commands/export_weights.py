@@ -72,8 +72,7 @@ class _Checkpoint(NamedTuple):
 def main(argv: Sequence[str]) -> int:
   """Runs `dss export`; returns the exit code."""
   options = _parser().parse_args(argv)
-  with whole_folders.cleaned_up_at_sigterm():
-    summary = _export(options)
+  summary = _export(options)
   print(json.dumps({'output': options.output, **summary}))
   return 0
 

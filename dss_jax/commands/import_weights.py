@@ -46,8 +46,7 @@ to read them quickly many times, or where training has no network.
 def main(argv: Sequence[str]) -> int:
   """Runs `dss import`; returns the exit code."""
   options = _parser().parse_args(argv)
-  with whole_folders.cleaned_up_at_sigterm():
-    summary = _import(options)
+  summary = _import(options)
   print(json.dumps(summary))
   return 0
 

@@ -7,16 +7,16 @@ Owns which archives are refused: an archive may be anybody's. Does not own where
 import io
 import pathlib
 import re
-import shutil
 import stat
 import struct
-import time
-import uuid
 import zipfile
 import zlib
 from collections.abc import Iterator
 
+from etils import epath
+
 from dss_jax.datasets.release import file_sha256
+from dss_jax.settings import whole_folders
 
 MAX_EXTRACTED_BYTES = 8 << 30
 """The release has less than 1 GiB."""
@@ -25,8 +25,6 @@ MAX_ENTRIES = 10_000
 MAX_CONTENTS_BYTES = 8 << 20
 """Of an archive's table of contents, which is read as a whole."""
 CHUNK_BYTES = 1 << 20
-STALE_SECONDS = 86_400
-"""Age from which an unfinished folder counts as left by a killed process."""
 _UNSOUND = (
   zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError, OverflowError,
   struct.error,
@@ -56,20 +54,12 @@ def extract(archive: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
     except _UNSOUND as error:
       raise _unsound(archive, error) from error
     _check_entries(archive, entries)
-    folder.mkdir(parents=True, exist_ok=True)
-    _delete_leftovers(target)
-    temporary = target.with_name(f'{target.name}.{uuid.uuid4().hex}.part')
     try:
-      temporary.mkdir()
-      for entry in entries:
-        _write(archive, zipped, entry, temporary / entry.filename)
-      try:
-        temporary.replace(target)
-      except OSError:
-        if not target.is_dir():  # otherwise another process was first
-          raise
-    finally:
-      shutil.rmtree(temporary, ignore_errors=True)
+      with whole_folders.new_folder(epath.Path(target)) as temporary:
+        for entry in entries:
+          _write(archive, zipped, entry, pathlib.Path(temporary) / entry.filename)
+    except whole_folders.MadeMeanwhileError:  # by another process, from the same archive
+      pass
   return target
 
 
@@ -167,10 +157,3 @@ def _check_names(archive: pathlib.Path, entries: list[zipfile.ZipInfo]) -> None:
         'taken as one.'
       )
     seen.add(name)
-
-
-def _delete_leftovers(target: pathlib.Path) -> None:
-  """Deletes what killed processes left of the same archive."""
-  for path in target.parent.glob(f'{target.name}.*.part'):
-    if time.time() - path.stat().st_mtime > STALE_SECONDS:
-      shutil.rmtree(path, ignore_errors=True)

@@ -1,6 +1,6 @@
 """Folders that appear complete or not at all, however the process ends.
 
-Owns temporary folders beside an output, and what SIGTERM and a full disk do to them. Single files
+Owns temporary folders beside an output, and what an error and a full disk do to them. Single files
 are whole_files.py's.
 """
 
@@ -11,39 +11,15 @@ import os
 import pathlib
 import secrets
 import shutil
-import signal
-import threading
 from collections.abc import Iterator
-from types import FrameType
 
 from etils import epath
 
-_ENDING = (signal.SIGTERM, signal.SIGHUP)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-@contextlib.contextmanager
-def cleaned_up_at_sigterm() -> Iterator[None]:
-  """Makes SIGTERM and SIGHUP end the block as an error does, so that what it began is removed.
-
-  In a thread that is not the main one, nothing changes: only the main one gets signals.
-  """
-  if threading.current_thread() is not threading.main_thread():
-    yield
-    return
-
-  def end(number: int, _: FrameType | None) -> None:
-    for ending in _ENDING:  # cleaning up is not to be interrupted
-      signal.signal(ending, signal.SIG_IGN)
-    os.write(2, f'{signal.Signals(number).name}: removing what is not complete\n'.encode())
-    raise SystemExit(128 + number)
-
-  before = {number: signal.signal(number, end) for number in _ENDING}
-  try:
-    yield
-  finally:
-    for number, handler in before.items():
-      signal.signal(number, signal.SIG_DFL if handler is None else handler)
+class MadeMeanwhileError(ValueError):
+  """Another process has made the same folder, which is left as it is."""
 
 
 @contextlib.contextmanager
@@ -57,7 +33,7 @@ def new_folder(output: epath.Path) -> Iterator[epath.Path]:
     output: does not exist or is empty; its parents are made.
 
   Raises:
-    ValueError: another process has made `output` meanwhile.
+    MadeMeanwhileError: another process has made `output` meanwhile.
     OSError: a file cannot be written; if the disk is full, the message says what was not written.
   """
   temporary = output.with_name(f'.{output.name}.tmp-{secrets.token_hex(4)}')
@@ -91,7 +67,7 @@ def _rename(folder: epath.Path, output: epath.Path) -> None:
   except OSError as error:
     if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
       raise
-    raise ValueError(
+    raise MadeMeanwhileError(
       f'{output} has been made by somebody else meanwhile and is left as it is; name a new folder.'
     ) from error
 
