@@ -270,7 +270,7 @@ def test_malformed_raw_files_fail_and_leave_the_old_data(raw, tmp_path, capsys):
     capsys, '--dataset=svamp', f'--raw_dir={raw}', f'--data_dir={tmp_path / "data"}'
   )
   assert status == 2
-  assert 'svamp_test.json, line 4: not valid JSON' in errors
+  assert 'svamp_test.json, line 4 is not JSON' in errors
   assert rows(source_of(tmp_path), 'test')[2].label == '( 2.0 + 2.0 )'
 
 

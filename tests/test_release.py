@@ -92,10 +92,10 @@ def test_a_missing_batch_is_an_error(tmp_path):
 @pytest.mark.parametrize(
   ('line', 'message'),
   [
-    ('{"input": "x", ', 'not valid JSON'),
-    ('["x"]', 'expected a JSON object'),
-    ('{"input": "x"}', "expected a text in field 'label', but the row has only 'input'"),
-    ('{"input": 3, "label": "x"}', "expected a text in field 'input', got 3"),
+    ('{"input": "x", ', ' is not JSON: Expecting property name'),
+    ('["x"]', ': expected a JSON object'),
+    ('{"input": "x"}', ": expected a text in field 'label', but the row has only 'input'"),
+    ('{"input": 3, "label": "x"}', ": expected a text in field 'input', got 3"),
   ],
 )
 def test_a_malformed_row_is_an_error_that_names_file_and_line(tmp_path, line, message):
@@ -104,7 +104,7 @@ def test_a_malformed_row_is_an_error_that_names_file_and_line(tmp_path, line, me
   path.write_text(f'{path.read_text()}\n{line}\n')
   with pytest.raises(ValueError) as error:
     read(svamp.DATASET, tmp_path, 'test')
-  assert f'{path}, line 3: {message}' in str(error.value)
+  assert str(error.value).startswith(f'{path}, line 3{message}')
 
 
 @pytest.mark.parametrize('content', ['[1, 2]', '{"a": "b"}', '["x"', '\x00'])
@@ -113,7 +113,7 @@ def test_malformed_completions_are_an_error_that_names_the_file(tmp_path, conten
   write_completions(tmp_path / 'svamp', 'test', [])
   path = tmp_path / 'svamp' / 'llm' / 'test_CoT_0.json'
   path.write_text(content)
-  with pytest.raises(ValueError, match=r'test_CoT_0\.json: '):
+  with pytest.raises(ValueError, match=r'test_CoT_0\.json( is not JSON)?: '):
     read(svamp.DATASET, tmp_path, 'test')
 
 

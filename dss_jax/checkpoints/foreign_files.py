@@ -4,9 +4,10 @@ Owns the checks that every reader of such a file makes first. What the files mea
 of each format. Hostile content costs no more time and memory than `MOST_JSON` allows.
 """
 
-import json
 import pathlib
 from typing import Any
+
+from dss_jax.settings import json_form
 
 MOST_JSON = 4 << 20  # bytes; a T5's largest header or index has 0.2 MiB
 SHOWN = 100  # characters of a name or a reason in a message
@@ -73,12 +74,7 @@ def parse_json(content: bytes, origin: str) -> dict[str, Any]:
   Raises:
     ValueError: it is none; the message starts with `origin`.
   """
-  try:
-    value = json.loads(content)
-  except RecursionError as error:
-    raise ValueError(f'{origin} is not JSON that can be read: it is nested too deeply.') from error
-  except ValueError as error:
-    raise ValueError(f'{origin} is not JSON: {shown(error)}.') from error
+  value = json_form.parse(content, origin)
   if not isinstance(value, dict):
     raise ValueError(f'{origin} holds a {type(value).__name__}; expected a JSON object.')
   return value

@@ -30,13 +30,13 @@ from typing import Any, BinaryIO
 
 from etils import epath
 
+from dss_jax.settings import json_form
+
 Row = Mapping[str, Any]
 
 FORMATS = ('.jsonl', '.json', '.csv', '.tsv')
 EXPECTED = 'expected JSON lines (.jsonl, .json), .csv or .tsv, or one of these with .gz'
 MAX_LINE_BYTES = 1 << 24
-MAX_DIGITS = 1000
-"""Of an integer; Python's own limit is an error that names no file."""
 
 _DELIMITERS = {'.csv': ',', '.tsv': '\t'}
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # UTF-32's marks hold one of them
@@ -325,16 +325,7 @@ def _checked_header(cells: list[str], place: str, delimiter: str) -> list[str]:
 
 def _parsed(content: str, place: str) -> Any:
   """A JSON value whose keys stand once each and whose texts have characters only."""
-  try:
-    value = json.loads(content, object_pairs_hook=_object, parse_int=_integer)
-  except json.JSONDecodeError as error:
-    raise ValueError(
-      f'{place}: not valid JSON ({error.msg.removesuffix(" at")} at character {error.pos + 1}).'
-    ) from error
-  except RecursionError:
-    raise ValueError(f'{place}: not valid JSON for rows: it is nested too deeply.') from None
-  except ValueError as error:
-    raise ValueError(f'{place}: {error}.') from error
+  value = json_form.parse(content, place, _object)
   if '\\u' in content:  # only escapes can make what is no character
     with at(place):
       refuse_broken(value)
@@ -350,12 +341,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _repeated(names: Iterable[str]) -> list[str]:
   return [name for name, times in collections.Counter(names).items() if times > 1]
-
-
-def _integer(digits: str) -> int:
-  if len(digits) > MAX_DIGITS:
-    raise ValueError(f'expected numbers of {MAX_DIGITS} digits at most, got one of {len(digits)}')
-  return int(digits)
 
 
 def _items(value: Any) -> Iterable[Any]:

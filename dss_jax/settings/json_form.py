@@ -9,7 +9,7 @@ import dataclasses
 import json
 import math
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -17,6 +17,7 @@ from etils import epath
 from dss_jax.settings import fields
 from dss_jax.settings.errors import ConfigError
 
+PairsHook = Callable[[list[tuple[str, Any]]], Any]
 MAX_BYTES = 64 << 20
 """Of a file that is read as a whole."""
 MAX_MESSAGE = 300
@@ -72,17 +73,25 @@ def read_text(path: epath.PathLike) -> str:
     raise ConfigError(f'{path} is not UTF-8 text: byte {error.start} is wrong.') from error
 
 
-def parse(text: str, where: str) -> Any:
-  """The values of a JSON text; `where` is its file, for messages.
+def parse(text: str | bytes, where: str, pairs_hook: PairsHook | None = None) -> Any:
+  """The values of a JSON text.
+
+  Args:
+    text: what is parsed.
+    where: its file, for messages.
+    pairs_hook: makes the value of an object out of its (name, value) pairs; may raise ValueError.
 
   Raises:
     ConfigError: it is not JSON, or nested deeper than Python can follow.
   """
   try:
-    return json.loads(text)
+    return json.loads(text, object_pairs_hook=pairs_hook)
+  except json.JSONDecodeError as error:
+    problem = f'{error.msg.removesuffix(" at")} at character {error.pos + 1}'
+    raise ConfigError(f'{where} is not JSON: {problem}.') from error
   except RecursionError:
-    raise ConfigError(f'{where} is not JSON of ours: it is nested too deeply.') from None
-  except ValueError as error:  # json's own, or an integer of thousands of digits
+    raise ConfigError(f'{where} is not JSON that can be read: it is nested too deeply.') from None
+  except ValueError as error:  # not UTF-8, an integer of thousands of digits, or of the hook
     raise ConfigError(f'{where} is not JSON: {str(error).split(";")[0]}.') from error
 
 
