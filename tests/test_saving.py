@@ -24,7 +24,7 @@ from dss_jax.parallel import distributed, partitioning
 from dss_jax.runs import evaluation, training_log, training_loop
 from dss_jax.runs.metric_writer import MetricWriter
 from dss_jax.runs.run_folder import RunFolder
-from dss_jax.settings import whole_files
+from dss_jax.settings import errors, whole_files
 from dss_jax.training import optimizers, train_state
 
 pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
@@ -191,8 +191,9 @@ def test_a_second_training_is_refused_before_anything_is_touched(tmp_path):
   with RunFolder(tmp_path).lock():
     before = _contents(tmp_path)
     text = rf'another training writes to {tmp_path} \(process {os.getpid()} of .*, since '
-    with pytest.raises(ValueError, match=text):
+    with pytest.raises(ValueError, match=text) as refused:
       training_loop.train(_run(tmp_path, train_steps=8))
+    assert errors.exit_code(refused.value) == errors.USERS
     with pytest.raises(ValueError, match=text):
       compare.main(['--gin_file=runs/smoke.gin', f'--model_dir={tmp_path}'])
     assert _contents(tmp_path) == before

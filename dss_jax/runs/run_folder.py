@@ -95,12 +95,12 @@ class RunFolder:
     with self._open_lock() as file:
       try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      except BlockingIOError as error:
+      except BlockingIOError:
         file.seek(0)
-        raise ValueError(
+        raise ConfigError(
           f'another training writes to {self} ({file.read(200)}): wait for its end, or choose '
           'another MODEL_DIR.'
-        ) from error
+        ) from None
       except OSError as error:
         distributed.log(
           f'warning: {self} cannot be locked ({error.strerror}): nothing keeps a second training '
