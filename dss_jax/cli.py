@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+import types
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
@@ -36,6 +37,7 @@ SHARED = ('train', 'evaluate', 'predict', 'compare')  # several processes may ru
 CACHE_VARIABLE = 'JAX_COMPILATION_CACHE_DIR'
 CACHE_DAYS = 90  # a compiled program that is unused for so long is removed
 READER_IS_GONE = 141  # the exit code of programs that SIGPIPE ends
+CLEAN_UP_S = 10.0  # in which further signals do not interrupt the removal of what is temporary
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 MODULES = {'import': 'import_weights', 'export': 'export_weights'}  # `import` is a Python keyword
 
@@ -101,10 +103,15 @@ def _ending_in_order() -> Iterator[None]:
   before = {number: signal.getsignal(number) for number in ENDING_SIGNALS}
   before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}
 
+  ended_at = -CLEAN_UP_S
+
   def end(number, frame):
-    for ending in before:  # while it cleans up
-      signal.signal(ending, signal.SIG_IGN)
-    raise SystemExit(128 + number)
+    nonlocal ended_at
+    if _is_in_callback(frame):  # where an exception would only be printed
+      threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+    elif time.monotonic() - ended_at > CLEAN_UP_S:  # else it is cleaning up
+      ended_at = time.monotonic()
+      raise SystemExit(128 + number)
 
   for number in before:
     signal.signal(number, end)
@@ -113,6 +120,15 @@ def _ending_in_order() -> Iterator[None]:
   finally:
     for number, handler in before.items():
       signal.signal(number, handler)
+
+
+def _is_in_callback(frame: types.FrameType | None) -> bool:
+  """Whether Python would not pass on an exception that is raised in this frame."""
+  while frame is not None:
+    if frame.f_code.co_name in ('__del__', '_xla_gc_callback'):
+      return True
+    frame = frame.f_back
+  return False
 
 
 def _quieten_libraries() -> None:

@@ -56,6 +56,8 @@ def check(job: Job, more: Sequence[str] = (), uploads: bool = True) -> tuple[str
       '--service_account.'
     )
   _check_paths(verb, given, jobs.files_to_ship(job.command, more), uploads)
+  if verb == 'prepare' and 'DATA_DIR' not in dict(given):
+    raise ValueError('DATA_DIR is on a machine that will be deleted: give --data_dir=gs://... .')
   named = []
   if verb in CONFIGURED:
     _check_gin_files(job.command)
@@ -96,14 +98,12 @@ def _check_paths(
       _check_input(name, value, files, uploads)
     elif name == 'INPUT' and value == '-':
       raise ValueError('--input=- is this terminal, which the hosts do not have: give a file.')
-    elif name == 'INPUT_FILE' or (name == 'INPUT' and value.endswith('.jsonl')):
+    elif name == 'INPUT_FILE' or (name == 'INPUT' and rows.is_path(value)):
       _check_input(name, value, files, uploads)
     elif name == 'URL' and value.startswith('file:'):
       raise ValueError(f'--url={value!r} is a file of this machine, which the hosts do not have.')
     elif name == arguments.MODULE:
       _check_module(value, files)
-  if verb == 'prepare' and 'DATA_DIR' not in dict(named):
-    raise ValueError('DATA_DIR is on a machine that will be deleted: give --data_dir=gs://... .')
 
 
 def _check_bucket_path(name: str, value: str, otherwise: str) -> None:

@@ -50,7 +50,7 @@ def _columns(texts: Sequence[Mapping[str, str | list[str]]]) -> dict[str, list]:
   if all(isinstance(value, str) for field in TEACHERS for value in columns[field]):
     return columns
   samples = {
-    field: [[value] if isinstance(value, str) else value for value in columns[field]]
+    field: [[value] if isinstance(value, str) else value or [''] for value in columns[field]]
     for field in TEACHERS
   }
   most = max(len(row) for rows_ in samples.values() for row in rows_)

@@ -13,7 +13,7 @@ from typing import Any
 
 from etils import epath
 
-from dss_jax.settings import whole_files
+from dss_jax.settings import json_form, whole_files
 
 FILE = 'checksums.json'
 _BLOCK = 1 << 20
@@ -53,7 +53,7 @@ def damage(folder: epath.Path, step: int, items: Collection[str]) -> str | None:
   """
   try:
     noted = _load(folder)
-  except (ValueError, TypeError, KeyError, AttributeError):
+  except (ValueError, OverflowError, TypeError, KeyError, AttributeError):
     return f'{FILE} in it cannot be read'
   if noted is None:
     return None
@@ -81,7 +81,7 @@ def _load(folder: epath.Path) -> dict[str, Any] | None:
   """
   if not are_in(folder):
     return None
-  content = json.loads((folder / FILE).read_text())
+  content = json_form.read_object(folder / FILE)
   files = {str(name): [int(size), int(crc)] for name, (size, crc) in content['files'].items()}
   return {'step': content['step'], 'files': files}
 

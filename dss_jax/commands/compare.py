@@ -26,7 +26,13 @@ def main(argv: Sequence[str]) -> int:
     return gin_files.configured('run_config.RunConfig')
 
   entries = comparison.entries(compared, run_of)
-  with RunFolder(compared.model_dir).lock():
+  folder = RunFolder(compared.model_dir)
+  if folder.settings_file.exists():
+    raise ValueError(f'MODEL_DIR {folder} holds a run; name a folder for the comparison alone.')
+  with folder.lock():
+    for entry in entries:
+      with RunFolder(str(entry.macros['MODEL_DIR'])).lock():
+        pass  # a training that has one of them is found before anything is trained
     return _compare(compared, entries, run_of)
 
 

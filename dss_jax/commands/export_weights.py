@@ -27,7 +27,8 @@ from dss_jax.models.t5 import T5Config
 from dss_jax.parallel import partitioning
 from dss_jax.runs import card_facts, model_card, pretrained, run_config, run_folder
 from dss_jax.runs.run_folder import RunFolder
-from dss_jax.settings import arguments, json_form, whole_files, whole_folders
+from dss_jax.settings import arguments, fields, json_form, whole_files, whole_folders
+from dss_jax.settings.printable import printable
 from dss_jax.tasks import set_vocabulary
 from dss_jax.training import optimizers, train_state
 
@@ -79,9 +80,11 @@ def main(argv: Sequence[str]) -> int:
 
 def _export(options: argparse.Namespace) -> dict[str, Any]:
   """Exports into a new or empty folder; returns the summary of `export`."""
-  output = whole_files.absolute(epath.Path(options.output).expanduser())
+  output = whole_files.absolute(fields.expanded(options.output))
   if output.exists() and (not output.is_dir() or any(output.iterdir())):
     raise ValueError(f'OUTPUT {output} exists and is not empty; name a new folder, or empty it.')
+  if RunFolder(output.parent.parent).checkpoints_folder == output.parent:
+    raise ValueError(f'OUTPUT {output} would be a checkpoint of a run; name another folder.')
   arguments.import_modules(options.modules)
   what = (options.checkpoint, options.step, options.to)
   has_module = bool(options.modules)
@@ -129,7 +132,7 @@ def export(
   Raises:
     ValueError: there is no such checkpoint, or it does not read back as it was written.
   """
-  source = _read(epath.Path(checkpoint).expanduser(), step, moments=program == 't5x')
+  source = _read(epath.Path(fields.expanded(checkpoint)), step, moments=program == 't5x')
   if program == 'hf':
     written = _write_huggingface(source, folder, output.name, has_module)
   else:
@@ -150,7 +153,7 @@ def _read(folder: epath.Path, step: str, moments: bool) -> _Checkpoint:
   model = json_form.from_dict(T5Config, values['model'], f'{path}: model')
   saved = RunFolder(folder).read_checkpoints()
   try:
-    number = saved.resolve(int(step) if step.isdigit() else step)
+    number = saved.resolve(int(step) if step.isdecimal() else step)
     state = None
     if run is not None and moments and run.optimizer.name == 'adafactor':
       mesh = partitioning.make_mesh(partitioning.MeshConfig())
@@ -252,7 +255,7 @@ def _facts(
   try:
     RunFolder(source.folder).check_module('named' if has_module else None)
   except ValueError as error:
-    print(f'note: the model card says less of the data: {error}', file=sys.stderr)
+    print(f'note: the model card says less of the data: {printable(str(error))}', file=sys.stderr)
   else:
     run = run_config.set_up_tasks(run)
   return card_facts.of_run(name, run, vocabulary, source.step, source.fingerprint)
@@ -327,7 +330,7 @@ where it was exported to. To continue with T5X:
       --gin.TRAIN_STEPS={step + 1000} ...
 
 where TRAIN_STEPS counts the {step} steps already made. The inputs follow the templates
-{', '.join(f'`{row.input}`' for row in (method.answer, *method.other_rows))}.
+{', '.join(model_card.code(row.input) for row in (method.answer, *method.other_rows))}.
 """
 
 

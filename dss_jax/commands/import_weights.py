@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _import(options: argparse.Namespace) -> dict[str, Any]:
   """Imports into a new folder; returns what the last line of the output says."""
-  output = whole_files.absolute(epath.Path(options.output).expanduser())
+  output = whole_files.absolute(fields.expanded(options.output))
   if output.exists():
     raise ValueError(f'OUTPUT {output} exists already; name a new folder, or remove it.')
   weights = pretrained.open_weights(options.path, getattr(options, 'from'))
@@ -66,7 +66,7 @@ def _import(options: argparse.Namespace) -> dict[str, Any]:
   with whole_folders.new_folder(output) as temporary:
     summary = import_weights(weights, vocabulary, temporary)
   seconds = round(time.perf_counter() - started, 1)
-  return {'output': str(epath.Path(options.output).expanduser()), **summary, 'seconds': seconds}
+  return {'output': fields.expanded(options.output), **summary, 'seconds': seconds}
 
 
 def import_weights(

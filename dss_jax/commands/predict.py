@@ -8,7 +8,6 @@ import dataclasses
 import io
 import json
 import os
-import re
 import sys
 from collections.abc import Sequence
 from typing import BinaryIO
@@ -19,6 +18,7 @@ from dss_jax.datasets import rows
 from dss_jax.inference.predictor import Question
 from dss_jax.parallel import distributed
 from dss_jax.runs import evaluation, memory, student
+from dss_jax.runs.run_folder import RunFolder
 from dss_jax.settings import fields, gin_files
 
 
@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
   sources, rest = _split_inputs(argv)
   gin_files.parse(rest, 'runs/predict.gin')
   settings: PredictConfig = gin_files.configured('predict.PredictConfig')
-  _check_output(settings.output, sources)
+  _check_output(settings.output, sources, settings.model_dir)
   answers = predict(settings, [text for source in sources for text in _read(*source)])
   if not distributed.is_main():
     return 0
@@ -139,19 +139,18 @@ def _is_path(value: str) -> bool:
   shown = rows.printable(value)
   if value.startswith('@') and os.path.lexists(os.path.expanduser(value[1:])):
     raise ValueError(f'--input={shown}: leave out the @: --input={shown[1:]}.')
-  named = rows.format_of(value) or ('.txt' if value.lower().endswith('.txt') else None)
-  exists = bool(value) and os.path.lexists(os.path.expanduser(value))
-  exists = exists or re.fullmatch(r'gs://\S+', value) is not None
-  if exists and named not in rows.FORMATS:
+  if not rows.is_path(value):
+    return False
+  if rows.format_of(value) is None:
     raise ValueError(
       f'--input={shown} is a file or folder, not a text; {rows.EXPECTED}. JSON lines in a file of '
       'another name: --input_file. To ask this text itself: --input=- reads lines '
       '{"input": "TEXT"}.'
     )
-  return exists or named == '.jsonl' or (named is not None and not re.search(r'\s', value))
+  return True
 
 
-def _check_output(output: str | None, sources: Sequence[tuple[str, str]]) -> None:
+def _check_output(output: str | None, sources: Sequence[tuple[str, str]], model_dir: str) -> None:
   """Refuses, before anything is decoded, an output that cannot be written or would be an input."""
   if output is None or '://' in output:
     return
@@ -160,5 +159,7 @@ def _check_output(output: str | None, sources: Sequence[tuple[str, str]]) -> Non
     raise ValueError(f'OUTPUT {output} is one of the inputs; write the answers to another file.')
   if os.path.exists(output) and not os.path.isfile(output):
     raise ValueError(f'OUTPUT {output} is no file; give the name of one, such as answers.jsonl.')
+  if RunFolder(model_dir).owns(output):
+    raise ValueError(f'OUTPUT {output} is a file of the run; write the answers to another file.')
   if not os.path.isdir(os.path.dirname(output) or '.'):
     raise ValueError(f'OUTPUT {output} is in a folder that does not exist.')

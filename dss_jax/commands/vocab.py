@@ -159,10 +159,10 @@ def main(argv: Sequence[str]) -> int:
   """Runs `dss vocab`; returns the process's exit status."""
   arguments = _parser().parse_args(argv)
   if arguments.data_dir:
-    os.environ['TFDS_DATA_DIR'] = os.path.expanduser(arguments.data_dir)
+    os.environ['TFDS_DATA_DIR'] = fields.expanded(arguments.data_dir)
   module_flags.import_modules(('dss_jax.tasks', *arguments.modules))
   trained = train_vocabulary(task_texts(arguments.task.split(',')), arguments.size)
-  output = os.path.expanduser(arguments.output)
+  output = fields.expanded(arguments.output)
   write_model(trained.model, output)
   if trained.size < arguments.size:
     print(f'The texts hold only {trained.size} pieces; {arguments.size} were asked for.')

@@ -30,7 +30,7 @@ from typing import Any, BinaryIO
 
 from etils import epath
 
-from dss_jax.settings import json_form
+from dss_jax.settings import fields, json_form
 
 Row = Mapping[str, Any]
 
@@ -39,6 +39,10 @@ EXPECTED = 'expected JSON lines (.jsonl, .json), .csv or .tsv, or one of these w
 MAX_LINE_BYTES = 1 << 24
 
 _DELIMITERS = {'.csv': ',', '.tsv': '\t'}
+_LIKE_A_PATH = re.compile(
+  r'(?i)\.(jsonl?|csv|tsv|txt|parquet|arrow|feather|xlsx?|pkl|npy)(\.?(gz|bz2|xz|zst|zip))?$'
+  r'|^\w+://\S|^(~|\.{1,2})?/\S*$'
+)
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # UTF-32's marks hold one of them
 _NO_CHARACTER = re.compile('[\0\ud800-\udfff]')
 _SHORT = reprlib.Repr()
@@ -49,6 +53,13 @@ def format_of(path: epath.PathLike) -> str | None:
   """Which of FORMATS a file is by its name; None if none of them."""
   name = os.fspath(path).lower().removesuffix('.gz')
   return next((form for form in FORMATS if name.endswith(form)), None)
+
+
+def is_path(value: str) -> bool:
+  """Whether a value that may be a text is a file or folder: it exists, or is named like one."""
+  named = value.strip(' \t"\'')
+  exists = bool(named) and os.path.lexists(os.path.expanduser(named))
+  return exists or _LIKE_A_PATH.search(named) is not None
 
 
 def read(
@@ -233,7 +244,7 @@ def at(place: str) -> Iterator[None]:
 @contextlib.contextmanager
 def _opened(path: epath.PathLike) -> Iterator[BinaryIO]:
   """A file's content, decompressed if its name ends with .gz."""
-  path = epath.Path(os.path.expanduser(path))
+  path = epath.Path(fields.expanded(os.fspath(path)))
   name = printable(path)
   if path.is_dir():
     raise ValueError(f'{name} is a folder; {EXPECTED}.')
@@ -289,6 +300,7 @@ def _cells(
       yield line
 
   header: list[str] = []
+  csv.field_size_limit(MAX_LINE_BYTES)
   reader = csv.reader(texts(), delimiter=delimiter, strict=True)
   while True:
     place, number = f'{name}, line {last + 1}', last + 1

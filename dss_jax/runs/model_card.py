@@ -22,6 +22,7 @@ from dss_jax.runs.card_facts import Data, Facts, Score
 from dss_jax.settings import fields
 from dss_jax.settings.printable import printable
 
+LONGEST_LINE = 2000  # characters of a gin file's line that is shown
 NOT_RECORDED = 'not recorded'
 PLACEHOLDERS = {'input': 'A question of the kind that it was trained on.'}
 _HUB_ID = re.compile(r'(?:Hugging Face )?([A-Za-z0-9][\w.-]*/[\w.-]+)')
@@ -93,7 +94,7 @@ def _introduction(facts: Facts) -> str:
   text = f'A T5 in float32, written by `dss export` of dss_jax {version}'
   if facts.run is None:
     return f'{text} from weights that it read from {_inline(facts.source or NOT_RECORDED)}.'
-  return f'{text}: a student of {_code(facts.run.data.mixture_or_task_name)}, step {facts.step}.'
+  return f'{text}: a student of {code(facts.run.data.mixture_or_task_name)}, step {facts.step}.'
 
 
 def _use(facts: Facts) -> str:
@@ -102,7 +103,7 @@ def _use(facts: Facts) -> str:
   example = (facts.data.question if isinstance(facts.data, Data) else None) or {}
   wanted = sorted(frozenset[str]().union(*(fields_of(row.input) for row in rows)))
   question = {name: example.get(name) or PLACEHOLDERS.get(name, name) for name in wanted}
-  sentences = [f'Asked with {_code(row.input)}, it writes {_code(row.target)}.' for row in rows]
+  sentences = [f'Asked with {code(row.input)}, it writes {code(row.target)}.' for row in rows]
   if method.needs:
     sentences.append(f'Every question needs {" and ".join(sorted(method.needs))} too.')
   if facts.run is None:
@@ -248,7 +249,7 @@ def _teacher(facts: Facts) -> str:
 def _data(facts: Facts) -> str:
   if isinstance(facts.data, str) or facts.run is None:
     return str(facts.data)
-  rows = ', '.join(f'{count} rows of {_code(task)}' for task, count in facts.data.rows.items())
+  rows = ', '.join(f'{count} rows of {code(task)}' for task, count in facts.data.rows.items())
   parts = [
     f'Trained on {rows} (split {_inline(facts.run.data.split)}); CRC-32 of their tokens '
     f'{facts.fingerprint:08x}, the same when this card was written.'
@@ -262,12 +263,12 @@ def _data(facts: Facts) -> str:
       for split, entry in notes['counts'].items()
     ]
     files = [
-      (split, _code(file), _code(digest))
+      (split, code(file), code(digest))
       for split, digests in notes['sources'].items()
       for file, digest in digests.items()
     ]
     parts += [
-      f'{_code(name)}, prepared with filter {_code(notes["filter"])}; the counts are those '
+      f'{code(name)}, prepared with filter {code(notes["filter"])}; the counts are those '
       'before the filter:',
       _table(('split', *(column.replace('_', ' ') for column in columns)), counts),
       '<details><summary>SHA-256 of the raw files</summary>\n\n'
@@ -323,7 +324,8 @@ def without_paths(gin: str) -> str:
     is_path = is_path or 'dir' in match['start'].lower()
     return f"{match['start']}'...'" if is_path else match[0]
 
-  gin = re.sub(named, shown, gin)
+  lines = [line if len(line) <= LONGEST_LINE else '# (a long line)' for line in gin.split('\n')]
+  gin = re.sub(named, shown, '\n'.join(lines))
   return re.sub(r"""(['"])(?:/|~/|\w+://)[^'"\n]*\1""", "'...'", gin)
 
 
@@ -334,7 +336,7 @@ def _inline(text: str) -> str:
   return re.sub(r'(?i)(?:https?|ftp):(?=//)|www(?=\.)', r'\g<0>&#8203;', text)
 
 
-def _code(text: str) -> _Markup:
+def code(text: str) -> _Markup:
   """Text as a code span within a line, or within a cell of a table."""
   text = ' '.join(printable(str(text)).split()).replace('|', '\\|')
   marks = '`' * (_longest_marks(text) + 1)

@@ -6,7 +6,6 @@ network and vocabulary that come with the weights. Formats are read in checkpoin
 
 import dataclasses
 import functools
-import os
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -69,7 +68,7 @@ def open_weights(path: str, program: str | None = None) -> Weights:
   Raises:
     ValueError: the path holds no weights, or a part is missing; the message says what was expected.
   """
-  path = os.path.expanduser(path)
+  path = fields.expanded(path)
   program = program or _program_of(path)
   if program == 'ours':
     return _ours(path)

@@ -38,7 +38,9 @@ from dss_jax.settings.errors import ConfigError
 SETTINGS = 'config.json'
 VOCABULARY = 'spiece.model'
 _MENDED = 'Put a copy of it back, or remove it: the `dss train` that made the run writes it again.'
-_NO_FOLDER = (errno.EEXIST, errno.ENOTDIR, errno.EROFS, errno.EACCES, errno.EPERM)
+_NO_FOLDER = (
+  errno.EEXIST, errno.ENOTDIR, errno.EROFS, errno.EACCES, errno.EPERM, errno.ELOOP
+)  # fmt: skip
 
 
 class EvaluationFiles(NamedTuple):
@@ -116,12 +118,18 @@ class RunFolder:
   def _open_lock(self) -> TextIO:
     try:
       self.path.mkdir(parents=True, exist_ok=True)
-      return open(self.path / '.lock', 'a+', encoding='utf-8')
+      flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+      return open(os.open(self.path / '.lock', flags, 0o666), 'a+', encoding='utf-8')
     except OSError as error:
       if error.errno not in _NO_FOLDER:
         raise
       reason = 'it is a file' if isinstance(error, FileExistsError) else error.strerror
       raise ValueError(f'MODEL_DIR {self} cannot be written: {reason}; choose another.') from error
+
+  def owns(self, path: epath.PathLike) -> bool:
+    """Whether a path is one of the files that every run has, whatever links lead to it."""
+    files = (self.settings_file, self.gin_file, self.vocabulary_file, self.metrics_file)
+    return os.path.realpath(path) in map(os.path.realpath, files)
 
   # Settings
 
@@ -139,6 +147,7 @@ class RunFolder:
   def _saved_settings(self) -> RunConfig:
     if not self.settings_file.exists():
       raise ValueError(f'{self} holds no run: no {SETTINGS}; MODEL_DIR is what `dss train` wrote.')
+    self.refuse_foreign()
     values = self.load_values() | {'model_dir': str(self)}
     if self.vocabulary_file.exists():
       values['vocabulary'] = str(self.vocabulary_file)
@@ -146,6 +155,16 @@ class RunFolder:
       return json_form.from_dict(RunConfig, values, str(self.settings_file))
     except ConfigError as error:
       raise ConfigError(f'{error} {_MENDED}') from error
+
+  def refuse_foreign(self) -> None:
+    """Raises ValueError if config.json is there and is no run's."""
+    values = self.load_values() if self.settings_file.exists() else {'train_steps': 0}
+    if 'train_steps' in values:
+      return
+    what = 'weights of `dss import`; start from them by INITIAL_CHECKPOINT_PATH'
+    if 'model' not in values:
+      what = f'a {SETTINGS} of another program'
+    raise ConfigError(f'MODEL_DIR {self} holds {what}. Name a folder of `dss train`, or a new one.')
 
   def check_module(self, named: str | None) -> None:
     """Raises ValueError if the run's tasks come from a module and the command line names none."""

@@ -68,6 +68,7 @@ def set_up(run: RunConfig, stack: contextlib.ExitStack) -> TrainingSetup:
   validation = Validation.of(run, mesh)
   folder = RunFolder(run.model_dir)
   stack.enter_context(folder.lock())
+  folder.refuse_foreign()
   is_continued = bool(folder.saved_steps())
   fingerprint = pipeline.fingerprint(mixture)
   distributed.check_same(

@@ -23,8 +23,7 @@ _USERS_ERRNOS = {
 # and of TensorFlow, by number, and as tensorstore writes them into a ValueError.
 _RPC_CODES = {1, 2, 4, 8, 10, 13, 14}
 _RPC_TEXT = re.compile(
-  r'(?:^|[\s:(])(?:CANCELLED|UNKNOWN|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|ABORTED|INTERNAL'
-  r'|UNAVAILABLE): '
+  r'(?:^|[\s:(])(?:DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|ABORTED|UNAVAILABLE): '
 )
 _WITHOUT_STATUS = {'RetryError', 'TransportError', 'TimeoutError'}  # of Google's libraries
 

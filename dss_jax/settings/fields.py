@@ -30,8 +30,10 @@ def expanded(path: str) -> str:
   """A path with the home folder in the place of a `~` or `~user` that it starts with.
 
   Raises:
-    ValueError: there is no such user, or no home folder.
+    ValueError: there is no such user or no home folder, or it is neither local nor of a bucket.
   """
+  if '://' in path and not path.startswith('gs://'):
+    raise ValueError(f'{path!r} is no path: expected a file or folder here, or gs://BUCKET/PATH.')
   found = os.path.expanduser(path)
   if found.startswith('~'):
     raise ValueError(

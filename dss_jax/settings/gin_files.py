@@ -70,12 +70,16 @@ def parse(argv: Sequence[str], run_file: str) -> None:
   except GIN_ERRORS as error:
     if isinstance(error, ConfigError):
       raise
-    raise ConfigError(_gin_message(error)) from error
+    is_missing = isinstance(error, OSError) and error.errno is None  # a file, in gin's words
+    raise ConfigError(_gin_message(error)) from (None if is_missing else error)
   finally:
     logging.disable(logging.NOTSET)
   judged = unread.check(parsed, run_file, defaults.self_registered(parsed))
-  defaults.fill(judged.used, macros())
-  defaults.check_types(judged.used, macros())
+  try:
+    defaults.fill(judged.used, macros())
+    defaults.check_types(judged.used, macros())
+  except RecursionError:
+    raise ConfigError('a setting refers to itself by % or @: give it a value.') from None
   for note in judged.notes:
     _print_once(note)
 

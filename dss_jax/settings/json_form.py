@@ -62,9 +62,11 @@ def read_text(path: epath.PathLike) -> str:
   """The text of a file of moderate size.
 
   Raises:
-    ConfigError: it is larger than MAX_BYTES, or not UTF-8.
+    ConfigError: it is no plain file, larger than MAX_BYTES, or not UTF-8.
   """
   path = epath.Path(path)
+  if path.exists() and not path.is_file():  # a device or a pipe may never end
+    raise ConfigError(f'{path} is no file; expected one with text.')
   if (size := path.stat().length) > MAX_BYTES:
     raise ConfigError(f'{path} has {size} bytes; expected {MAX_BYTES} at most.')
   try:

@@ -36,6 +36,8 @@ def new_folder(output: epath.Path) -> Iterator[epath.Path]:
     MadeMeanwhileError: another process has made `output` meanwhile.
     OSError: a file cannot be written; if the disk is full, the message says what was not written.
   """
+  if os.path.islink(output) and not os.path.exists(output):
+    raise ValueError(f'{output} is a link to nothing; name a new folder.')
   temporary = output.with_name(f'.{output.name}.tmp-{secrets.token_hex(4)}')
   with contextlib.ExitStack() as stack:
     try:
