@@ -100,8 +100,12 @@ def test_an_interrupted_upload_leaves_nothing_and_says_so(
     os.kill(os.getpid(), number)
 
   monkeypatch.setattr(JobFolder, '_write_secret', interrupted)
-  with pytest.raises(KeyboardInterrupt):
-    launch.main([*arguments, '--', 'train'])
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` ignores it
+  try:
+    with pytest.raises(KeyboardInterrupt):
+      launch.main([*arguments, '--', 'train'])
+  finally:
+    signal.signal(signal.SIGINT, before)
   assert server.requests == [] and not (tmp_path / 'b/one/env.json').exists()
   assert 'nothing was requested; the next submission replaces' in capsys.readouterr().err
 
