@@ -1,5 +1,6 @@
 """Labels that can never be scored as right are found at the start, whatever the reason."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -176,7 +177,9 @@ def _texts(run):
 def test_training_names_count_and_example_of_every_split(tmp_path, capsys, normalising):
   few = ['yes', 'no', 'Yes']
   _register('labels_of_all', {'train': LABELS, 'validation': few, 'test': few[:2]})
-  training_setup.set_up(_run(tmp_path, 'labels_of_all_dss', vocabulary=normalising))
+  run = _run(tmp_path, 'labels_of_all_dss', vocabulary=normalising)
+  with contextlib.ExitStack() as stack:
+    training_setup.set_up(run, stack)
   errors = capsys.readouterr().err
   assert 'warning: 3 of 8 gold labels of labels_of_all train (37.5%) can never' in errors
   assert "such as '½ cup': VOCABULARY gives it back as '1 ⁇ 2 cup'" in errors
@@ -188,8 +191,9 @@ def test_training_names_count_and_example_of_every_split(tmp_path, capsys, norma
 def test_training_on_labels_that_cannot_be_right_is_refused(split, tmp_path):
   splits = {name: ['1'] * 3 for name in ('train', 'validation', 'test')} | {split: ['x'] * 3}
   _register(f'labels_bad_{split}', splits, 'equation')
-  with pytest.raises(ValueError, match=rf'3 of 3 gold labels of labels_bad_{split} {split}'):
-    training_setup.set_up(_run(tmp_path, f'labels_bad_{split}_dss'))
+  text = rf'3 of 3 gold labels of labels_bad_{split} {split}'
+  with contextlib.ExitStack() as stack, pytest.raises(ValueError, match=text):
+    training_setup.set_up(_run(tmp_path, f'labels_bad_{split}_dss'), stack)
   assert not list(tmp_path.iterdir())
 
 

@@ -1,5 +1,6 @@
 """Memory that does not suffice is a sentence with the settings to change."""
 
+import contextlib
 import dataclasses
 
 import jax
@@ -40,7 +41,7 @@ def test_the_least_is_that_of_the_state_and_of_a_microbatch(tmp_path):
 def test_a_batch_that_no_memory_holds_is_refused_at_the_start(tmp_path, rows):
   run = dataclasses.replace(_run(tmp_path, rows), vocabulary='bytes')
   with pytest.raises(ValueError) as caught:
-    training_setup.set_up(run)
+    training_setup.set_up(run, contextlib.ExitStack())
   text = str(caught.value)
   assert text.startswith(f'memory does not suffice: an update of {rows:,} rows (BATCH_SIZE / NUM_')
   assert 'GB are available. Raise NUM_MICROBATCHES' in text

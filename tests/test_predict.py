@@ -114,6 +114,11 @@ def test_what_exists_and_is_no_file_of_rows_is_never_a_text(tmp_path, monkeypatc
     ('a.csv,b.csv', 'a.csv,b.csv: no such file'),
     ('my nowhere.jsonl', 'my nowhere.jsonl: no such file'),
     ('*.tsv.gz', 'no such file'),
+    ('my nope.csv', 'my nope.csv: no such file'),
+    ('/nowhere', '--input=/nowhere is a file or folder'),
+    ('s3://b/q.bz2', 'is a file or folder'),
+    ('nope.parquet', 'is a file or folder'),
+    ('nope.jsonl.bz2', 'is a file or folder'),
     ('link.jsonl', 'link.jsonl: a link to nothing'),
     ('@q.jsonl', 'leave out the @: --input=q.jsonl'),
     ('gs://bucket/folder', 'expected JSON lines'),
@@ -132,7 +137,7 @@ def test_a_path_that_cannot_be_read_is_refused(tmp_path, monkeypatch, value, mes
 
 
 def test_a_text_is_a_text():
-  for text in ('What is in data.json', 'x' * 5000, 'and/or', '', 'a\0b', '@me', 'v1.5', 'é.'):
+  for text in ('What is in data.json?', 'x' * 5000, 'and/or', '', 'a\0b', '@me', 'v1.5', 'é.'):
     assert asked(f'--input={text}') == [text]
 
 

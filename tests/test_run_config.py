@@ -79,8 +79,8 @@ def test_the_folder_of_data_reaches_tfds(run, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
   ('settings', 'message'),
   [
-    ({'patience': 0}, 'patience is at least 1'),
-    ({'period': -5}, 'period is at least 0'),
+    ({'patience': 0}, r'patience \(PATIENCE\) is at least 1'),
+    ({'period': -5}, r'period \(EVAL_PERIOD\) is at least 0'),
     ({'period': 0, 'patience': 2}, 'PATIENCE counts validations'),
     ({'batch_size': 'abc'}, "EvalConfig.batch_size is of type int, not 'abc'"),
   ],

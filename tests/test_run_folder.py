@@ -241,9 +241,15 @@ def test_a_run_from_before_methods_were_noted_is_continued(run, folder):
     ('[1]', r'config\.json: expected a JSON object, .* not a list'),
     ('[' * 100_000, r'config\.json is not JSON that can be read'),
     ('{"train_steps": 3}', r"config\.json: the field '\w+' of RunConfig is missing\. Put a copy"),
-    ('{"train_stepz": 3}', r"config\.json: RunConfig has no field 'train_stepz'"),
-    ('{"model": 3}', r'config\.json: RunConfig\.model: expected the fields of T5Config, not 3'),
-    ('{"model": {"vocab_size": "x"}}', r"T5Config\.vocab_size is of type int .*, not 'x'"),
+    ('{"train_steps": 3, "x": 3}', r"config\.json: RunConfig has no field 'x'"),
+    (
+      '{"model": 3, "train_steps": 1}',
+      r'RunConfig\.model: expected the fields of T5Config, not 3',
+    ),
+    (
+      '{"model": {"vocab_size": "x"}, "train_steps": 1}',
+      r"vocab_size is of type int .*, not 'x'",
+    ),
   ],
 )
 def test_settings_that_are_damaged_or_of_another_version_are_told(folder, content, message):

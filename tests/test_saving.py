@@ -194,12 +194,39 @@ def test_a_second_training_is_refused_before_anything_is_touched(tmp_path):
     with pytest.raises(ValueError, match=text) as refused:
       training_loop.train(_run(tmp_path, train_steps=8))
     assert errors.exit_code(refused.value) == errors.USERS
-    with pytest.raises(ValueError, match=text):
+    with pytest.raises(ValueError, match='holds a run; name a folder for the comparison alone'):
       compare.main(['--gin_file=runs/smoke.gin', f'--model_dir={tmp_path}'])
     assert _contents(tmp_path) == before
     settings = evaluation.EvaluateConfig(str(tmp_path), batch_size=8)
     assert evaluation.evaluate(settings)['examples'] == 5, 'reading is allowed'
   assert training_loop.train(_run(tmp_path)).step == 6
+
+
+@pytest.mark.parametrize('held', ['', 'dss'])
+def test_a_comparison_is_refused_where_any_of_its_folders_is_in_use(tmp_path, held):
+  with (
+    RunFolder(tmp_path / held).lock(),
+    pytest.raises(ValueError, match='another training writes to'),
+  ):
+    compare.main(['--gin_file=runs/smoke.gin', f'--model_dir={tmp_path}'])
+  assert not list(tmp_path.rglob('checkpoints'))
+
+
+def test_a_folder_of_another_program_is_left_as_it_is(tmp_path):
+  for values, what in (('{"model_type": "t5"}', 'of another program'), ('{"model": 1}', 'import')):
+    (tmp_path / 'config.json').write_text(values)
+    with pytest.raises(ValueError, match=f'MODEL_DIR {tmp_path} holds .*{what}'):
+      training_loop.train(_run(tmp_path))
+    assert (tmp_path / 'config.json').read_text() == values
+
+
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
+  (tmp_path / 'victim').write_text('mine')
+  (tmp_path / 'run').mkdir()
+  (tmp_path / 'run' / '.lock').symlink_to(tmp_path / 'victim')
+  with pytest.raises(ValueError, match='cannot be written'), RunFolder(tmp_path / 'run').lock():
+    pass
+  assert (tmp_path / 'victim').read_text() == 'mine'
 
 
 def test_the_lock_of_a_killed_process_blocks_nobody(tmp_path):
@@ -306,6 +333,23 @@ def test_a_real_process_ends_in_order_and_without_a_word(tmp_path):
   assert process.returncode == 128 + signal.SIGTERM, errors
   assert not output and not errors
   assert _contents(pathlib.Path(folder)) == before
+
+
+def test_a_signal_within_a_callback_is_not_lost(monkeypatch):
+  class Last:
+    def __del__(self):
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  def verb(argv):
+    del argv
+    last = Last()
+    del last  # Python prints what is raised in there
+    time.sleep(10)
+
+  monkeypatch.setattr(cli, '_run', verb)
+  with pytest.raises(SystemExit) as caught:
+    cli.main(['prepare'])
+  assert caught.value.code == 143
 
 
 def test_what_nohup_ignores_stays_ignored(monkeypatch):

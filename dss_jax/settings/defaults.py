@@ -113,7 +113,7 @@ def check_types(used: Sequence[Statement], defined: Mapping[str, Any]) -> None:
     for reader in reading:
       hint = reader.parameter.hint
       if hint is not None and not fields.fits(value, hint):
-        raise ConfigError(f'{places[name]}: {name} is of type {fields.kind(hint)}, not {value!r}.')
+        raise ConfigError(f'{places[name]}: {name} is {fields.wanted(value, hint)}, not {value!r}.')
 
 
 def parameter_of(configurable: str, name: str) -> Parameter | None:

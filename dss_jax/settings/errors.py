@@ -13,7 +13,7 @@ _STORES = ('tensorflow.python.framework.errors', 'google.api_core', 'google.auth
 _TRANSPORTS = ('httpx', 'httpcore')  # and httpx2, by the same names
 _USERS_FILES = (
   FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError,
-  gzip.BadGzipFile,
+  gzip.BadGzipFile, ChildProcessError,
 )  # fmt: skip
 _USERS_ERRNOS = {
   errno.EINVAL, errno.ELOOP, errno.ENAMETOOLONG, errno.ENODEV, errno.ENOTEMPTY, errno.ENXIO,

@@ -1,6 +1,7 @@
 """Checks that settings have the types of their dataclass. Does not know where they come from."""
 
 import collections.abc
+import math
 import os
 import sys
 import types
@@ -21,7 +22,7 @@ def check(instance: Any) -> None:
   for name, hint in typing.get_type_hints(type(instance), include_extras=True).items():
     value = getattr(instance, name)
     if not fits(value, hint):
-      raise ValueError(f'{type(instance).__name__}.{name} is of type {kind(hint)}, not {value!r}.')
+      raise ValueError(f'{type(instance).__name__}.{name} is {wanted(value, hint)}, not {value!r}.')
     if is_path(hint) and isinstance(value, str):
       object.__setattr__(instance, name, expanded(value))
 
@@ -62,6 +63,13 @@ def kind(hint: Any) -> str:
   """An annotation for messages: 'int', 'float | None', 'Mapping[str, int]'."""
   names = ('None' if option is type(None) else _name(option) for option in options(hint))
   return ' | '.join(names)
+
+
+def wanted(value: Any, hint: Any) -> str:
+  """What a value should be that does not fit, for messages."""
+  if isinstance(value, float) and not math.isfinite(value):
+    return 'a finite number'
+  return f'of type {kind(hint)}'
 
 
 def fits(value: Any, hint: Any) -> bool:

@@ -150,7 +150,7 @@ def _value_of(hint: Any, value: Any, where: str) -> Any:
     if outer is collections.abc.Mapping and isinstance(value, dict):
       return {name: _value_of(inner[1], item, f'{where}[{name!r}]') for name, item in value.items()}
   if not fields.fits(value, hint):
-    raise ConfigError(f'{where} is of type {fields.kind(hint)}, not {_cut(value)}.')
+    raise ConfigError(f'{where} is {fields.wanted(value, hint)}, not {_cut(value)}.')
   is_number = isinstance(value, int | float) and not isinstance(value, bool)
   if is_number and float in fields.options(hint) and int not in fields.options(hint):
     try:
