@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dss_jax import datasets, methods
+from dss_jax.datasets import rows
 from dss_jax.launch import job as jobs
 from dss_jax.launch import package
 from dss_jax.launch.job import Job

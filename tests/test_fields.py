@@ -50,7 +50,7 @@ def test_fitting_values_pass(given):
   ],
 )
 def test_a_value_of_another_type_is_named(name, value):
-  told = rf'_Settings\.{name} is of type .*, not {re.escape(repr(value))}\.'
+  told = rf'_Settings\.{name} is (of type .*|a finite number), not {re.escape(repr(value))}\.'
   with pytest.raises(ValueError, match=told):
     fields.check(_Settings(**{name: value}))
 
@@ -69,6 +69,10 @@ def test_a_tilde_is_the_home_folder_in_paths_alone(monkeypatch):
   assert settings == _Folders('/home/me/a', '/home/me', '~/a')
   for path in ('gs://b/~/a', 'a/~', './~/a'):
     assert fields.expanded(path) == path
+  with pytest.raises(
+    ValueError, match=r"'file:///a' is no path: expected a file or folder here, or gs"
+  ):
+    fields.check(_Folders('file:///a'))
   assert fields.expanded('~root/a').endswith('/a') and '~' not in fields.expanded('~root/a')
 
 

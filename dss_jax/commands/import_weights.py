@@ -27,7 +27,7 @@ from dss_jax.models import t5
 from dss_jax.parallel import partitioning
 from dss_jax.runs import pretrained, run_folder
 from dss_jax.runs.run_folder import RunFolder
-from dss_jax.settings import json_form, whole_files, whole_folders
+from dss_jax.settings import fields, json_form, whole_files, whole_folders
 
 _DESCRIPTION = """\
 Reads the weights of Hugging Face or T5X and writes a folder that INITIAL_CHECKPOINT_PATH takes:

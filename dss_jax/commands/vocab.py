@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from dss_jax import methods
 from dss_jax.datasets import rows
 from dss_jax.settings import arguments as module_flags
+from dss_jax.settings import fields
 
 DEFAULT_SIZE = 8000
 MAX_TEXTS = 2_000_000
