@@ -62,6 +62,7 @@ def test_a_job_that_can_work_is_accepted(target, capsys):
   run(['evaluate', '--model_dir=gs://b/cqa', '--output=gs://b/answers.jsonl'], target)
   run(['predict', '--input=Is it?', '--model_dir=gs://b/cqa'], target)
   run(['compare', *command()[1:], '--methods=standard,dss'], target)
+  run(['prepare', '--dataset=cqa', '--raw_dir=gs://b/raw', '--data_dir=gs://b/data'], target)
 
 
 PATHS = {
@@ -175,6 +176,8 @@ def test_compared_methods_are_known_or_uploaded(here, capsys):
       "OUTPUT 'answers.jsonl' is on",
     ),
     (['predict', '--model_dir=gs://b/a', '--input=q.jsonl'], "INPUT 'q.jsonl': there is no such"),
+    (['predict', '--model_dir=gs://b/a', '--input=nope.csv'], "INPUT 'nope.csv': there is no such"),
+    (['predict', '--model_dir=gs://b/a', '--input=/abs/q.csv'], 'is not on the hosts'),
     (['predict', '--model_dir=gs://b/a', '--input', '-'], '--input=- is this terminal'),
     (['prepare', '--dataset=cqa', '--url'], 'give --data_dir=gs://'),
     (['prepare', '--dataset=cqa', '--url=file:///x', '--data_dir=gs://b'], 'file of this machine'),
