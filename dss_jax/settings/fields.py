@@ -37,8 +37,9 @@ def expanded(path: str) -> str:
     raise ValueError(f'{path!r} is no path: expected a file or folder here, or gs://BUCKET/PATH.')
   found = os.path.expanduser(path)
   if found.startswith('~'):
+    shown = repr(path)[1:-1]  # without control characters
     raise ValueError(
-      f'{path}: there is no home folder {path.split("/")[0]}; a folder of that name is ./{path}.'
+      f'{shown}: there is no home folder {shown.split("/")[0]}; a folder of that name is ./{shown}.'
     )
   return found
 
