@@ -35,6 +35,10 @@ def expanded(path: str) -> str:
   """
   if '://' in path and not path.startswith('gs://'):
     raise ValueError(f'{path!r} is no path: expected a file or folder here, or gs://BUCKET/PATH.')
+  try:
+    os.fsencode(path)
+  except UnicodeEncodeError:
+    raise ValueError(f'{path!r} is no name of a file.') from None
   found = os.path.expanduser(path)
   if found.startswith('~'):
     shown = repr(path)[1:-1]  # without control characters
