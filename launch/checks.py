@@ -5,15 +5,12 @@ configuration with the code that the hosts run. Reads no bucket: what gs:// path
 checked.
 """
 
-import contextlib
 import dataclasses
 import functools
 import os
 import pathlib
-import re
-import sys
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from dss_jax import datasets, methods
@@ -33,7 +30,6 @@ CONFIGURED = {  # what each verb builds from its gin files
   'evaluate': ('evaluation.EvaluateConfig',),
   'predict': ('predict.PredictConfig',),
 }
-_HUB_ID = re.compile(r'[\w-][\w.-]*(/[\w-][\w.-]*)?')
 _HUB_S = 10.0  # seconds for an answer
 
 
@@ -119,10 +115,12 @@ def _check_bucket_path(name: str, value: str, otherwise: str) -> None:
 
 def _check_input(name: str, value: str, files: Sequence[str], uploads: bool) -> None:
   """Refuses an input that is neither in a bucket, nor uploaded, nor on the Hugging Face hub."""
+  from dss_jax.checkpoints.hf import hub  # brings JAX
+
   here = os.path.exists(os.path.expanduser(value))
   if value.startswith('gs:'):
     _check_bucket_path(name, value, 'is no path of a bucket')
-  elif name in FROM_HUB and not here and _HUB_ID.fullmatch(value):
+  elif name in FROM_HUB and not here and hub.ID.fullmatch(value):
     _check_hub(name, value)
   elif not uploads or value.startswith('~') or os.path.isabs(value) or '://' in value:
     _check_bucket_path(name, value, 'is not on the hosts')
@@ -177,21 +175,20 @@ def _configured(job: Job) -> list[tuple[str, str]]:
   """
   verb, run_file = job.command[0], f'runs/{job.command[0]}.gin'
   argv = _without_inputs(job.command[1:]) if verb == 'predict' else list(job.command[1:])
-  with _working_directory_importable():
-    gin_files.parse(argv, run_file)
-    macros = gin_files.macros()
-    named = _paths_of_macros(macros, run_file)
-    if any('@pretrained.' in repr(value) for value in macros.values()):
-      return named
-    if macros.get('INITIAL_CHECKPOINT_PATH') is not None:
-      gin_files.parse([*argv, '--initial_checkpoint_path=None'], run_file)
-    for selector in CONFIGURED[verb]:
-      built = gin_files.configured(selector)
-      named += _paths_of_fields(built)
-      if selector == 'comparison.CompareConfig':
-        named += _methods(built)
-      if selector == 'run_config.RunConfig':
-        _check_run(job, built)
+  gin_files.parse(argv, run_file)
+  macros = gin_files.macros()
+  named = _paths_of_macros(macros, run_file)
+  if any('@pretrained.' in repr(value) for value in macros.values()):
+    return named
+  if macros.get('INITIAL_CHECKPOINT_PATH') is not None:
+    gin_files.parse([*argv, '--initial_checkpoint_path=None'], run_file)
+  for selector in CONFIGURED[verb]:
+    built = gin_files.configured(selector)
+    named += _paths_of_fields(built)
+    if selector == 'comparison.CompareConfig':
+      named += _methods(built)
+    if selector == 'run_config.RunConfig':
+      _check_run(job, built)
   return named
 
 
@@ -244,8 +241,8 @@ def _check_run(job: Job, run: Any) -> None:
   sizes = partitioning.mesh_sizes(run.mesh, job.machine.devices)
   if job.command[0] != 'compare':  # which changes the batch with the method
     mesh = jax.sharding.AbstractMesh(sizes, partitioning.AXES)
-    rows = run.data.batch_size // run.num_microbatches
-    partitioning.check_batch(mesh, rows, 'BATCH_SIZE / NUM_MICROBATCHES')
+    microbatch = run.data.batch_size // run.num_microbatches
+    partitioning.check_batch(mesh, microbatch, 'BATCH_SIZE / NUM_MICROBATCHES')
   here = os.path.exists(run.vocabulary) or run.vocabulary in datasets.EMBEDDED
   vocabulary = run.vocabulary if here else 'bytes'
   run_config.set_up_tasks(dataclasses.replace(run, vocabulary=vocabulary, data_dir=None))
@@ -274,14 +271,3 @@ def _check_data(job: Job, run: Any) -> None:
       f'DATA_DIR has no value, and the hosts have no prepared {parts[0]}: give the folder of `dss '
       'prepare`, --data_dir=gs://... .'
     )
-
-
-@contextlib.contextmanager
-def _working_directory_importable() -> Iterator[None]:
-  """Makes modules of the working directory importable, as they are on the hosts."""
-  here = os.getcwd()
-  sys.path.append(here)
-  try:
-    yield
-  finally:
-    sys.path.remove(here)

@@ -253,7 +253,7 @@ def _facts(
     return card_facts.Facts(name, source.model, vocabulary, source.step, origin)
   run = source.run
   try:
-    RunFolder(source.folder).check_module('named' if has_module else None)
+    RunFolder(source.folder).check_module(has_module)
   except ValueError as error:
     print(f'note: the model card says less of the data: {printable(str(error))}', file=sys.stderr)
   else:

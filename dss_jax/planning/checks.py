@@ -116,7 +116,7 @@ def _writable(path: str) -> None:
   Raises:
     ValueError: it cannot be written.
   """
-  folder = epath.Path(path).expanduser()
+  folder = epath.Path(path)
   while '://' not in path and not folder.exists():  # a bucket has no folders to be made
     folder = folder.absolute().parent
   trial = folder / f'.dss_plan_{uuid.uuid4().hex}'

@@ -50,7 +50,7 @@ def evaluate(settings: EvaluateConfig) -> dict[str, Any]:
   Raises:
     ValueError: the student, task or split does not exist; the message names near ones.
   """
-  RunFolder(settings.model_dir).check_module(settings.module)
+  RunFolder(settings.model_dir).check_module(settings.module is not None)
   loaded = student.load(settings)
   run_config.set_up_tasks(loaded.run)
   task = settings.task or run_config.evaluation_task(loaded.run)

@@ -230,7 +230,7 @@ def _opened_for_gin(path: str | None) -> Weights:
 
 def _program_of(path: str) -> str:
   """The program that wrote what is at `path`: 'ours', 'hf' or 't5x'."""
-  folder = epath.Path(path).expanduser()
+  folder = epath.Path(path)
   if not folder.exists():
     if _HUB_ID.fullmatch(path):
       return 'hf'
@@ -245,13 +245,16 @@ def _program_of(path: str) -> str:
 
 def _t5x_step(path: str | None) -> int | None:
   """The step of the T5X checkpoint at `path`; None where there is no such checkpoint."""
-  if path is None or RunFolder(epath.Path(path).expanduser()).settings_file.exists():
+  if path is None:
+    return None
+  path = fields.expanded(path)
+  if RunFolder(path).settings_file.exists():
     return None
   return t5x.step_of(path)
 
 
 def _ours(path: str) -> Weights:
-  folder = RunFolder(epath.Path(path).expanduser())
+  folder = RunFolder(path)
   values = folder.load_values()
   kept = folder.vocabulary_file
   checkpoints = folder.checkpoints_folder

@@ -199,9 +199,7 @@ def set_up_tasks(run: RunConfig) -> RunConfig:
       the one of MIXTURE_OR_TASK_NAME.
   """
   if run.data_dir:
-    run = dataclasses.replace(
-      run, data_dir=str(whole_files.absolute(epath.Path(run.data_dir).expanduser()))
-    )
+    run = dataclasses.replace(run, data_dir=str(whole_files.absolute(run.data_dir)))
     os.environ['TFDS_DATA_DIR'] = str(run.data_dir)
   tasks = importlib.import_module('dss_jax.tasks')
   from dss_jax.tasks.vocabulary import padded_vocab_size

@@ -147,8 +147,9 @@ class RunFolder:
   def _saved_settings(self) -> RunConfig:
     if not self.settings_file.exists():
       raise ValueError(f'{self} holds no run: no {SETTINGS}; MODEL_DIR is what `dss train` wrote.')
-    self.refuse_foreign()
-    values = self.load_values() | {'model_dir': str(self)}
+    values = self.load_values()
+    self._refuse_foreign(values)
+    values |= {'model_dir': str(self)}
     if self.vocabulary_file.exists():
       values['vocabulary'] = str(self.vocabulary_file)
     try:
@@ -158,7 +159,10 @@ class RunFolder:
 
   def refuse_foreign(self) -> None:
     """Raises ValueError if config.json is there and is no run's."""
-    values = self.load_values() if self.settings_file.exists() else {'train_steps': 0}
+    if self.settings_file.exists():
+      self._refuse_foreign(self.load_values())
+
+  def _refuse_foreign(self, values: Mapping[str, Any]) -> None:
     if 'train_steps' in values:
       return
     what = 'weights of `dss import`; start from them by INITIAL_CHECKPOINT_PATH'
@@ -166,10 +170,10 @@ class RunFolder:
       what = f'a {SETTINGS} of another program'
     raise ConfigError(f'MODEL_DIR {self} holds {what}. Name a folder of `dss train`, or a new one.')
 
-  def check_module(self, named: str | None) -> None:
+  def check_module(self, is_named: bool) -> None:
     """Raises ValueError if the run's tasks come from a module and the command line names none."""
-    module = self._saved_settings().module
-    if module and not named:
+    module = None if is_named else self._saved_settings().module
+    if module:
       raise ValueError(
         f'the tasks of the run in {self} come from the module {module}, which is not imported '
         f'unless the command line names it: if you trust it, give --module={module}.'

@@ -114,7 +114,7 @@ def load(config: StudentConfig) -> Student:
   run = folder.load_settings()
   run = dataclasses.replace(run, **{name: value for name, value in overrides.items() if value})
   if run.method is None or run.model.vocab_size is None:
-    folder.check_module(config.module)
+    folder.check_module(config.module is not None)
     run = run_config.set_up_tasks(run)
   mesh = partitioning.make_mesh(config.mesh)
   shapes, axes = t5.abstract(run.model)

@@ -27,7 +27,7 @@ VOCABULARIES = ('spiece.model', 'sentencepiece.model')
 TOKENIZER = added_tokens.CONFIG
 BOT = 'SFconvertbot'
 _BESIDE_WEIGHTS = (hf_config.CONFIG, *added_tokens.FILES, *VOCABULARIES)
-_ID = re.compile(r'[\w-][\w.-]*(/[\w-][\w.-]*)?')
+ID = re.compile(r'[\w-][\w.-]*(/[\w-][\w.-]*)?')
 
 
 class Found(NamedTuple):
@@ -63,7 +63,7 @@ def find(path_or_id: str) -> Found:
     return Found(here, f'Hugging Face folder {path_or_id}')
   if path.exists():
     raise ValueError(f'{path_or_id} is a file: give the folder that holds it and config.json.')
-  if not _ID.fullmatch(path_or_id):
+  if not ID.fullmatch(path_or_id):
     raise ValueError(
       f'There is no folder {path_or_id}, and it is not a Hugging Face id like google/t5-v1_1-base.'
     )
