@@ -13,6 +13,7 @@ import pathlib
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import hypothesis
 import hypothesis.strategies
@@ -54,18 +55,35 @@ def fuzz(*given: hypothesis.strategies.SearchStrategy) -> Callable[[Callable], C
   return decorate
 
 
+class Refused(str):
+  """The sentence by which an input is refused."""
+
+
+def outcome(call: Callable[[], Any]) -> Any:
+  """What a call returns, or `Refused`: one printable sentence for users; raises all else."""
+  try:
+    return call()
+  except Exception as error:
+    return _refusal(error)
+
+
 @contextlib.contextmanager
 def may_refuse() -> Iterator[None]:
-  """Accepts a result, or an error that users see as one printable sentence; raises all else."""
+  """As `outcome`, around checks of a result."""
   try:
     yield
   except Exception as error:
-    message = str(error)
-    if not errors.is_users(error) or isinstance(error, UnicodeError):
-      raise
-    assert message.strip(), f'{type(error).__name__} without a message'
-    assert len(message) <= LONGEST, f'{len(message)} characters: {message[:200]}'
-    assert message.replace('\n', '').isprintable(), f'control characters: {message!r}'
+    _refusal(error)
+
+
+def _refusal(error: Exception) -> Refused:
+  message = str(error)
+  if not errors.is_users(error) or isinstance(error, UnicodeError):
+    raise error
+  assert message.strip(), f'{type(error).__name__} without a message'
+  assert len(message) <= LONGEST, f'{len(message)} characters: {message[:200]}'
+  assert message.replace('\n', '').isprintable(), f'control characters: {message!r}'
+  return Refused(message)
 
 
 @contextlib.contextmanager
