@@ -13,7 +13,6 @@ import sys
 import tempfile
 import threading
 import time
-import types
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
@@ -37,13 +36,13 @@ SHARED = ('train', 'evaluate', 'predict', 'compare')  # several processes may ru
 CACHE_VARIABLE = 'JAX_COMPILATION_CACHE_DIR'
 CACHE_DAYS = 90  # a compiled program that is unused for so long is removed
 READER_IS_GONE = 141  # the exit code of programs that SIGPIPE ends
-CLEAN_UP_S = 10.0  # in which further signals do not interrupt the removal of what is temporary
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 MODULES = {'import': 'import_weights', 'export': 'export_weights'}  # `import` is a Python keyword
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """The program `dss`; returns its exit code."""
+  _quieten_libraries()
   try:
     with _ending_in_order():
       code = _run(argv)
@@ -67,7 +66,6 @@ def _run(argv: Sequence[str] | None) -> int:
     print(f'dss: no verb {verb!r}.\n\n{_usage()}', file=sys.stderr)
     return 2
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-  _quieten_libraries()
   run_file = f'runs/{verb}.gin'
   try:
     if {'--help', '-h'} & set(rest) and (gin_files.gin_root() / run_file).exists():
@@ -102,33 +100,31 @@ def _ending_in_order() -> Iterator[None]:
     return
   before = {number: signal.getsignal(number) for number in ENDING_SIGNALS}
   before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}
-
-  ended_at = -CLEAN_UP_S
+  report = sys.unraisablehook
 
   def end(number, frame):
-    nonlocal ended_at
-    if _is_in_callback(frame):  # where an exception would only be printed
-      threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
-    elif time.monotonic() - ended_at > CLEAN_UP_S:  # else it is cleaning up
-      ended_at = time.monotonic()
-      raise SystemExit(128 + number)
+    handle(signal.SIG_IGN)  # while it cleans up
+    raise SystemExit(128 + number)
 
-  for number in before:
-    signal.signal(number, end)
+  def end_again(failure: 'sys.UnraisableHookArgs'):
+    if isinstance(failure.exc_value, SystemExit):  # the signal came in a callback of Python's own
+      handle(end)
+      threading.Timer(0.05, os.kill, (os.getpid(), failure.exc_value.code - 128)).start()
+    else:
+      report(failure)
+
+  def handle(handler):
+    for number in before:
+      signal.signal(number, handler)
+
+  handle(end)
+  sys.unraisablehook = end_again
   try:
     yield
   finally:
+    sys.unraisablehook = report
     for number, handler in before.items():
       signal.signal(number, handler)
-
-
-def _is_in_callback(frame: types.FrameType | None) -> bool:
-  """Whether Python would not pass on an exception that is raised in this frame."""
-  while frame is not None:
-    if frame.f_code.co_name in ('__del__', '_xla_gc_callback'):
-      return True
-    frame = frame.f_back
-  return False
 
 
 def _quieten_libraries() -> None:
