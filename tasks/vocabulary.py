@@ -14,6 +14,7 @@ import seqio
 import tensorflow as tf
 
 from dss_jax import datasets
+from dss_jax.settings.printable import one_line
 
 EXTRA_IDS = 100
 MODEL_NAMES = ('spiece.model', 'sentencepiece.model')
@@ -59,7 +60,7 @@ def load_vocabulary(spec: str, extra_ids: int = EXTRA_IDS) -> seqio.Vocabulary:
       'unk_id': vocabulary.unk_id,
     }
   except Exception as error:  # protobuf's and SentencePiece's own classes
-    why = repr(str(error))[1:-1][:200]  # which may hold bytes of the file
+    why = one_line(str(error), 200)  # which may hold bytes of the file
     raise ValueError(f'{path} is not a SentencePiece model: {why}. {_HOW_TO_SET}') from error
   if ids != _SPECIAL_IDS:
     raise ValueError(f'The vocabulary {path} must have {_SPECIAL_IDS} as T5 does; it has {ids}.')

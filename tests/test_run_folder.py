@@ -238,7 +238,7 @@ def test_a_run_from_before_methods_were_noted_is_continued(run, folder):
   [
     ('{"model": {', r'config\.json is not JSON: Expecting .*Put a copy of it back, or remove it'),
     ('', r'config\.json is not JSON'),
-    ('[1]', r'config\.json: expected a JSON object, .* not a list'),
+    ('[1]', r'config\.json is a list; expected a JSON object'),
     ('[' * 100_000, r'config\.json is not JSON that can be read'),
     ('{"train_steps": 3}', r"config\.json: the field '\w+' of RunConfig is missing\. Put a copy"),
     ('{"train_steps": 3, "x": 3}', r"config\.json: RunConfig has no field 'x'"),

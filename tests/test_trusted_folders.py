@@ -191,7 +191,7 @@ def test_a_setting_of_another_type_is_named_with_its_file(made, tmp_path, path, 
   [
     (b'[' * 100_000, 'it is nested too deeply'),
     (b'{"seed": ' + b'9' * 5000 + b'}', 'is not JSON: Exceeds the limit'),
-    (b'[]', 'expected a JSON object, {"name": value, ..}, not a list'),
+    (b'[]', 'is a list; expected a JSON object, {"name": value, ..}.'),
     (b'{"seed": 1', 'is not JSON'),
     ('{"seed": "é"}'.encode('cp1252'), 'is not UTF-8 text: byte 10 is wrong'),
     ('{}'.encode('utf-16'), 'is not UTF-8 text'),

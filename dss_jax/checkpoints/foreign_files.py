@@ -8,6 +8,7 @@ import pathlib
 from typing import Any
 
 from dss_jax.settings import json_form
+from dss_jax.settings.printable import one_line
 
 MOST_JSON = 4 << 20  # bytes; a T5's largest header or index has 0.2 MiB
 SHOWN = 100  # characters of a name or a reason in a message
@@ -15,8 +16,7 @@ SHOWN = 100  # characters of a name or a reason in a message
 
 def shown(value: Any, most: int = SHOWN) -> str:
   """A name or a reason from a file, for a message: printable, on one line, and short."""
-  text = repr(str(value))[1:-1]
-  return text if len(text) <= most else f'{text[:most]}...'
+  return one_line(str(value), most)
 
 
 def check(path: pathlib.Path, expected: str) -> int:
@@ -65,16 +65,4 @@ def read_json(path: pathlib.Path, expected: str, most: int = MOST_JSON) -> dict[
   size = check(path, expected)
   if size > most:
     raise ValueError(f'{path} has {size} bytes; expected {expected} of at most {most}.')
-  return parse_json(path.read_bytes(), str(path))
-
-
-def parse_json(content: bytes, origin: str) -> dict[str, Any]:
-  """The JSON object in some bytes.
-
-  Raises:
-    ValueError: it is none; the message starts with `origin`.
-  """
-  value = json_form.parse(content, origin)
-  if not isinstance(value, dict):
-    raise ValueError(f'{origin} holds a {type(value).__name__}; expected a JSON object.')
-  return value
+  return json_form.parse_object(path.read_bytes(), str(path))

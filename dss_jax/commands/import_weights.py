@@ -5,17 +5,13 @@ pretrained.py's and checkpoints/'s.
 """
 
 import argparse
-import contextlib
 import gc
 import json
-import logging
-import os
 import resource
 import sys
-import threading
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -90,8 +86,7 @@ def import_weights(
   params = weights.load(abstract_params)
   moments = weights.load_moments and weights.load_moments()
   folder.mkdir(parents=True, exist_ok=True)
-  with _quiet_threads():
-    manager.save_weights(RunFolder(folder).checkpoints_folder, params, moments)
+  manager.save_weights(RunFolder(folder).checkpoints_folder, params, moments)
   checksums = {path: _checksum(array) for path, array in transfer.flatten(params).items()}
   del params
   gc.collect()
@@ -120,25 +115,6 @@ def import_weights(
     'vocabulary': values['vocabulary'],
     'peak_memory_bytes': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
   }
-
-
-@contextlib.contextmanager
-def _quiet_threads() -> Iterator[None]:
-  """Hides the tracebacks that threads of orbax print of an error that is raised here too."""
-  hooks = sys.excepthook, sys.unraisablehook, threading.excepthook
-  log = logging.getLogger('absl')
-  level = log.level
-  if not os.environ.get('DSS_TRACEBACK'):
-    sys.excepthook = lambda *_: None
-    sys.unraisablehook = lambda _: None
-    threading.excepthook = lambda _: None
-    log.setLevel(logging.CRITICAL)
-  try:
-    yield
-  finally:
-    gc.collect()  # of coroutines that an error left
-    sys.excepthook, sys.unraisablehook, threading.excepthook = hooks
-    log.setLevel(level)
 
 
 def _checksum(array: jax.Array) -> int:

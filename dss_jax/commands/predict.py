@@ -20,6 +20,7 @@ from dss_jax.parallel import distributed
 from dss_jax.runs import evaluation, memory, student
 from dss_jax.runs.run_folder import RunFolder
 from dss_jax.settings import fields, gin_files
+from dss_jax.settings.printable import one_line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +137,7 @@ def _is_path(value: str) -> bool:
   Raises:
     ValueError: it exists, and is no file of rows.
   """
-  shown = rows.printable(value)
+  shown = one_line(value)
   if value.startswith('@') and os.path.lexists(os.path.expanduser(value[1:])):
     raise ValueError(f'--input={shown}: leave out the @: --input={shown[1:]}.')
   if not rows.is_path(value):

@@ -31,6 +31,7 @@ from typing import Any, BinaryIO
 from etils import epath
 
 from dss_jax.settings import fields, json_form
+from dss_jax.settings.printable import one_line
 
 Row = Mapping[str, Any]
 
@@ -76,7 +77,7 @@ def read(
     ValueError: there is no such file, no row in it, or one that is malformed; the message has file
       and line.
   """
-  form, name = form or format_of(path), printable(path)
+  form, name = form or format_of(path), one_line(os.fspath(path))
   if form is None:
     raise ValueError(f'{name}: {EXPECTED}.')
   rows = 0
@@ -115,7 +116,7 @@ def read_texts(
     ValueError: as `read`, or a field is missing or holds anything else.
   """
   for number, row in read(path, form, stream):
-    with at(f'{printable(path)}, line {number}'):
+    with at(f'{one_line(os.fspath(path))}, line {number}'):
       texts = {field: value for field, value in row.items() if isinstance(value, str)}
       known: dict[str, Any] = {field: text(row, field) for field in required}
       known |= {field: text_or_texts(row, field) for field in optional}
@@ -139,7 +140,7 @@ def read_json(path: epath.PathLike) -> Any:
   """
   with _opened(path) as file:
     content = file.read()
-  name = printable(path)
+  name = one_line(os.fspath(path))
   return _parsed(decode(_without_mark(content, name), name), name)
 
 
@@ -224,12 +225,6 @@ def shown(value: Any) -> str:
   return _cut(_SHORT.repr(value), 120)
 
 
-def printable(name: epath.PathLike) -> str:
-  """A path or a library's words for messages, with control characters escaped."""
-  name = os.fspath(name)
-  return name if name.isprintable() else repr(name)[1:-1]
-
-
 @contextlib.contextmanager
 def at(place: str) -> Iterator[None]:
   """Puts a place before the message of a ValueError; a KeyError is that of a row."""
@@ -245,7 +240,7 @@ def at(place: str) -> Iterator[None]:
 def _opened(path: epath.PathLike) -> Iterator[BinaryIO]:
   """A file's content, decompressed if its name ends with .gz."""
   path = epath.Path(fields.expanded(os.fspath(path)))
-  name = printable(path)
+  name = one_line(os.fspath(path))
   if path.is_dir():
     raise ValueError(f'{name} is a folder; {EXPECTED}.')
   try:
@@ -308,7 +303,7 @@ def _cells(
       cells = next(reader, None)
     except csv.Error as error:
       problem = str(error).partition(' - ')[0]  # then comes advice about Python's `open`
-      raise ValueError(f'{place}: not valid CSV ({printable(problem)}).') from error
+      raise ValueError(f'{place}: not valid CSV ({one_line(problem)}).') from error
     if cells is None:
       return
     if not any(cell.strip() for cell in cells):

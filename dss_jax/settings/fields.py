@@ -8,6 +8,8 @@ import types
 import typing
 from typing import Annotated, Any
 
+from dss_jax.settings.printable import one_line
+
 PATH_MARK = 'path'
 # A file or folder, here or in a bucket; `~` is the user's home. For fields of type str.
 Path = Annotated[str, PATH_MARK]
@@ -41,7 +43,7 @@ def expanded(path: str) -> str:
     raise ValueError(f'{path!r} is no name of a file.') from None
   found = os.path.expanduser(path)
   if found.startswith('~'):
-    shown = repr(path)[1:-1]  # without control characters
+    shown = one_line(path)
     raise ValueError(
       f'{shown}: there is no home folder {shown.split("/")[0]}; a folder of that name is ./{shown}.'
     )

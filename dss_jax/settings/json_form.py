@@ -97,16 +97,21 @@ def parse(text: str | bytes, where: str, pairs_hook: PairsHook | None = None) ->
     raise ConfigError(f'{where} is not JSON: {str(error).split(";")[0]}.') from error
 
 
-def read_object(path: epath.PathLike) -> dict[str, Any]:
-  """The JSON object in a file.
+def parse_object(text: str | bytes, where: str) -> dict[str, Any]:
+  """The JSON object in a text; see `parse`.
 
   Raises:
-    ConfigError: the file holds something else.
+    ConfigError: the text holds something else.
   """
-  values = parse(read_text(path), str(path))
+  values = parse(text, where)
   if not isinstance(values, dict):
-    raise ConfigError(f'{path}: expected a JSON object, {{"name": value, ..}}, not {_cut(values)}.')
+    raise ConfigError(f'{where} is {_cut(values)}; expected a JSON object, {{"name": value, ..}}.')
   return values
+
+
+def read_object(path: epath.PathLike) -> dict[str, Any]:
+  """The JSON object in a file; see `read_text` and `parse_object`."""
+  return parse_object(read_text(path), str(path))
 
 
 # ---------------------------------------------------------------- values to dataclasses

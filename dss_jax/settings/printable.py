@@ -15,6 +15,12 @@ def printable(text: str) -> str:
   return ''.join(letter if _is_shown(letter) else _escape(letter) for letter in text)
 
 
+def one_line(text: str, most: int | None = None) -> str:
+  """A text within a message: line ends and tabs are escaped too; cut to `most` letters."""
+  shown = text if text.isprintable() else repr(text)[1:-1]
+  return shown if most is None or len(shown) <= most else f'{shown[:most]}...'
+
+
 def _is_shown(letter: str) -> bool:
   return letter.isprintable() or letter in KEPT or unicodedata.category(letter) == 'Zs'
 

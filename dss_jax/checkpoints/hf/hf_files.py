@@ -23,6 +23,7 @@ import numpy as np
 from dss_jax.checkpoints import foreign_files, spans
 from dss_jax.checkpoints.hf import flax_msgpack
 from dss_jax.checkpoints.transfer import Index, Tensor
+from dss_jax.settings import json_form
 
 SAFETENSORS, MSGPACK, BIN = 'model.safetensors', 'flax_model.msgpack', 'pytorch_model.bin'
 INDEX = '.index.json'  # after a name: where the tensors of its shards are
@@ -125,7 +126,7 @@ def _open_safetensors(path: pathlib.Path) -> dict[str, Tensor]:
       raise ValueError(
         f'{path} has a header of {length} bytes; expected at most {most}, which no T5 exceeds.'
       )
-    header = foreign_files.parse_json(file.read(length), f'{path} has a corrupt header, which')
+    header = json_form.parse_object(file.read(length), f'{path} has a corrupt header, which')
   _check_dtypes(path, header)
   try:
     entries = {name: _entry(name, entry) for name, entry in header.items() if name != _METADATA}
