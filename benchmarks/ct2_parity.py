@@ -9,7 +9,6 @@ for each task the number of inputs, of identical token sequences and of identica
 first difference. Exit status 1 if there is any difference.
 """
 
-import argparse
 import json
 import pathlib
 import sys
@@ -28,7 +27,7 @@ def main() -> int:
   """Runs the comparison; returns the exit code."""
   import generate_parity
 
-  options = _parser().parse_args()
+  options = generate_parity.parser(__doc__.split('\n\n')[0], 32).parse_args()
   with tempfile.TemporaryDirectory() as folder:
     exported = pathlib.Path(folder) / 'exported'
     arguments = [f'--checkpoint={options.run}', f'--output={exported}', f'--step={options.step}']
@@ -78,6 +77,8 @@ def greedy(
 
 def compare(loaded, task: str, options, translator, exported: pathlib.Path) -> dict:
   """How many outputs of a task are identical."""
+  import generate_parity
+
   examples = evaluator.load_examples(task, options.split, options.limit)
   decoder = loaded.decoder(registration.row_of(task))
   ours = decoder(loaded.params, examples).tokens
@@ -86,25 +87,7 @@ def compare(loaded, task: str, options, translator, exported: pathlib.Path) -> d
   theirs = greedy(translator, exported, inputs, length, options.batch_size)
   same = (ours == theirs).all(axis=1)
   texts = [[evaluator.to_text(row, loaded.vocabulary) for row in side] for side in (ours, theirs)]
-  first = None if same.all() else int(np.argmin(same))
-  return {
-    'inputs': len(inputs),
-    'ids': int(same.sum()),
-    'texts': sum(one == other for one, other in zip(*texts, strict=True)),
-    'first_difference': first
-    if first is None
-    else {'input': inputs[first], 'ours': texts[0][first], 'theirs': texts[1][first]},
-  }
-
-
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(description=__doc__.split('\n\n')[0])
-  parser.add_argument('run', metavar='RUN', help='a folder of `dss train`')
-  parser.add_argument('--step', default='best')
-  parser.add_argument('--split', default='test')
-  parser.add_argument('--limit', type=int, help='the first so many inputs')
-  parser.add_argument('--batch_size', type=int, default=32)
-  return parser
+  return generate_parity.counted(inputs, same, *texts)
 
 
 if __name__ == '__main__':

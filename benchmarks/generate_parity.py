@@ -40,7 +40,7 @@ METHODS = {
 
 def main() -> int:
   """Runs the comparison; returns the exit code."""
-  options = _parser().parse_args()
+  options = parser(__doc__.split('\n\n')[0], 20).parse_args()
   with tempfile.TemporaryDirectory() as folder:
     output = pathlib.Path(folder) / 'exported'
     arguments = [f'--checkpoint={options.run}', f'--output={output}', f'--step={options.step}']
@@ -92,16 +92,20 @@ def compare(loaded, task: str, options, model, tokenizer, settings) -> dict:
     double = copy.deepcopy(model).double()
     exact, _ = generate(double, tokenizer, asked, length, options.batch_size, settings)
     as_in_float64 = int((ours[differ] == exact).all(axis=1).sum())
-  same_texts = [one == other for one, other in zip(our_texts, their_texts, strict=True)]
+  counts = counted(inputs, same_ids, our_texts, their_texts)
+  return {**counts, 'differ_but_as_in_float64': as_in_float64}
+
+
+def counted(inputs: list[str], same_ids: np.ndarray, ours: list[str], theirs: list[str]) -> dict:
+  """How many outputs are identical, as tokens and as texts, and the first that is not."""
   first = int(np.argmin(same_ids)) if not same_ids.all() else None
   return {
     'inputs': len(inputs),
     'ids': int(same_ids.sum()),
-    'texts': sum(same_texts),
-    'differ_but_as_in_float64': as_in_float64,
+    'texts': sum(one == other for one, other in zip(ours, theirs, strict=True)),
     'first_difference': first
     if first is None
-    else {'input': inputs[first], 'ours': our_texts[first], 'theirs': their_texts[first]},
+    else {'input': inputs[first], 'ours': ours[first], 'theirs': theirs[first]},
   }
 
 
@@ -120,13 +124,14 @@ def generate(model, tokenizer, inputs, length: int, batch_size: int, settings):
   return rows, texts
 
 
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(description=__doc__.split('\n\n')[0])
+def parser(description: str, batch_size: int) -> argparse.ArgumentParser:
+  """The arguments of a comparison of a run's outputs on a split."""
+  parser = argparse.ArgumentParser(description=description)
   parser.add_argument('run', metavar='RUN', help='a folder of `dss train`')
   parser.add_argument('--step', default='best')
   parser.add_argument('--split', default='test')
   parser.add_argument('--limit', type=int, help='the first so many inputs')
-  parser.add_argument('--batch_size', type=int, default=20)
+  parser.add_argument('--batch_size', type=int, default=batch_size)
   return parser
 
 

@@ -7,10 +7,10 @@ import pathlib
 
 import fuzzing
 import pytest
+import sentencepieces
 import seqio
 import tensorflow as tf
 from hypothesis import strategies
-from sentencepiece import SentencePieceTrainer
 from small_runs import config_of
 
 from dss_jax import methods
@@ -32,20 +32,8 @@ LABELS = ['½ cup', 'red\nblue', 'new  york', 'yes', 'no', 'yes', 'no', 'yes']
 def normalising(tmp_path_factory):
   """A vocabulary as T5's: NFKC, extra spaces removed, and characters that it lacks."""
   folder = tmp_path_factory.mktemp('vocabulary')
-  SentencePieceTrainer.train(
-    sentence_iterator=iter(['yes no new york red blue cup 1 2 3 4 5 6 7 8 9 0'] * 20),
-    model_prefix=str(folder / 'spiece'),
-    model_type='char',
-    vocab_size=30,
-    hard_vocab_limit=False,
-    normalization_rule_name='nmt_nfkc',
-    pad_id=0,
-    eos_id=1,
-    unk_id=2,
-    bos_id=-1,
-    minloglevel=2,
-  )
-  return str(folder / 'spiece.model')
+  texts = ['yes no new york red blue cup 1 2 3 4 5 6 7 8 9 0'] * 20
+  return sentencepieces.train(folder / 'spiece.model', texts, model_type='char', vocab_size=30)
 
 
 def report(labels, vocabulary_name='bytes', metric='text', row=ALONE, limits=LONG):

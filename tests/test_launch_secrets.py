@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip('google.cloud.tpu_v2', reason="needs the extra 'launch'")
 
+import tpu_jobs
 from fake_tpu import READY
 
 from dss_jax import launch
@@ -25,14 +26,7 @@ def with_secret(job, **more):
 def test_values_are_removed_when_the_resource_cannot_be_deleted(make):
   server, job = make(READY)
   with_secret(job)
-  server.faults['DeleteQueuedResource'] = [grpc.StatusCode.PERMISSION_DENIED]
-
-  def sleep(seconds):
-    raise KeyboardInterrupt
-
-  job.sleep = sleep
-  with pytest.raises(KeyboardInterrupt):
-    job.submit()
+  tpu_jobs.interrupted_and_left(server, job)
   assert 'cqa' in server.resources and not (job.folder.path / 'env.json').exists()
 
 

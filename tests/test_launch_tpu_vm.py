@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip('google.cloud.tpu_v2', reason="needs the extra 'launch'")
 
+import tpu_jobs
 from fake_tpu import READY
 from google.cloud import tpu_v2
 
@@ -229,14 +230,7 @@ def test_faults_that_do_not_pass_delete(make):
 
 def test_what_cannot_be_deleted_is_said_aloud(make, capsys):
   server, job = make(READY)
-  server.faults['DeleteQueuedResource'] = [grpc.StatusCode.PERMISSION_DENIED]
-
-  def sleep(seconds):
-    raise KeyboardInterrupt
-
-  job.sleep = sleep
-  with pytest.raises(KeyboardInterrupt):
-    job.submit()
+  tpu_jobs.interrupted_and_left(server, job)
   told = capsys.readouterr().err
   assert 'COULD NOT DELETE cqa' in told
   assert 'gcloud compute tpus queued-resources delete cqa --project=p --zone=z --force' in told

@@ -1,13 +1,12 @@
 """Tokenizer files for transformers: what AutoTokenizer makes of them encodes as our tasks do."""
 
 import functools
-import io
 import json
 import pathlib
 import random
 
 import pytest
-import sentencepiece
+import sentencepieces
 import tensorflow as tf
 import transformers
 from sentencepiece import sentencepiece_model_pb2
@@ -31,25 +30,6 @@ def _random_texts(count: int, seed: int) -> list[str]:
   return [''.join(rng.choices(LETTERS, k=rng.randrange(20))) for _ in range(count)]
 
 
-def _train(path, texts, **settings) -> str:
-  """Trains a SentencePiece model with T5's special ids and normalisation."""
-  writer = io.BytesIO()
-  sentencepiece.SentencePieceTrainer.train(
-    sentence_iterator=iter(texts),
-    model_writer=writer,
-    normalization_rule_name='nmt_nfkc',
-    pad_id=0,
-    eos_id=1,
-    unk_id=2,
-    bos_id=-1,
-    hard_vocab_limit=False,
-    minloglevel=2,
-    **settings,
-  )
-  path.write_bytes(writer.getvalue())
-  return str(path)
-
-
 @pytest.fixture(scope='module')
 def vocabularies(tmp_path_factory):
   """By kind: ours of bytes and of `dss vocab`, and two as T5's and others' are made."""
@@ -62,8 +42,12 @@ def vocabularies(tmp_path_factory):
   paths = {
     'bytes': 'bytes',
     'embedded_arithmetic': 'embedded_arithmetic',
-    'unigram': _train(folder / 'unigram.model', texts, vocab_size=400, model_type='unigram'),
-    'bpe_without_bytes': _train(folder / 'bpe.model', texts, vocab_size=400, model_type='bpe'),
+    'unigram': sentencepieces.train(
+      folder / 'unigram.model', texts, vocab_size=400, model_type='unigram'
+    ),
+    'bpe_without_bytes': sentencepieces.train(
+      folder / 'bpe.model', texts, vocab_size=400, model_type='bpe'
+    ),
   }
   return {kind: vocabulary.load_vocabulary(path) for kind, path in paths.items()}
 
@@ -196,7 +180,9 @@ def test_sentinels_that_a_model_has_among_its_pieces_are_its_own(tmp_path, vocab
 
 
 def test_a_model_of_words_is_refused(tmp_path):
-  path = _train(tmp_path / 'word.model', ['one two', 'two three'], vocab_size=10, model_type='word')
+  path = sentencepieces.train(
+    tmp_path / 'word.model', ['one two', 'two three'], vocab_size=10, model_type='word'
+  )
   with pytest.raises(ValueError, match=r'word\.model is .*--to=t5x'):
     tokenizer.make(vocabulary.load_vocabulary(path), ROWS)
 

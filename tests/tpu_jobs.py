@@ -1,6 +1,7 @@
 """Jobs on the fake Cloud TPU, as fixtures: a server and a watch, and a command line."""
 
 import fake_tpu
+import grpc
 import pytest
 
 from dss_jax.launch import package, tpu_vm, watch
@@ -37,6 +38,18 @@ def make(tmp_path, monkeypatch):
   yield start
   for server in servers:
     server.__exit__()
+
+
+def interrupted_and_left(server, job) -> None:
+  """Submits a job that is then interrupted, and whose resource cannot be deleted."""
+  server.faults['DeleteQueuedResource'] = [grpc.StatusCode.PERMISSION_DENIED]
+
+  def sleep(seconds):
+    raise KeyboardInterrupt
+
+  job.sleep = sleep
+  with pytest.raises(KeyboardInterrupt):
+    job.submit()
 
 
 @pytest.fixture
