@@ -63,6 +63,7 @@ def greedy(
   answers = translator.translate_batch(
     list(asked),
     beam_size=1,
+    min_decoding_length=0,  # by default, no output is empty
     max_decoding_length=length,
     max_batch_size=batch_size,
     return_end_token=True,

@@ -163,7 +163,8 @@ def _programs(facts: Facts) -> dict[str, str]:
       '`text2text-generation` works in 4; 5 has none for models of this kind'
     ),
     'CTranslate2 4.8': (
-      'yes, with the same greedy outputs: `ct2-transformers-converter --model . --output_dir ct2`'
+      'yes, with the same greedy outputs (`min_decoding_length=0` where one may be empty): '
+      '`ct2-transformers-converter --model . --output_dir ct2`'
       f'{"" if facts.model.logits_via_embedding else scaled}'
     ),
     'ONNX, by optimum-onnx 0.1': (
