@@ -100,16 +100,18 @@ def _ending_in_order() -> Iterator[None]:
     return
   before = {number: signal.getsignal(number) for number in ENDING_SIGNALS}
   before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}
-  report = sys.unraisablehook
+  report, came = sys.unraisablehook, 0
 
   def end(number, frame):
+    nonlocal came
+    came = number
     handle(signal.SIG_IGN)  # while it cleans up
     raise SystemExit(128 + number)
 
   def end_again(failure: 'sys.UnraisableHookArgs'):
     if isinstance(failure.exc_value, SystemExit):  # the signal came in a callback of Python's own
       handle(end)
-      threading.Timer(0.05, os.kill, (os.getpid(), failure.exc_value.code - 128)).start()
+      threading.Timer(0.05, os.kill, (os.getpid(), came)).start()
     else:
       report(failure)
 
