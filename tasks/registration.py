@@ -232,6 +232,17 @@ def first_examples(name: str, split: str, count: int) -> list[dict[str, str]]:
   ]
 
 
+def labels_of(name: str, split: str) -> list[bytes]:
+  """The gold labels of all source examples of a task's data set, in the order of `example_id`.
+
+  Raises:
+    ValueError: `register_dataset` did not make the task.
+  """
+  rows = dataset_of(name).source.get_dataset(split, shuffle=False)
+  labels = rows.map(lambda row: row['label']).batch(preprocessors.BATCH)
+  return [label for batch in labels.as_numpy_iterator() for label in batch]
+
+
 def _text(value: Any) -> str:
   """A text, or the first of several; '' if there is none."""
   if isinstance(value, bytes):

@@ -64,14 +64,17 @@ class DataConfig:
     task_feature_lengths: 'inputs' and 'targets': tokens of a row.
     batch_size: rows of the global batch.
     split: of all tasks.
+    fraction: of the split's examples that are learned from, in (0, 1]. At one seed every method has
+      the same examples, and a smaller fraction lies within a larger one (data/subsets.py).
     pack: put several sequences into one row.
-    seed: of the order.
+    seed: of the order, and of the fraction.
   """
 
   mixture_or_task_name: str
   task_feature_lengths: Mapping[str, int]
   batch_size: int = 128
   split: str = 'train'
+  fraction: float = 1.0
   pack: bool = True
   seed: int = 0
 
@@ -85,6 +88,10 @@ class DataConfig:
       )
     if self.batch_size < 1:
       raise ValueError(f'BATCH_SIZE: expected at least 1 row, got {self.batch_size}')
+    if not 0.0 < self.fraction <= 1.0:
+      raise ValueError(
+        f'DataConfig.fraction (TRAIN_FRACTION) is in (0, 1], not {self.fraction}; 0.25 is a quarter.'
+      )
     if not 0 <= self.seed < 2**32:
       raise ValueError(f'DataConfig.seed (RANDOM_SEED) is from 0 to 2**32 - 1, not {self.seed}.')
 

@@ -9,17 +9,19 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
 from dss_jax.checkpoints import manager
-from dss_jax.data import pipeline
+from dss_jax.data import pipeline, subsets
 from dss_jax.parallel import distributed, partitioning
 from dss_jax.runs import label_check, memory, pretrained
 from dss_jax.runs.run_config import RunConfig, sentencepiece_model, set_up_tasks
 from dss_jax.runs.run_folder import RunFolder
 from dss_jax.runs.validation import Validation
 from dss_jax.settings import gin_files, json_form
+from dss_jax.tasks import registration
 from dss_jax.training import train_state
 from dss_jax.training.train_state import TrainState
 
@@ -65,6 +67,7 @@ def set_up(run: RunConfig, stack: contextlib.ExitStack) -> TrainingSetup:
   mixture = pipeline.load_mixture(
     run.data.mixture_or_task_name, run.data.split, run.objective.tasks
   )
+  mixture = _sample(mixture, run.data)
   validation = Validation.of(run, mesh)
   folder = RunFolder(run.model_dir)
   stack.enter_context(folder.lock())
@@ -118,6 +121,27 @@ def initial_state(
   if run.initial_checkpoint_path is None:
     return train_state.create(run.model, optimizer, setup.mesh, run.seed), {}
   return pretrained.start(run.initial_checkpoint_path, run.model, optimizer, abstract_state), {}
+
+
+def _sample(
+  mixture: Sequence[pipeline.TaskExamples], data: pipeline.DataConfig
+) -> list[pipeline.TaskExamples]:
+  """The tasks with the rows of TRAIN_FRACTION of the source examples, the same for every method."""
+  if data.fraction == 1.0:
+    return list(mixture)
+  sampled: dict[str, np.ndarray] = {}
+  for task in mixture:
+    dataset = registration.dataset_of(task.name).name
+    if dataset not in sampled:
+      labels = registration.labels_of(task.name, data.split)
+      kept = sampled[dataset] = subsets.chosen(labels, data.fraction, data.seed)
+      distributed.log(
+        f'TRAIN_FRACTION {data.fraction:g}: {kept.sum():,} of {len(kept):,} examples of {dataset} '
+        f'{data.split}'
+      )
+  return [
+    subsets.take(task, sampled[registration.dataset_of(task.name).name]) for task in mixture
+  ]
 
 
 def _write_settings(folder: RunFolder, run: RunConfig) -> None:
