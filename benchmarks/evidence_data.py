@@ -3,8 +3,9 @@
     python benchmarks/evidence_data.py --raw_dir=DIR --output=RAW
     dss prepare --dataset=esnli --raw_dir=RAW --data_dir=DATA
 
-e-SNLI's 549,367 training rows are too many for two cores. The first 500 rows of its validation split,
-which end where a premise ends, become validation; the other 9,342 become train. Test is unchanged.
+e-SNLI's 549,367 training rows are too many for two cores. The first 500 rows of its validation
+split, which end where a premise ends, become validation; the other 9,342 become train. Test is
+unchanged.
 """
 
 import argparse

@@ -27,12 +27,19 @@ VERBS = {  # a verb's module has the verb's name, except for those in MODULES
   'evaluate': 'score a student on a split',
   'predict': 'label and rationale for your own inputs',
   'compare': 'train and evaluate several methods, side by side',
+  'sweep': 'compare at every combination of other settings: data, size, seed',
   'plan': 'whether a run fits on a machine, how fast it is and what it costs',
   'import': 'weights of Hugging Face or T5X, to start from',
   'export': 'a student for Hugging Face or T5X',
   'launch': 'run any of these on this machine, Cloud TPU, SkyPilot or GKE',
 }
-SHARED = ('train', 'evaluate', 'predict', 'compare')  # several processes may run these together
+SHARED = (
+  'train',
+  'evaluate',
+  'predict',
+  'compare',
+  'sweep',
+)  # several processes may run these together
 CACHE_VARIABLE = 'JAX_COMPILATION_CACHE_DIR'
 CACHE_DAYS = 90  # a compiled program that is unused for so long is removed
 READER_IS_GONE = 141  # the exit code of programs that SIGPIPE ends
@@ -167,7 +174,7 @@ def _run_shared(verb: str, rest: Sequence[str]) -> int:
   """Runs a verb that several processes may run together."""
   from dss_jax.parallel import distributed
 
-  distributed.initialize(verb, stops_softly=verb in ('train', 'compare'))
+  distributed.initialize(verb, stops_softly=verb in ('train', 'compare', 'sweep'))
   try:
     return importlib.import_module(module_of(verb)).main(rest)
   except BaseException as error:

@@ -7,16 +7,17 @@ from small_runs import config_of, small_data  # noqa: F401  a fixture
 
 from dss_jax import methods
 from dss_jax.commands import compare
-from dss_jax.experiments import comparison
+from dss_jax.experiments import cells, comparison
 from dss_jax.runs.run_folder import RunFolder
 
 
 def entries(folder, names, **settings):
-  def run_of(name):
+  def run_of(name, macros):
+    assert macros == {}
     return config_of('unused', method=methods.get(name), train_steps=100)
 
   compared = comparison.CompareConfig(str(folder), names, **settings)
-  return comparison.entries(compared, run_of)
+  return comparison.cells(compared, run_of)
 
 
 def test_every_method_gets_as_many_label_rows_a_step():
@@ -57,8 +58,8 @@ def test_the_whole_of_a_comparison(tmp_path, capsys):
     '--gin.t5.T5Config.emb_dim=16', '--gin.t5.T5Config.head_dim=4', '--gin.t5.T5Config.mlp_dim=16',
   ]  # fmt: skip
   assert compare.main(arguments) == 0
-  found = json.loads((tmp_path / comparison.FILE).read_text())
-  scores = [comparison.Score(**line) for line in found]
+  found = json.loads((tmp_path / compare.FILE).read_text())
+  scores = [cells.Score(**line) for line in found]
   assert [line.name for line in scores] == ['standard', 'dss', 'standard, equal compute']
   assert [line.steps for line in scores] == [2, 2, 4]
   assert [line.examples for line in scores] == [40, 40, 40]
@@ -66,7 +67,7 @@ def test_the_whole_of_a_comparison(tmp_path, capsys):
   assert labels['dss'] == pytest.approx(labels['standard'], rel=0.3)
   text = capsys.readouterr().out
   assert all(line.name in text for line in scores)
-  assert text.count('\nrationale  ') == text.count('(gold: ') == comparison.QUESTIONS
+  assert text.count('\nrationale  ') == text.count('(gold: ') == compare.QUESTIONS
   assert text.rstrip().endswith(f'are in {tmp_path}.')
   for line, name, size in zip(scores, ('standard', 'dss', 'standard'), (8, 16, 8), strict=True):
     run = RunFolder(tmp_path / line.folder).load_settings()
@@ -75,6 +76,6 @@ def test_the_whole_of_a_comparison(tmp_path, capsys):
     gin = (tmp_path / line.folder / 'config.gin').read_text()
     assert f"METHOD = '{name}'" in gin and f'BATCH_SIZE = {size}' in gin
   assert compare.main(arguments) == 0  # finds everything done
-  assert [line['accuracy'] for line in json.loads((tmp_path / comparison.FILE).read_text())] == [
+  assert [line['accuracy'] for line in json.loads((tmp_path / compare.FILE).read_text())] == [
     line.accuracy for line in scores
   ]

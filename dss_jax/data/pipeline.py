@@ -89,9 +89,7 @@ class DataConfig:
     if self.batch_size < 1:
       raise ValueError(f'BATCH_SIZE: expected at least 1 row, got {self.batch_size}')
     if not 0.0 < self.fraction <= 1.0:
-      raise ValueError(
-        f'DataConfig.fraction (TRAIN_FRACTION) is in (0, 1], not {self.fraction}; 0.25 is a quarter.'
-      )
+      raise ValueError(f'DataConfig.fraction (TRAIN_FRACTION) is in (0, 1], not {self.fraction}.')
     if not 0 <= self.seed < 2**32:
       raise ValueError(f'DataConfig.seed (RANDOM_SEED) is from 0 to 2**32 - 1, not {self.seed}.')
 

@@ -1,34 +1,29 @@
-"""Several methods on one data set: a student of each from the same start, scored on one split.
+"""Which students a comparison or a sweep trains: methods, crossed with the values of any settings.
 
-Owns the protocol and the table. A run is training's, its score runs/evaluation.py's.
+Owns the protocol. A cell's training and score are cells.py's, tables are tables.py's.
 
 The protocol is the paper's: every method sees the same number of labels a step. A batch of B
 examples is B label rows for each method, and B more rationale rows for one that learns rationales
-too. Such a method computes more, and the table says how much. The table also has the first method
-trained for more steps, with the compute of the costliest one.
+too. Such a method computes more, and tables say how much. There is also the first method trained
+for more steps, with the compute of the costliest one.
 """
 
 import dataclasses
-import json
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+import itertools
+import re
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
-import rich.box
-import rich.console
-import rich.table
 from etils import epath
 
 from dss_jax import methods
-from dss_jax.parallel import distributed
-from dss_jax.runs import evaluation, run_config, student
-from dss_jax.runs.run_folder import RunFolder
-from dss_jax.settings import fields, whole_files
-from dss_jax.settings.printable import printable
-from dss_jax.tasks import registration
+from dss_jax.runs import run_config
+from dss_jax.settings import fields
 
-FILE = 'comparison.json'
-QUESTIONS = 3
-WIDTH = 100  # columns of the table where no terminal says how many there are
+SEED = 'RANDOM_SEED'
+"""The axis over which accuracies are averaged."""
+LONGEST_VALUE = 40  # characters of a value in the name of a folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +31,7 @@ class CompareConfig:
   """Which methods are compared, and on what.
 
   Attributes:
-    model_dir: folder of the comparison; each method's run is a folder below it.
+    model_dir: folder of the comparison; each student's run is a folder below it.
     methods: names of methods, or of files in methods/. All start from the same parameters: the
       seed's, or INITIAL_CHECKPOINT_PATH's. BATCH_SIZE is the number of rows for a method with one
       row an example; one with two gets twice as many.
@@ -60,160 +55,99 @@ class CompareConfig:
       )
 
 
-class Score(NamedTuple):
-  """One line of the table.
+@dataclasses.dataclass(frozen=True)
+class SweepConfig(CompareConfig):
+  """A comparison at every combination of other settings.
 
   Attributes:
-    name: of the method, and how it was trained if that differs.
-    folder: of its run, below the comparison's.
-    accuracy: with the ends of its 95 % interval, accuracy_low and accuracy_high.
-    examples: scored.
-    labels_per_step: rows with a label in a batch, on average.
-    steps: updates.
-    compute: of training, as a multiple of the first line's.
-    seconds: of training steps alone.
+    grid: the values of any macros, such as {'TRAIN_FRACTION': (0.25, 1.0), 'RANDOM_SEED': (0, 1)}.
+      Every method is trained with each combination. GIN_FILE takes files. Accuracies are averaged
+      over RANDOM_SEED.
+    workers: processes that train cells side by side, each on its share of the cores; on
+      accelerators, 1.
   """
 
-  name: str
-  folder: str
-  accuracy: float
-  accuracy_low: float
-  accuracy_high: float
-  examples: int
-  labels_per_step: float
-  steps: int
-  compute: float
-  seconds: float
+  grid: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
+  workers: int = 1
+
+  def __post_init__(self):
+    super().__post_init__()
+    for name, values in self.grid.items():
+      if name in ('METHOD', 'MODEL_DIR'):
+        raise ValueError(f'GRID has no {name}: METHODS names methods, and each cell has a folder.')
+      shown = [str(value) for value in values]
+      if not shown or len(set(shown)) < len(shown):
+        raise ValueError(f'GRID needs values of {name}, each once, not {list(values)}.')
+    if self.workers < 1:
+      raise ValueError(f'SweepConfig.workers (WORKERS) is at least 1, not {self.workers}.')
 
 
-class Entry(NamedTuple):
-  """A run to train.
+class Cell(NamedTuple):
+  """A student to train.
 
   Attributes:
-    name: of its line in the table.
+    name: of its line in a table: the method, and how it was trained if that differs.
     method: whose run it is.
+    axes: its values of the grid.
     macros: settings that differ from those of the method's run, by macro.
-    compute: of its training, as a multiple of the first entry's.
+    compute: of its training, as a multiple of the first method's at the same axes.
   """
 
   name: str
   method: str
-  macros: Mapping[str, str | int]
+  axes: Mapping[str, Any]
+  macros: Mapping[str, Any]
   compute: float
 
+  @property
+  def folder(self) -> epath.Path:
+    """Of its run."""
+    return epath.Path(self.macros['MODEL_DIR'])
 
-def entries(compared: CompareConfig, run_of: Callable[[str], run_config.RunConfig]) -> list[Entry]:
-  """The runs of a comparison, in the order of the table.
 
-  Args:
-    compared: what is compared.
-    run_of: from the name of a method to the settings of its run, before any protocol.
-  """
-  runs = {name: run_of(name) for name in compared.methods}
+RunOf = Callable[[str, Mapping[str, Any]], run_config.RunConfig]
+"""From a method's name and macros to the settings of its run."""
+
+
+def cells(compared: CompareConfig, run_of: RunOf) -> list[Cell]:
+  """The cells of a comparison or sweep, in the order of the table."""
+  grid = compared.grid if isinstance(compared, SweepConfig) else {}
+  combinations = [
+    dict(zip(grid, combination, strict=True)) for combination in itertools.product(*grid.values())
+  ]
+  return [cell for axes in combinations for cell in _cells_at(compared, axes, run_of)]
+
+
+def _cells_at(compared: CompareConfig, axes: Mapping[str, Any], run_of: RunOf) -> Iterator[Cell]:
+  """The cells of all methods with the same values of the grid."""
+  runs = {name: run_of(name, axes) for name in compared.methods}
   rows = {name: run.data.batch_size * _rows_per_example(run) for name, run in runs.items()}
   work = {name: rows[name] * run.train_steps for name, run in runs.items()}
   first = compared.methods[0]
-  listed = [
-    Entry(name, name, _macros(compared, name, BATCH_SIZE=rows[name]), work[name] / work[first])
-    for name in compared.methods
-  ]
+
+  def cell(title: str, method: str, compute: float, **macros: int) -> Cell:
+    values = ''.join(f',{name.lower()}={_slug(value)}' for name, value in axes.items())
+    folder = epath.Path(compared.model_dir) / (re.sub(r'\W+', '_', title) + values)
+    place = {'MODEL_DIR': str(folder)}
+    return Cell(title, method, axes, {**axes, **place, **macros}, compute)
+
+  for name in compared.methods:
+    yield cell(name, name, work[name] / work[first], BATCH_SIZE=rows[name])
   ratio = max(work.values()) / work[first]
   if compared.equal_compute and ratio > 1.0:
     steps = round(runs[first].train_steps * ratio)
-    macros = _macros(
-      compared, f'{first}_equal_compute', BATCH_SIZE=rows[first], TRAIN_STEPS_RELATIVE=steps
-    )
-    listed.append(Entry(f'{first}, equal compute', first, macros, ratio))
-  return listed
+    title = f'{first}, equal compute'
+    yield cell(title, first, ratio, BATCH_SIZE=rows[first], TRAIN_STEPS_RELATIVE=steps)
 
 
 def _rows_per_example(run: run_config.RunConfig) -> int:
   return len((run.method or methods.get(methods.DEFAULT)).rows)
 
 
-def _macros(compared: CompareConfig, folder: str, **macros: int) -> dict[str, str | int]:
-  return {'MODEL_DIR': str(epath.Path(compared.model_dir) / folder), **macros}
-
-
-def score(entry: Entry, run: run_config.RunConfig, steps: int, seconds: float, split: str) -> Score:
-  """Scores the best checkpoint of an entry's run, which is trained."""
-  settings = evaluation.EvaluateConfig(
-    model_dir=run.model_dir,
-    split=split,
-    mesh=run.mesh,
-    batch_size=run.eval.batch_size,
-    module=run.module,
-  )
-  summary = evaluation.evaluate(settings)
-  metrics = summary['metrics']
-  return Score(
-    entry.name,
-    epath.Path(run.model_dir).name,
-    metrics['accuracy'],
-    metrics['accuracy_low'],
-    metrics['accuracy_high'],
-    summary['examples'],
-    _labels_per_step(run),
-    steps,
-    entry.compute * steps / run.train_steps,  # fewer where PATIENCE stopped it
-    seconds,
-  )
-
-
-def _labels_per_step(run: run_config.RunConfig) -> float:
-  """Rows of the answer's task in a training batch, on average over those that were logged."""
-  assert run.method is not None
-  name = f'{run.method.answer.task}/rows'
-  rows = [row for row in RunFolder(run.model_dir).metric_rows() if row['kind'] == 'train']
-  counts = [row[name] for row in rows if name in row]
-  return sum(counts) / len(counts) if counts else 0.0
-
-
-def save(scores: Sequence[Score], folder: str) -> None:
-  """Writes the table as JSON."""
-  lines = json.dumps([line._asdict() for line in scores], indent=2) + '\n'
-  whole_files.write_text(epath.Path(folder) / FILE, lines)
-
-
-def print_table(scores: Sequence[Score], split: str) -> None:
-  """Prints the comparison for people."""
-  table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
-  table.add_column('method')
-  names = ('accuracy', '95 % interval', 'labels/step', 'steps', 'compute', 'seconds')
-  for name in names:
-    table.add_column(name, justify='right')
-  for line in scores:
-    table.add_row(
-      line.name,
-      f'{line.accuracy:.1%}',
-      f'{100 * line.accuracy_low:.1f} to {100 * line.accuracy_high:.1f}',
-      f'{line.labels_per_step:.0f}',
-      str(line.steps),
-      f'{line.compute:.1f} x',
-      f'{line.seconds:.0f}',
-    )
-  console = rich.console.Console()
-  if not console.is_terminal:
-    console.width = WIDTH
-  console.print(table)
-  console.print(
-    f'Label accuracy on {scores[0].examples} examples of {split}, one seed. The interval is of '
-    'the examples alone.',
-    highlight=False,
-  )
-
-
-def print_answers(run: run_config.RunConfig, split: str) -> None:
-  """Prints the first questions of a split with a student's answers to them."""
-  settings = student.StudentConfig(
-    model_dir=run.model_dir, mesh=run.mesh, batch_size=run.eval.batch_size
-  )
-  predictor = student.load(settings).predictor()
-  rows = registration.first_examples(run.data.mixture_or_task_name, split, QUESTIONS)
-  answers = predictor.answers(rows)
-  if not distributed.is_main():
-    return
-  for answer, row in zip(answers, rows, strict=True):
-    print(printable(f'\nquestion   {answer["input"]}'))
-    print(printable(f'label      {answer["label"]}   (gold: {row["label"]})'))
-    print(printable(f'rationale  {answer["rationale"]}'))
+def _slug(value: Any) -> str:
+  """A value as part of a folder's name, different for different values."""
+  text = str(value)
+  plain = re.sub(r'[^\w.+-]+', '_', text)
+  if plain == text and len(text) <= LONGEST_VALUE:
+    return text
+  return f'{plain[-LONGEST_VALUE:]}_{zlib.crc32(text.encode()):08x}'

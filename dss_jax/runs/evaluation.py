@@ -45,7 +45,8 @@ def evaluate(settings: EvaluateConfig) -> dict[str, Any]:
   """Scores a student, writes the file of records, prints a summary for people.
 
   Returns:
-    JSON values: task, split, examples (how many) and metrics (see `evaluator.Evaluation`).
+    JSON values: task, split, examples (how many), metrics (see `evaluator.Evaluation`), and the
+    path of the records.
 
   Raises:
     ValueError: the student, task or split does not exist; the message names near ones.
@@ -85,7 +86,7 @@ def evaluate(settings: EvaluateConfig) -> dict[str, Any]:
     print(f'{task} {settings.split}: step {loaded.step}, {len(examples)} examples')
     print('\n'.join(_lines(evaluation)))
     print(f'  records: {output}')
-  return summary
+  return {**summary, 'records': str(output)}
 
 
 def _warn_of_labels(

@@ -43,6 +43,10 @@ _NO_FOLDER = (
 )  # fmt: skip
 
 
+class InUseError(ConfigError):
+  """Another process writes to a run folder."""
+
+
 class EvaluationFiles(NamedTuple):
   """Where an evaluation is written: a file of records (.jsonl) and their summary (.json)."""
 
@@ -99,7 +103,7 @@ class RunFolder:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
       except BlockingIOError:
         file.seek(0)
-        raise ConfigError(
+        raise InUseError(
           f'another training writes to {self} ({file.read(200)}): wait for its end, or choose '
           'another MODEL_DIR.'
         ) from None

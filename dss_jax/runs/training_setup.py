@@ -139,9 +139,7 @@ def _sample(
         f'TRAIN_FRACTION {data.fraction:g}: {kept.sum():,} of {len(kept):,} examples of {dataset} '
         f'{data.split}'
       )
-  return [
-    subsets.take(task, sampled[registration.dataset_of(task.name).name]) for task in mixture
-  ]
+  return [subsets.take(task, sampled[registration.dataset_of(task.name).name]) for task in mixture]
 
 
 def _write_settings(folder: RunFolder, run: RunConfig) -> None:

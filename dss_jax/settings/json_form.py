@@ -45,8 +45,14 @@ def from_dict(cls: Any, values: Any, where: str = '') -> Any:
 
 
 def differences(before: Any, now: Any, ignore: Sequence[str] = ()) -> list[str]:
-  """Lines 'name: before -> now' for every value that differs, nested names joined by dots."""
-  old, new = _flat(to_dict(before)), _flat(to_dict(now))
+  """Lines 'name: before -> now' for every value that differs, nested names joined by dots.
+
+  Args:
+    before: a dataclass, or what `to_dict` made of one.
+    now: likewise.
+    ignore: names of values that may differ.
+  """
+  old, new = (_flat(c if isinstance(c, Mapping) else to_dict(c)) for c in (before, now))
   names = sorted(set(old) | set(new))
   return [
     f'{name}: {old.get(name)!r} -> {new.get(name)!r}'

@@ -1,0 +1,189 @@
+"""One cell of a comparison or sweep: training it, scoring it, and its file.
+
+Owns `cell.json` in a cell's run folder: the settings that were asked for, and when it is done, its
+score and which answers are right. A cell whose settings changed is not done, and its old run is
+moved aside. Claims keep two sweeps of one folder from training the same cell.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import json
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from etils import epath
+
+from dss_jax.experiments.comparison import Cell
+from dss_jax.parallel import distributed
+from dss_jax.runs import evaluation, run_config, training_loop
+from dss_jax.runs.run_folder import InUseError, RunFolder
+from dss_jax.settings import json_form, whole_files
+
+FILE = 'cell.json'
+CLAIMS = '.claims'
+# What may change when a run is continued, but changes what a cell is.
+_MATTERS = ('train_steps', 'initial_checkpoint_path', 'vocabulary')
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+  """One line of a table.
+
+  Attributes:
+    name: of the method, and how it was trained if that differs.
+    folder: of its run, below the comparison's.
+    accuracy: with the ends of its 95 % interval, accuracy_low and accuracy_high.
+    examples: scored.
+    labels_per_step: rows with a label in a batch, on average.
+    steps: updates.
+    compute: of training, as a multiple of the first line's.
+    seconds: of training steps alone.
+  """
+
+  name: str
+  folder: str
+  accuracy: float
+  accuracy_low: float
+  accuracy_high: float
+  examples: int
+  labels_per_step: float
+  steps: int
+  compute: float
+  seconds: float
+
+
+class Outcome(NamedTuple):
+  """A cell that is done.
+
+  Attributes:
+    cell: what was trained.
+    score: its line.
+    correct: which answers are right, bool [items], in the order of the split.
+  """
+
+  cell: Cell
+  score: Score
+  correct: np.ndarray
+
+
+def done(cell: Cell, run: run_config.RunConfig, split: str) -> Outcome | None:
+  """The outcome of a cell that was trained and scored as it is asked for now; else None."""
+  found = _read(cell)
+  if found is None or 'score' not in found or _changes(found, run, split):
+    return None
+  correct = np.array([*str(found.get('correct', ''))]) == '1'
+  return Outcome(cell, json_form.from_dict(Score, found['score'], str(cell.folder / FILE)), correct)
+
+
+def train(cell: Cell, run: run_config.RunConfig, split: str) -> Outcome | None:
+  """Trains and scores a cell, continuing what its folder holds; None where a signal stopped it.
+
+  Raises:
+    ValueError: as training and evaluation do.
+  """
+  distributed.log(f'{cell.name}: training on {run.data.mixture_or_task_name}')
+  asked = {**cell._asdict(), 'split': split, 'settings': _settings(run)}
+  if distributed.is_main():
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    whole_files.write_text(cell.folder / FILE, json.dumps(asked, default=dict) + '\n')
+  result = training_loop.train(run)
+  if not result.finished:
+    distributed.log(f'stopped in {run.model_dir}; the same command continues it')
+    return None
+  outcome = _scored(cell, run, result.step, result.seconds, split)
+  if distributed.is_main():
+    content = {**asked, 'score': vars(outcome.score), 'correct': record(outcome)['correct']}
+    whole_files.write_text(cell.folder / FILE, json.dumps(content, default=dict) + '\n')
+  return outcome
+
+
+def set_aside(cell: Cell, run: run_config.RunConfig, split: str) -> None:
+  """Moves the run of a cell whose settings changed to a folder of another name, beside it."""
+  found = _read(cell)
+  changed = [] if found is None else _changes(found, run, split)
+  if not changed or changed == ['split']:  # the student is the same, it is scored again
+    return
+  folder = cell.folder
+  names = (folder.parent / f'{folder.name}.before_{number}' for number in itertools.count(1))
+  target = next(path for path in names if not path.exists())
+  folder.rename(target)
+  distributed.log(f'{folder.name} is trained again, the old run is in {target}: {changed[0]}')
+
+
+def record(outcome: Outcome) -> dict[str, Any]:
+  """An outcome as JSON values, with the answers as a text of 0 and 1: all that statistics need."""
+  bits = ''.join('01'[bool(right)] for right in outcome.correct)
+  axes = dict(outcome.cell.axes)
+  return {**vars(outcome.score), 'method': outcome.cell.method, 'axes': axes, 'correct': bits}
+
+
+@contextlib.contextmanager
+def claim(cell: Cell) -> Iterator[bool]:
+  """Whether this process may train a cell; while it does, no other may."""
+  with contextlib.ExitStack() as stack:
+    try:
+      stack.enter_context(RunFolder(cell.folder.parent / CLAIMS / cell.folder.name).lock())
+    except InUseError:
+      yield False
+    else:
+      yield True
+
+
+def _read(cell: Cell) -> dict[str, Any] | None:
+  """What `cell.json` holds; None where there is none, or a whole one was not written."""
+  path = cell.folder / FILE
+  if not path.exists():
+    return None
+  return json_form.parse_object(json_form.read_text(path), str(path))
+
+
+def _settings(run: run_config.RunConfig) -> dict[str, Any]:
+  values = json_form.to_dict(run)
+  return {name: value for name, value in values.items() if name not in ('model_dir', 'data_dir')}
+
+
+def _changes(found: dict[str, Any], run: run_config.RunConfig, split: str) -> list[str]:
+  """How the settings of a cell's file differ from those that are asked for."""
+  ignored = set(run_config.MAY_CHANGE_ON_RESUME) - set(_MATTERS)
+  changed = json_form.differences(found.get('settings', {}), _settings(run), sorted(ignored))
+  return changed or (['split'] if found.get('split') != split else [])
+
+
+def _scored(
+  cell: Cell, run: run_config.RunConfig, steps: int, seconds: float, split: str
+) -> Outcome:
+  """Scores the best checkpoint of a cell's run."""
+  settings = evaluation.EvaluateConfig(
+    model_dir=run.model_dir,
+    split=split,
+    mesh=run.mesh,
+    batch_size=run.eval.batch_size,
+    module=run.module,
+  )
+  summary = evaluation.evaluate(settings)
+  metrics = summary['metrics']
+  score = Score(
+    cell.name,
+    cell.folder.name,
+    metrics['accuracy'],
+    metrics['accuracy_low'],
+    metrics['accuracy_high'],
+    summary['examples'],
+    _labels_per_step(run),
+    steps,
+    cell.compute * steps / run.train_steps,  # fewer where PATIENCE stopped it
+    seconds,
+  )
+  records = epath.Path(summary['records']).read_text().splitlines()
+  return Outcome(cell, score, np.array([json.loads(record)['correct'] for record in records]))
+
+
+def _labels_per_step(run: run_config.RunConfig) -> float:
+  """Rows of the answer's task in a training batch, on average over those that were logged."""
+  assert run.method is not None
+  name = f'{run.method.answer.task}/rows'
+  rows = [row for row in RunFolder(run.model_dir).metric_rows() if row['kind'] == 'train']
+  counts = [row[name] for row in rows if name in row]
+  return sum(counts) / len(counts) if counts else 0.0

@@ -1,0 +1,84 @@
+"""Tests and intervals for students that answered the same questions.
+
+Pure functions of arrays that say which answer is right. `correct` is bool or 0/1, [seeds, items].
+Two students of one seed, and all students of one item, are paired: an unpaired test of two
+accuracies would be wrong. All accuracies and gaps are fractions.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import scipy.stats
+
+DRAWS = 10_000
+_CHUNK = 250  # draws at once
+
+
+class Gap(NamedTuple):
+  """The difference of two mean accuracies.
+
+  Attributes:
+    mean: over seeds and items.
+    low: end of its 95 % interval.
+    high: likewise.
+    p: two-sided, of no difference; at least 1 / DRAWS.
+  """
+
+  mean: float
+  low: float
+  high: float
+  p: float
+
+
+def seed_interval(accuracies: Sequence[float]) -> tuple[float, float]:
+  """The 95 % interval of a mean over at least two seeds, by Student's t."""
+  half = scipy.stats.sem(accuracies) * scipy.stats.t.ppf(0.975, len(accuracies) - 1)
+  return float(np.mean(accuracies) - half), float(np.mean(accuracies) + half)
+
+
+def two_level_bootstrap(correct: np.ndarray, baseline: np.ndarray, draws: int = DRAWS) -> Gap:
+  """The mean gap to a baseline, with an interval that is of seeds and of test items.
+
+  Each draw takes seeds and items with replacement; a seed's two students and an item's answers stay
+  together. With one seed the interval is of the items alone.
+
+  Source: Davison and Hinkley 1997, section 3.8; percentile interval.
+  """
+  gaps = correct.astype(np.float64) - baseline
+  seeds, items = gaps.shape
+  rng = np.random.default_rng(0)
+  means = []
+  for start in range(0, draws, _CHUNK):
+    count = min(_CHUNK, draws - start)
+    of_items = rng.multinomial(items, np.full(items, 1 / items), count)
+    of_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), count)
+    means.append(np.sum((of_items @ gaps.T) * of_seeds, axis=1) / (items * seeds))
+  drawn = np.concatenate(means)
+  low, high = np.quantile(drawn, [0.025, 0.975])
+  p = 2 * min(np.mean(drawn <= 0), np.mean(drawn >= 0))
+  return Gap(float(gaps.mean()), float(low), float(high), float(min(1.0, max(p, 1 / draws))))
+
+
+def mcnemar(correct: np.ndarray, baseline: np.ndarray) -> float:
+  """Exact p of one student [items] against another: two-sided binomial of the discordant items.
+
+  Source: McNemar 1947.
+  """
+  better = int(np.sum(correct > baseline))
+  worse = int(np.sum(correct < baseline))
+  if not better + worse:
+    return 1.0
+  return float(scipy.stats.binomtest(better, better + worse, 0.5).pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+  """The p values of one table, corrected for their number.
+
+  Source: Holm 1979, the step-down form.
+  """
+  adjusted, largest = [0.0] * len(p_values), 0.0
+  for rank, place in enumerate(np.argsort(p_values, kind='stable')):
+    largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+    adjusted[place] = largest
+  return adjusted
