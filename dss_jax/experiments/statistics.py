@@ -12,7 +12,6 @@ import numpy as np
 import scipy.stats
 
 DRAWS = 10_000
-_CHUNK = 250  # draws at once
 
 
 class Gap(NamedTuple):
@@ -48,16 +47,14 @@ def two_level_bootstrap(correct: np.ndarray, baseline: np.ndarray, draws: int = 
   gaps = correct.astype(np.float64) - baseline
   seeds, items = gaps.shape
   rng = np.random.default_rng(0)
-  means = []
-  for start in range(0, draws, _CHUNK):
-    count = min(_CHUNK, draws - start)
-    of_items = rng.multinomial(items, np.full(items, 1 / items), count)
-    of_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), count)
-    means.append(np.sum((of_items @ gaps.T) * of_seeds, axis=1) / (items * seeds))
-  drawn = np.concatenate(means)
+  # Items with the same gaps at all seeds are alike: only their numbers have to be drawn.
+  patterns, counts = np.unique(gaps.T, axis=0, return_counts=True)
+  of_items = rng.multinomial(items, counts / items, draws)
+  of_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), draws)
+  drawn = np.sum((of_items @ patterns) * of_seeds, axis=1) / (items * seeds)
   low, high = np.quantile(drawn, [0.025, 0.975])
   p = 2 * min(np.mean(drawn <= 0), np.mean(drawn >= 0))
-  return Gap(float(gaps.mean()), float(low), float(high), float(min(1.0, max(p, 1 / draws))))
+  return Gap(float(gaps.mean()), float(low), float(high), min(1.0, max(float(p), 1 / draws)))
 
 
 def mcnemar(correct: np.ndarray, baseline: np.ndarray) -> float:

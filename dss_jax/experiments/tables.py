@@ -68,7 +68,8 @@ def _lines(group: Sequence[Outcome]) -> Iterator[Line]:
     gap, p = None, 1.0
     if by_seed is not first and shared:
       pairs = [(by_seed[seed].correct, first[seed].correct) for seed in shared]
-      gap = statistics.two_level_bootstrap(*map(np.array, zip(*pairs, strict=True)))
+      own, baseline = (np.array(answers) for answers in zip(*pairs, strict=True))
+      gap = statistics.two_level_bootstrap(own, baseline)
       p = float(np.median([statistics.mcnemar(*pair) for pair in pairs]))
     seconds = float(np.mean([score.seconds for score in scores]))
     yield Line(name, tuple(accuracies), interval, gap, p, scores[0], seconds)
