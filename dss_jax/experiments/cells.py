@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
+from dss_jax.experiments import paper
 from dss_jax.experiments.comparison import Cell
 from dss_jax.parallel import distributed
 from dss_jax.runs import evaluation, run_config, training_loop
@@ -40,6 +41,8 @@ class Score:
     steps: updates.
     compute: of training, as a multiple of the first line's.
     seconds: of training steps alone.
+    published: the paper's accuracy of the same, in percent, or None.
+    published_error: its standard error, in points.
   """
 
   name: str
@@ -52,6 +55,8 @@ class Score:
   steps: int
   compute: float
   seconds: float
+  published: float | None = None
+  published_error: float | None = None
 
 
 class Outcome(NamedTuple):
@@ -175,6 +180,7 @@ def _scored(
     steps,
     cell.compute * steps / run.train_steps,  # fewer where PATIENCE stopped it
     seconds,
+    *(paper.published(run) or ()),
   )
   records = epath.Path(summary['records']).read_text().splitlines()
   return Outcome(cell, score, np.array([json.loads(record)['correct'] for record in records]))

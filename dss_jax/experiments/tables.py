@@ -9,7 +9,7 @@ import rich.box
 import rich.console
 import rich.table
 
-from dss_jax.experiments import statistics
+from dss_jax.experiments import paper, statistics
 from dss_jax.experiments.cells import Outcome, Score
 from dss_jax.experiments.comparison import SEED
 
@@ -75,14 +75,28 @@ def _lines(group: Sequence[Outcome]) -> Iterator[Line]:
     yield Line(name, tuple(accuracies), interval, gap, p, scores[0], seconds)
 
 
+def beside_published(line: Line) -> str:
+  """The paper's accuracy, and whether ours is compatible with it; '' where there is none."""
+  score, count = line.score, len(line.accuracies)
+  if score.published is None or score.published_error is None:
+    return ''
+  published = paper.Published(score.published, score.published_error)
+  ours = float(np.mean(line.accuracies))
+  spread = float(np.std(line.accuracies, ddof=1)) if count >= FEW_SEEDS else 0.0
+  error = np.hypot(spread / count**0.5, (ours * (100 - ours) / score.examples) ** 0.5)
+  verdict = 'compatible' if published.is_compatible(ours, float(error)) else 'differs'
+  return f'{published.percent:.2f} ± {published.error:.2f}, {verdict}'
+
+
 COLUMNS = (
   'method', 'accuracy', '95 %', 'seeds', 'gap', '95 % of gap', 'p', 'p (Holm)', 'McNemar',
-  'labels/step', 'steps', 'compute', 'seconds',
+  'labels/step', 'steps', 'compute', 'seconds', 'paper',
 )  # fmt: skip
 ABOUT = (
   'Accuracy and its interval over seeds, in percent. The gap is to the first method at the same '
   'seeds, in points; its interval and p are by a bootstrap over seeds and test items, and p is '
-  'corrected for all gaps of these tables by Holm. McNemar: the exact p of one seed, the median.'
+  'corrected for all gaps of these tables by Holm. McNemar: the exact p of one seed, the median. '
+  'Paper: its accuracy and standard error; ours is compatible within 1.96 errors of both.'
 )
 
 
@@ -116,6 +130,7 @@ def _cells_of(line: Line, corrected: float) -> tuple[str, ...]:
     str(line.score.steps),
     f'{line.score.compute:.1f} x',
     f'{line.seconds:.0f}',
+    beside_published(line),
   )
 
 
