@@ -5,8 +5,10 @@ import dataclasses
 import pytest
 from small_runs import config_of
 
-from dss_jax import methods
-from dss_jax import tasks  # noqa: F401  registers the data sets
+from dss_jax import (
+  methods,
+  tasks,  # noqa: F401  registers the data sets
+)
 from dss_jax.experiments import paper
 
 ERRORS = {
