@@ -338,7 +338,9 @@ def _add_task(
     output_features={'inputs': feature, 'targets': feature},
     preprocessors=[
       preprocessors.batch,
-      preprocessors.make_rows(rows, label_field, needed, all_samples),
+      preprocessors.make_rows(
+        rows, label_field, needed, all_samples, metrics.LABEL_CORRECT[dataset.metric]
+      ),
       preprocessors.tokenize,
       seqio.preprocessors.append_eos_after_trim,
       preprocessors.unbatch,

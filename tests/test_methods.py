@@ -142,7 +142,7 @@ from dss_jax import methods
 
 ROW = methods.Row('label_reason', 'Q: {input}', '{label} [since] {rationale}')
 methods.register(methods.Method(
-  name='label_first', summary='label, then rationale', rows=(ROW,),
+  name='label_since', summary='label, then why', rows=(ROW,),
   loss=(methods.Term('label_reason'),), answer=ROW,
 ))
 """
@@ -151,9 +151,9 @@ methods.register(methods.Method(
 def _register_own(tmp_path, monkeypatch) -> str:
   (tmp_path / 'own_method.py').write_text(OWN)
   monkeypatch.syspath_prepend(str(tmp_path))
-  if 'label_first' not in methods.names():
+  if 'label_since' not in methods.names():
     import own_method  # noqa: F401
-  return 'label_first'
+  return 'label_since'
 
 
 def _answers(run: str, lines: list[dict], capsys) -> list[dict]:
@@ -164,11 +164,11 @@ def _answers(run: str, lines: list[dict], capsys) -> list[dict]:
   return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
-@pytest.mark.parametrize('name', ['single_task', 'rationale_input', 'label_first'])
+@pytest.mark.parametrize('name', ['single_task', 'rationale_input', 'label_since'])
 def test_evaluation_prediction_and_card_of_every_kind_of_method(
   name, tmp_path, monkeypatch, capsys
 ):
-  if name == 'label_first':
+  if name == 'label_since':
     assert len(OWN.splitlines()) < 30
     _register_own(tmp_path, monkeypatch)
   method = methods.get(name)

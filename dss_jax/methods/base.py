@@ -6,12 +6,15 @@ of rows as tensors (tasks/preprocessors.py) or the loss itself (training/losses.
 
 A template is text with fields in braces: `[label] {input}`. Fields are those of a source example:
 `input`, `label` (gold or the teacher's, see `Method.label_source`), `rationale` (the teacher's),
-and any others that a data set's source provides.
+any others that a data set's source provides, and those that are made of these (derived.py).
 """
 
 import dataclasses
+import math
 import string
 from collections.abc import Mapping
+
+from dss_jax.methods import derived
 
 LABEL_SOURCES = ('gold', 'teacher')
 
@@ -25,13 +28,20 @@ class Row:
     input: template of the encoder's text.
     target: template of the decoder's text. If it has several fields, an output is split at the
       texts between them (`parse`), so they must not be blank.
+    weight_if_wrong: loss weight of the row's target tokens where the teacher's label is not the
+      gold one; all other rows have 1. With 0 there is no such row.
   """
 
   task: str
   input: str
   target: str
+  weight_if_wrong: float = 1.0
 
   def __post_init__(self):
+    if not 0.0 <= self.weight_if_wrong < math.inf:
+      raise ValueError(
+        f'Row {self.task!r}: weight_if_wrong is at least 0, not {self.weight_if_wrong}.'
+      )
     for template in (self.input, self.target):
       if not fields_of(template):
         raise ValueError(f'Row {self.task!r}: the template {template!r} has no {{field}}.')
@@ -56,6 +66,12 @@ class Row:
   def fields(self) -> frozenset[str]:
     """The fields of both templates."""
     return fields_of(self.input) | fields_of(self.target)
+
+  @property
+  def sources(self) -> frozenset[str]:
+    """The fields of a source that the row is made of."""
+    judged = {derived.VERDICT} if self.weight_if_wrong != 1.0 else set()
+    return derived.sources_of(self.fields | judged)
 
   def parse(self, output: str) -> dict[str, str]:
     """The target's fields in what a student wrote; '' for a missing field.
@@ -102,6 +118,7 @@ class Method:
       a row that needs `rationale` is made K times.
     loss: the terms; every task of `rows` has one.
     answer: the row that asks for the label, often but not necessarily one of `rows`.
+    source: where it is from: paper and equation.
     label_source: whose label `{label}` is in training, 'gold' or 'teacher'. Scores always compare
       with the gold one.
     paired: whether all rows of an example are in one batch, and in one packed row if they fit.
@@ -115,6 +132,7 @@ class Method:
   answer: Row
   label_source: str = 'gold'
   paired: bool = False
+  source: str = dataclasses.field(default='', compare=False)
 
   def __post_init__(self):
     if not self.name.replace('_', '').isalnum():
@@ -149,8 +167,8 @@ class Method:
   @property
   def uses_teacher(self) -> bool:
     """Whether the student learns from any output of the teacher."""
-    fields = frozenset[str]().union(*(row.fields for row in self.rows))
-    return self.label_source == 'teacher' or 'rationale' in fields
+    fields = frozenset[str]().union(*(row.sources for row in self.rows))
+    return self.label_source == 'teacher' or bool(fields & {'rationale', 'teacher_label'})
 
   @property
   def needs(self) -> frozenset[str]:
@@ -168,6 +186,7 @@ def from_teacher(method: Method) -> Method:
     name=f'teacher_{method.name}',
     summary=f"{method.summary}, labels are the teacher's",
     label_source='teacher',
+    source=f'{method.source}; labels: section 4.2' if method.source else '',
   )
 
 

@@ -28,6 +28,7 @@ MAY_CHANGE_ON_RESUME = (
   'mesh.data',
   'mesh.fsdp',
   'mesh.tensor',
+  'method.source',
   'method.summary',
   'model.remat_policy',
   'model.scan_layers',
