@@ -9,6 +9,7 @@ from scipy import special
 from dss_jax import methods
 from dss_jax.data import packing
 from dss_jax.data.examples import Examples, offsets_of
+from dss_jax.methods import base
 from dss_jax.tasks import preprocessors
 from dss_jax.training import losses
 
@@ -58,6 +59,7 @@ ROWS = {
   'truncated_rationale': with_second_task('A dog that', 'Ice is'),
   'right_rationales': with_second_task('A dog that runs moves.'),
   'weighted_rationales': RATIONALES,
+  'curriculum': RATIONALES,
   'self_evaluation': [
     *RATIONALES,
     (f'[evaluation] {A} [rationale] A dog that runs moves.', 'right'),
@@ -127,7 +129,8 @@ def test_the_loss_of_a_method_on_a_fixed_batch(name):
         log_p = special.log_softmax(logits[row, : len(ids)].astype(np.float64), axis=-1)
         total += weights[row] * -log_p[np.arange(len(ids)), ids].sum()
         count += weights[row] * len(ids)
-    expected += term.weight * total / count
+    at_first = base.points_of(term.weight)[0][1]
+    expected += at_first * total / count
 
   loss_weights = jnp.asarray(batch['decoder_loss_weights'])
   target_tokens = jnp.asarray(batch['decoder_target_tokens'])

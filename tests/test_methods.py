@@ -91,14 +91,33 @@ def test_what_cannot_be_a_method_is_refused(changes, message):
 
 
 def test_a_negative_weight_is_refused():
-  with pytest.raises(ValueError, match='at least 0, not -1'):
+  with pytest.raises(ValueError, match='is at least 0, not -1'):
     Term('label', -1)
+
+
+@pytest.mark.parametrize(
+  'points',
+  [
+    ((0.5, 1.0), (0.2, 0.0)),
+    ((0.0, 1.0), (2.0, 0.0)),
+    ((-1.0, 1.0), (0.0, 0.0)),
+    ((0.0, 1.0, 2.0),),
+    ((0.0,),),
+    (),
+  ],
+)
+def test_points_that_make_no_schedule_are_refused(points):
+  with pytest.raises(ValueError, match=r"weight of 'label' is a number, or points .* not \("):
+    Term('label', points)
+  with pytest.raises(ValueError, match='is at least 0'):
+    Term('label', ((0.0, 1.0), (1.0, -1.0)))
 
 
 def test_what_a_method_needs_of_the_teacher():
   uses = {name: methods.get(name).uses_teacher for name in methods.names()}
   assert not uses['standard'] and not uses['label']
   assert all(uses[name] for name in ('dss', 'teacher_standard', 'single_task', 'rationale_input'))
+  assert uses['weighted_rationales'] and uses['other_rationale'] and not uses['span_corruption']
   assert methods.get('rationale_input').needs == {'rationale'}
   assert not methods.get('dss').needs and not methods.get('single_task').needs
 

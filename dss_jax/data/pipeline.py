@@ -11,7 +11,7 @@ A batch's arrays (all numpy; S, T = task_feature_lengths of inputs, targets):
   decoder_target_tokens  int32 [rows, T]
   decoder_segment_ids    int32 [rows, T]    the encoder's numbering
   decoder_task_ids       int32 [rows, T]    task id of the segment; 0 at padding
-  decoder_loss_weights   float32 [rows, T]  the example's on targets (EOS included), mostly 1; 0 on padding
+  decoder_loss_weights   float32 [rows, T]  the example's (mostly 1) on targets and EOS, else 0
 """
 
 from __future__ import annotations

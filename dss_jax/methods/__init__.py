@@ -6,6 +6,7 @@ Importing the package registers them all. Needs no other part of dss_jax and no 
 from dss_jax.methods import (
   copy_input,
   cue_words,
+  curriculum,
   derived,
   dss,
   label_first,
@@ -31,6 +32,7 @@ __all__ = [
   'Term',
   'copy_input',
   'cue_words',
+  'curriculum',
   'derived',
   'dss',
   'from_teacher',

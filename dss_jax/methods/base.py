@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from dss_jax.methods import derived
 
 LABEL_SOURCES = ('gold', 'teacher')
+Weight = float | tuple[tuple[float, float], ...]
+"""A number, or points (fraction of TRAIN_STEPS, number) with straight lines between them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,11 +101,10 @@ class Term:
   """One term of the loss: `weight` times the mean token loss of a task's rows in the batch."""
 
   task: str
-  weight: float = 1.0
+  weight: Weight = 1.0
 
   def __post_init__(self):
-    if self.weight < 0:
-      raise ValueError(f'the loss weight of {self.task!r} must be at least 0, not {self.weight}.')
+    check_weight(self.weight, f'the loss weight of {self.task!r}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,6 +189,29 @@ def from_teacher(method: Method) -> Method:
     label_source='teacher',
     source=f'{method.source}; labels: section 4.2' if method.source else '',
   )
+
+
+def points_of(weight: Weight) -> tuple[tuple[float, float], ...]:
+  """The points (fraction of TRAIN_STEPS, number) of a weight; one point if it is constant."""
+  return weight if isinstance(weight, tuple) else ((0.0, weight),)
+
+
+def check_weight(weight: Weight, name: str) -> None:
+  """Refuses what is no weight of a loss term.
+
+  Raises:
+    ValueError: a number is negative or infinite, or the points are not in the order of time; the
+      message starts with the name.
+  """
+  points = points_of(weight)
+  fractions = [point[0] for point in points if len(point) == 2]
+  if len(fractions) < max(len(points), 1) or [0, *fractions, 1] != sorted([0, *fractions, 1]):
+    raise ValueError(
+      f'{name} is a number, or points (fraction of TRAIN_STEPS, number) whose fractions rise from '
+      f'0 to 1, such as ((0, 1.0), (1, 0.0)); not {weight}.'
+    )
+  if not all(0.0 <= number < math.inf for _, number in points):
+    raise ValueError(f'{name} is at least 0, not {weight}.')
 
 
 def fields_of(template: str) -> frozenset[str]:

@@ -144,7 +144,8 @@ class RunConfig:
   @property
   def objective(self) -> losses.Objective:
     """What is minimised: the method's loss terms with the run's settings."""
-    return losses.objective((self.method or methods.get(methods.DEFAULT)).loss, self.loss)
+    method = self.method or methods.get(methods.DEFAULT)
+    return losses.objective(method.loss, self.loss, self.train_steps)
 
   def output_length(self, row: Row) -> int:
     """Most tokens of a row's output: MAX_DECODE_LENGTH of a label alone, else as in training."""
