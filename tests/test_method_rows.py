@@ -80,12 +80,7 @@ def rows_of(method: methods.Method) -> list[dict]:
   ]
 
 
-def of_ours() -> list[str]:
-  """The methods of dss_jax; other tests register more."""
-  return [name for name in methods.names() if not methods.get(name).name.startswith('label_since')]
-
-
-@pytest.mark.parametrize('name', of_ours())
+@pytest.mark.parametrize('name', methods.names())  # before other tests register their own
 def test_the_rows_of_a_method(name):
   rows = rows_of(methods.get(name))
   found = [(row['inputs'].decode(), row['targets'].decode()) for row in rows]

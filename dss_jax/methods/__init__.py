@@ -22,7 +22,7 @@ from dss_jax.methods import (
   truncated_rationale,
   weighted_rationales,
 )
-from dss_jax.methods.base import Method, Row, Term, from_teacher
+from dss_jax.methods.base import Method, Row, Term, formula, from_teacher
 from dss_jax.methods.registry import DEFAULT, get, marks, names, register, registered
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
   'curriculum',
   'derived',
   'dss',
+  'formula',
   'from_teacher',
   'get',
   'label_first',

@@ -12,7 +12,7 @@ any others that a data set's source provides, and those that are made of these (
 import dataclasses
 import math
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from dss_jax.methods import derived
 
@@ -212,6 +212,16 @@ def check_weight(weight: Weight, name: str) -> None:
     )
   if not all(0.0 <= number < math.inf for _, number in points):
     raise ValueError(f'{name} is at least 0, not {weight}.')
+
+
+def formula(tasks: Sequence[str], weights: Sequence[Weight]) -> str:
+  """A loss as text, `L_label + 0.5 L_rationale`; a schedule as `(1 → 0)`."""
+  terms = []
+  for task, weight in zip(tasks, weights, strict=True):
+    numbers = ' → '.join(f'{number:g}' for _, number in points_of(weight))
+    factor = f'({numbers}) ' if isinstance(weight, tuple) else '' if weight == 1 else f'{numbers} '
+    terms.append(f'{factor}L_{task}')
+  return ' + '.join(terms)
 
 
 def fields_of(template: str) -> frozenset[str]:

@@ -16,7 +16,7 @@ from etils import epath
 
 from dss_jax import methods
 from dss_jax.checkpoints.hf import tokenizer
-from dss_jax.methods.base import Weight, fields_of
+from dss_jax.methods.base import fields_of, formula
 from dss_jax.runs import card_facts, run_config
 from dss_jax.runs.card_facts import Data, Facts, Score
 from dss_jax.settings import fields
@@ -231,17 +231,7 @@ def _objective(run: run_config.RunConfig) -> str:
   objective = run.objective
   if len(objective.tasks) == 1:
     return 'token cross-entropy'
-  terms = zip(objective.tasks, objective.weights, strict=True)
-  return ' + '.join(
-    f'L_{task}' if weight == 1 else f'{_weight(weight)} L_{task}' for task, weight in terms
-  )
-
-
-def _weight(weight: Weight) -> str:
-  """A number, or the numbers that a schedule goes through."""
-  if isinstance(weight, tuple):
-    return f'({" → ".join(f"{number:g}" for _, number in weight)})'
-  return f'{weight:g}'
+  return formula(objective.tasks, objective.weights)
 
 
 def _teacher(facts: Facts) -> str:
