@@ -1,5 +1,7 @@
 """The objective against scipy, torch and T5X's formula, and what it must not depend on."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from scipy import special
 
 from dss_jax import methods
 from dss_jax.methods import Term
+from dss_jax.settings import json_form
 from dss_jax.training import losses
 
 LABEL, RATIONALE = 0, 1
@@ -346,3 +349,10 @@ def test_lambda_may_be_points_and_is_refused_by_name_where_they_are_none():
   assert losses.LossConfig(rationale_weight=((0.0, 1.0), (1.0, 0.0)))
   with pytest.raises(ValueError, match=r'rationale_weight \(RATIONALE_WEIGHT\) is a number, or'):
     losses.LossConfig(rationale_weight=((0.5, 1.0), (0.2, 0.0)))
+
+
+def test_a_schedule_survives_the_json_of_a_plan():
+  settings = losses.LossConfig(rationale_weight=((0.0, 1.0), (1.0, 0.0)))
+  objective = losses.objective(methods.dss.DSS.loss, settings, 40)
+  values = json.loads(json.dumps(json_form.to_dict(objective)))
+  assert json_form.from_dict(losses.Objective, values) == objective
