@@ -74,15 +74,13 @@ class Validation:
       ) from error
     return cls(run, mesh, task, mixture, examples, decoder)
 
-  def __call__(
-    self, params: t5.Params, between: Callable[[], None], step: int = 0
-  ) -> dict[str, float]:
+  def __call__(self, params: t5.Params, step: int, between: Callable[[], None]) -> dict[str, float]:
     """The metrics of `steps.metrics_of_sums` and of `evaluator.evaluate`.
 
     Args:
       params: of the network.
-      between: called after every batch; an exception from it ends the validation.
       step: updates made, at which the loss weights are taken.
+      between: called after every batch; an exception from it ends the validation.
     """
     sums: Any = None
     parts = partitioning.local_parts(self.mesh)
@@ -192,7 +190,7 @@ class PeriodicValidation:
     self._log.flush()
     started = time.perf_counter()
     try:
-      metrics = self._validation(params, self._stop_if_requested, step)
+      metrics = self._validation(params, step, self._stop_if_requested)
     except _Interrupted:
       return None
     if saved_in is not None:  # before the row, which marks this validation as done
