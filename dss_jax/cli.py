@@ -21,6 +21,7 @@ from dss_jax.settings import errors, gin_files
 from dss_jax.settings.printable import printable
 
 VERBS = {  # a verb's module has the verb's name, except for those in MODULES
+  'methods': 'list what a student can be trained with',
   'prepare': 'build a data set from raw files and teacher outputs',
   'vocab': 'train a SentencePiece vocabulary',
   'train': 'train a student',
@@ -80,7 +81,8 @@ def _run(argv: Sequence[str] | None) -> int:
     if verb in SHARED:
       _cache_compiled_programs()  # before TensorFlow imports JAX, which reads the environment
     reads_settings = verb != 'launch' or rest[:1] in (['tpu-vm'], ['skypilot'], ['gke'])
-    if reads_settings and not {'--help', '-h'} & set(rest):
+    is_light = verb == 'methods' and not any(one.startswith('-') for one in rest)
+    if reads_settings and not is_light and not {'--help', '-h'} & set(rest):
       _import_tensorflow()
     if verb in SHARED and not {'--help', '-h'} & set(rest):
       return _run_shared(verb, rest)

@@ -100,21 +100,24 @@ def prepare(
   splits: Mapping[str, release.SplitFiles],
   data_dir: str | None = None,
   row_filter: str = 'none',
+  parser: str = release.PARSERS[0],
 ) -> Prepared:
-  """Builds a data set, unless the version on disk has the same raw files, filter and format.
+  """Builds a data set, unless the version on disk has the same raw files, filter, parser, format.
 
   Args:
     dataset: how its raw files are read.
     splits: the raw files of the splits to be written.
     data_dir: TFDS folder; see prepared.py for the default.
     row_filter: one of release.FILTERS.
+    parser: one of release.PARSERS.
 
   Raises:
-    ValueError: raw files are malformed, the filter needs teacher outputs that are missing, or it
-      leaves no train row.
+    ValueError: the data set has no such parser, raw files are malformed, the filter needs teacher
+      outputs that are missing, or it leaves no train row.
   """
   if row_filter not in release.FILTERS:
     raise ValueError(f'filter must be one of {", ".join(release.FILTERS)}; got {row_filter!r}.')
+  dataset = release.with_parser(dataset, parser)
   train = splits.get('train')
   if row_filter != 'none' and train is not None and not train.completions:
     raise ValueError(
@@ -125,6 +128,7 @@ def prepare(
   identity = {
     'format': FORMAT,
     'filter': row_filter,
+    'parser': parser,
     'sources': _hashes(splits),
     'teacher': teacher,
   }
@@ -144,8 +148,8 @@ def prepare(
   counts = _counts(path, identity)
   if counts is None:
     prepared.open_version(path)  # raises an error that says what cannot be read
-    # The other process had other raw files or another filter.
-    return prepare(dataset, splits, data_dir, row_filter)
+    # The other process had other raw files, another filter or another parser.
+    return prepare(dataset, splits, data_dir, row_filter, parser)
   _delete_leftovers(folder, version)
   return Prepared(path, 'replaced' if existing else 'new', counts)
 
@@ -244,7 +248,8 @@ class Dss(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ign
 
 def _counts(path: epath.Path, identity: Mapping[str, Any]) -> Mapping[str, Any] | None:
   """The counts of a version on disk; None if it is of another identity or cannot be opened."""
-  metadata = prepared.read_metadata(path)
+  # Before there was a choice, no parser was noted.
+  metadata = {'parser': release.PARSERS[0], **prepared.read_metadata(path)}
   if any(metadata.get(key) != value for key, value in identity.items()):
     return None
   try:

@@ -10,11 +10,13 @@ row: a task is `[batch, make_rows(...), tokenize, append_eos_after_trim, unbatch
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 
+import numpy as np
 import seqio
 import tensorflow as tf
 
 from dss_jax.datasets import release
-from dss_jax.methods import Row, base, registry
+from dss_jax.methods import Row, base, derived, registry
+from dss_jax.tasks import metrics
 
 SEPARATOR = release.INPUT_SEPARATOR
 
@@ -44,6 +46,7 @@ def make_rows(
   label_field: str = 'label',
   needed: Collection[str] | None = None,
   all_samples: bool = True,
+  is_right: Callable[[str, str], bool] = metrics.text_correct,
 ) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
   """Makes the preprocessor that turns every source example into rows by their templates.
 
@@ -51,21 +54,29 @@ def make_rows(
     rows: what each source example becomes, in this order.
     label_field: the field for `{label}`: 'label', or 'teacher_label'.
     needed: fields that must not be blank, else the row is left out; None: all fields of the row's
-      templates but the input. A blank target would train the student to write nothing.
-    all_samples: whether a row that uses the rationale is made for each of an example's K
-      rationales, with the teacher label of the same sample, or only for the first that is not
-      blank.
+      target, and of its input all but the input. A blank target would train the student to write
+      nothing.
+    all_samples: whether a row that uses the rationale, or a field made of it, is made for each of
+      an example's K rationales, with the teacher label of the same sample, or only for the first
+      that is not blank.
+    is_right: whether (gold label, teacher's label) agree, by the metric of the data set.
 
   Returns:
     A function from a dataset of batches to one of batches. In: strings [examples], or
     [examples, K] for the teacher's fields, and the integer `example_id`. Out: the strings `inputs`,
-    `targets`, `label` (always the gold one) and the int32 `task_id`, `example_id`, all [rows]. Rows
-    of one example stay adjacent.
+    `targets`, `label` (always the gold one) and the int32 `task_id`, `example_id`, all [rows]; if
+    any row has a `weight_if_wrong`, also the float32 `loss_weight`. Rows of one example stay
+    adjacent.
   """
+  judged = any(row.weight_if_wrong != 1.0 for row in rows)
 
   def rows_of(examples: Features) -> Features:
+    examples = _with_derived(examples, rows, is_right)
     parts = [_filled(row, examples, label_field, needed, all_samples) for row in rows]
-    inputs, targets, kept, task_ids = (tf.concat(column, axis=1) for column in zip(*parts))  # noqa: B905
+    inputs, targets, kept, task_ids, weights = (
+      tf.concat(column, axis=1)
+      for column in zip(*parts)  # noqa: B905
+    )
     shape = tf.shape(inputs)
     columns = {
       'inputs': inputs,
@@ -76,22 +87,96 @@ def make_rows(
         tf.cast(examples['example_id'], tf.int32)[:, tf.newaxis], shape
       ),
     }
+    if judged:
+      columns['loss_weight'] = weights
     return {name: tf.boolean_mask(column, kept) for name, column in columns.items()}
 
   return lambda dataset: dataset.map(rows_of, num_parallel_calls=tf.data.AUTOTUNE)
 
 
+def _with_derived(
+  examples: Features, rows: Sequence[Row], is_right: Callable[[str, str], bool]
+) -> Features:
+  """The examples with the derived fields of these rows, by one call of Python for a batch.
+
+  A field that is made of fields with K samples [examples, K] has K samples, too.
+  """
+  wanted = sorted(
+    name
+    for name in {name for row in rows for name in _fields(row)} - set(examples)
+    if derived.is_derived(name)
+  )
+  sources = sorted(derived.sources_of(wanted))
+  if missing := sorted(set(sources) - set(examples)):
+    raise ValueError(_lacks(f'the fields {", ".join(wanted)} are made of', missing[0], examples))
+  if not wanted:
+    return examples
+  sampled = [
+    any(examples[source].shape.rank == 2 for source in derived.sources_of([name]))
+    for name in wanted
+  ]
+
+  def compute(ids: np.ndarray, *columns: np.ndarray) -> list[np.ndarray]:
+    samples = max((column.shape[1] for column in columns if column.ndim == 2), default=1)
+    of_samples = [
+      derived.compute(
+        wanted,
+        {name: _texts(column, k) for name, column in zip(sources, columns, strict=True)},
+        ids.tolist(),
+        is_right,
+      )
+      for k in range(max(samples, 1))
+    ]
+    made = np.array([[_bytes(texts) for texts in each] for each in of_samples], object)
+    return [
+      made[:samples, at].T if has_samples else made[0, at] for at, has_samples in enumerate(sampled)
+    ]
+
+  columns = [examples[source] for source in sources]
+  made = tf.numpy_function(
+    compute, [examples['example_id'], *columns], [tf.string] * len(wanted), stateful=False
+  )
+  for tensor, has_samples in zip(made, sampled, strict=True):
+    tensor.set_shape([None, None] if has_samples else [None])
+  return {**examples, **dict(zip(wanted, made, strict=True))}
+
+
+def _texts(column: np.ndarray, sample: int) -> list[str]:
+  """The texts of one sample; a field without samples has the same in each."""
+  if column.ndim == 2:
+    column = column[:, sample] if column.shape[1] else np.full(len(column), b'', object)
+  return [text.decode('utf-8', 'surrogateescape') for text in column]
+
+
+def _bytes(texts: Sequence[str]) -> list[bytes]:
+  return [text.encode('utf-8', 'surrogateescape') for text in texts]
+
+
+def _fields(row: Row) -> frozenset[str]:
+  """The fields of a row's templates, and of its loss weight."""
+  return row.fields | ({derived.VERDICT} if row.weight_if_wrong != 1.0 else set())
+
+
+def _lacks(what: str, field: str, examples: Features) -> str:
+  return (
+    f'{what} the field {field!r}; the source of the data set has '
+    f'{sorted(set(examples) - {"example_id"})}.'
+  )
+
+
 def _filled(
   row: Row, examples: Features, label_field: str, needed: Collection[str] | None, all_samples: bool
 ) -> tuple[tf.Tensor, ...]:
-  """Inputs, targets, whether they are kept, and task ids of one row, all [examples, samples]."""
+  """Inputs, targets, whether kept, task ids, loss weights of one row: all [examples, samples]."""
   missing = sorted(row.fields - {'label'} - set(examples))
   if missing:
-    raise ValueError(
-      f'the row {row.input!r} -> {row.target!r} needs the field {missing[0]!r}; the source of the '
-      f'data set has {sorted(set(examples) - {"example_id"})}.'
-    )
-  samples_of_all = all_samples and 'rationale' in row.fields
+    raise ValueError(_lacks(f'the row {row.input!r} -> {row.target!r} needs', missing[0], examples))
+  sampled = [
+    name
+    for name in sorted(row.fields - {'label', 'teacher_label'})
+    if 'rationale' in derived.sources_of([name]) or name == derived.VERDICT
+  ]
+  samples_of_all = all_samples and bool(sampled)
 
   def field(name: str) -> tf.Tensor:  # [examples, samples]; samples is 1 if there is only one
     values = examples[label_field if name == 'label' else name]
@@ -100,7 +185,7 @@ def _filled(
     return values if samples_of_all else _first_sample(values)
 
   fields = {name: field(name) for name in sorted(row.fields)}
-  shape = tf.shape(fields['rationale'] if samples_of_all else next(iter(fields.values())))
+  shape = tf.shape(fields[sampled[0] if samples_of_all else min(fields)])
   fields = {name: tf.broadcast_to(values, shape) for name, values in fields.items()}
 
   def text(template: str) -> tf.Tensor:
@@ -108,12 +193,21 @@ def _filled(
     literal = [fields[part] if at % 2 else part for at, part in enumerate(parts) if part]
     return tf.strings.join(literal)
 
-  wanted = row.fields - {'input'} if needed is None else set(needed)
+  written = base.fields_of(row.target)
+  wanted = row.fields - {'input'} | written if needed is None else set(needed)
   kept = tf.ones(shape, bool)
   for name in sorted(wanted):
     kept &= tf.strings.length(tf.strings.strip(field(name))) > 0
+  weights = tf.ones(shape, tf.float32)
+  if row.weight_if_wrong != 1.0:
+    weights = tf.where(field(derived.VERDICT) == derived.WRONG, row.weight_if_wrong, weights)
+    kept &= weights > 0
+  target = text(row.target)
+  if 'input' in derived.sources_of(written):
+    # A target has one end of sequence, its last token.
+    target = tf.strings.regex_replace(target, rf'\s*{SEPARATOR}\s*', ' ')
   task_ids = tf.fill(shape, tf.constant(registry.task_id(row.task), tf.int32))
-  return text(row.input), text(row.target), kept, task_ids
+  return text(row.input), target, kept, task_ids, weights
 
 
 def _first_sample(values: tf.Tensor) -> tf.Tensor:

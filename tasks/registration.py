@@ -223,6 +223,17 @@ def evaluation_task(dataset: str, method: Method) -> str:
   return name
 
 
+def dataset_named(name: str) -> DatasetInfo:
+  """The registered data set of a name.
+
+  Raises:
+    ValueError: there is none.
+  """
+  if name not in _datasets:
+    raise ValueError(f'no data set {name!r} is registered; there are {", ".join(_datasets)}.')
+  return _datasets[name]
+
+
 def first_examples(name: str, split: str, count: int) -> list[dict[str, str]]:
   """The first source examples of a task's data set, with the teacher's first sample."""
   rows = dataset_of(name).source.get_dataset(split, shuffle=False).take(count)
@@ -349,7 +360,9 @@ def _add_task(
     output_features={'inputs': feature, 'targets': feature},
     preprocessors=[
       preprocessors.batch,
-      preprocessors.make_rows(rows, label_field, needed, all_samples),
+      preprocessors.make_rows(
+        rows, label_field, needed, all_samples, metrics.LABEL_CORRECT[dataset.metric]
+      ),
       preprocessors.tokenize,
       seqio.preprocessors.append_eos_after_trim,
       preprocessors.unbatch,

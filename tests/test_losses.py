@@ -1,5 +1,7 @@
 """The objective against scipy, torch and T5X's formula, and what it must not depend on."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from scipy import special
 
 from dss_jax import methods
 from dss_jax.methods import Term
+from dss_jax.settings import json_form
 from dss_jax.training import losses
 
 LABEL, RATIONALE = 0, 1
@@ -314,3 +317,42 @@ def test_three_tasks_are_each_divided_by_their_own_loss_weight():
   weights = losses.sum_by_task(jnp.ones_like(values), tasks, 3)
   total = losses.combine(sums, weights, objective)
   np.testing.assert_allclose(total, 7.5 + 0.5 * 1.0 + 2.0 * 2.0)
+
+
+# Weights that change
+
+
+@pytest.mark.parametrize(
+  'points', [((0.0, 1.0), (1.0, 0.0)), ((0.25, 0.5),), ((0.1, 0.0), (0.5, 2.0), (0.7, 1.0))]
+)
+def test_a_weight_of_points_is_numpys_interpolation(points):
+  objective = losses.objective(
+    methods.dss.DSS.loss, losses.LossConfig(rationale_weight=points), train_steps=40
+  )
+  at, numbers = zip(*points, strict=True)
+  for step in (0, 1, 7, 10, 20, 33, 40, 50):
+    found = losses.weights_at(objective, jnp.asarray(step, jnp.int32))
+    np.testing.assert_allclose(found, [1.0, np.interp(step / 40, at, numbers)], atol=1e-6)
+
+
+def test_the_phases_of_a_curriculum():
+  """Thirds of 30 steps: labels, both, rationales; the loss is of the weights of its step."""
+  objective = losses.objective(methods.curriculum.CURRICULUM.loss, losses.LossConfig(), 30)
+  phases = [losses.weights_at(objective, step).tolist() for step in (0, 9, 10, 19, 20, 29)]
+  assert phases == [[1, 0], [1, 0], [1, 1], [1, 1], [0, 1], [0, 1]]
+  sums, weights = jnp.array([6.0, 5.0]), jnp.array([2.0, 10.0])
+  found = [float(losses.combine(sums, weights, objective, step)) for step in (0, 10, 29)]
+  np.testing.assert_allclose(found, [3.0, 3.5, 0.5])
+
+
+def test_lambda_may_be_points_and_is_refused_by_name_where_they_are_none():
+  assert losses.LossConfig(rationale_weight=((0.0, 1.0), (1.0, 0.0)))
+  with pytest.raises(ValueError, match=r'rationale_weight \(RATIONALE_WEIGHT\) is a number, or'):
+    losses.LossConfig(rationale_weight=((0.5, 1.0), (0.2, 0.0)))
+
+
+def test_a_schedule_survives_the_json_of_a_plan():
+  settings = losses.LossConfig(rationale_weight=((0.0, 1.0), (1.0, 0.0)))
+  objective = losses.objective(methods.dss.DSS.loss, settings, 40)
+  values = json.loads(json.dumps(json_form.to_dict(objective)))
+  assert json_form.from_dict(losses.Objective, values) == objective

@@ -91,14 +91,33 @@ def test_what_cannot_be_a_method_is_refused(changes, message):
 
 
 def test_a_negative_weight_is_refused():
-  with pytest.raises(ValueError, match='at least 0, not -1'):
+  with pytest.raises(ValueError, match='is at least 0, not -1'):
     Term('label', -1)
+
+
+@pytest.mark.parametrize(
+  'points',
+  [
+    ((0.5, 1.0), (0.2, 0.0)),
+    ((0.0, 1.0), (2.0, 0.0)),
+    ((-1.0, 1.0), (0.0, 0.0)),
+    ((0.0, 1.0, 2.0),),
+    ((0.0,),),
+    (),
+  ],
+)
+def test_points_that_make_no_schedule_are_refused(points):
+  with pytest.raises(ValueError, match=r"weight of 'label' is a number, or points .* not \("):
+    Term('label', points)
+  with pytest.raises(ValueError, match='is at least 0'):
+    Term('label', ((0.0, 1.0), (1.0, -1.0)))
 
 
 def test_what_a_method_needs_of_the_teacher():
   uses = {name: methods.get(name).uses_teacher for name in methods.names()}
   assert not uses['standard'] and not uses['label']
   assert all(uses[name] for name in ('dss', 'teacher_standard', 'single_task', 'rationale_input'))
+  assert uses['weighted_rationales'] and uses['other_rationale'] and not uses['span_corruption']
   assert methods.get('rationale_input').needs == {'rationale'}
   assert not methods.get('dss').needs and not methods.get('single_task').needs
 
@@ -142,7 +161,7 @@ from dss_jax import methods
 
 ROW = methods.Row('label_reason', 'Q: {input}', '{label} [since] {rationale}')
 methods.register(methods.Method(
-  name='label_first', summary='label, then rationale', rows=(ROW,),
+  name='label_since', summary='label, then why', rows=(ROW,),
   loss=(methods.Term('label_reason'),), answer=ROW,
 ))
 """
@@ -151,9 +170,9 @@ methods.register(methods.Method(
 def _register_own(tmp_path, monkeypatch) -> str:
   (tmp_path / 'own_method.py').write_text(OWN)
   monkeypatch.syspath_prepend(str(tmp_path))
-  if 'label_first' not in methods.names():
+  if 'label_since' not in methods.names():
     import own_method  # noqa: F401
-  return 'label_first'
+  return 'label_since'
 
 
 def _answers(run: str, lines: list[dict], capsys) -> list[dict]:
@@ -164,11 +183,11 @@ def _answers(run: str, lines: list[dict], capsys) -> list[dict]:
   return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
-@pytest.mark.parametrize('name', ['single_task', 'rationale_input', 'label_first'])
+@pytest.mark.parametrize('name', ['single_task', 'rationale_input', 'label_since'])
 def test_evaluation_prediction_and_card_of_every_kind_of_method(
   name, tmp_path, monkeypatch, capsys
 ):
-  if name == 'label_first':
+  if name == 'label_since':
     assert len(OWN.splitlines()) < 30
     _register_own(tmp_path, monkeypatch)
   method = methods.get(name)

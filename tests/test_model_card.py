@@ -116,6 +116,9 @@ def test_method_objective_and_settings_are_those_of_the_run(facts):
   assert row(text, 'optimizer').startswith('adamw, learning rate')
   assert row(text, 'parameters') == '1,234'
   assert '```\nTRAIN_STEPS = 2\n```' in text
+  falling = losses.LossConfig(rationale_weight=((0.0, 1.0), (1.0, 0.5)))
+  objective = row(text_of(changed(facts, loss=falling)), 'objective')
+  assert objective == 'L_label + (1 → 0.5) L_rationale'
   text = text_of(changed(facts, loss=losses.LossConfig(alpha=0.25)))
   assert row(text, 'objective') == '0.25 L_label + 0.75 L_rationale'
 

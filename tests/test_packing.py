@@ -1,5 +1,7 @@
 """Order of draws, packing into rows, filling of arrays: by hand and by property."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -156,6 +158,19 @@ def test_a_packed_row_by_hand():
   kinds = {name: array.dtype for name, array in arrays.items()}
   assert kinds.pop('decoder_loss_weights') == np.float32
   assert set(kinds.values()) == {np.dtype(np.int32)}
+
+
+def test_a_sequence_keeps_its_loss_weight_wherever_it_goes():
+  examples = sized([2, 3, 1], [1, 2, 3])
+  assert examples.loss_weights.tolist() == [1.0, 1.0, 1.0]
+  weighted = dataclasses.replace(examples, loss_weights=np.array([0.5, 0.0, 2.0], np.float32))
+  cut = Examples.concatenate([weighted.take(np.array([2, 0])), examples]).truncated(
+    {'inputs': 8, 'targets': 2}
+  )
+  assert cut.loss_weights.tolist() == [2.0, 0.5, 1.0, 1.0, 1.0]
+  rows = packing.Rows(np.array([0, 1, 3]), np.array([0, 2, 3]))
+  weights = packing.fill(cut, rows, LENGTHS)['decoder_loss_weights']
+  assert weights.tolist() == [[2.0, 2.0, 0.5, 0.0], [1.0, 1.0, 0.0, 0.0]]
 
 
 def test_empty_rows_are_all_zero():

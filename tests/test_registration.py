@@ -1,5 +1,6 @@
 """What `register_dataset` adds to SeqIO, on small sources of our own."""
 
+import dataclasses
 import importlib
 import itertools
 import json
@@ -11,6 +12,7 @@ import seqio
 import tensorflow as tf
 
 from dss_jax import methods
+from dss_jax.data import pipeline
 from dss_jax.methods import Method, Row, Term
 from dss_jax.tasks import metrics, preprocessors, registration, vocabulary
 from dss_jax.tasks.registration import FIELDS, dataset_of, register_dataset
@@ -135,6 +137,18 @@ def test_a_seed_fixes_the_order_of_a_shuffled_task():
   orders = [texts('toy_label', shuffle=True, seed=seed) for seed in (1, 1, 2)]
   assert orders[0] == orders[1] != orders[2]
   assert sorted(orders[0]) == sorted(orders[2])
+
+
+def test_the_loss_weights_of_rows_are_read_and_are_part_of_the_data():
+  """Of the teacher's labels all are wrong, but one is blank."""
+  mixture = pipeline.load_mixture('toy_weighted_rationales', 'train')
+  weights = {part.name: part.examples.loss_weights.tolist() for part in mixture}
+  expected = [1.0 if n == 5 else 0.5 for n in range(12) if n != 3]
+  assert weights == {'toy_label': [1.0] * 12, 'toy_weighted_rationales_rationale': expected}
+  assert len(texts('toy_right_rationales_rationale')) == 1
+  alike = [part._replace(examples=dataclasses.replace(part.examples, loss_weights=None))
+           for part in mixture]  # fmt: skip
+  assert pipeline.fingerprint(alike) != pipeline.fingerprint(mixture)
 
 
 def test_the_number_of_an_example_survives_epochs_and_shards():

@@ -125,6 +125,18 @@ def test_dropout_changes_with_the_step_alone(tiny_config):
     assert abs(loss_at(3) - loss_at(4)) > 1e-3
 
 
+def test_the_weights_of_a_schedule_are_those_of_the_step(tiny_config):
+  """Both fall to 0 in two steps; then the gradient is 0, too."""
+  model = dataclasses.replace(tiny_config, dropout_rate=0.0)
+  label, rationale = ((0.0, 1.0), (2.0, 0.0)), ((0.0, 3.0), (1.0, 1.0), (2.0, 0.0))
+  falling = dataclasses.replace(LOSS, weights=(label, rationale))
+  _, history = _trained(model, _batches(), loss=falling)
+  for metrics, weights in zip(history, [(1.0, 3.0), (0.5, 1.0), (0.0, 0.0)], strict=True):
+    parts = metrics['label/loss'], metrics['rationale/loss']
+    np.testing.assert_allclose(metrics['loss'], np.dot(weights, parts), rtol=1e-5)
+  assert [metrics['grad_norm'] > 0 for metrics in history] == [True, True, False]
+
+
 def test_every_row_has_dropout_of_its_own(tiny_config):
   """Copies of one row in one batch have different losses."""
   model, (batch,) = _with_dropout(tiny_config), _batches(1)

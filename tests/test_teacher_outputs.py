@@ -3,12 +3,14 @@
 import collections
 import json
 import re
+import time
 
 import pytest
 
 from dss_jax import datasets
-from dss_jax.datasets import teacher_outputs
+from dss_jax.datasets import release, released_parser, teacher_outputs
 from dss_jax.datasets.teacher_outputs import TeacherOutput
+from dss_jax.tasks import metrics
 
 CHOICES = ['toolbox', 'tool shed', 'hammer store', 'skyscaper', 'washington d.c']
 
@@ -111,26 +113,6 @@ def test_nli_answer_line(completion, expected):
   assert teacher_outputs.nli_answer_line(completion) == TeacherOutput(*expected)
 
 
-def paper_output(dataset: str, completion: str) -> TeacherOutput:
-  """What the paper's loader makes of a completion, put in our own words; blanks become empty."""
-  if dataset == 'esnli':
-    rationale, _, rest = completion.partition('Answer:')
-    label = rest.split('Answer:')[0].split('Premise')[0] if rest.startswith(' ') else ''
-    return TeacherOutput(rationale.rstrip(), label.strip())
-  own = completion.split('Premise:' if dataset == 'anli1' else 'Q:')[0].rstrip()
-  halves = own.split('The answer is' if dataset == 'svamp' else 'So the answer is')
-  if len(halves) != 2:
-    return TeacherOutput('', '')
-  rationale, answer = halves[0].rstrip(), halves[1]
-  if dataset == 'anli1':
-    return TeacherOutput(rationale, answer.lstrip()[:-1])
-  if dataset == 'svamp':
-    match = re.search(r'\(.*\)', answer)
-    return TeacherOutput(rationale, match.group() if match else '')
-  match = re.search(r'\(.\)(.*?)(?:\(.\)|$)', answer, re.DOTALL)
-  return TeacherOutput(rationale, match.group(1).strip().removesuffix('.') if match else '')
-
-
 # On all real files: labels that only we find, labels that only the paper finds, labels that differ,
 # rationales that differ. Where each comes from is asserted below.
 KNOWN_DIFFERENCES = {
@@ -146,7 +128,7 @@ def test_differences_from_the_papers_parser_are_the_known_ones(name, raw_dir):
   dataset = datasets.get(name)
   seen: collections.Counter[str] = collections.Counter()
   for row, completion in rows_and_completions(dataset, raw_dir):
-    ours, paper = dataset.parse(completion, row), paper_output(name, completion)
+    ours, paper = dataset.parse(completion, row), dataset.parse_released(completion)
     seen['completions'] += 1
     if ours.rationale != paper.rationale:
       seen['rationale'] += 1
@@ -157,6 +139,52 @@ def test_differences_from_the_papers_parser_are_the_known_ones(name, raw_dir):
     seen[kind] += 1
     explain(name, kind, completion, row, ours.label, paper.label)
   assert seen == KNOWN_DIFFERENCES[name]
+
+
+@pytest.mark.parametrize(
+  ('parse', 'completion', 'expected'),
+  [
+    ('equation', 'So. The answer is (12 - 2) - 7.\n\nQ: a', ('So.', '(12 - 2)')),
+    ('equation', 'So. The answer is 7.\n(1)) x (2', ('So.', '(1))')),
+    ('equation', 'So. the answer is (7).', ('', '')),
+    ('equation', 'The answer is (1). The answer is (2).', ('', '')),
+    ('choice', 'Thus. So the answer is (d) Math problem.\n\nQ:', ('Thus.', 'Math problem')),
+    ('choice', 'So the answer is (a) cat or (b) dog.', ('', 'cat or')),
+    ('choice', 'So the answer is cat.', ('', '')),
+    ('nli_answer_is', 'As. So the answer is neutral.\n\nPremise: b', ('As.', 'neutral')),
+    ('nli_answer_is', 'As. The answer is neutral.', ('', '')),
+    ('nli_answer_line', 'As.\nAnswer: neutral\n\nPremise: b', ('As.', 'neutral')),
+    ('nli_answer_line', 'As it goes on', ('As it goes on', '')),
+  ],
+)
+def test_the_released_parser_reads_as_the_papers_code(parse, completion, expected):
+  assert getattr(released_parser, parse)(completion) == TeacherOutput(*expected)
+
+
+TEACHER_ACCURACY = {  # of PaLM's few-shot chains of thought on the test split, in percent
+  ('svamp', 'released'): 74.0,
+  ('svamp', 'own'): 77.5,
+  ('cqa', 'released'): 77.23,
+  ('cqa', 'own'): 78.46,
+}
+
+
+@pytest.mark.parametrize(('name', 'parser'), TEACHER_ACCURACY)
+def test_the_teachers_own_accuracy_by_both_readings(name, parser, raw_dir):
+  dataset = release.with_parser(datasets.get(name), parser)
+  files = release.split_files(dataset, raw_dir, 'test')
+  is_correct = metrics.LABEL_CORRECT[dataset.metric]
+  examples = list(release.read_examples(dataset, files, 'test'))
+  correct = [is_correct(one.label, one.teacher_label[0]) for one in examples]
+  accuracy = round(100 * sum(correct) / len(correct), 2)
+  assert accuracy == TEACHER_ACCURACY[name, parser]
+
+
+def test_a_brackets_long_line_is_read_in_linear_time():
+  started = time.perf_counter()
+  for read in (released_parser.equation, released_parser.choice):
+    read('The answer is So the answer is ' + '(' * release.MAX_COMPLETION)
+  assert time.perf_counter() - started < 5
 
 
 def explain(name, kind, completion, row, ours, paper):

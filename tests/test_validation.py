@@ -66,7 +66,7 @@ class _Validation:
 
   examples = 'abc'
 
-  def __call__(self, params, between):
+  def __call__(self, params, step, between):
     between()
     return {'accuracy': 0.25, 'loss': 1.0}
 

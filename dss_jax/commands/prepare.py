@@ -60,8 +60,9 @@ def _prepare(options: argparse.Namespace) -> dict[str, object]:
   dataset = datasets.get(options.dataset)
   folder = release.release_folder(_raw_folder(options), dataset)
   splits = _available_splits(dataset, folder)
-  outcome = builder.prepare(dataset, splits, options.data_dir, options.filter)
-  print(f'{dataset.name}: {outcome.folder} {_CHANGES[outcome.change]} (filter {options.filter}).')
+  outcome = builder.prepare(dataset, splits, options.data_dir, options.filter, options.parser)
+  how = f'filter {options.filter}, parser {options.parser}'
+  print(f'{dataset.name}: {outcome.folder} {_CHANGES[outcome.change]} ({how}).')
   for split, files in splits.items():
     if not files.completions:
       print(
@@ -76,8 +77,9 @@ def _prepare(options: argparse.Namespace) -> dict[str, object]:
 
 _CHANGES = {
   'new': 'is written',
-  'replaced': 'is written and replaces what was prepared from other raw files or another filter',
-  'unchanged': 'is up to date: same raw files, same filter',
+  'replaced': 'is written and replaces what was prepared from other raw files or by another filter '
+  'or parser',
+  'unchanged': 'is up to date: same raw files, filter and parser',
 }
 
 
@@ -169,6 +171,13 @@ def _parser() -> argparse.ArgumentParser:
     help='clean drops train rows with an unparsed label or an empty rationale, agree also those '
     'whose teacher label is not the gold one; validation and test are never filtered '
     '(default: none, as in the paper)',
+  )
+  parser.add_argument(
+    '--parser',
+    choices=release.PARSERS,
+    default=release.PARSERS[0],
+    help="how the teacher's outputs are read: own takes what the teacher wrote, released does as "
+    "the paper's code, which its students learned from (default: own)",
   )
   arguments.add_module_flag(parser)
   return parser

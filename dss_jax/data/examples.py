@@ -19,6 +19,7 @@ from dss_jax.datasets.rows import decode
 from dss_jax.methods import registry
 from dss_jax.methods.dss import DSS
 
+SCALARS = ('task_id', 'example_id', 'loss_weight')
 TEXTS = ('inputs_pretokenized', 'targets_pretokenized', 'label')
 READ_BATCH = 1024  # examples that cross from TensorFlow to numpy at once
 
@@ -39,6 +40,7 @@ class Examples:
     example_ids: int64 [n], the row of the source example. Neighbours with equal ids (the two rows
       of a paired task) form a group that is drawn and packed together.
     texts: name -> n strings, for evaluation; empty unless asked for.
+    loss_weights: float32 [n], of the target tokens of each; None becomes all 1.
   """
 
   inputs: np.ndarray
@@ -48,6 +50,11 @@ class Examples:
   task_ids: np.ndarray
   example_ids: np.ndarray
   texts: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+  loss_weights: np.ndarray = None  # type: ignore[assignment]
+
+  def __post_init__(self):
+    if self.loss_weights is None:
+      object.__setattr__(self, 'loss_weights', np.ones(len(self), np.float32))
 
   def __len__(self) -> int:
     return len(self.task_ids)
@@ -91,6 +98,7 @@ class Examples:
       task_ids=self.task_ids[rows],
       example_ids=self.example_ids[rows],
       texts={name: [texts[row] for row in rows] for name, texts in self.texts.items()},
+      loss_weights=self.loss_weights[rows],
     )
 
   @staticmethod
@@ -103,6 +111,7 @@ class Examples:
       target_offsets=offsets_of(np.concatenate([part.target_lengths for part in parts])),
       task_ids=np.concatenate([part.task_ids for part in parts]),
       example_ids=np.concatenate([part.example_ids for part in parts]),
+      loss_weights=np.concatenate([part.loss_weights for part in parts]),
     )
 
 
@@ -195,7 +204,8 @@ def load_examples(
 ) -> Examples:
   """Reads one split of a SeqIO task, untruncated, unshuffled, once. See `load_mixture`.
 
-  Rows without `task_id` are of the first task, rows without `example_id` get the numbers 0..n-1.
+  Rows without `task_id` are of the first task, rows without `example_id` get the numbers 0..n-1,
+  rows without `loss_weight` have the weight 1.
 
   Args:
     task_name: a registered task.
@@ -220,7 +230,7 @@ def load_examples(
   rows = task.get_dataset(
     None, split, shuffle=False, seed=0, trim_output_features=False, try_in_mem_cache=False
   )
-  wanted = {'inputs', 'targets', 'task_id', 'example_id', *(TEXTS if keep_text else ())}
+  wanted = {'inputs', 'targets', *SCALARS, *(TEXTS if keep_text else ())}
   place = f'task {task_name!r}, split {split!r}'
   batches: list[Mapping[str, Any]] = []
   try:
@@ -294,7 +304,7 @@ def _concatenate(batches: Sequence[Mapping[str, Any]], task_name: str, split: st
   n = len(input_offsets) - 1
   scalars = {
     key: np.concatenate([batch[key].numpy() for batch in batches])
-    for key in ('task_id', 'example_id')
+    for key in SCALARS
     if key in batches[0]
   }
   return Examples(
@@ -309,6 +319,7 @@ def _concatenate(batches: Sequence[Mapping[str, Any]], task_name: str, split: st
       for key in TEXTS
       if key in batches[0]
     },
+    loss_weights=scalars.get('loss_weight', np.ones(n)).astype(np.float32),
   )
 
 

@@ -205,7 +205,7 @@ def fill(examples: Examples, rows: Rows, lengths: Mapping[str, int]) -> dict[str
     'decoder_segment_ids': decoder.scatter(decoder.spread(number), shape_out),
     'decoder_task_ids': decoder.scatter(decoder.spread(examples.task_ids[rows.members]), shape_out),
     'decoder_loss_weights': decoder.scatter(
-      np.ones(len(targets), np.float32), shape_out, np.float32
+      decoder.spread(examples.loss_weights[rows.members]), shape_out, np.float32
     ),
   }
 

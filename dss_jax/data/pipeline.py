@@ -11,7 +11,7 @@ A batch's arrays (all numpy; S, T = task_feature_lengths of inputs, targets):
   decoder_target_tokens  int32 [rows, T]
   decoder_segment_ids    int32 [rows, T]    the encoder's numbering
   decoder_task_ids       int32 [rows, T]    task id of the segment; 0 at padding
-  decoder_loss_weights   float32 [rows, T]  1 on targets (EOS included), 0 on padding
+  decoder_loss_weights   float32 [rows, T]  the example's (mostly 1) on targets and EOS, else 0
 """
 
 from __future__ import annotations
@@ -182,12 +182,14 @@ class TrainBatches(Iterator[Batch]):
 
 
 def fingerprint(mixture: Sequence[TaskExamples]) -> int:
-  """A CRC-32 of all tokens and tasks in their order; it changes when any of them does."""
+  """A CRC-32 of all tokens, tasks and loss weights in their order; it changes when any does."""
   crc = 0
   for name, rate, examples in mixture:
     crc = zlib.crc32(f'{name} {rate}'.encode(), crc)
     for array in (examples.inputs, examples.input_offsets, examples.targets, examples.task_ids):
       crc = zlib.crc32(array.tobytes(), crc)
+    if (examples.loss_weights != 1.0).any():
+      crc = zlib.crc32(examples.loss_weights.tobytes(), crc)
   return crc
 
 

@@ -3,7 +3,7 @@
 Source: Nie et al. 2020, arXiv 1910.14599.
 """
 
-from dss_jax.datasets import release, teacher_outputs
+from dss_jax.datasets import release, released_parser, teacher_outputs
 from dss_jax.datasets.esnli import nli_fields
 
 DATASET = release.Dataset(
@@ -13,4 +13,5 @@ DATASET = release.Dataset(
   parse=lambda completion, row: teacher_outputs.nli_answer_is(completion),
   splits={'train': 'train', 'validation': 'valid', 'test': 'test'},
   teacher=release.TEACHER,
+  parse_released=released_parser.nli_answer_is,
 )

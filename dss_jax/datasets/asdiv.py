@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import defusedxml
 from defusedxml import ElementTree
 
-from dss_jax.datasets import equations, release, rows, teacher_outputs
+from dss_jax.datasets import equations, release, released_parser, rows, teacher_outputs
 
 
 def read_problems(path: pathlib.Path) -> Iterator[tuple[int, release.Row]]:
@@ -64,4 +64,5 @@ DATASET = release.Dataset(
   file_names={'train': ('asdiv_train.json', 'ASDiv.xml')},
   read=read_problems,
   teacher=release.TEACHER,
+  parse_released=released_parser.equation,
 )

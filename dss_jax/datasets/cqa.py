@@ -4,7 +4,7 @@ Source: Talmor et al. 2019, arXiv 1811.00937; Rajani et al. 2019, arXiv 1906.023
 validation split is the test set, and validation is held out of train, as in the paper.
 """
 
-from dss_jax.datasets import release, rows, teacher_outputs
+from dss_jax.datasets import release, released_parser, rows, teacher_outputs
 
 LETTERS = 'abcde'
 
@@ -32,4 +32,5 @@ DATASET = release.Dataset(
   parse=lambda completion, row: teacher_outputs.choice(completion, _choices(row)),
   splits={'train': 'train', 'validation': 'train', 'test': 'test'},
   teacher=release.TEACHER,
+  parse_released=released_parser.choice,
 )

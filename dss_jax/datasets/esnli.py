@@ -4,7 +4,7 @@ Source: Camburu et al. 2018, arXiv 1812.01193. The human explanations are not us
 the teacher's. `nli_fields` serves ANLI too.
 """
 
-from dss_jax.datasets import release, rows, teacher_outputs
+from dss_jax.datasets import release, released_parser, rows, teacher_outputs
 
 
 def nli_fields(row: release.Row) -> tuple[str, str]:
@@ -30,4 +30,5 @@ DATASET = release.Dataset(
   parse=lambda completion, row: teacher_outputs.nli_answer_line(completion),
   splits={'train': 'train', 'validation': 'valid', 'test': 'test'},
   teacher=release.TEACHER,
+  parse_released=released_parser.nli_answer_line,
 )

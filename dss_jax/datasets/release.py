@@ -31,6 +31,8 @@ VALIDATION_SEED = 0
 FILTERS = ('none', 'clean', 'agree')
 """`clean` drops train rows with an unparsed label or an empty rationale; `agree` also drops those
 whose teacher label is not the gold one. Validation and test are never filtered."""
+PARSERS = ('own', 'released')
+"""How completions are read: as teacher_outputs.py does, or as the paper's released code does."""
 MAX_COMPLETION = 1_000_000
 """Characters; the longest of the release has some thousands."""
 _COMPLETIONS = (
@@ -71,6 +73,7 @@ class Dataset:
       `<name>_<split>.json`.
     read: yields the numbered rows of such a file; by default JSON lines, CSV or TSV by its name.
     teacher: who wrote the completions, for model cards; '' if unknown.
+    parse_released: as `parse`, but as the paper's released code reads a completion, if it does.
   """
 
   name: str
@@ -81,11 +84,28 @@ class Dataset:
   file_names: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
   read: Callable[[pathlib.Path], Iterator[tuple[int, Row]]] = rows.read
   teacher: str = ''
+  parse_released: Callable[[str], TeacherOutput] | None = None
 
   @property
   def holds_out_validation(self) -> bool:
     """Whether validation rows are taken from train."""
     return self.splits.get('validation') == self.splits['train']
+
+
+def with_parser(dataset: Dataset, parser: str) -> Dataset:
+  """The data set with its completions read by one of PARSERS.
+
+  Raises:
+    ValueError: the paper's code does not read this data set.
+  """
+  if parser == PARSERS[0]:
+    return dataset
+  read = dataset.parse_released
+  if read is None:
+    raise ValueError(
+      f"--parser={parser}: the paper's code has no parser for {dataset.name}; leave --parser out."
+    )
+  return dataclasses.replace(dataset, parse=lambda completion, row: read(completion))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,8 +3,26 @@
 Importing the package registers them all. Needs no other part of dss_jax and no library.
 """
 
-from dss_jax.methods import dss, one_task, rationale_input, single_task, standard
-from dss_jax.methods.base import Method, Row, Term, from_teacher
+from dss_jax.methods import (
+  copy_input,
+  cue_words,
+  curriculum,
+  derived,
+  dss,
+  label_first,
+  one_task,
+  other_rationale,
+  rationale_input,
+  right_rationales,
+  self_evaluation,
+  shuffled_rationale,
+  single_task,
+  span_corruption,
+  standard,
+  truncated_rationale,
+  weighted_rationales,
+)
+from dss_jax.methods.base import Method, Row, Term, formula, from_teacher
 from dss_jax.methods.registry import DEFAULT, get, marks, names, register, registered
 
 __all__ = [
@@ -12,15 +30,28 @@ __all__ = [
   'Method',
   'Row',
   'Term',
+  'copy_input',
+  'cue_words',
+  'curriculum',
+  'derived',
   'dss',
+  'formula',
   'from_teacher',
   'get',
+  'label_first',
   'marks',
   'names',
   'one_task',
+  'other_rationale',
   'rationale_input',
   'register',
   'registered',
+  'right_rationales',
+  'self_evaluation',
+  'shuffled_rationale',
   'single_task',
+  'span_corruption',
   'standard',
+  'truncated_rationale',
+  'weighted_rationales',
 ]

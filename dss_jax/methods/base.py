@@ -6,14 +6,19 @@ of rows as tensors (tasks/preprocessors.py) or the loss itself (training/losses.
 
 A template is text with fields in braces: `[label] {input}`. Fields are those of a source example:
 `input`, `label` (gold or the teacher's, see `Method.label_source`), `rationale` (the teacher's),
-and any others that a data set's source provides.
+any others that a data set's source provides, and those that are made of these (derived.py).
 """
 
 import dataclasses
+import math
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+from dss_jax.methods import derived
 
 LABEL_SOURCES = ('gold', 'teacher')
+Weight = float | tuple[tuple[float, float], ...]
+"""A number, or points (fraction of TRAIN_STEPS, number) with straight lines between them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,13 +30,20 @@ class Row:
     input: template of the encoder's text.
     target: template of the decoder's text. If it has several fields, an output is split at the
       texts between them (`parse`), so they must not be blank.
+    weight_if_wrong: loss weight of the row's target tokens where the teacher's label is not the
+      gold one; all other rows have 1. With 0 there is no such row.
   """
 
   task: str
   input: str
   target: str
+  weight_if_wrong: float = 1.0
 
   def __post_init__(self):
+    if not 0.0 <= self.weight_if_wrong < math.inf:
+      raise ValueError(
+        f'Row {self.task!r}: weight_if_wrong is at least 0, not {self.weight_if_wrong}.'
+      )
     for template in (self.input, self.target):
       if not fields_of(template):
         raise ValueError(f'Row {self.task!r}: the template {template!r} has no {{field}}.')
@@ -56,6 +68,12 @@ class Row:
   def fields(self) -> frozenset[str]:
     """The fields of both templates."""
     return fields_of(self.input) | fields_of(self.target)
+
+  @property
+  def sources(self) -> frozenset[str]:
+    """The fields of a source that the row is made of."""
+    judged = {derived.VERDICT} if self.weight_if_wrong != 1.0 else set()
+    return derived.sources_of(self.fields | judged)
 
   def parse(self, output: str) -> dict[str, str]:
     """The target's fields in what a student wrote; '' for a missing field.
@@ -83,11 +101,10 @@ class Term:
   """One term of the loss: `weight` times the mean token loss of a task's rows in the batch."""
 
   task: str
-  weight: float = 1.0
+  weight: Weight = 1.0
 
   def __post_init__(self):
-    if self.weight < 0:
-      raise ValueError(f'the loss weight of {self.task!r} must be at least 0, not {self.weight}.')
+    check_weight(self.weight, f'the loss weight of {self.task!r}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +119,7 @@ class Method:
       a row that needs `rationale` is made K times.
     loss: the terms; every task of `rows` has one.
     answer: the row that asks for the label, often but not necessarily one of `rows`.
+    source: where it is from: paper and equation.
     label_source: whose label `{label}` is in training, 'gold' or 'teacher'. Scores always compare
       with the gold one.
     paired: whether all rows of an example are in one batch, and in one packed row if they fit.
@@ -115,6 +133,7 @@ class Method:
   answer: Row
   label_source: str = 'gold'
   paired: bool = False
+  source: str = dataclasses.field(default='', compare=False)
 
   def __post_init__(self):
     if not self.name.replace('_', '').isalnum():
@@ -149,8 +168,8 @@ class Method:
   @property
   def uses_teacher(self) -> bool:
     """Whether the student learns from any output of the teacher."""
-    fields = frozenset[str]().union(*(row.fields for row in self.rows))
-    return self.label_source == 'teacher' or 'rationale' in fields
+    fields = frozenset[str]().union(*(row.sources for row in self.rows))
+    return self.label_source == 'teacher' or bool(fields & {'rationale', 'teacher_label'})
 
   @property
   def needs(self) -> frozenset[str]:
@@ -168,7 +187,41 @@ def from_teacher(method: Method) -> Method:
     name=f'teacher_{method.name}',
     summary=f"{method.summary}, labels are the teacher's",
     label_source='teacher',
+    source=f'{method.source}; labels: section 4.2' if method.source else '',
   )
+
+
+def points_of(weight: Weight) -> tuple[tuple[float, float], ...]:
+  """The points (fraction of TRAIN_STEPS, number) of a weight; one point if it is constant."""
+  return weight if isinstance(weight, tuple) else ((0.0, weight),)
+
+
+def check_weight(weight: Weight, name: str) -> None:
+  """Refuses what is no weight of a loss term.
+
+  Raises:
+    ValueError: a number is negative or infinite, or the points are not in the order of time; the
+      message starts with the name.
+  """
+  points = points_of(weight)
+  fractions = [point[0] for point in points if len(point) == 2]
+  if len(fractions) < max(len(points), 1) or [0, *fractions, 1] != sorted([0, *fractions, 1]):
+    raise ValueError(
+      f'{name} is a number, or points (fraction of TRAIN_STEPS, number) whose fractions rise from '
+      f'0 to 1, such as ((0, 1.0), (1, 0.0)); not {weight}.'
+    )
+  if not all(0.0 <= number < math.inf for _, number in points):
+    raise ValueError(f'{name} is at least 0, not {weight}.')
+
+
+def formula(tasks: Sequence[str], weights: Sequence[Weight]) -> str:
+  """A loss as text, `L_label + 0.5 L_rationale`; a schedule as `(1 → 0)`."""
+  terms = []
+  for task, weight in zip(tasks, weights, strict=True):
+    numbers = ' → '.join(f'{number:g}' for _, number in points_of(weight))
+    factor = f'({numbers}) ' if isinstance(weight, tuple) else '' if weight == 1 else f'{numbers} '
+    terms.append(f'{factor}L_{task}')
+  return ' + '.join(terms)
 
 
 def fields_of(template: str) -> frozenset[str]:

@@ -23,6 +23,7 @@ DSS = register(
     rows=(LABEL_ROW, RATIONALE_ROW),
     loss=(Term('label'), Term('rationale')),
     answer=LABEL_ROW,
+    source='Hsieh et al. 2023, arXiv 2305.02301, Eq. 3 and 4',
   )
 )
 PAIRED = register(
@@ -31,7 +32,13 @@ PAIRED = register(
     name='paired',
     summary='distilling step by step, both rows of an example in one batch',
     paired=True,
+    source='Hsieh et al. 2023, arXiv 2305.02301, Eq. 3 and 4; its released code',
   )
 )
 TEACHER_DSS = register(from_teacher(DSS))
 TEACHER_PAIRED = register(from_teacher(PAIRED))
+
+
+def with_other_task(name: str, summary: str, source: str, row: Row) -> Method:
+  """Distilling step by step with another second task, at the same weights."""
+  return dataclasses.replace(DSS, name=name, summary=summary, source=source, rows=(LABEL_ROW, row))

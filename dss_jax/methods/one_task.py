@@ -15,6 +15,7 @@ LABEL = register(
     rows=(LABEL_ROW,),
     loss=(Term('label'),),
     answer=LABEL_ROW,
+    source='Hsieh et al. 2023, arXiv 2305.02301, the first term of Eq. 3',
   )
 )
 TEACHER_LABEL = register(from_teacher(LABEL))
@@ -25,5 +26,6 @@ RATIONALE = register(
     rows=(RATIONALE_ROW,),
     loss=(Term('rationale'),),
     answer=LABEL_ROW,
+    source='Hsieh et al. 2023, arXiv 2305.02301, Eq. 4 alone',
   )
 )

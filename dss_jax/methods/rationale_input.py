@@ -16,6 +16,7 @@ RATIONALE_INPUT = register(
     rows=(ROW,),
     loss=(Term('label'),),
     answer=ROW,
+    source='Hsieh et al. 2023, arXiv 2305.02301, Eq. 2',
   )
 )
 TEACHER_RATIONALE_INPUT = register(from_teacher(RATIONALE_INPUT))

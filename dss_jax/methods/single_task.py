@@ -17,6 +17,7 @@ SINGLE_TASK = register(
     rows=(ROW,),
     loss=(Term('rationale_label'),),
     answer=ROW,
+    source='Hsieh et al. 2023, arXiv 2305.02301, Eq. 5',
   )
 )
 TEACHER_SINGLE_TASK = register(from_teacher(SINGLE_TASK))

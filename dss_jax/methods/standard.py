@@ -15,6 +15,7 @@ STANDARD = register(
     rows=(ROW,),
     loss=(Term('label'),),
     answer=ROW,
+    source='Hsieh et al. 2023, arXiv 2305.02301, Eq. 1',
   )
 )
 TEACHER_STANDARD = register(from_teacher(STANDARD))

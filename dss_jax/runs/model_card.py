@@ -16,7 +16,8 @@ from etils import epath
 
 from dss_jax import methods
 from dss_jax.checkpoints.hf import tokenizer
-from dss_jax.methods.base import fields_of
+from dss_jax.datasets import release
+from dss_jax.methods.base import fields_of, formula
 from dss_jax.runs import card_facts, run_config
 from dss_jax.runs.card_facts import Data, Facts, Score
 from dss_jax.settings import fields
@@ -231,10 +232,7 @@ def _objective(run: run_config.RunConfig) -> str:
   objective = run.objective
   if len(objective.tasks) == 1:
     return 'token cross-entropy'
-  terms = zip(objective.tasks, objective.weights, strict=True)
-  return ' + '.join(
-    f'L_{task}' if weight == 1 else f'{weight:g} L_{task}' for task, weight in terms
-  )
+  return formula(objective.tasks, objective.weights)
 
 
 def _teacher(facts: Facts) -> str:
@@ -269,13 +267,19 @@ def _data(facts: Facts) -> str:
       for file, digest in digests.items()
     ]
     parts += [
-      f'{code(name)}, prepared with filter {code(notes["filter"])}; the counts are those '
-      'before the filter:',
+      f'{code(name)}, prepared with filter {code(notes["filter"])}{_parser(notes)}; the counts are '
+      'those before the filter:',
       _table(('split', *(column.replace('_', ' ') for column in columns)), counts),
       '<details><summary>SHA-256 of the raw files</summary>\n\n'
       f'{_table(("split", "file", "SHA-256"), files)}\n\n</details>',
     ]
   return '\n\n'.join(parts)
+
+
+def _parser(notes: Mapping[str, Any]) -> str:
+  """How the teacher's outputs were read, where that is not our own way."""
+  parser = notes.get('parser', release.PARSERS[0])
+  return '' if parser == release.PARSERS[0] else f' and parser {code(parser)}'
 
 
 def _size(facts: Facts, parameters: int, agreements: Mapping[str, tokenizer.Agreement]) -> str:

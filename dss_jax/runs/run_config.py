@@ -28,6 +28,7 @@ MAY_CHANGE_ON_RESUME = (
   'mesh.data',
   'mesh.fsdp',
   'mesh.tensor',
+  'method.source',
   'method.summary',
   'model.remat_policy',
   'model.scan_layers',
@@ -143,7 +144,8 @@ class RunConfig:
   @property
   def objective(self) -> losses.Objective:
     """What is minimised: the method's loss terms with the run's settings."""
-    return losses.objective((self.method or methods.get(methods.DEFAULT)).loss, self.loss)
+    method = self.method or methods.get(methods.DEFAULT)
+    return losses.objective(method.loss, self.loss, self.train_steps)
 
   def output_length(self, row: Row) -> int:
     """Most tokens of a row's output: MAX_DECODE_LENGTH of a label alone, else as in training."""

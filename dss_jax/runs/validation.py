@@ -74,11 +74,12 @@ class Validation:
       ) from error
     return cls(run, mesh, task, mixture, examples, decoder)
 
-  def __call__(self, params: t5.Params, between: Callable[[], None]) -> dict[str, float]:
+  def __call__(self, params: t5.Params, step: int, between: Callable[[], None]) -> dict[str, float]:
     """The metrics of `steps.metrics_of_sums` and of `evaluator.evaluate`.
 
     Args:
       params: of the network.
+      step: updates made, at which the loss weights are taken.
       between: called after every batch; an exception from it ends the validation.
     """
     sums: Any = None
@@ -87,7 +88,7 @@ class Validation:
       part = jax.device_get(self._step(params, partitioning.put_batch(self.mesh, batch.arrays)))
       sums = part if sums is None else jax.tree.map(np.add, sums, part)
       between()
-    metrics: dict[str, Any] = dict(steps.metrics_of_sums(sums, self.run.objective))
+    metrics: dict[str, Any] = dict(steps.metrics_of_sums(sums, self.run.objective, step))
     metrics |= evaluator.evaluate(
       self.task, self.examples, self.decoder, params, lambda done, total: between()
     ).metrics
@@ -189,7 +190,7 @@ class PeriodicValidation:
     self._log.flush()
     started = time.perf_counter()
     try:
-      metrics = self._validation(params, self._stop_if_requested)
+      metrics = self._validation(params, step, self._stop_if_requested)
     except _Interrupted:
       return None
     if saved_in is not None:  # before the row, which marks this validation as done

@@ -9,6 +9,7 @@ task's number in a batch is its position among the objective's tasks.
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Sequence
 
 import jax
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from dss_jax.methods import Term
+from dss_jax.methods.base import Weight, check_weight, points_of
 from dss_jax.methods.dss import DSS
 from dss_jax.settings import fields
 
@@ -26,14 +28,16 @@ class LossConfig:
 
   Attributes:
     rationale_weight: λ of L_label + λ L_rationale (Eq. 3), the weight of the task `rationale`;
-      ignored if `alpha` is given. None takes the method's own, which is 1 for step by step.
+      ignored if `alpha` is given. None takes the method's own, which is 1 for step by step. A
+      number, or points (fraction of TRAIN_STEPS, number) with straight lines between them:
+      ((0, 1.0), (1, 0.0)) falls from 1 to 0.
     alpha: the released code's form, alpha L_label + (1 - alpha) L_rationale, with alpha in [0, 1].
       Methods without the task `rationale` ignore both.
     z_loss: weight of log²Z added to every token's loss, which keeps logits small; T5X uses 1e-4.
     label_smoothing: probability mass given to all other tokens together, in [0, 1).
   """
 
-  rationale_weight: float | None = None
+  rationale_weight: Weight | None = None
   alpha: float | None = None
   z_loss: float = 0.0
   label_smoothing: float = 0.0
@@ -42,11 +46,8 @@ class LossConfig:
     fields.check(self)
     if self.alpha is not None and not 0.0 <= self.alpha <= 1.0:
       raise ValueError(f'LossConfig.alpha (ALPHA) is in [0, 1] or None, not {self.alpha}.')
-    if self.rationale_weight is not None and self.rationale_weight < 0.0:
-      raise ValueError(
-        'LossConfig.rationale_weight (RATIONALE_WEIGHT) is at least 0, '
-        f'not {self.rationale_weight}.'
-      )
+    if self.rationale_weight is not None:
+      check_weight(self.rationale_weight, 'LossConfig.rationale_weight (RATIONALE_WEIGHT)')
     if not 0.0 <= self.label_smoothing < 1.0:
       raise ValueError(
         f'LossConfig.label_smoothing (LABEL_SMOOTHING) is in [0, 1), not {self.label_smoothing}.'
@@ -59,25 +60,38 @@ class Objective:
 
   Attributes:
     tasks: their names, in the order of their numbers.
-    weights: of their mean token losses.
+    weights: of their mean token losses: numbers, or points (step, number) with straight lines
+      between them.
     z_loss: see `LossConfig`.
     label_smoothing: likewise.
   """
 
   tasks: tuple[str, ...] = DSS.tasks
-  weights: tuple[float, ...] = (1.0, 1.0)
+  weights: tuple[Weight, ...] = (1.0, 1.0)
   z_loss: float = 0.0
   label_smoothing: float = 0.0
 
 
-def objective(terms: Sequence[Term], config: LossConfig) -> Objective:
-  """The objective of a method's loss terms with a run's settings."""
-  weights = {term.task: float(term.weight) for term in terms}
+def objective(terms: Sequence[Term], config: LossConfig, train_steps: int = 1) -> Objective:
+  """The objective of a method's loss terms with a run's settings.
+
+  Args:
+    terms: of the method.
+    config: settings of the run.
+    train_steps: of the run, by which the fractions of schedules become steps.
+  """
+  weights: dict[str, Weight] = {term.task: term.weight for term in terms}
   if config.alpha is not None and {'label', 'rationale'} <= set(weights):
     weights |= {'label': config.alpha, 'rationale': 1.0 - config.alpha}
   elif config.rationale_weight is not None and 'rationale' in weights and len(weights) > 1:
     weights['rationale'] = config.rationale_weight
-  return Objective(tuple(weights), tuple(weights.values()), config.z_loss, config.label_smoothing)
+  in_steps = (
+    tuple((float(at * train_steps), float(number)) for at, number in weight)
+    if isinstance(weight, tuple)
+    else float(weight)
+    for weight in weights.values()
+  )
+  return Objective(tuple(weights), tuple(in_steps), config.z_loss, config.label_smoothing)
 
 
 def token_losses(
@@ -173,8 +187,30 @@ def mean_by_task(
   return sums / jnp.maximum(loss_weights, jnp.finfo(jnp.float32).tiny)
 
 
+def weights_at(objective: Objective, step: int | Int[Array, '']) -> Float[Array, 'tasks']:
+  """The tasks' weights in the update after `step` others; before and after all points, the ends'.
+
+  Of several points at one step, the last holds from there on.
+  """
+  if not any(isinstance(weight, tuple) for weight in objective.weights):
+    return jnp.asarray(objective.weights)
+  now = jnp.asarray(step).astype(jnp.float32)
+  return jnp.stack([_weight_at(points_of(weight), now) for weight in objective.weights])
+
+
+def _weight_at(points: tuple[tuple[float, float], ...], now: Float[Array, '']) -> Float[Array, '']:
+  value = jnp.asarray(points[0][1], jnp.float32)
+  for (start, first), (end, last) in itertools.pairwise(points):
+    slope = (last - first) / (end - start) if end > start else 0.0
+    value = jnp.where(now >= start, first + slope * (jnp.minimum(now, end) - start), value)
+  return jnp.where(now >= points[-1][0], points[-1][1], value)
+
+
 def combine(
-  loss_sums: Float[Array, 'tasks'], loss_weights: Float[Array, 'tasks'], objective: Objective
+  loss_sums: Float[Array, 'tasks'],
+  loss_weights: Float[Array, 'tasks'],
+  objective: Objective,
+  step: int | Int[Array, ''] = 0,
 ) -> Float[Array, '']:
   """Σ_task weight_task · Σ loss_task / N_task.
 
@@ -186,10 +222,11 @@ def combine(
     loss_sums: sum of weighted token losses of each task, over any part of the batch.
     loss_weights: N of each task over the full batch.
     objective: the tasks' weights.
+    step: at which they are taken, if they change.
 
   Returns:
     Its value.
 
   Source: Hsieh et al. 2023, Eq. 3; the alpha form is `compute_loss` of the released code.
   """
-  return jnp.sum(jnp.asarray(objective.weights) * mean_by_task(loss_sums, loss_weights))
+  return jnp.sum(weights_at(objective, step) * mean_by_task(loss_sums, loss_weights))

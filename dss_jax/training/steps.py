@@ -56,7 +56,7 @@ def make_train_step(
     def loss_of(params, part):
       part_batch, part_keys = part
       sums = _task_sums(model, objective, params, part_batch, part_keys)
-      return losses.combine(sums['loss'], loss_weights, objective), sums
+      return losses.combine(sums['loss'], loss_weights, objective, state.step), sums
 
     grads, sums = _accumulate(
       jax.grad(loss_of, has_aux=True), state.params, (dict(batch), row_keys), num_microbatches
@@ -64,7 +64,7 @@ def make_train_step(
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     norms = {'grad_norm': optax.tree.norm(grads), 'param_norm': optax.tree.norm(params)}
-    metrics = _metrics(sums, objective) | norms
+    metrics = _metrics(sums, objective, state.step) | norms
     return TrainState(state.step + 1, params, opt_state), metrics
 
   return step
@@ -81,9 +81,9 @@ def make_eval_step(
   return step
 
 
-def metrics_of_sums(sums: Metrics, objective: losses.Objective) -> Metrics:
-  """The metrics of the sums that eval steps gave, added up over batches."""
-  return _metrics(jax.tree.map(jnp.asarray, sums), objective)
+def metrics_of_sums(sums: Metrics, objective: losses.Objective, step: int = 0) -> Metrics:
+  """The metrics of the sums that eval steps gave, added up over batches, after `step` updates."""
+  return _metrics(jax.tree.map(jnp.asarray, sums), objective, step)
 
 
 def _task_sums(
@@ -115,7 +115,7 @@ def _starts(segment_ids: Array) -> Array:
   return ((segment_ids != before) & (segment_ids > 0)).astype(jnp.float32)
 
 
-def _metrics(sums: Metrics, objective: losses.Objective) -> Metrics:
+def _metrics(sums: Metrics, objective: losses.Objective, step: int | Array) -> Metrics:
   """`loss`, and for each task <task>/{loss, accuracy, loss_weight, rows}; accuracy is of tokens."""
   weight = sums['loss_weight']
   means = {
@@ -124,7 +124,7 @@ def _metrics(sums: Metrics, objective: losses.Objective) -> Metrics:
     'loss_weight': weight,
     'rows': sums['rows'],
   }
-  metrics = {'loss': losses.combine(sums['loss'], weight, objective)}
+  metrics = {'loss': losses.combine(sums['loss'], weight, objective, step)}
   for number, task in enumerate(objective.tasks):
     metrics |= {f'{task}/{name}': value[number] for name, value in means.items()}
   return metrics
