@@ -97,7 +97,9 @@ OF_METRICS = {
   'no accuracy': lambda folder: (folder / 'metrics' / 'metrics').write_text('{}'),
   'NaN': lambda folder: (folder / 'metrics' / 'metrics').write_text('{"accuracy": NaN}'),
   'deep': lambda folder: (folder / 'metrics' / 'metrics').write_text('[' * 100_000),
-  'long': lambda folder: (folder / 'metrics' / 'metrics').write_text(f'{{"accuracy": 1{"0" * 400}}}'),
+  'large': lambda folder: (folder / 'metrics' / 'metrics').write_text(
+    f'{{"accuracy": 1{"0" * 400}}}'
+  ),
 }
 
 

@@ -184,7 +184,7 @@ def test_millions_of_values_within_an_extension_are_not_kept(extension, tmp_path
 @pytest.mark.parametrize('content', [b'\x93\x91\x01\xa7float32\xc4\x04abcd\xc0', b'\x93\x91'])
 def test_an_extension_holds_one_value(content, tmp_path):
   (tmp_path / 'file').write_bytes(msgpack.packb({'a': msgpack.ExtType(1, content), 'b': 1}))
-  with pytest.raises(ValueError, match=r'truncated, corrupt or not a Flax model: .*(one value|left)'):
+  with pytest.raises(ValueError, match=r'corrupt or not a Flax model: .*(one value|left)'):
     flax_msgpack.open_arrays(tmp_path / 'file')
 
 
