@@ -128,7 +128,7 @@ def test_more_rows_than_the_files_can_hold_are_refused(version, tmp_path, length
 
 def test_a_file_of_rows_that_is_missing_is_named(version, tmp_path):
   (file := next(version.glob('*.tfrecord*'))).unlink()
-  with pytest.raises(ValueError, match=f'{file.name}, which is no file; prepare'):
+  with pytest.raises(ValueError, match=rf'{file.name}, which is no file; prepare'):
     read(tmp_path)
 
 
