@@ -122,7 +122,7 @@ def test_more_rows_than_the_files_can_hold_are_refused(version, tmp_path, length
   with pytest.raises(ValueError, match=r'json: expected [0-9]+ rows in dss-test\.tfrecord'):
     source.get_dataset('test')
   if len(lengths) == 1:
-    with pytest.raises(ValueError, match='can hold [0-9]+ at most; prepare the data set again'):
+    with pytest.raises(ValueError, match=r'can hold [0-9]+ at most; prepare the data set again'):
       source.get_dataset('test')
 
 
