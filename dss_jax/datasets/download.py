@@ -260,9 +260,11 @@ def _download(url: str, part: pathlib.Path, has_digest: bool) -> None:
     except (OSError, http.client.HTTPException) as error:
       problem = error
   size = part.stat().st_size if part.exists() else 0
+  why = type(problem).__name__ if problem else 'connection closed'
+  if isinstance(problem, TimeoutError):
+    why = f'less than {LEAST_BYTES} bytes came in {TIMEOUT_SECONDS} seconds'
   raise ConnectionError(
-    f'{shown(url)}: the download broke off after {size} bytes '
-    f'({type(problem).__name__ if problem else "connection closed"}). Run the command again'
+    f'{shown(url)}: the download broke off after {size} bytes ({why}). Run the command again'
     f'{": it resumes there" if _validator_file(part).exists() else ""}.'
   ) from problem
 
