@@ -26,6 +26,8 @@ from dss_jax.settings import json_form
 BUILDER_NAME = 'dss'
 TEXT_FIELDS, SAMPLE_FIELDS = ('input', 'label'), ('rationale', 'teacher_label')
 _VERSION = re.compile(r'(0|[1-9][0-9]{0,8})(\.(0|[1-9][0-9]{0,8})){2}')
+RECORD_BYTES = 16
+"""Of a row in a TFRecord file beside its content: a length and two checksums."""
 SPLIT_FILES = '{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}'
 
 
@@ -101,7 +103,7 @@ def open_version(version: epath.Path) -> tfds.core.DatasetBuilder:
   """Opens one version of a prepared data set.
 
   Raises:
-    ValueError: it is not what `dss prepare` writes. Nothing of it was given to TFDS then.
+    ValueError: it is not what `dss prepare` writes.
   """
   if json_form.read_object(version / 'features.json') != json_format.MessageToDict(
     features().to_proto()
@@ -125,10 +127,25 @@ def open_version(version: epath.Path) -> tfds.core.DatasetBuilder:
       'them; prepare the data set again.'
     )
   try:
-    return tfds.builder_from_directory(os.fspath(version))
+    opened = tfds.builder_from_directory(os.fspath(version))
   except (json_format.ParseError, AssertionError, TypeError, ValueError) as error:
     problem = str(error)[:200]
     raise ValueError(f'{version}/dataset_info.json cannot be read: {problem!a}.') from error
+  for split in opened.info.splits.values():
+    for file, length in zip(split.filepaths, split.shard_lengths, strict=True):
+      _check_shard(epath.Path(file), length)
+  return opened
+
+
+def _check_shard(file: epath.Path, length: int) -> None:
+  """Refuses more rows than a file can hold: memory for as many would be asked for."""
+  most = file.stat().length // RECORD_BYTES if file.is_file() else None
+  if most is None or length > most:
+    has = 'is no file' if most is None else f'can hold {most} at most'
+    raise ValueError(
+      f'{file.parent}/dataset_info.json: expected {length} rows in {file.name}, which {has}; '
+      'prepare the data set again.'
+    )
 
 
 def _is_split(split: Any) -> bool:

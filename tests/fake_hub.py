@@ -27,6 +27,8 @@ class Hub:
     tokens: the Authorization headers that came.
     cut: how many bytes of a file are sent the first time it is asked for, by its name.
     ranges: the Range headers that came, by the file's name.
+    page: what is answered whatever is asked.
+    silent: whether nothing is ever answered.
   """
 
   revisions: dict[tuple[str, str], Files] = dataclasses.field(default_factory=dict)
@@ -36,6 +38,8 @@ class Hub:
   tokens: set[str | None] = dataclasses.field(default_factory=set)
   cut: dict[str, int] = dataclasses.field(default_factory=dict)
   ranges: dict[str, str] = dataclasses.field(default_factory=dict)
+  page: bytes | None = None
+  silent: bool = False
   url: str = ''
 
   def add(self, model: str, files: Files, revision: str = 'main') -> None:
@@ -102,6 +106,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     path = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path)
     self.server.hub.asked.append(f'{self.command} {path}')
     self.server.hub.tokens.add(self.headers.get('Authorization'))
+    if self.server.hub.silent:
+      self.rfile.read()  # until the client goes away
+      return None
+    if self.server.hub.page is not None:
+      return self._send(200, self.server.hub.page)
     if match := re.fullmatch(r'/api/models/(.+?)(?:/(revision|tree|discussions)(?:/(.+))?)?', path):
       return self._api(match[1], match[2], match[3] or 'main')
     if match := re.fullmatch(r'/(.+)/resolve/([^/]+)/(.+)', path):

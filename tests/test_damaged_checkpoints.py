@@ -96,6 +96,10 @@ OF_METRICS = {
   'a list': lambda folder: (folder / 'metrics' / 'metrics').write_text('[1]'),
   'no accuracy': lambda folder: (folder / 'metrics' / 'metrics').write_text('{}'),
   'NaN': lambda folder: (folder / 'metrics' / 'metrics').write_text('{"accuracy": NaN}'),
+  'deep': lambda folder: (folder / 'metrics' / 'metrics').write_text('[' * 100_000),
+  'large': lambda folder: (folder / 'metrics' / 'metrics').write_text(
+    f'{{"accuracy": 1{"0" * 400}}}'
+  ),
 }
 
 

@@ -113,6 +113,8 @@ OF_USERS = {
   'urllib 404': of_urllib(404),
   'requests 403': answered(403),
   'hub 404': of_hub(huggingface_hub.errors.RepositoryNotFoundError, 404),
+  'urllib 101': of_urllib(101),
+  'urllib 304': of_urllib(304),
   'hub 401': of_hub(huggingface_hub.errors.HfHubHTTPError, 401),
   'google 404': google_errors.NotFound('no'),
   'google 403': google_errors.Forbidden('no'),

@@ -171,6 +171,23 @@ def test_millions_of_small_msgpack_values_are_not_kept(content, tmp_path):
   assert _peak_of(lambda: t5x_files.open_checkpoint(epath.Path(tmp_path))) < 60 * MB
 
 
+@pytest.mark.parametrize('extension', [1, 2, 3])
+def test_millions_of_values_within_an_extension_are_not_kept(extension, tmp_path):
+  maps = b'\xdd' + struct.pack('>I', 150_000) + b'\x80' * 150_000
+  arrays = {str(n): msgpack.ExtType(extension, b'\x93' + maps + b'\xc0\xc0') for n in range(30)}
+  (tmp_path / 'file').write_bytes(msgpack.packb(arrays))
+  assert _peak_of(lambda: flax_msgpack.open_arrays(tmp_path / 'file')) < 40 * MB
+  (tmp_path / 'checkpoint').write_bytes(msgpack.packb({'optimizer': {'target': arrays}}))
+  assert _peak_of(lambda: t5x_files.open_checkpoint(epath.Path(tmp_path))) < 60 * MB
+
+
+@pytest.mark.parametrize('content', [b'\x93\x91\x01\xa7float32\xc4\x04abcd\xc0', b'\x93\x91'])
+def test_an_extension_holds_one_value(content, tmp_path):
+  (tmp_path / 'file').write_bytes(msgpack.packb({'a': msgpack.ExtType(1, content), 'b': 1}))
+  with pytest.raises(ValueError, match=r'corrupt or not a Flax model: .*(one value|left)'):
+    flax_msgpack.open_arrays(tmp_path / 'file')
+
+
 @pytest.mark.parametrize('text', ['[' * 100_000, '{"a":' * 100_000])
 def test_json_that_is_nested_deeply_is_refused(text, tmp_path):
   hf_checkpoints.make(tmp_path / 'hf')

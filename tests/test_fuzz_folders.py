@@ -219,13 +219,21 @@ def server():
 
 _address: list[str] = []
 HEADERS = st.sampled_from(
-  ['Content-Length', 'Content-Range', 'ETag', 'Transfer-Encoding', 'Location', 'Connection']
+  [
+    'Content-Length',
+    'Content-Range',
+    'ETag',
+    'Transfer-Encoding',
+    'Location',
+    'Connection',
+    'Content-Encoding',
+  ]
 )
 HEADER_VALUES = (
   st.text(st.characters(max_codepoint=255), max_size=20)
   | st.integers().map(str)
   | st.sampled_from(
-    ['chunked', 'bytes 0-3/4', 'bytes */4', '"a"', 'W/"a"', '/x', '/datasets.zip', 'ftp://x/y',
+    ['chunked', 'gzip', 'bytes 0-3/4', 'bytes */4', '"a"', 'W/"a"', '/x', '/datasets.zip', 'ftp://x/y',
      'file:///etc/passwd', 'http://[', 'http://a:b@/', 'https://x y/', 'http:', '4']
   )
 )  # fmt: skip

@@ -228,6 +228,28 @@ def test_without_a_network_a_local_folder_is_asked_for(server, unreachable):
   assert '\n' not in str(caught.value)
 
 
+@pytest.mark.parametrize('asked', ['models', 'discussions'])
+def test_a_hub_that_does_not_answer_is_given_up(server, monkeypatch, tmp_path, asked):
+  monkeypatch.setattr(hub, 'TIMEOUT_SECONDS', 0.3)
+  if asked == 'discussions':
+    server.add(MODEL, _files(tmp_path / 'a', 'msgpack'))
+    of_bot = hub._conversions
+    monkeypatch.setattr(
+      hub, '_conversions', lambda *args: setattr(server, 'silent', True) or of_bot(*args)
+    )
+  server.silent = asked == 'models'
+  with pytest.raises(ValueError, match=r'hub cannot be reached at .* give a local folder'):
+    hub.find(MODEL)
+
+
+@pytest.mark.parametrize('page', [b'<html>Hi</html>', b'[]', b'{}', b'{"siblings": [3]}', b'"x"'])
+def test_what_is_no_hub_is_said(server, page):
+  server.page = page
+  with pytest.raises(ValueError, match=r'does not answer as a Hugg|no weights') as caught:
+    hub.find(MODEL)
+  assert '\n' not in str(caught.value)
+
+
 def test_offline_by_setting_a_local_folder_is_asked_for(server, monkeypatch):
   monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
   huggingface_hub.close_session()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import tracemalloc
 
 import pytest
 
@@ -48,6 +49,26 @@ def test_differences_name_nested_values():
 def test_a_field_that_is_not_there_is_of_another_version():
   with pytest.raises(ConfigError, match="_Inner has no field 'size'; another version wrote it"):
     json_form.from_dict(_Inner, {'size': 3})
+
+
+@pytest.mark.parametrize('value', ['[]', '{}', '1', '""', '{"a":1}', '[[[]]]'])
+@pytest.mark.parametrize('kind', [str, str.encode])
+def test_millions_of_small_values_are_not_kept(value, kind):
+  text = kind('[' + f'{value},' * 3_000_000 + '0]')
+  tracemalloc.start()
+  with pytest.raises(ConfigError, match='file is not JSON that can be read: it has more than'):
+    json_form.parse(text, 'file')
+  assert tracemalloc.get_traced_memory()[1] < 1 << 20
+  tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+  'entry', ['["▁piece of mT5",-10.123456789012345]', '"a completion, with commas, " ']
+)
+def test_files_of_many_values_are_read(entry):
+  """mT5's tokenizer.json has 250,100 pieces; a teacher's file of e-SNLI 549,367 completions."""
+  count = 260_000 if entry.startswith('[') else 549_367
+  assert len(json_form.parse('[' + f'{entry},' * count + '0]', 'file')) == count + 1
 
 
 def test_a_file_is_replaced_whole(tmp_path):

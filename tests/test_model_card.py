@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 import re
+import time
 
 import huggingface_hub
 import markdown_it
@@ -279,6 +280,32 @@ def test_paths_of_this_machine_are_left_out(facts):
   assert "VOCABULARY = 'bytes'" in model_card.without_paths("VOCABULARY = 'bytes'")
   card = text_of(dataclasses.replace(facts, gin=gin))
   assert "MODEL_DIR = '...'" in card and facts.run.model_dir not in card
+
+
+@pytest.mark.parametrize(
+  'gin',
+  [
+    "MODEL_DIR = 'runs/secret'  # a comment",
+    "MODEL_DIR = 'runs/secret'   \n\nBATCH_SIZE = 8",
+    "MODEL_DIR='runs/secret",
+    "RunConfig:\n  model_dir = 'secret'",
+    'VOCABULARY = \\\n\n    "a=b/secret"',
+    "MODEL_DIR =\n  'secret'",
+    "# MODEL_DIR = 'runs/secret'",
+    "data_dir = 'it' 's/secret'",
+  ],
+)
+def test_paths_in_other_forms_are_left_out(gin):
+  text = model_card.without_paths(gin)
+  assert 'secret' not in text and text.count('\n') == gin.count('\n')
+
+
+@pytest.mark.parametrize('line', ["MODEL_DIR=' '", "MODEL_DIR='", 'MODEL_DIR ', "'/", "' ", 'a://'])
+def test_paths_are_found_in_linear_time(line):
+  line *= model_card.LONGEST_LINE // len(line)
+  start = time.process_time()
+  model_card.without_paths(f"MODEL_DIR='{line[15:]}x\n" * 1500)
+  assert time.process_time() - start < 2
 
 
 def test_where_the_weights_come_from_names_no_folder_of_this_machine(tmp_path):

@@ -115,6 +115,23 @@ def test_files_elsewhere_and_odd_descriptions_are_refused(version, tmp_path, con
     read(tmp_path)
 
 
+@pytest.mark.parametrize('lengths', [['9' * 18], ['3', '9' * 18], ['1000'], ['0'] * 1001])
+def test_more_rows_than_the_files_can_hold_are_refused(version, tmp_path, lengths):
+  change(version / 'dataset_info.json', splits=[{**SPLIT, 'shardLengths': lengths}])
+  source = prepared.PreparedSource('svamp', str(tmp_path))
+  with pytest.raises(ValueError, match=r'json: expected [0-9]+ rows in dss-test\.tfrecord'):
+    source.get_dataset('test')
+  if len(lengths) == 1:
+    with pytest.raises(ValueError, match=r'can hold [0-9]+ at most; prepare the data set again'):
+      source.get_dataset('test')
+
+
+def test_a_file_of_rows_that_is_missing_is_named(version, tmp_path):
+  (file := next(version.glob('*.tfrecord*'))).unlink()
+  with pytest.raises(ValueError, match=rf'{file.name}, which is no file; prepare'):
+    read(tmp_path)
+
+
 @pytest.mark.parametrize('name', ['features.json', 'dataset_info.json'])
 def test_json_that_is_deep_or_none_is_named(version, tmp_path, name):
   for text in ('[' * 100_000, '{', '3', '{"a": ' + '9' * 5000 + '}'):

@@ -22,7 +22,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from dss_jax.checkpoints import checksums
 from dss_jax.parallel import distributed
-from dss_jax.settings import whole_files
+from dss_jax.settings import json_form, whole_files
 from dss_jax.training.train_state import TrainState
 
 BEST_METRIC = 'accuracy'
@@ -364,9 +364,9 @@ def _check_metrics(folder: epath.Path) -> None:
     damage = checksums.damage(path, step, [_METRICS])
     if damage is None and (path / _METRICS / _METRICS).exists():
       try:
-        value = json.loads((path / _METRICS / _METRICS).read_text())[BEST_METRIC]
+        value = json_form.read_object(path / _METRICS / _METRICS)[BEST_METRIC]
         damage = None if math.isfinite(value) else f'its {BEST_METRIC} is {value}'
-      except (ValueError, TypeError, KeyError):
+      except (ValueError, TypeError, KeyError, OverflowError):
         damage = f'its file {_METRICS}/{_METRICS} is not JSON with a number {BEST_METRIC!r}'
     if damage:
       raise ValueError(

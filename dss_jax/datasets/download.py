@@ -8,10 +8,12 @@ import contextlib
 import fcntl
 import hashlib
 import http.client
+import io
 import os
 import pathlib
 import re
 import sys
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -21,11 +23,14 @@ from collections.abc import Iterator
 import rich.progress
 
 from dss_jax.datasets.release import file_sha256
+from dss_jax.settings.printable import one_line
 
 MAX_BYTES = 8 << 30
 """Of a download; the release has less than 1 GiB."""
 ATTEMPTS = 3
 TIMEOUT_SECONDS = 60
+LEAST_BYTES = 1 << 18
+"""Of content that must come in every TIMEOUT_SECONDS, or the rest of the file."""
 CHUNK_BYTES = 1 << 20
 
 
@@ -163,12 +168,84 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
   """Follows a redirection to https, and from http to http; never to ftp, a file, or down."""
 
   def redirect_request(self, req, fp, code, msg, headers, newurl):
+    fp.read = bytes  # urllib would read the body into memory, however long
     if not newurl.startswith(('https://', f'{req.type}://')):
-      raise ValueError(
-        f'{shown(req.full_url)} redirects from {req.type} to {newurl.split(":")[0][:20]!r}, which '
-        'is refused: give the address of the file itself.'
-      )
+      raise ValueError(f'from {req.type} to {newurl.split(":")[0][:20]!r}')
+    _checked(newurl)
     return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+class _Watch:
+  """When a download is given up, whatever the server keeps sending besides content.
+
+  Attributes:
+    has_ended: whether the server has closed its connection.
+  """
+
+  def __init__(self):
+    self.has_ended = False
+    self._begin()
+
+  def _begin(self) -> None:
+    self._end, self._missing = time.monotonic() + TIMEOUT_SECONDS, LEAST_BYTES
+
+  def note_content(self, size: int) -> None:
+    """Gives the download another TIMEOUT_SECONDS where enough content has come."""
+    self._missing -= size
+    if self._missing <= 0:
+      self._begin()
+
+  def seconds_left(self) -> float:
+    """Until it is given up; raises TimeoutError once it is."""
+    left = self._end - time.monotonic()
+    if left <= 0:
+      raise TimeoutError('the server is too slow')
+    return left
+
+
+class _WatchedSocket(io.RawIOBase):
+  """The bytes of a connection, read under a watch."""
+
+  def __init__(self, sock, watch: _Watch):
+    self._sock, self._watch = sock, watch
+    self._raw = sock.makefile('rb', buffering=0)
+
+  def readable(self) -> bool:
+    return True
+
+  def readinto(self, buffer) -> int | None:
+    self._sock.settimeout(self._watch.seconds_left())
+    size = self._raw.readinto(buffer)
+    self._watch.has_ended = size == 0
+    return size
+
+  def close(self) -> None:
+    self._raw.close()
+    super().close()
+
+
+class _WatchedHTTP(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
+  """HTTP and HTTPS of urllib, whose every read is under a watch."""
+
+  def __init__(self, watch: _Watch):
+    super().__init__()
+    self._watch = watch
+
+  def do_open(self, http_class, req, **options):
+    watch = self._watch
+
+    class Response(http.client.HTTPResponse):
+      def __init__(self, sock, *args, **kwargs):
+        super().__init__(sock, *args, **kwargs)
+        self.fp.close()
+        self.fp = io.BufferedReader(_WatchedSocket(sock, watch))
+
+    def connection(*args, **kwargs):
+      made = http_class(*args, **kwargs)
+      made.response_class = Response
+      return made
+
+    return super().do_open(connection, req, **options)
 
 
 def _download(url: str, part: pathlib.Path, has_digest: bool) -> None:
@@ -183,9 +260,11 @@ def _download(url: str, part: pathlib.Path, has_digest: bool) -> None:
     except (OSError, http.client.HTTPException) as error:
       problem = error
   size = part.stat().st_size if part.exists() else 0
+  why = type(problem).__name__ if problem else 'connection closed'
+  if isinstance(problem, TimeoutError):
+    why = f'less than {LEAST_BYTES} bytes came in {TIMEOUT_SECONDS} seconds'
   raise ConnectionError(
-    f'{shown(url)}: the download broke off after {size} bytes '
-    f'({type(problem).__name__ if problem else "connection closed"}). Run the command again'
+    f'{shown(url)}: the download broke off after {size} bytes ({why}). Run the command again'
     f'{": it resumes there" if _validator_file(part).exists() else ""}.'
   ) from problem
 
@@ -194,9 +273,12 @@ def _refused(url: str, code: int) -> Exception:
   """The error of a status: the user's where the address is wrong, else one that may pass."""
   passes = code >= 500 or code in (http.HTTPStatus.REQUEST_TIMEOUT, 429)
   if 300 <= code < 400:
-    return ValueError(f'{shown(url)} redirects too often, or to an address that is refused.')
+    return ValueError(
+      f'{shown(url)} redirects too often, or to an address that is refused (status {code}): give '
+      'the address of the file itself.'
+    )
   message = f'{shown(url)}: the server answered {code} {http.client.responses.get(code, "")}'
-  return (ConnectionError if passes else ValueError)(f'{message.strip()}.')
+  return (ConnectionError if passes else ValueError)(f'{message.strip()}, not with a file.')
 
 
 def _continue(url: str, part: pathlib.Path, has_digest: bool) -> bool:
@@ -207,34 +289,70 @@ def _continue(url: str, part: pathlib.Path, has_digest: bool) -> bool:
   if received:
     request.add_header('Range', f'bytes={received}-')
     request.add_header('If-Range', str(version))
+  watch = _Watch()
   try:
-    response = urllib.request.build_opener(_SafeRedirects).open(request, timeout=TIMEOUT_SECONDS)
+    response = _opened(request, watch)
   except urllib.error.HTTPError as error:
-    if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or not received:
-      raise
-    if error.headers.get('Content-Range') == f'bytes */{received}':
-      return True  # killed after the last byte, before the rename
+    with error:
+      if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or not received:
+        raise
+      if _is_of(error.headers, version, f'bytes \\*/{received}'):
+        return True  # killed after the last byte, before the rename
     part.unlink()
     return False
   with response:
-    if response.status == http.HTTPStatus.PARTIAL_CONTENT:
-      where = re.match(r'bytes ([0-9]{1,18})-', response.headers.get('Content-Range', ''))
-      same = response.headers.get('ETag', version) == version
-      if not received or not same or where is None or int(where.group(1)) != received:
+    is_part = bool(received) and response.status == http.HTTPStatus.PARTIAL_CONTENT
+    if not is_part and response.status != http.HTTPStatus.OK:
+      raise _refused(url, response.status)
+    encoding = response.headers.get('Content-Encoding', '').strip().lower()
+    if encoding not in ('', 'identity'):
+      raise ValueError(
+        f'{shown(url)}: expected the file as it is, but the server sends it as '
+        f'{one_line(encoding, 80)!r}; download it yourself and set --raw_dir to it.'
+      )
+    total = response.length
+    if is_part:
+      where = _is_of(response.headers, version, rf'bytes {received}-[0-9]+/([0-9]{{1,18}})')
+      if where is None:
         part.unlink(missing_ok=True)
         return False
+      total = int(where[1])
     else:  # the server ignores ranges, or has another file now
       received = 0
       _note_validator(part, response.headers)
-    total = None if response.length is None else received + response.length
-    _copy(response, part, received, total)
+    _copy(response, part, received, total, watch)
     if total is not None:
       return part.stat().st_size == total
+    if response.chunked:
+      return not watch.has_ended  # a line with a chunk's size may be cut so that it reads 0
     # Without a length, a closed connection and the end of the file look the same.
-    return response.chunked or has_digest or zipfile.is_zipfile(part)
+    return has_digest or zipfile.is_zipfile(part)
 
 
-def _copy(response, part: pathlib.Path, received: int, total: int | None) -> None:
+def _opened(request: urllib.request.Request, watch: _Watch):
+  """The server's answer, at the end of its redirections.
+
+  Raises:
+    ValueError: a redirection is refused.
+  """
+  opener = urllib.request.build_opener(_SafeRedirects, _WatchedHTTP(watch))
+  try:
+    return opener.open(request, timeout=TIMEOUT_SECONDS)
+  except (ValueError, http.client.InvalidURL) as error:
+    raise ValueError(
+      f'{shown(request.full_url)} redirects to an address that is refused '
+      f'({one_line(str(error), 300)}): give the address of the file itself.'
+    ) from error
+
+
+def _is_of(headers, version: str | None, where: str) -> re.Match[str] | None:
+  """What matches of a Content-Range, if the answer is of this version of the file."""
+  if headers.get('ETag', version) != version:
+    return None
+  return re.fullmatch(where, headers.get('Content-Range', ''))
+
+
+def _copy(response, part: pathlib.Path, received: int, total: int | None, watch: _Watch) -> None:
   """Appends a response to the first `received` bytes of a part file.
 
   Raises:
@@ -250,9 +368,10 @@ def _copy(response, part: pathlib.Path, received: int, total: int | None) -> Non
   with part.open('ab') as file, bar:
     file.truncate(received)
     task = bar.add_task(part.name, total=total, completed=received)
-    while (total or size) <= MAX_BYTES and (chunk := response.read1(CHUNK_BYTES)):
+    while max(size, total or 0) <= MAX_BYTES and (chunk := response.read1(CHUNK_BYTES)):
       file.write(chunk)
       size += len(chunk)
+      watch.note_content(len(chunk))
       bar.advance(task, len(chunk))
   if max(size, total or 0) > MAX_BYTES:
     part.unlink()

@@ -316,22 +316,24 @@ class _Markup(str):
 
 def without_paths(gin: str) -> str:
   """A gin configuration without the folders of this machine, which are nobody else's business."""
-  names = '|'.join(
-    name
-    for name, hint in typing.get_type_hints(run_config.RunConfig, include_extras=True).items()
-    if fields.is_path(hint)
-  )
-  value = r"""=\s*(?:\\\n\s*)?)(?P<quote>['"])(?P<path>[^\n]*?)(?P=quote)"""
-  named = rf'(?im)^(?P<start>[^#\n]*?\b(?:{names})\s*{value}\s*$'
-
-  def shown(match: re.Match[str]) -> str:
-    is_path = '/' in match['path'] or '\\' in match['path'] or match['path'][:1] in ('~', '.')
-    is_path = is_path or 'dir' in match['start'].lower()
-    return f"{match['start']}'...'" if is_path else match[0]
-
-  lines = [line if len(line) <= LONGEST_LINE else '# (a long line)' for line in gin.split('\n')]
-  gin = re.sub(named, shown, '\n'.join(lines))
-  return re.sub(r"""(['"])(?:/|~/|\w+://)[^'"\n]*\1""", "'...'", gin)
+  hints = typing.get_type_hints(run_config.RunConfig, include_extras=True)
+  names = {name for name, hint in hints.items() if fields.is_path(hint)}
+  lines, name = [], ''
+  for line in gin.split('\n'):
+    if len(line) > LONGEST_LINE:
+      line = '# (a long line)'
+    head, equals, value = ('', '', line) if name else line.partition('=')
+    if equals:
+      name = re.split(r'\W', head.rstrip())[-1].lower()
+    text = value.strip()
+    if name in names and text.startswith(('"', "'")):
+      path = text[1:]
+      if 'dir' in name or path.startswith(('~', '.')) or '/' in path or '\\' in path:
+        line = f"{line.removesuffix(value.lstrip())}'...'"
+    if text.strip('\\'):  # else the value is on the next line
+      name = ''
+    lines.append(line)
+  return re.sub(r"""(['"])(?:/|~/|\w+://)[^'"\n]*\1""", "'...'", '\n'.join(lines))
 
 
 def _inline(text: str) -> str:

@@ -75,7 +75,7 @@ def _http_status(error: BaseException) -> int | None:
   """The status of a server's answer, as urllib, requests, httpx and Google's libraries have it."""
   response = getattr(error, 'response', None)
   for status in (getattr(response, 'status_code', None), getattr(error, 'code', None)):
-    if isinstance(status, int) and 400 <= status < 600:
+    if isinstance(status, int) and status // 100 in (1, 3, 4, 5):
       return int(status)
   return None
 

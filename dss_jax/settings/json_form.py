@@ -20,6 +20,10 @@ from dss_jax.settings.errors import ConfigError
 PairsHook = Callable[[list[tuple[str, Any]]], Any]
 MAX_BYTES = 64 << 20
 """Of a file that is read as a whole."""
+MOST_VALUES = 2_000_000
+"""Of a JSON text of 64 MB; mT5's tokenizer.json has 0.8 million. In memory one takes 64 bytes."""
+BYTES_OF_VALUE = 32
+"""At least, on average, in a larger text: a file of completions has 150."""
 MAX_MESSAGE = 300
 """Letters of a message that repeats a value."""
 
@@ -90,8 +94,15 @@ def parse(text: str | bytes, where: str, pairs_hook: PairsHook | None = None) ->
     pairs_hook: makes the value of an object out of its (name, value) pairs; may raise ValueError.
 
   Raises:
-    ConfigError: it is not JSON, or nested deeper than Python can follow.
+    ConfigError: it is not JSON, nested deeper than Python can follow, or of so many values that
+      they would take far more memory than the text.
   """
+  most = max(MOST_VALUES, len(text) // BYTES_OF_VALUE)
+  if len(text) > most and _marks(text) > most:
+    raise ConfigError(
+      f'{where} is not JSON that can be read: it has more than {most} commas and opening brackets, '
+      'which no file of its kind has.'
+    )
   try:
     return json.loads(text, object_pairs_hook=pairs_hook)
   except json.JSONDecodeError as error:
@@ -101,6 +112,13 @@ def parse(text: str | bytes, where: str, pairs_hook: PairsHook | None = None) ->
     raise ConfigError(f'{where} is not JSON that can be read: it is nested too deeply.') from None
   except ValueError as error:  # not UTF-8, an integer of thousands of digits, or of the hook
     raise ConfigError(f'{where} is not JSON: {str(error).split(";")[0]}.') from error
+
+
+def _marks(text: str | bytes) -> int:
+  """At least as many as there are values in a JSON text."""
+  if isinstance(text, str):
+    return sum(map(text.count, ',[{'))
+  return sum(map(text.count, (b',', b'[', b'{')))
 
 
 def parse_object(text: str | bytes, where: str) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from dss_jax.checkpoints.transfer import Tensor
 _DTYPES = {'float32': np.float32, 'float16': np.float16, 'bfloat16': ml_dtypes.bfloat16}
 _CHUNKED = '__msgpack_chunked_array__'
 _ARRAY = 1
+_PACKED = (1, 2, 3)  # extensions of flax whose content is msgpack: arrays, complex numbers, scalars
 _DEEPEST = 64  # nesting; a T5 has 8 levels
 _MOST_VALUES = 200_000  # in a file; a T5X index of the largest T5 has some 80,000
 _MOST_AXES, _MOST_BYTES = 8, 1 << 50
@@ -45,11 +46,17 @@ _ERRORS = (ValueError, TypeError, KeyError, IndexError, AttributeError, struct.e
 
 
 class _Bytes(NamedTuple):
-  """Binary data, perhaps of an extension, that was skipped."""
+  """Binary data, or an extension of others, that was skipped."""
 
   start: int
   size: int
-  extension: int | None = None
+
+
+class _Packed(NamedTuple):
+  """An extension whose content is msgpack itself."""
+
+  extension: int
+  content: Any
 
 
 class _Array(NamedTuple):
@@ -69,7 +76,7 @@ def open_arrays(path: pathlib.Path) -> dict[str, Tensor]:
   with open(path, 'rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
     try:
       tree = _walked(data)
-      return {name: _tensor(path, data, name, node) for name, node in _leaves(tree, '')}
+      return {name: _tensor(path, name, node) for name, node in _leaves(tree, '')}
     except _ERRORS as error:
       raise ValueError(
         f'{path} ({size} bytes) is truncated, corrupt or not a Flax model: '
@@ -100,11 +107,11 @@ def _walked(data: mmap.mmap | bytes) -> Any:
 class _Walk:
   """Reads msgpack from a position on and skips binary data."""
 
-  def __init__(self, data: mmap.mmap | bytes, start: int = 0, stop: int | None = None):
+  def __init__(self, data: mmap.mmap | bytes):
     self.data = data
     self.values = 0
-    self.at = start
-    self.stop = len(data) if stop is None else stop
+    self.at = 0
+    self.stop = len(data)
 
   def value(self, depth: int = 0) -> Any:
     """The value at the current position, which moves past it."""
@@ -139,7 +146,19 @@ class _Walk:
     start = self._step(size)
     if kind == 'str':
       return self.data[start : self.at].decode()
-    return _Bytes(start, size, extension)
+    if extension in _PACKED:
+      return _Packed(extension, self._within(start, depth + 1))
+    return _Bytes(start, size)
+
+  def _within(self, start: int, depth: int) -> Any:
+    """The one value between `start` and the current position, which counts as all others do."""
+    end, outer = self.at, self.stop
+    self.at, self.stop = start, end
+    value = self.value(depth)
+    if self.at != end:
+      raise ValueError(f'the extension at byte {start} holds more than one value')
+    self.stop = outer
+    return value
 
   def _number(self, form: str) -> Any:
     return struct.unpack_from(form, self.data, self._step(struct.calcsize(form)))[0]
@@ -164,15 +183,15 @@ def _leaves(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
     yield from _leaves(child, f'{prefix}/{key}' if prefix else str(key))
 
 
-def _tensor(path: pathlib.Path, data: mmap.mmap, name: str, node: Any) -> Tensor:
+def _tensor(path: pathlib.Path, name: str, node: Any) -> Tensor:
   if isinstance(node, dict):
     shape = tuple(node['shape'][str(i)] for i in range(len(node['shape'])))
-    chunks = [_array(data, name, node['chunks'][str(i)]) for i in range(len(node['chunks']))]
+    chunks = [_array(name, node['chunks'][str(i)]) for i in range(len(node['chunks']))]
     dtype = chunks[0].dtype
     if any(chunk.dtype != dtype for chunk in chunks):
       raise ValueError(f'{name} has chunks of several dtypes')
   else:
-    chunks = [_array(data, name, node)]
+    chunks = [_array(name, node)]
     shape, dtype = chunks[0].shape, chunks[0].dtype
   if len(shape) > _MOST_AXES or not all(
     type(number) is int and 0 <= number < _MOST_BYTES for number in shape
@@ -185,11 +204,11 @@ def _tensor(path: pathlib.Path, data: mmap.mmap, name: str, node: Any) -> Tensor
   return spans.tensor(shape, dtype, parts)
 
 
-def _array(data: mmap.mmap, name: str, node: Any) -> _Array:
+def _array(name: str, node: Any) -> _Array:
   """An extension's shape, type and the place of its bytes."""
-  if not isinstance(node, _Bytes) or node.extension != _ARRAY:
+  if not isinstance(node, _Packed) or node.extension != _ARRAY:
     raise ValueError(f'{name} is not an array')
-  shape, dtype, content = _Walk(data, node.start, node.start + node.size).value()
+  shape, dtype, content = node.content
   if not isinstance(dtype, str) or dtype not in _DTYPES:
     raise ValueError(f'{name} has dtype {dtype}; expected one of {", ".join(_DTYPES)}')
   if not isinstance(content, _Bytes):

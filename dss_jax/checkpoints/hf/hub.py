@@ -26,6 +26,7 @@ from dss_jax.checkpoints.hf import added_tokens, hf_config, hf_files
 VOCABULARIES = ('spiece.model', 'sentencepiece.model')
 TOKENIZER = added_tokens.CONFIG
 BOT = 'SFconvertbot'
+TIMEOUT_SECONDS = 60  # for an answer; huggingface_hub has a shorter one for files, and none else
 _BESIDE_WEIGHTS = (hf_config.CONFIG, *added_tokens.FILES, *VOCABULARIES)
 ID = re.compile(r'[\w-][\w.-]*(/[\w-][\w.-]*)?')
 
@@ -88,6 +89,7 @@ def _copied(path: str) -> pathlib.Path:
 def _from_hub(model: str) -> tuple[pathlib.Path, tuple[str, ...]]:
   import huggingface_hub
 
+  huggingface_hub.get_session().timeout = TIMEOUT_SECONDS
   with _clear_errors(model):
     try:
       choice = _choose(huggingface_hub.HfApi(), model)
@@ -125,7 +127,7 @@ def _choose(api: Any, model: str) -> _Choice:
 
 def _files(api: Any, model: str, revision: str) -> set[str]:
   with _one_exception():
-    info = api.model_info(model, revision=revision)
+    info = api.model_info(model, revision=revision, timeout=TIMEOUT_SECONDS)
   return {sibling.rfilename for sibling in info.siblings or ()}
 
 
@@ -185,12 +187,16 @@ class _Unreachable(Exception):
 
 @contextlib.contextmanager
 def _one_exception() -> Iterator[None]:
-  """Turns every exception of huggingface_hub that means "no answer" into `_Unreachable`."""
-  from huggingface_hub import errors
+  """Turns every exception of huggingface_hub that means "no answer" into `_Unreachable`.
+
+  Raises:
+    ValueError: what answers is no hub.
+  """
+  from huggingface_hub import constants, errors
 
   try:
     yield
-  except errors.HfHubHTTPError:
+  except (errors.HfHubHTTPError, errors.HFValidationError):
     raise  # an answer
   except (
     errors.LocalEntryNotFoundError,
@@ -199,6 +205,11 @@ def _one_exception() -> Iterator[None]:
     TimeoutError,
   ) as error:
     raise _Unreachable from error
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
+    raise ValueError(
+      f'{constants.ENDPOINT} does not answer as a Hugging Face hub does (is it a page of a proxy, '
+      'or HF_ENDPOINT wrong?): give a local folder.'
+    ) from error
 
 
 @contextlib.contextmanager
