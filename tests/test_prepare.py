@@ -1,7 +1,8 @@
 """`dss prepare` from raw files to what SeqIO reads: counts, filters, replacement, messages."""
 
+# ruff: noqa: F811  a fixture
+
 import collections
-import dataclasses
 import json
 import os
 import pathlib
@@ -13,75 +14,21 @@ import zipfile
 
 import pytest
 import seqio
+from svamp_release import (  # noqa: F401
+  GOOD,
+  TRAIN_COMPLETIONS,
+  parsed,
+  prepare_svamp,
+  raw,
+  rows,
+  run,
+  source_of,
+)
 
-from dss_jax import cli, datasets, tasks
+from dss_jax import tasks
 from dss_jax.commands import prepare
 from dss_jax.datasets import release
-from dss_jax.experiments import few_shot_cot
 from dss_jax.tasks import prepared, registration
-
-GOOD = 'Two and {n}. The answer is (2 + {n}).\n\nQ: X'
-TRAIN_COMPLETIONS = {
-  0: 'Never ends and',  # unparsed, without rationale
-  1: 'Two. The answer is ((2 + 1',  # unparsed
-  2: ' The answer is (2 + 2).',  # without rationale
-  3: 'Two. The answer is (2 - 3).',  # disagrees
-}
-
-
-@pytest.fixture
-def raw(tmp_path):
-  """SVAMP in the release's layout: 10 train rows, 4 of them odd, and 3 test rows."""
-  folder = tmp_path / 'raw' / 'svamp'
-  (folder / 'llm').mkdir(parents=True)
-  for split, count, odd in (('train', 10, TRAIN_COMPLETIONS), ('test', 3, {0: 'Never ends'})):
-    rows = [{'input': f'2 and {n}.\nSum?', 'label': f'( 2.0 + {n}.0 )'} for n in range(count)]
-    (folder / f'svamp_{split}.json').write_text('\n'.join(map(json.dumps, rows)))
-    completions = [odd.get(n, GOOD.format(n=n)) for n in range(count)]
-    (folder / 'llm' / f'{split}_CoT_0.json').write_text(json.dumps(completions))
-  return tmp_path / 'raw'
-
-
-def run(capsys, *argv):
-  """Runs the command; returns its status, output lines, and messages."""
-  status = cli.main(['prepare', *argv])
-  output = capsys.readouterr()
-  return status, output.out.splitlines(), output.err
-
-
-def prepare_svamp(capsys, raw, tmp_path, *more):
-  status, lines, errors = run(
-    capsys, '--dataset=svamp', f'--raw_dir={raw}', f'--data_dir={tmp_path / "data"}', *more
-  )
-  assert status == 0, errors
-  return lines
-
-
-def rows(source, split):
-  """The rows of a source in its order, as Examples."""
-  dataset = source.get_dataset(split, shuffle=False).as_numpy_iterator()
-  return [
-    release.Example(
-      row['input'].decode(),
-      row['label'].decode(),
-      *(tuple(text.decode() for text in row[key]) for key in ('rationale', 'teacher_label')),
-    )
-    for row in dataset
-  ]
-
-
-def source_of(tmp_path, name='svamp'):
-  return prepared.PreparedSource(name, str(tmp_path / 'data'))
-
-
-def parsed(raw, split, name='svamp'):
-  dataset = datasets.get(name)
-  files = release.split_files(dataset, raw, split)
-  # Prepared data has one sample at least, blank where there is none.
-  return [
-    dataclasses.replace(e, rationale=e.rationale or ('',), teacher_label=e.teacher_label or ('',))
-    for e in release.read_examples(dataset, files, split)
-  ]
 
 
 def test_the_last_line_is_json_with_counts_before_any_filter(raw, tmp_path, capsys):
@@ -347,56 +294,6 @@ def test_svamp_with_asdiv_joins_gold_and_teacher_labels(raw, tmp_path, capsys, m
   assert 'svamp_asdiv_teacher_dss' in seqio.MixtureRegistry.names()
   (info,) = registration.datasets_of('svamp_asdiv_standard')
   assert info.unlabeled == ('asdiv',)  # a card does not call these labels gold
-
-
-def test_another_parser_is_another_version_and_its_labels_are_the_papers(raw, tmp_path, capsys):
-  batch = raw / 'svamp' / 'llm' / 'test_CoT_0.json'
-  batch.write_text(json.dumps([GOOD.format(n=0), 'So. The answer is (2 - 1) + 2.', 'Never ends']))
-  lines = prepare_svamp(capsys, raw, tmp_path)
-  assert 'is written (filter none, parser own)' in lines[0]
-  assert [row.teacher_label for row in rows(source_of(tmp_path), 'test')][1] == ('((2 - 1) + 2)',)
-  lines = prepare_svamp(capsys, raw, tmp_path, '--parser=released')
-  assert 'replaces what was prepared' in lines[0] and 'parser released' in lines[0]
-  assert [row.teacher_label for row in rows(source_of(tmp_path), 'test')][1] == ('(2 - 1)',)
-  assert 'is up to date' in prepare_svamp(capsys, raw, tmp_path, '--parser=released')[0]
-  metadata = source_of(tmp_path).metadata
-  assert (metadata['parser'], metadata['filter']) == ('released', 'none')
-
-
-def test_what_was_prepared_before_there_were_two_parsers_is_up_to_date(raw, tmp_path, capsys):
-  prepare_svamp(capsys, raw, tmp_path)
-  path = prepared.newest('svamp', str(tmp_path / 'data')) / 'metadata.json'
-  metadata = json.loads(path.read_text())
-  del metadata['parser']
-  path.write_text(json.dumps(metadata))
-  assert 'is up to date' in prepare_svamp(capsys, raw, tmp_path)[0]
-  assert 'replaces' in prepare_svamp(capsys, raw, tmp_path, '--parser=released')[0]
-
-
-def test_a_data_set_without_the_papers_parser_says_so():
-  own = dataclasses.replace(datasets.get('svamp'), name='mine', parse_released=None)
-  with pytest.raises(ValueError, match=r'--parser=released: .* no parser for mine; leave'):
-    release.with_parser(own, 'released')
-
-
-def test_the_teachers_answers_are_scored_as_students_are(raw, tmp_path, capsys, monkeypatch):
-  batch = raw / 'svamp' / 'llm' / 'test_CoT_0.json'
-  batch.write_text(json.dumps([GOOD.format(n=0), 'So. The answer is (2 - 1) + 2.', 'Never ends']))
-  monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path / 'data'))
-  for parser, correct in (('own', [True, True, False]), ('released', [True, False, False])):
-    prepare_svamp(capsys, raw, tmp_path, f'--parser={parser}')
-    answers = few_shot_cot.teacher_answers('svamp')
-    assert answers.parser == parser and answers.correct.tolist() == correct
-    assert answers.example_ids.tolist() == [0, 1, 2]
-    assert answers.accuracy == sum(correct) / 3
-  with pytest.raises(ValueError, match=r'svamp has no split .tset., only train, validation, test'):
-    few_shot_cot.teacher_answers('svamp', 'tset')
-  batch.unlink()
-  prepare_svamp(capsys, raw, tmp_path)
-  with pytest.raises(ValueError, match='the split test of svamp has no label of the teacher'):
-    few_shot_cot.teacher_answers('svamp')
-  with pytest.raises(ValueError, match=r'no data set .swamp. is registered'):
-    few_shot_cot.teacher_answers('swamp')
 
 
 REAL: dict[str, dict[str, tuple]] = {
