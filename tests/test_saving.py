@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import pty
 import re
 import resource
 import shutil
@@ -25,7 +26,7 @@ from dss_jax.parallel import distributed, partitioning
 from dss_jax.runs import evaluation, training_log, training_loop
 from dss_jax.runs.metric_writer import MetricWriter
 from dss_jax.runs.run_folder import RunFolder
-from dss_jax.settings import errors, whole_files
+from dss_jax.settings import errors, outputs, whole_files
 from dss_jax.training import optimizers, train_state
 
 pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
@@ -353,6 +354,31 @@ def test_a_signal_within_a_callback_is_not_lost(monkeypatch):
   with pytest.raises(SystemExit) as caught:
     cli.main(['prepare'])
   assert caught.value.code == 143
+
+
+@pytest.mark.parametrize('handler', [signal.SIG_DFL, signal.SIG_IGN])
+def test_a_closed_terminal_lets_a_training_save_and_nohup_lets_it_go_on(handler):
+  before = signal.signal(signal.SIGHUP, handler)
+  stop = distributed.StopSignal()
+  try:
+    os.kill(os.getpid(), signal.SIGHUP)
+    assert stop.requested() == (handler == signal.SIG_DFL)
+  finally:
+    stop.restore()
+    signal.signal(signal.SIGHUP, before)
+
+
+def test_printing_to_a_closed_terminal_does_nothing(tmp_path):
+  master, terminal = pty.openpty()
+  with (tmp_path / 'file').open('wb') as file:
+    assert not outputs.drop_closed(terminal, file.fileno())
+    os.close(master)
+    with pytest.raises(OSError, match='Input/output error'):
+      os.write(terminal, b'x')
+    assert outputs.drop_closed(terminal, file.fileno())
+    assert os.write(terminal, b'x') == os.write(file.fileno(), b'x') == 1
+  os.close(terminal)
+  assert (tmp_path / 'file').read_bytes() == b'x'
 
 
 def test_what_nohup_ignores_stays_ignored(monkeypatch):
