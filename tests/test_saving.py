@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-import pty
 import re
 import resource
 import shutil
@@ -26,7 +25,7 @@ from dss_jax.parallel import distributed, partitioning
 from dss_jax.runs import evaluation, training_log, training_loop
 from dss_jax.runs.metric_writer import MetricWriter
 from dss_jax.runs.run_folder import RunFolder
-from dss_jax.settings import errors, outputs, whole_files
+from dss_jax.settings import errors, whole_files
 from dss_jax.training import optimizers, train_state
 
 pytestmark = pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
@@ -366,19 +365,6 @@ def test_a_closed_terminal_lets_a_training_save_and_nohup_lets_it_go_on(handler)
   finally:
     stop.restore()
     signal.signal(signal.SIGHUP, before)
-
-
-def test_printing_to_a_closed_terminal_does_nothing(tmp_path):
-  master, terminal = pty.openpty()
-  with (tmp_path / 'file').open('wb') as file:
-    assert not outputs.drop_closed(terminal, file.fileno())
-    os.close(master)
-    with pytest.raises(OSError, match='Input/output error'):
-      os.write(terminal, b'x')
-    assert outputs.drop_closed(terminal, file.fileno())
-    assert os.write(terminal, b'x') == os.write(file.fileno(), b'x') == 1
-  os.close(terminal)
-  assert (tmp_path / 'file').read_bytes() == b'x'
 
 
 def test_what_nohup_ignores_stays_ignored(monkeypatch):
