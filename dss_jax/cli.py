@@ -6,7 +6,6 @@ import logging
 import os
 import pathlib
 import platform
-import select
 import signal
 import stat
 import sys
@@ -17,7 +16,7 @@ import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 
-from dss_jax.settings import errors, gin_files
+from dss_jax.settings import errors, gin_files, outputs
 from dss_jax.settings.printable import printable
 
 VERBS = {  # a verb's module has the verb's name, except for those in MODULES
@@ -102,7 +101,7 @@ def _run(argv: Sequence[str] | None) -> int:
 def _ending_in_order() -> Iterator[None]:
   """Lets a signal end the program as an error does, so that what is temporary is removed.
 
-  While training, distributed.StopSignal handles SIGTERM. `nohup` keeps SIGHUP ignored.
+  While training, distributed.StopSignal handles them. `nohup` keeps SIGHUP ignored.
   """
   if threading.current_thread() is not threading.main_thread():  # which alone gets signals
     yield
@@ -162,14 +161,9 @@ def _report_unless_orbaxs(failure: 'sys.UnraisableHookArgs') -> None:
 def _stdout_is_closed() -> bool:
   """Whether the reader of standard output is gone, as after `| head`; if so, drops the output."""
   try:
-    poll = select.poll()
-    poll.register(sys.stdout.fileno(), select.POLLOUT)
-    closed = any(event & select.POLLERR for _, event in poll.poll(0))
-  except (OSError, ValueError, AttributeError):  # no file, or a system without poll
+    return outputs.drop_closed(sys.stdout.fileno())  # for the flush at the end
+  except (OSError, ValueError, AttributeError):  # no file
     return False
-  if closed:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end
-  return closed
 
 
 def _run_shared(verb: str, rest: Sequence[str]) -> int:

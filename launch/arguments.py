@@ -18,7 +18,7 @@ from dss_jax.launch import checks, gke, local, package, skypilot, tpu_vm
 from dss_jax.launch import job as jobs
 from dss_jax.launch import watch as watching
 from dss_jax.launch.folder import JobFolder
-from dss_jax.settings import topologies, whole_files
+from dss_jax.settings import fields, topologies, whole_files
 from dss_jax.settings.printable import printable
 
 USAGE = """dss launch TARGET [flags] -- VERB [arguments of dss VERB]
@@ -48,6 +48,9 @@ def run(argv: Sequence[str]) -> int:
   arguments = list(argv)
   at = arguments.index('--') if '--' in arguments else len(arguments)
   options = _parser().parse_args(arguments[:at])
+  if getattr(options, 'output', None):
+    options.output = fields.expanded(options.output)
+  options.file = [fields.expanded(path) for path in getattr(options, 'file', ())]
   return options.act(options, tuple(arguments[at + 1 :]))
 
 

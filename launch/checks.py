@@ -1,12 +1,13 @@
 """Whether a job's command can work on its hosts, judged here, before anything is paid for.
 
 Owns the rule that every path of a command is in a bucket or uploaded, and reading the command's
-configuration with the code that the hosts run. Reads no bucket: what gs:// paths hold is not
-checked.
+flags and configuration with the code that the hosts run. Reads no bucket: what gs:// paths hold is
+not checked.
 """
 
 import dataclasses
 import functools
+import itertools
 import os
 import pathlib
 import typing
@@ -21,7 +22,7 @@ from dss_jax.launch.job import Job
 from dss_jax.settings import arguments, defaults, errors, fields, gin_files, statements
 
 RESULTS = ('MODEL_DIR', 'OUTPUT')  # and DATA_DIR of `dss prepare`
-INPUTS = ('VOCABULARY', 'INITIAL_CHECKPOINT_PATH', 'DATA_DIR', 'RAW_DIR', 'CHECKPOINT', 'PATH')
+INPUTS = ('VOCABULARY', 'INITIAL_CHECKPOINT_PATH', 'DATA_DIR', 'CHECKPOINT', 'PATH')
 FROM_HUB = ('INITIAL_CHECKPOINT_PATH', 'PATH')  # may be a Hugging Face id
 SHIPPED = {('VOCABULARY', name) for name in ('bytes', *datasets.EMBEDDED)}
 CONFIGURED = {  # what each verb builds from its gin files
@@ -30,6 +31,9 @@ CONFIGURED = {  # what each verb builds from its gin files
   'evaluate': ('evaluation.EvaluateConfig',),
   'predict': ('predict.PredictConfig',),
 }
+DATA_FILE = 'the data file'  # of files.source in a user's module; no setting names it
+# A network in the place of one that only the hosts can read, and its vocabulary.
+STAND_IN = ('--gin_file=models/t5_1_1/tiny.gin', '--model=@t5.T5Config()')
 _HUB_S = 10.0  # seconds for an answer
 
 
@@ -44,7 +48,7 @@ def check(job: Job, more: Sequence[str] = (), uploads: bool = True) -> tuple[str
   Raises:
     ValueError: a path that the hosts will not have, a result that would be lost with them, or any
       mistake of configuration.
-    SystemExit: the command asks for help.
+    SystemExit: the command asks for help, or argparse refuses its flags.
   """
   verb, given = job.command[0], _given(job.command)
   if 'GOOGLE_APPLICATION_CREDENTIALS' in job.environment:
@@ -55,10 +59,11 @@ def check(job: Job, more: Sequence[str] = (), uploads: bool = True) -> tuple[str
   _check_paths(verb, given, jobs.files_to_ship(job.command, more), uploads)
   if verb == 'prepare' and 'DATA_DIR' not in dict(given):
     raise ValueError('DATA_DIR is on a machine that will be deleted: give --data_dir=gs://... .')
-  named = []
   if verb in CONFIGURED:
     _check_gin_files(job.command)
     named = _configured(job)
+  else:
+    named = _flags(job)
   files = jobs.files_to_ship(job.command, more, named)
   if files and not uploads:
     raise ValueError(f'gke only has the files in --image: put {files[0]} into the bucket, and give '
@@ -93,6 +98,11 @@ def _check_paths(
       _check_bucket_path(name, value, 'is on a machine that will be deleted')
     elif name in INPUTS and (name, value) not in SHIPPED:
       _check_input(name, value, files, uploads)
+    elif name == 'RAW_DIR' and not _is_shipped(value, files):
+      raise ValueError(
+        f'RAW_DIR {value!r} is not on the hosts, which read raw files from their own disk: give '
+        '--url=https://... of an archive, or upload a folder of the working directory by --file.'
+      )
     elif name == 'INPUT' and value == '-':
       raise ValueError('--input=- is this terminal, which the hosts do not have: give a file.')
     elif name == 'INPUT_FILE' or (name == 'INPUT' and rows.is_path(value)):
@@ -101,6 +111,11 @@ def _check_paths(
       raise ValueError(f'--url={value!r} is a file of this machine, which the hosts do not have.')
     elif name == arguments.MODULE:
       _check_module(value, files)
+    elif name == DATA_FILE and not value.startswith('gs://') and not _is_shipped(value, files):
+      raise ValueError(
+        f'{name} {value!r} of your module is not on the hosts: give files.source a file below '
+        f'{pathlib.Path.cwd()}, from where it is uploaded, or gs://... .'
+      )
 
 
 def _check_bucket_path(name: str, value: str, otherwise: str) -> None:
@@ -167,28 +182,44 @@ def _check_hub(name: str, model: str) -> None:
     ) from None  # whatever the hub's trouble, what was given is not known to be a model
 
 
+def _flags(job: Job) -> list[tuple[str, str]]:
+  """Parses the flags of a verb without gin files as it does itself; returns its data's files."""
+  from dss_jax.commands import export_weights, import_weights, prepare, vocab
+
+  verbs = {'export': export_weights, 'import': import_weights, 'prepare': prepare, 'vocab': vocab}
+  given = verbs[job.command[0]].options(job.command[1:])
+  if job.command[0] != 'vocab':
+    return []
+  names = given.task.split(',')
+  return [file for name in names for file in _check_data(job, name, given.data_dir, ['train'])]
+
+
 def _configured(job: Job) -> list[tuple[str, str]]:
   """Parses the command's configuration; returns its paths and its module, by macro.
 
-  A configuration that takes its network from INITIAL_CHECKPOINT_PATH is not built, as that would
-  read the weights.
+  INITIAL_CHECKPOINT_PATH is not read. A network that is taken from it is replaced by another.
   """
   verb, run_file = job.command[0], f'runs/{job.command[0]}.gin'
   argv = _without_inputs(job.command[1:]) if verb == 'predict' else list(job.command[1:])
   gin_files.parse(argv, run_file)
   macros = gin_files.macros()
   named = _paths_of_macros(macros, run_file)
-  if any('@pretrained.' in repr(value) for value in macros.values()):
-    return named
   if macros.get('INITIAL_CHECKPOINT_PATH') is not None:
+    taken = [name for name, value in macros.items() if 'pretrained.' in repr(value)]
+    argv += STAND_IN if 'MODEL' in taken else ()
+    argv += ['--vocabulary=bytes'] if 'VOCABULARY' in taken else []
     gin_files.parse([*argv, '--initial_checkpoint_path=None'], run_file)
+  scored: list[str] = []
   for selector in CONFIGURED[verb]:
     built = gin_files.configured(selector)
     named += _paths_of_fields(built)
     if selector == 'comparison.CompareConfig':
       named += _methods(built)
+      scored = [built.split]
     if selector == 'run_config.RunConfig':
-      _check_run(job, built)
+      named += _check_run(job, built, scored)
+    if selector in ('evaluation.EvaluateConfig', 'predict.PredictConfig'):
+      named += _check_student(job, built)
   return named
 
 
@@ -231,38 +262,71 @@ def _methods(compared: Any) -> list[tuple[str, str]]:
   return [('GIN_FILE', file) for file in files.values()]
 
 
-def _check_run(job: Job, run: Any) -> None:
-  """Refuses a run whose tasks are unknown, or whose mesh or data the hosts do not have."""
-  import jax
+def _check_run(job: Job, run: Any, scored: Sequence[str]) -> list[tuple[str, str]]:
+  """Refuses a run whose tasks are unknown, or whose mesh or data the hosts do not have.
 
-  from dss_jax.parallel import partitioning
+  Args:
+    job: the job.
+    run: its RunConfig.
+    scored: splits that are read after training.
+
+  Returns:
+    The files of its data, by DATA_FILE.
+  """
   from dss_jax.runs import run_config
 
-  sizes = partitioning.mesh_sizes(run.mesh, job.machine.devices)
+  _check_batch(job, run.mesh, 'EVAL_BATCH_SIZE', run.eval.batch_size if run.eval.period else 0)
   if job.command[0] != 'compare':  # which changes the batch with the method
-    mesh = jax.sharding.AbstractMesh(sizes, partitioning.AXES)
-    microbatch = run.data.batch_size // run.num_microbatches
-    partitioning.check_batch(mesh, microbatch, 'BATCH_SIZE / NUM_MICROBATCHES')
+    rows_at_once = run.data.batch_size // run.num_microbatches
+    _check_batch(job, run.mesh, 'BATCH_SIZE / NUM_MICROBATCHES', rows_at_once)
   here = os.path.exists(run.vocabulary) or run.vocabulary in datasets.EMBEDDED
   vocabulary = run.vocabulary if here else 'bytes'
   run_config.set_up_tasks(dataclasses.replace(run, vocabulary=vocabulary, data_dir=None))
-  _check_data(job, run)
+  splits = [run.data.split, *([run.eval.split] if run.eval.period else []), *scored]
+  return _check_data(job, run.data.mixture_or_task_name, run.data_dir, splits)
 
 
-def _check_data(job: Job, run: Any) -> None:
-  import seqio
-
+def _check_student(job: Job, settings: Any) -> list[tuple[str, str]]:
+  """As `_check_run`, for a student whose run folder is not read."""
   from dss_jax.tasks import registration
 
-  name = run.data.mixture_or_task_name
-  if name in {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}:
-    try:
-      parts = [part for dataset in registration.datasets_of(name) for part in dataset.parts]
-    except ValueError:  # tasks of somebody else's
-      return
-  else:
-    parts = list(registration.dataset_of(name).parts)  # raises, with the names that there are
-  data_dir = run.data_dir
+  _check_batch(job, settings.mesh, 'BATCH_SIZE', settings.batch_size)
+  if job.command[0] == 'predict':  # needs no data
+    return []
+  arguments.import_modules([settings.module] if settings.module else [])
+  if settings.task in registration.all_names():
+    known = registration.datasets_of(settings.task)
+    _check_splits(known, [settings.split])
+    return _data_files(known, [settings.split])
+  found = _data_files(registration.all_datasets(), [settings.split])  # the run's is among them
+  return [(name, path) for name, path in found if os.path.isfile(path)]
+
+
+def _check_batch(job: Job, config: Any, setting: str, rows_at_once: int) -> None:
+  """Refuses a mesh that the topology does not have, or rows that it does not divide evenly."""
+  import jax
+
+  from dss_jax.parallel import partitioning
+
+  sizes = partitioning.mesh_sizes(config, job.machine.devices)
+  mesh = jax.sharding.AbstractMesh(sizes, partitioning.AXES)
+  partitioning.check_batch(mesh, rows_at_once, setting)
+
+
+def _check_data(
+  job: Job, name: str, data_dir: str | None, splits: Sequence[str]
+) -> list[tuple[str, str]]:
+  """Refuses an unknown task or split, and data that the hosts do not have; returns its files."""
+  from dss_jax.data import examples
+  from dss_jax.tasks import registration
+
+  setting = 'MIXTURE_OR_TASK_NAME: task or mixture'
+  examples.check_known(setting, name, registration.all_names())
+  try:
+    known = registration.datasets_of(name)
+  except ValueError:  # tasks of somebody else's
+    return []
+  parts = [part for dataset in known for part in dataset.parts]
   if data_dir is None and 'TFDS_DATA_DIR' in job.environment:
     data_dir = os.environ.get('TFDS_DATA_DIR', '')
     _check_bucket_path('DATA_DIR', data_dir, 'of --env=TFDS_DATA_DIR is not on the hosts')
@@ -271,3 +335,32 @@ def _check_data(job: Job, run: Any) -> None:
       f'DATA_DIR has no value, and the hosts have no prepared {parts[0]}: give the folder of `dss '
       'prepare`, --data_dir=gs://... .'
     )
+  _check_splits(known, splits)
+  return _data_files(known, splits)
+
+
+def _check_splits(known: Sequence[Any], splits: Sequence[str]) -> None:
+  """Refuses a split that a data set cannot have; what a TFDS folder holds is not looked up."""
+  import seqio
+
+  from dss_jax.data import examples
+
+  for dataset, split in itertools.product(known, splits):
+    prepared = [part for part in dataset.parts[:1] if part in datasets.names()]
+    if prepared:
+      there = list(datasets.get(prepared[0]).splits)
+    elif isinstance(dataset.source.source, seqio.FunctionDataSource):
+      there = list(dataset.source.splits)
+    else:
+      continue
+    what = f'split (TRAIN_SPLIT, EVAL_SPLIT, SPLIT) of data set {dataset.name!r}'
+    examples.check_known(what, split, there)
+
+
+def _data_files(known: Sequence[Any], splits: Sequence[str]) -> list[tuple[str, str]]:
+  """The files of data sets that a module of the user's reads by files.source, by DATA_FILE."""
+  from dss_jax.tasks import files
+
+  sources = [dataset.source.source for dataset in known]
+  own = [source for source in sources if isinstance(source, files.FileSource)]
+  return [(DATA_FILE, source.path(split)) for source in own for split in splits]

@@ -5,6 +5,7 @@ DSS_NUM_PROCESSES and DSS_PROCESS_ID. Owns these processes' start, output and en
 continues a run that ended early.
 """
 
+import contextlib
 import os
 import shlex
 import signal
@@ -14,6 +15,8 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+
+from dss_jax.settings import outputs
 
 GRACE_S = 60.0  # for saving, once another process has ended with an error
 
@@ -63,8 +66,8 @@ def describe(command: Sequence[str], processes: int, devices: int | None) -> str
 def run(command: Sequence[str], processes: int, devices: int | None) -> int:
   """Runs the job; returns its exit code, the first that is not 0 if there are several processes.
 
-  SIGTERM and Ctrl-C go to all processes. When a process ends with an error, the others get SIGTERM,
-  and are killed if they do not end.
+  SIGTERM and Ctrl-C go to all processes, and a closed terminal is a SIGTERM to them. When a process
+  ends with an error, the others get SIGTERM, and are killed if they do not end.
   """
   plans = plan(command, processes, devices, f'127.0.0.1:{_free_port()}')
   if processes == 1:
@@ -74,11 +77,14 @@ def run(command: Sequence[str], processes: int, devices: int | None) -> int:
   children: list[subprocess.Popen] = []
 
   def pass_on(number, frame):
+    outputs.drop_closed(1, 2)
     for child in children:
-      child.send_signal(number)
+      child.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
 
   for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, pass_on)
+  if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as `nohup` makes it
+    signal.signal(signal.SIGHUP, pass_on)
   readers = []
   try:
     for index, (variables, line) in enumerate(plans):
@@ -121,8 +127,9 @@ def _prefix(child: subprocess.Popen, index: int) -> None:
   """Copies a process's lines to standard output, with its number before each."""
   assert child.stdout is not None
   for line in child.stdout:
-    sys.stdout.write(f'[{index}] {line.decode(errors="replace")}')
-    sys.stdout.flush()
+    with contextlib.suppress(OSError):  # a closed terminal; unread, the process would wait forever
+      sys.stdout.write(f'[{index}] {line.decode(errors="replace")}')
+      sys.stdout.flush()
 
 
 def _free_port() -> int:

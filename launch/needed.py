@@ -10,7 +10,7 @@ import pathlib
 import tokenize
 from collections.abc import Iterator, Sequence
 
-from dss_jax.settings import statements
+from dss_jax.settings import fields, statements
 
 OURS = 'dss_jax'  # comes with the wheel, whatever the working directory has
 
@@ -26,9 +26,12 @@ def gin_files(names: Sequence[str], search_paths: Sequence[str]) -> set[pathlib.
     ValueError: a file is nowhere, or not below the working directory.
   """
   found: set[pathlib.Path] = set()
-  waiting = [name for name in names if '://' not in name]
+  waiting = list(names)
   while waiting:
     name = waiting.pop()
+    if '://' in name:
+      continue
+    name = fields.expanded(name)
     candidates = (pathlib.Path(folder) / name for folder in ('', *search_paths))
     path = next((path for path in candidates if os.path.isfile(path)), None)
     if path is None and os.path.isfile(statements.gin_root() / name):

@@ -16,6 +16,7 @@ import tempfile
 import zipfile
 
 import dss_jax
+from dss_jax.settings.errors import ConfigError
 
 CONSTRAINTS = 'constraints.txt'
 SOURCES = (
@@ -66,7 +67,7 @@ def _root() -> pathlib.Path:
 def _sources(root: pathlib.Path) -> tuple[list[str], list[str]]:
   """The files of a wheel, and those among them that are left out.
 
-  They are those that git tracks; without git, as in an unpacked archive, those of known kinds.
+  They are those that git tracks; in an unpacked archive, those of known kinds.
   """
   tops = [root / name for name in SOURCES]
   files = [file for top in tops for file in ([top] if top.is_file() else top.rglob('*'))]
@@ -82,13 +83,24 @@ def _sources(root: pathlib.Path) -> tuple[list[str], list[str]]:
 
 
 def _tracked(root: pathlib.Path) -> set[str]:
-  """The sources that git tracks; none where this is no checkout."""
+  """The sources that git tracks; none where this is no checkout.
+
+  Raises:
+    ConfigError: it is a checkout, and git does not say.
+  """
   command = ['git', '-C', str(root), 'ls-files', '-z', '--', *SOURCES]
   try:
     done = subprocess.run(command, capture_output=True)
-  except FileNotFoundError:  # no git
-    return set()
-  names = set(done.stdout.decode().split('\0'))
+    names, problem = set(done.stdout.decode().split('\0')), done.stderr.decode(errors='replace')
+    failed = done.returncode != 0
+  except FileNotFoundError:
+    names, problem, failed = set(), 'there is no program git', True
+  if failed and (root / '.git').exists():
+    raise ConfigError(
+      f'{root} is a checkout, and git does not say which of its files belong to dss_jax, so keys '
+      f'or notes could get into the wheel: {" ".join(problem.split())[:500]}. Mend that, or remove '
+      f'{root / ".git"} if all of its files may be taken.'
+    )
   return names if 'setup.py' in names else set()  # a folder within another checkout
 
 

@@ -32,15 +32,25 @@ def source(pattern: str, splits: Sequence[str] = SPLITS) -> seqio.DataSource:
   """
   if '{split}' not in pattern:
     raise ValueError(f'expected a path with {{split}} in it, one file a split; got {pattern!r}.')
+  return FileSource(pattern, splits)
 
-  def read(split: str, shuffle_files: bool) -> tf.data.Dataset:
+
+class FileSource(seqio.FunctionDataSource):
+  """See `source`, which makes it."""
+
+  def __init__(self, pattern: str, splits: Sequence[str]):
+    self._pattern = pattern
+    super().__init__(self._read, splits)
+
+  def path(self, split: str) -> str:
+    """The file of a split."""
+    return self._pattern.replace('{split}', split)
+
+  def _read(self, split: str, shuffle_files: bool) -> tf.data.Dataset:
     del shuffle_files  # there is one; NumberedSource shuffles
-    path = pattern.replace('{split}', split)
     required = [field for field in FIELDS if field not in TEACHERS]
-    texts = list(rows.read_texts(path, required, TEACHERS))
+    texts = list(rows.read_texts(self.path(split), required, TEACHERS))
     return tf.data.Dataset.from_tensor_slices(_columns(texts))
-
-  return seqio.FunctionDataSource(read, splits)
 
 
 def _columns(texts: Sequence[Mapping[str, str | list[str]]]) -> dict[str, list]:

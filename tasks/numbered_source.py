@@ -26,12 +26,12 @@ class NumberedSource(seqio.DataSource):
   def __init__(self, source: seqio.DataSource, name: str = ''):
     """Args: the source; its data set, for messages."""
     super().__init__((), caching_permitted=source.caching_permitted)
-    self._source = source
+    self.source = source
     self._name = name
 
   @property
   def splits(self) -> Sequence[str]:
-    return self._source.splits
+    return self.source.splits
 
   @property
   def supports_arbitrary_sharding(self) -> bool:
@@ -45,7 +45,7 @@ class NumberedSource(seqio.DataSource):
     return [split]  # SeqIO then shards the numbered examples instead of the files
 
   def num_input_examples(self, split: str) -> int | None:
-    return self._source.num_input_examples(split)
+    return self.source.num_input_examples(split)
 
   def get_dataset(
     self,
@@ -61,10 +61,10 @@ class NumberedSource(seqio.DataSource):
       ValueError: a field is missing or not a string, or a function of the user's fails on its rows.
     """
     try:
-      dataset = self._source.get_dataset(split=split, shuffle=False)
+      dataset = self.source.get_dataset(split=split, shuffle=False)
       spec = dataset.element_spec
     except (TypeError, LookupError, AttributeError, ValueError) as error:
-      if not isinstance(self._source, seqio.FunctionDataSource):
+      if not isinstance(self.source, seqio.FunctionDataSource):
         raise
       raise ValueError(_failure(error, self._name, split)) from error
     wrong = [k for k in FIELDS if k not in spec or spec[k].dtype != tf.string]

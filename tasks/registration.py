@@ -170,6 +170,16 @@ def is_known(task: str) -> bool:
   return task in _infos
 
 
+def all_names() -> set[str]:
+  """The names of all tasks and mixtures that SeqIO knows, whoever registered them."""
+  return {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
+
+
+def all_datasets() -> tuple[DatasetInfo, ...]:
+  """All registered data sets."""
+  return tuple(_datasets.values())
+
+
 def is_dataset(name: str) -> bool:
   """Whether a data set of this name is registered."""
   return name in _datasets

@@ -171,8 +171,13 @@ def test_metrics_that_were_removed_are_missed(noted):
     student.load(student.StudentConfig(str(noted)))
 
 
-@pytest.mark.parametrize('content', ['', '[]', '{"step": 6}', '{"step": 6, "files": {"a": 1}}'])
+@pytest.mark.parametrize('content', ['', '[]', '{"step": 6}', '{"step": 6, "files": {"a": 1}}',
+                                     '{"step": 6, "files": {"a": [Infinity, 1]}}'])  # fmt: skip
 def test_checksums_that_cannot_be_read_are_damage(noted, like, content):
+  folder = noted / 'checkpoints' / '6'
+  with pytest.raises(ValueError, match=r'6/checksums\.json '):
+    (folder / 'checksums.json').write_text(content)
+    manager.checksums.add(folder, 'metrics/metrics')
   (noted / 'checkpoints' / '6' / 'checksums.json').write_text(content)
   with pytest.raises(ValueError, match=r'/6 is damaged: checksums\.json in it cannot be read'):
     _resume(noted, like)

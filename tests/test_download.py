@@ -105,7 +105,7 @@ def test_the_release_is_one_commit_with_a_known_content(tmp_path, monkeypatch):
   monkeypatch.setattr(download, 'fetch', lambda *arguments: asked.append(arguments) or tmp_path)
   for more in ([], [f'--sha256={"0" * 64}']):
     options = ['--dataset=svamp', f'--data_dir={tmp_path}', '--url', *more]
-    prepare._raw_folder(prepare._parser().parse_args(options))
+    prepare._raw_folder(prepare.options(options))
   assert [digest for _, _, digest in asked] == [prepare.RELEASE_BLOB, '0' * 64]
   assert f'/raw/{prepare.RELEASE_COMMIT}/' in asked[0][0] and 'main' not in asked[0][0]
 

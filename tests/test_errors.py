@@ -98,6 +98,8 @@ PASSING = {
 OF_USERS = {
   'value': ValueError('BATCH_SIZE 3 is odd.'),
   'config': errors.ConfigError('no'),
+  'quoted': ValueError('a.jsonl, line 1: expected an object, got "a bad UNAVAILABLE: x".'),
+  'quoted twice': ValueError("'a' is of type int, not 'UNAVAILABLE: x'"),
   'import': ModuleNotFoundError('no module mine'),
   'arithmetic': FloatingPointError('the loss is not finite'),
   'file': FileNotFoundError(errno.ENOENT, 'no'),

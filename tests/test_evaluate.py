@@ -103,7 +103,7 @@ def test_cut_inputs_are_reported(tmp_path, capsys, monkeypatch):
     (['--task=run_folders_dss'], 'run_folders_label'),
     (['--split=tset'], "'tset'.*test"),
     (['--step=9'], r"'best', 'latest' or one of \[1, 2\], not 9"),
-    (['--step=bset'], r"'best', 'latest' or one of \[1, 2\], not 'bset'"),
+    (['--step=bset'], r"'best', 'latest' or the number of a step, not 'bset'"),
     (['--decoding=gredy'], "not 'gredy'"),
     (['--spilt=test'], 'SPLIT'),
     (['--batch_size=12'], '12 is not a multiple of data x fsdp = 8'),

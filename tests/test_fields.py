@@ -1,6 +1,7 @@
 """Every kind of annotation that our settings have, with values that fit and that do not."""
 
 import dataclasses
+import os
 import re
 from collections.abc import Mapping, Sequence
 
@@ -72,6 +73,11 @@ def test_a_tilde_is_the_home_folder_in_paths_alone(monkeypatch):
   with pytest.raises(ValueError, match=r"'file:///a' is no path: expected a file or folder"):
     fields.check(_Folders('file:///a'))
   assert fields.expanded('~root/a').endswith('/a') and '~' not in fields.expanded('~root/a')
+
+
+def test_a_name_that_is_not_utf_8_is_refused():
+  with pytest.raises(ValueError, match=r"'/a\\udcff' is no name .* not UTF-8: rename it"):
+    fields.check(_Folders(os.fsdecode(b'/a\xff')))
 
 
 def test_a_home_folder_that_is_not_there_is_told():

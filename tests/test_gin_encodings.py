@@ -36,6 +36,9 @@ def test_a_mark_and_either_line_end_are_read(tmp_path, mark, end):
   [
     ('STEP = 3'.encode('utf-16'), r'mine\.gin, line 1: not UTF-8; save the file as UTF-8\.'),
     ('STEP = 3'.encode('utf-16-le'), r'mine\.gin: expected text in UTF-8, got a NUL byte'),
+    ('STEP = 3'.encode('utf-32-le'), r'got a NUL byte \(is it UTF-16 or UTF-32\?\)'),
+    (b'STEP = none', r'mine\.gin, line 1: none is no value of a gin file.*; write None\.'),
+    (b'STEP = 3\nTASK = cqa_dss', r"mine\.gin, line 2: cqa_dss is no .*; write 'cqa_dss'\."),
     (b'STEP = 3\n# caf\xe9', r'mine\.gin, line 2: not UTF-8; save the file as UTF-8\.'),
   ],
 )

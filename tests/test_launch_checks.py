@@ -62,7 +62,10 @@ def test_a_job_that_can_work_is_accepted(target, capsys):
   run(['evaluate', '--model_dir=gs://b/cqa', '--output=gs://b/answers.jsonl'], target)
   run(['predict', '--input=Is it?', '--model_dir=gs://b/cqa'], target)
   run(['compare', *command()[1:], '--methods=standard,dss'], target)
-  run(['prepare', '--dataset=cqa', '--raw_dir=gs://b/raw', '--data_dir=gs://b/data'], target)
+  run(['prepare', '--dataset=cqa', '--url', '--data_dir=gs://b/data'], target)
+  run(['vocab', '--task=cqa_dss', '--output=gs://b/a.model', '--data_dir=gs://b/data'], target)
+  run(['import', '--from=hf', '--path=gs://b/hf', '--output=gs://b/weights'], target)
+  run(['export', '--to=hf', '--checkpoint=gs://b/cqa', '--output=gs://b/hf', '--step=12'], target)
 
 
 PATHS = {
@@ -129,14 +132,109 @@ def test_what_is_here_is_uploaded_or_must_be_named(here, capsys):
     ('--gin.NAME', '--gin.NAME needs a value'),
     ('--module=mine.tasks', "there is no 'mine/tasks.py'"),
     ('--module=json', 'the hosts have only dss_jax'),
-    ('--mixture_or_task_name=nothing', "No task or mixture 'nothing'"),
+    ('--mixture_or_task_name=nothing', "task or mixture 'nothing' does not exist"),
     ('--method=nothing', 'nothing'),
+    ('--dataset=nothing', "'nothing_dss' does not exist"),
+    ('--eval_split=nothing', "'nothing' does not exist"),
+    ('--train_split=nothing', "'nothing' does not exist"),
+    ('--eval_batch_size=12', 'EVAL_BATCH_SIZE 12 is not a multiple'),
     ('--model_dir=None', 'MODEL_DIR'),
     ('train', "not 'train'"),
   ],
 )
 def test_any_mistake_of_configuration_is_found_before_paying(argument, said):
   assert said in refused(command(argument))
+
+
+PRETRAINED = [
+  'train', '--gin_file=models/pretrained.gin', '--gin_file=datasets/cqa.gin',
+  '--data_dir=gs://b/data', '--model_dir=gs://b/cqa',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'said'),
+  [
+    ([], 'takes the network of INITIAL_CHECKPOINT_PATH'),
+    (['--initial_checkpoint_path=gs://b/t5', '--dataset=nope'], "'nope_dss' does not exist"),
+    (['--initial_checkpoint_path=gs://b/t5', '--batch_size=12'], 'is not a multiple of'),
+    (['--initial_checkpoint_path=gs://b/t5', '--eval_split=nope'], "'nope' does not exist"),
+    (['--initial_checkpoint_path=gs://b/t5', '--optimizer=nope'], 'nope'),
+    (['--initial_checkpoint_path=gs://b/t5', '--vocabulary=nope.model'], 'there is no such file'),
+  ],
+)
+def test_all_but_the_network_is_checked_where_the_weights_are_in_a_bucket(arguments, said):
+  run([*PRETRAINED, '--initial_checkpoint_path=gs://b/t5'])
+  assert said in refused([*PRETRAINED, *arguments])
+
+
+@pytest.mark.parametrize(
+  ('line', 'said'),
+  [
+    (['export', '--to=nope', '--checkpoint=gs://b/a', '--output=gs://b/c'], "choice: 'nope'"),
+    (['export', '--to=hf', '--checkpoint=gs://b/a'], 'required: --output'),
+    (['export', '--to=hf', '--checkpoint=gs://b/a', '--out=gs://b/c'], 'required: --output'),
+    (['import', '--path=gs://b/a', '--output=gs://b/c'], 'required: --from'),
+    (['vocab', '--task=embedded_dss', '--output=gs://b/c', '--size=8k'], "int value: '8k'"),
+    (['vocab', '--task=embedded_dss', '--outp=gs://b/c'], 'required: --output'),
+    (['prepare', '--dataset=cqa', '--data_dir=gs://b'], '--raw_dir --url is required'),
+    (['prepare', '--dataset=cqa', '--data_dir=gs://b', '--url', 'x', 'y'], 'arguments: y'),
+  ],
+)
+def test_flags_are_those_that_the_verb_takes(line, said, capsys):
+  with pytest.raises(SystemExit) as end:
+    run(line)
+  assert end.value.code == 2
+  assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  ('line', 'said'),
+  [
+    (['export', '--to=hf', '--checkpoint=gs://b/a', '--output=gs://b/c', '--step=x'], 'STEP is'),
+    (['vocab', '--task=nope_dss', '--output=gs://b/c'], "'nope_dss' does not exist"),
+    (['vocab', '--task=cqa_dss', '--output=gs://b/c'], 'the hosts have no prepared cqa'),
+    (['vocab', '--task=embedded_dss', '--output=gs://b/c', '--size=9'], '--size=9 does not hold'),
+    (['prepare', '--dataset=nope', '--url', '--data_dir=gs://b'], "no data set 'nope'"),
+    (['prepare', '--dataset=cqa', '--url=ftp://x', '--data_dir=gs://b'], '--url must begin with'),
+    (['prepare', '--dataset=cqa', '--url', '--sha256=1', '--data_dir=gs://b'], '64 hexadecimal'),
+    (['evaluate', '--model_dir=gs://b/a', '--step=abc'], "STEP is 'best', 'latest' or the number"),
+    (['evaluate', '--model_dir=gs://b/a', '--batch_size=12'], 'BATCH_SIZE 12 is not a multiple'),
+    (['evaluate', '--model_dir=gs://b/a', '--task=cqa_label', '--split=x'], "'x' does not exist"),
+    (['predict', '--model_dir=gs://b/a', '--input=Is it?', '--step=-1'], 'not -1'),
+    (['predict', '--model_dir=gs://b/a', '--input=Is it?', '--mesh_fsdp=3'], 'must multiply to'),
+    (
+      ['compare', *command()[1:], '--methods=standard,dss', '--compare_split=x'],
+      "'x' does not exist",
+    ),
+  ],
+)
+def test_what_the_verb_would_refuse_without_reading_anything_is_refused(line, said):
+  assert said in refused(line)
+
+
+def test_files_of_a_users_data_set_are_uploaded_or_refused(here, capsys):
+  (here / 'own_rows.py').write_text(
+    'from dss_jax.tasks import files, register_dataset\n'
+    "register_dataset('own_rows', files.source('my/{split}.jsonl'))\n"
+    "register_dataset('own_rows_here', files.source('/my/{split}.jsonl'))\n"
+    "register_dataset('own_rows_there', files.source('gs://b/{split}.jsonl'))\n"
+  )
+  own = lambda name, *more: command('--module=own_rows', f'--dataset={name}', *more, data_dir=None)  # noqa: E731
+  said = refused(own('own_rows'))
+  assert "the data file 'my/train.jsonl' of your module is not on the hosts" in said
+  (here / 'my').mkdir()
+  (here / 'my/train.jsonl').write_text('{}')
+  assert "'my/validation.jsonl' of your module" in refused(own('own_rows'))
+  run(own('own_rows', '--eval_period=0'))
+  (here / 'my/test.jsonl').write_text('{}')
+  capsys.readouterr()
+  run(['vocab', '--task=own_rows_dss', '--module=own_rows', '--output=gs://b/a.model'])
+  assert 'files/my/train.jsonl' in capsys.readouterr().out
+  run(['evaluate', '--model_dir=gs://b/a', '--module=own_rows'])
+  assert 'files/my/test.jsonl' in capsys.readouterr().out
+  assert "'/my/train.jsonl' of your module" in refused(own('own_rows_here'))
+  run(own('own_rows_there'))
 
 
 def test_a_module_of_the_working_directory_is_uploaded_and_imported(here, capsys):
@@ -181,7 +279,8 @@ def test_compared_methods_are_known_or_uploaded(here, capsys):
     (['predict', '--model_dir=gs://b/a', '--input', '-'], '--input=- is this terminal'),
     (['prepare', '--dataset=cqa', '--url'], 'give --data_dir=gs://'),
     (['prepare', '--dataset=cqa', '--url=file:///x', '--data_dir=gs://b'], 'file of this machine'),
-    (['prepare', '--dataset=cqa', '--raw_dir=raw', '--data_dir=gs://b'], "RAW_DIR 'raw': there is"),
+    (['prepare', '--dataset=cqa', '--raw_dir=raw', '--data_dir=gs://b'], "RAW_DIR 'raw' is not on"),
+    (['prepare', '--dataset=cqa', '--raw_dir=gs://b/raw', '--data_dir=gs://b'], 'give --url=https'),
     (['vocab', '--task=cqa_dss', '--output=a.model'], "OUTPUT 'a.model' is on a machine"),
     (
       ['import', '--from=hf', '--path=weights/a', '--output=gs://b/a'],

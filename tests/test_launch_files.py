@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from dss_jax import launch
 from dss_jax.launch import job
 
 
@@ -60,6 +61,20 @@ def test_included_gin_files_are_shipped_and_those_of_search_paths(write):
     job.files_to_ship(command)
   with pytest.raises(ValueError, match='only on this machine: name it relative'):
     job.files_to_ship(['train', f'--gin_file={os.getcwd()}/a.gin'])
+
+
+def test_a_tilde_is_the_home_folder(write, tmp_path, monkeypatch, capsys):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  write({'a.gin': 'SEED = 1', 'more/x.txt': 'x'})
+  where = ['--name=a', '--bucket=gs://b', '--topology=v5e-8', '--output=~/task.yaml']
+  line = ['import', '--from=hf', '--path=gs://b/hf', '--output=gs://b/weights']
+  assert launch.main(['skypilot', *where, '--file=~/more', '--', *line]) == 0
+  assert 'files/more/x.txt' in capsys.readouterr().out
+  assert (tmp_path / 'task.yaml').exists() and not (tmp_path / '~').exists()
+  with pytest.raises(ValueError, match=r'a\.gin is only on this machine: name it relative'):
+    job.files_to_ship(['train', '--gin_file=~/a.gin'])
+  with pytest.raises(ValueError, match='there is no home folder ~nobody_of_that_name'):
+    job.files_to_ship(['train', '--gin_file=~nobody_of_that_name/a.gin'])
 
 
 def test_a_module_brings_its_packages_and_what_it_imports_from_here(write):

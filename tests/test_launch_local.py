@@ -24,7 +24,8 @@ def start(tmp_path, repository, monkeypatch):
   runner = tmp_path / 'elsewhere/run.py'
   runner.parent.mkdir()
   runner.write_text(
-    'import sys\nfrom dss_jax.launch import local\n'
+    'import signal, sys\nfrom dss_jax.launch import local\n'
+    'signal.signal(signal.SIGHUP, signal.SIG_DFL)\n'  # whatever the tests were started with
     'local.GRACE_S = 1.0\n'
     'sys.exit(local.run(sys.argv[2:], int(sys.argv[1]), 2))\n'
   )
@@ -81,7 +82,9 @@ def test_when_one_process_dies_the_others_are_ended(start, stubborn):
   assert time.monotonic() - began < 30
 
 
-def test_a_signal_reaches_all_processes_once(start):
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_reaches_all_processes_once(number, start):
+  """A closed terminal's is a SIGTERM to them, at which a training saves."""
   process = start(
     'import signal, sys, time\n'
     'count = 0\n'
@@ -97,10 +100,30 @@ def test_a_signal_reaches_all_processes_once(start):
   )
   ready = sorted(process.stdout.readline() for _ in range(2))
   assert ready == ['[0] ready\n', '[1] ready\n']
-  process.send_signal(signal.SIGTERM)
+  process.send_signal(number)
   out, _ = process.communicate(timeout=PATIENCE_S)
   assert sorted(out.splitlines()) == ['[0] saved 1', '[1] saved 1']
   assert process.returncode == 0
+
+
+def test_the_processes_of_a_closed_terminal_end_in_order(start, tmp_path):
+  process = start(
+    'import os, pathlib, signal, time\n'
+    'ended = []\n'
+    'signal.signal(signal.SIGTERM, lambda *_: ended.append(1))\n'
+    'print("ready", flush=True)\n'
+    'while not ended: time.sleep(0.01)\n'
+    'print("x" * 200_000, flush=True)\n'  # more than a pipe holds
+    'pathlib.Path("saved" + os.environ["DSS_PROCESS_ID"]).touch()\n',
+    2,
+    'train',
+  )
+  ready = sorted(process.stdout.readline() for _ in range(2))
+  assert ready == ['[0] ready\n', '[1] ready\n']
+  process.stdout.close()
+  process.send_signal(signal.SIGHUP)
+  assert process.wait(PATIENCE_S) == 0
+  assert {path.name for path in tmp_path.glob('saved*')} == {'saved0', 'saved1'}
 
 
 @pytest.mark.parametrize('flag', ['--devices=0', '--processes=-1'])

@@ -61,6 +61,27 @@ def test_a_gin_file_that_git_does_not_track_is_refused_for_a_job(checkout, tmp_p
     checks.check(Job('a', command, 'v5e-8', 'gs://b'))
 
 
+@pytest.mark.parametrize('trouble', ['somebody else', 'broken', 'empty', 'no git'])
+def test_a_checkout_of_which_git_says_nothing_is_refused(trouble, checkout, tmp_path, monkeypatch):
+  if trouble == 'somebody else':
+    monkeypatch.setenv('GIT_TEST_ASSUME_DIFFERENT_OWNER', '1')
+    said = 'dubious ownership'
+  elif trouble == 'broken':
+    (checkout / '.git/index').write_text('x')
+    said = 'index'
+  elif trouble == 'empty':
+    shutil.rmtree(checkout / '.git')
+    (checkout / '.git').mkdir()
+    said = 'not a git repository'
+  else:
+    monkeypatch.setenv('PATH', str(tmp_path))
+    said = 'there is no program git'
+  for call in (lambda: package.build(tmp_path), package.notes, package.left_out):
+    with pytest.raises(ValueError, match=rf'is a checkout, and git does not say .*{said}.* Mend'):
+      call()
+  assert not list(tmp_path.glob('*.whl'))
+
+
 def test_an_unpacked_archive_has_files_of_known_kinds_and_says_so(checkout, tmp_path):
   shutil.rmtree(checkout / '.git')
   names = names_of(package.build(tmp_path)[0])

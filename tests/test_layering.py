@@ -14,8 +14,8 @@ REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 ROOMS = (
   '__main__',
   'cli',
-  'commands',
   'launch',
+  'commands',
   'planning',
   'experiments',
   'runs',

@@ -103,6 +103,16 @@ def test_the_table_has_only_this_step(folder, facts):
   assert 'neither validated nor' in text_of(dataclasses.replace(facts, scores=[]))
 
 
+@pytest.mark.parametrize('score', ['9' * 400, 'Infinity', 'NaN', '"a"', 'null'])
+def test_records_with_other_scores_have_no_interval(tmp_path, score):
+  summary = {'task': 'a', 'split': 'test', 'step': 1, 'examples': 2, 'decoding': {}}
+  summary['metrics'] = {'rouge_l': 0.5}
+  (tmp_path / 'a_test_1.json').write_text(json.dumps(summary))
+  (tmp_path / 'a_test_1.jsonl').write_text('{"rouge_l": 0.5}\n{"rouge_l": %s}\n' % score)  # noqa: UP031
+  (found,) = card_facts._evaluations(RunFolder(tmp_path), 1)
+  assert found.metrics == {'rouge_l': 0.5} and not found.intervals
+
+
 def test_the_interval_of_a_mean_is_that_of_its_standard_error():
   low, high = card_facts._interval([0.0, 1.0, 1.0, 1.0])
   assert (low, high) == pytest.approx((0.75 - 1.959964 * 0.25, 0.75 + 1.959964 * 0.25))

@@ -24,10 +24,13 @@ def test_every_setting_that_may_change_is_one(run):
   assert set(run_config.MAY_CHANGE_ON_RESUME) <= names
 
 
+@pytest.mark.parametrize('given', [0, 10**30])
 @pytest.mark.parametrize('name', ['train_steps', 'num_microbatches', 'log_period', 'save_period'])
-def test_counts_are_positive(run, name):
-  with pytest.raises(ValueError, match=rf'{name} \({name.upper()}\) is at least 1, not 0'):
-    dataclasses.replace(run, **{name: 0})
+def test_counts_are_positive_and_have_31_bits(run, name, given):
+  with pytest.raises(
+    ValueError, match=rf'{name} \({name.upper()}\) is at least 1 and below 2\^31, not '
+  ):
+    dataclasses.replace(run, **{name: given})
 
 
 def test_microbatches_divide_the_batch(run):
@@ -79,6 +82,7 @@ def test_the_folder_of_data_reaches_tfds(run, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
   ('settings', 'message'),
   [
+    ({'max_decode_length': 10**30}, r'\(MAX_DECODE_LENGTH\) is at least 1 and below 2\^31, not 1'),
     ({'patience': 0}, r'patience \(PATIENCE\) is at least 1'),
     ({'period': -5}, r'period \(EVAL_PERIOD\) is at least 0'),
     ({'period': 0, 'patience': 2}, 'PATIENCE counts validations'),

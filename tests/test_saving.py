@@ -355,6 +355,18 @@ def test_a_signal_within_a_callback_is_not_lost(monkeypatch):
   assert caught.value.code == 143
 
 
+@pytest.mark.parametrize('handler', [signal.SIG_DFL, signal.SIG_IGN])
+def test_a_closed_terminal_lets_a_training_save_and_nohup_lets_it_go_on(handler):
+  before = signal.signal(signal.SIGHUP, handler)
+  stop = distributed.StopSignal()
+  try:
+    os.kill(os.getpid(), signal.SIGHUP)
+    assert stop.requested() == (handler == signal.SIG_DFL)
+  finally:
+    stop.restore()
+    signal.signal(signal.SIGHUP, before)
+
+
 def test_what_nohup_ignores_stays_ignored(monkeypatch):
   seen = []
   monkeypatch.setattr(cli, '_run', lambda argv: seen.append(signal.getsignal(signal.SIGHUP)))

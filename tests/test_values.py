@@ -12,6 +12,11 @@ from dss_jax.settings import fields, gin_files, values
 from dss_jax.settings.errors import ConfigError
 
 
+@pytest.mark.parametrize('text', ['10k', '1.5.2', '3 4', '1\nTRAIN_STEPS = 3', "'a' b"])
+def test_what_only_starts_like_a_value_is_a_text(text):
+  assert values.gin_text('X', text) == repr(text)
+
+
 @pytest.mark.parametrize(
   'text, hint, value',
   [

@@ -14,6 +14,7 @@ from typing import Any
 from etils import epath
 
 from dss_jax.settings import json_form, whole_files
+from dss_jax.settings.errors import ConfigError
 
 FILE = 'checksums.json'
 _BLOCK = 1 << 20
@@ -53,7 +54,7 @@ def damage(folder: epath.Path, step: int, items: Collection[str]) -> str | None:
   """
   try:
     noted = _load(folder)
-  except (ValueError, OverflowError, TypeError, KeyError, AttributeError):
+  except ValueError:
     return f'{FILE} in it cannot be read'
   if noted is None:
     return None
@@ -77,13 +78,19 @@ def _load(folder: epath.Path) -> dict[str, Any] | None:
   """The content of checksums.json; None where there is none.
 
   Raises:
-    ValueError, TypeError, KeyError, AttributeError: it is not what `write` writes.
+    ValueError: it is not what `write` writes.
   """
   if not are_in(folder):
     return None
   content = json_form.read_object(folder / FILE)
-  files = {str(name): [int(size), int(crc)] for name, (size, crc) in content['files'].items()}
-  return {'step': content['step'], 'files': files}
+  try:
+    files = {str(name): [int(size), int(crc)] for name, (size, crc) in content['files'].items()}
+    return {'step': int(content['step']), 'files': files}
+  except (ValueError, OverflowError, TypeError, KeyError, AttributeError) as error:
+    raise ConfigError(
+      f'{folder / FILE} does not list sizes and checksums as it was written; the checkpoint is '
+      'damaged.'
+    ) from error
 
 
 def _files(folder: epath.Path) -> Iterator[str]:

@@ -39,6 +39,15 @@ def saved_steps(folder: epath.PathLike) -> list[int]:
   return sorted(metadata.step for metadata in finished)
 
 
+def step_of(given: int | str) -> int | str:
+  """STEP: 'best', 'latest' or the number of a step, perhaps as text; raises ValueError."""
+  if given in ('best', 'latest'):
+    return given
+  if str(given).isascii() and str(given).isdecimal():
+    return int(given)
+  raise ValueError(f"STEP is 'best', 'latest' or the number of a step, not {given!r}.")
+
+
 def best_step(scores: Mapping[int, float]) -> int | None:
   """The step with the highest score, the earliest of equals; None where there are no scores."""
   return min(scores, key=lambda step: (-scores[step], step), default=None)

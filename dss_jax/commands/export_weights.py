@@ -72,22 +72,20 @@ class _Checkpoint(NamedTuple):
 
 def main(argv: Sequence[str]) -> int:
   """Runs `dss export`; returns the exit code."""
-  options = _parser().parse_args(argv)
-  summary = _export(options)
-  print(json.dumps({'output': options.output, **summary}))
+  given = options(argv)
+  print(json.dumps({'output': given.output, **_export(given)}))
   return 0
 
 
-def _export(options: argparse.Namespace) -> dict[str, Any]:
+def _export(given: argparse.Namespace) -> dict[str, Any]:
   """Exports into a new or empty folder; returns the summary of `export`."""
-  output = whole_files.absolute(fields.expanded(options.output))
+  output = whole_files.absolute(fields.expanded(given.output))
   if output.exists() and (not output.is_dir() or any(output.iterdir())):
     raise ValueError(f'OUTPUT {output} exists and is not empty; name a new folder, or empty it.')
   if RunFolder(output.parent.parent).checkpoints_folder == output.parent:
     raise ValueError(f'OUTPUT {output} would be a checkpoint of a run; name another folder.')
-  arguments.import_modules(options.modules)
-  what = (options.checkpoint, options.step, options.to)
-  has_module = bool(options.modules)
+  what = (given.checkpoint, given.step, given.to)
+  has_module = bool(given.modules)
   if '://' in str(output):
     with tempfile.TemporaryDirectory(prefix='dss-export-') as folder:
       summary = export(*what, pathlib.Path(folder), output, has_module)
@@ -109,7 +107,7 @@ def _upload(folder: pathlib.Path, output: epath.Path) -> None:
 
 def export(
   checkpoint: str,
-  step: str,
+  step: int | str,
   program: str,
   folder: pathlib.Path,
   output: epath.Path,
@@ -140,7 +138,7 @@ def export(
   return {'to': program, 'step': source.step, **written}
 
 
-def _read(folder: epath.Path, step: str, moments: bool) -> _Checkpoint:
+def _read(folder: epath.Path, step: int | str, moments: bool) -> _Checkpoint:
   """Reads a checkpoint; with `moments`, Adafactor's state too."""
   path = RunFolder(folder).settings_file
   values = RunFolder(folder).load_values() if path.exists() else {}
@@ -153,7 +151,7 @@ def _read(folder: epath.Path, step: str, moments: bool) -> _Checkpoint:
   model = json_form.from_dict(T5Config, values['model'], f'{path}: model')
   saved = RunFolder(folder).read_checkpoints()
   try:
-    number = saved.resolve(int(step) if step.isdecimal() else step)
+    number = saved.resolve(step)
     state = None
     if run is not None and moments and run.optimizer.name == 'adafactor':
       mesh = partitioning.make_mesh(partitioning.MeshConfig())
@@ -379,12 +377,11 @@ def _compare_leaf(path: transfer.Path, leaf: transfer.Leaf, tensors: Any, array:
   return array.nbytes
 
 
-def _parser() -> argparse.ArgumentParser:
+def options(argv: Sequence[str]) -> argparse.Namespace:
+  """The flags of a command line, checked without reading anything; imports their modules."""
+  raw = argparse.RawDescriptionHelpFormatter
   parser = argparse.ArgumentParser(
-    prog='dss export',
-    description=_DESCRIPTION,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
+    'dss export', description=_DESCRIPTION, formatter_class=raw, allow_abbrev=False
   )
   parser.add_argument('--to', required=True, choices=('hf', 't5x'), help='for which program')
   parser.add_argument(
@@ -397,4 +394,7 @@ def _parser() -> argparse.ArgumentParser:
     help="of the checkpoint: 'best' on validation, 'latest', or a number (default: %(default)s)",
   )
   arguments.add_module_flag(parser)
-  return parser
+  given = parser.parse_args(argv)
+  given.step = manager.step_of(given.step)
+  arguments.import_modules(given.modules)
+  return given

@@ -41,19 +41,18 @@ to read them quickly many times, or where training has no network.
 
 def main(argv: Sequence[str]) -> int:
   """Runs `dss import`; returns the exit code."""
-  options = _parser().parse_args(argv)
-  summary = _import(options)
+  summary = _import(options(argv))
   print(json.dumps(summary))
   return 0
 
 
-def _import(options: argparse.Namespace) -> dict[str, Any]:
+def _import(given: argparse.Namespace) -> dict[str, Any]:
   """Imports into a new folder; returns what the last line of the output says."""
-  output = whole_files.absolute(fields.expanded(options.output))
+  output = whole_files.absolute(fields.expanded(given.output))
   if output.exists():
     raise ValueError(f'OUTPUT {output} exists already; name a new folder, or remove it.')
-  weights = pretrained.open_weights(options.path, getattr(options, 'from'))
-  vocabulary = options.vocabulary or weights.vocabulary
+  weights = pretrained.open_weights(given.path, getattr(given, 'from'))
+  vocabulary = given.vocabulary or weights.vocabulary
   print('\n'.join([f'reading {weights.origin}', *weights.notes]), file=sys.stderr)
   if vocabulary is None:
     print('warning: the weights come without a vocabulary; give --vocabulary, the one they were '
@@ -62,7 +61,7 @@ def _import(options: argparse.Namespace) -> dict[str, Any]:
   with whole_folders.new_folder(output) as temporary:
     summary = import_weights(weights, vocabulary, temporary)
   seconds = round(time.perf_counter() - started, 1)
-  return {'output': fields.expanded(options.output), **summary, 'seconds': seconds}
+  return {'output': fields.expanded(given.output), **summary, 'seconds': seconds}
 
 
 def import_weights(
@@ -138,7 +137,8 @@ def _compare(folder: epath.Path, abstract_params: Any, checksums: dict[transfer.
     )
 
 
-def _parser() -> argparse.ArgumentParser:
+def options(argv: Sequence[str]) -> argparse.Namespace:
+  """The flags of a command line."""
   parser = argparse.ArgumentParser(
     prog='dss import',
     description=_DESCRIPTION,
@@ -156,4 +156,4 @@ def _parser() -> argparse.ArgumentParser:
     '--vocabulary',
     help="'bytes', a SentencePiece .model or a folder with one (default: the weights' own)",
   )
-  return parser
+  return parser.parse_args(argv)

@@ -9,7 +9,7 @@ import argparse
 import json
 import pathlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from dss_jax import datasets
 from dss_jax.datasets import download, release, unpacking
@@ -31,7 +31,7 @@ a rationale, and with a label that is not the gold one (disagree). null: no teac
 """
 
 
-def main(argv: list[str]) -> int:
+def main(argv: Sequence[str]) -> int:
   """Runs the command.
 
   Args:
@@ -43,25 +43,24 @@ def main(argv: list[str]) -> int:
   Raises:
     ValueError, OSError: raw files are missing, malformed or cannot be written.
   """
-  options = _parser().parse_args(argv)
-  arguments.import_modules(options.modules)
+  given = options(argv)
   import tensorflow_datasets as tfds
 
   if not sys.stderr.isatty():
     tfds.disable_progress_bar()
-  print(json.dumps(_prepare(options)))
+  print(json.dumps(_prepare(given)))
   return 0
 
 
-def _prepare(options: argparse.Namespace) -> dict[str, object]:
+def _prepare(given: argparse.Namespace) -> dict[str, object]:
   """Prepares the data set, prints a report for people, and returns the one for programs."""
   from dss_jax.tasks import builder
 
-  dataset = datasets.get(options.dataset)
-  folder = release.release_folder(_raw_folder(options), dataset)
+  dataset = datasets.get(given.dataset)
+  folder = release.release_folder(_raw_folder(given), dataset)
   splits = _available_splits(dataset, folder)
-  outcome = builder.prepare(dataset, splits, options.data_dir, options.filter, options.parser)
-  how = f'filter {options.filter}, parser {options.parser}'
+  outcome = builder.prepare(dataset, splits, given.data_dir, given.filter, given.parser)
+  how = f'filter {given.filter}, parser {given.parser}'
   print(f'{dataset.name}: {outcome.folder} {_CHANGES[outcome.change]} ({how}).')
   for split, files in splits.items():
     if not files.completions:
@@ -69,7 +68,7 @@ def _prepare(options: argparse.Namespace) -> dict[str, object]:
         f'{split}: no teacher outputs (looked for {files.rows.parent}/llm/'
         f'{dataset.splits[split]}_CoT_0.json), so no rationales and no teacher labels.'
       )
-  if options.filter != 'none' and 'train' in splits:
+  if given.filter != 'none' and 'train' in splits:
     print('The filter touches train only.')
   _print_table(outcome.counts)
   return {'dataset': dataset.name, 'splits': outcome.counts}
@@ -83,17 +82,17 @@ _CHANGES = {
 }
 
 
-def _raw_folder(options: argparse.Namespace) -> pathlib.Path:
+def _raw_folder(given: argparse.Namespace) -> pathlib.Path:
   """The folder of raw files, after downloading and extracting if the options ask for that."""
   from dss_jax.tasks import prepared
 
-  data_dir = options.data_dir or prepared.default_data_dir()
+  data_dir = given.data_dir or prepared.default_data_dir()
   downloads = pathlib.Path('~' if '://' in data_dir else data_dir).expanduser() / 'downloads'
-  if options.url is not None:
-    known = RELEASE_BLOB if options.url == RELEASE_URL else None
-    raw = download.fetch(options.url, downloads, options.sha256 or known)
+  if given.url is not None:
+    known = RELEASE_BLOB if given.url == RELEASE_URL else None
+    raw = download.fetch(given.url, downloads, given.sha256 or known)
   else:
-    raw = pathlib.Path(options.raw_dir).expanduser()
+    raw = pathlib.Path(given.raw_dir).expanduser()
   if raw.is_file():
     return unpacking.extract(raw, downloads / 'extracted')
   if not raw.is_dir():
@@ -136,7 +135,12 @@ def _print_table(counts: Mapping[str, Mapping[str, object]]) -> None:
     print('  '.join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
 
 
-def _parser() -> argparse.ArgumentParser:
+def options(argv: Sequence[str]) -> argparse.Namespace:
+  """The flags of a command line, checked without reading anything; imports their modules.
+
+  Raises:
+    ValueError: no such data set, or an address or checksum that is refused.
+  """
   parser = argparse.ArgumentParser(
     prog='dss prepare',
     description=_DESCRIPTION,
@@ -180,4 +184,14 @@ def _parser() -> argparse.ArgumentParser:
     "the paper's code, which its students learned from (default: own)",
   )
   arguments.add_module_flag(parser)
-  return parser
+  given = parser.parse_args(argv)
+  if given.url is not None:
+    download.check(given.url, given.sha256)
+  elif '://' in given.raw_dir:
+    raise ValueError(
+      f'--raw_dir={given.raw_dir} is not on this machine, where raw files are read: copy them '
+      'here, or give --url=https://... of an archive.'
+    )
+  arguments.import_modules(given.modules)
+  datasets.get(given.dataset)
+  return given

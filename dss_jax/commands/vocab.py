@@ -20,9 +20,9 @@ import tempfile
 from collections.abc import Iterator, Sequence
 
 from dss_jax import methods
+from dss_jax.data import examples
 from dss_jax.datasets import rows
-from dss_jax.settings import arguments as module_flags
-from dss_jax.settings import fields
+from dss_jax.settings import arguments, fields
 
 DEFAULT_SIZE = 8000
 MAX_TEXTS = 2_000_000
@@ -158,15 +158,14 @@ def write_model(model: bytes, path: str) -> None:
 
 def main(argv: Sequence[str]) -> int:
   """Runs `dss vocab`; returns the process's exit status."""
-  arguments = _parser().parse_args(argv)
-  if arguments.data_dir:
-    os.environ['TFDS_DATA_DIR'] = fields.expanded(arguments.data_dir)
-  module_flags.import_modules(('dss_jax.tasks', *arguments.modules))
-  trained = train_vocabulary(task_texts(arguments.task.split(',')), arguments.size)
-  output = fields.expanded(arguments.output)
+  given = options(argv)
+  if given.data_dir:
+    os.environ['TFDS_DATA_DIR'] = fields.expanded(given.data_dir)
+  trained = train_vocabulary(task_texts(given.task.split(',')), given.size)
+  output = fields.expanded(given.output)
   write_model(trained.model, output)
-  if trained.size < arguments.size:
-    print(f'The texts hold only {trained.size} pieces; {arguments.size} were asked for.')
+  if trained.size < given.size:
+    print(f'The texts hold only {trained.size} pieces; {given.size} were asked for.')
   print(
     f'Wrote {output}: {trained.size} pieces from {trained.texts} texts. '
     f'Use it with --vocabulary={output}.'
@@ -174,12 +173,18 @@ def main(argv: Sequence[str]) -> int:
   return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def options(argv: Sequence[str]) -> argparse.Namespace:
+  """The flags of a command line, checked without reading anything; imports their modules.
+
+  Raises:
+    ValueError: a task is not registered, or the size holds not even the bytes.
+  """
   parser = argparse.ArgumentParser(
     prog='dss vocab',
     description='Train a SentencePiece vocabulary on the train split of SeqIO tasks: their inputs '
     'and targets, with the special ids of T5. The 100 extra ids of T5 are added when it is loaded.',
     epilog='example: dss vocab --task=svamp_dss,asdiv_dss --output=svamp.model --size=2000',
+    allow_abbrev=False,
   )
   parser.add_argument(
     '--task', required=True, metavar='NAME[,NAME...]', help='tasks or mixtures, such as cqa_dss'
@@ -199,5 +204,18 @@ def _parser() -> argparse.ArgumentParser:
     metavar='DIR',
     help='folder of prepared data (default: TFDS_DATA_DIR, else ~/tensorflow_datasets)',
   )
-  module_flags.add_module_flag(parser)
-  return parser
+  arguments.add_module_flag(parser)
+  given = parser.parse_args(argv)
+  if given.size < _BYTE_PIECES:
+    raise ValueError(
+      f'--size={given.size} does not hold the {_BYTE_PIECES} bytes, the special pieces and every '
+      'character; raise --size.'
+    )
+  from dss_jax.tasks import registration, sources
+
+  arguments.import_modules(given.modules)
+  sources.add_prepared_datasets()
+  registration.add_methods()
+  for name in given.task.split(','):
+    examples.check_known('--task: task or mixture', name, registration.all_names())
+  return given

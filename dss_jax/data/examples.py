@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -178,9 +178,8 @@ def load_mixture(
   """
   import seqio
 
-  known = sorted({*seqio.MixtureRegistry.names(), *seqio.TaskRegistry.names()})
-  if name not in known:
-    raise ValueError(_unknown('MIXTURE_OR_TASK_NAME: task or mixture', name, known))
+  known = {*seqio.MixtureRegistry.names(), *seqio.TaskRegistry.names()}
+  check_known('MIXTURE_OR_TASK_NAME: task or mixture', name, known)
   provider = seqio.get_mixture_or_task(name)
   if isinstance(provider, seqio.Task):
     return [TaskExamples(name, 1.0, load_examples(name, split, tasks))]
@@ -216,15 +215,9 @@ def load_examples(
   import seqio
   import tensorflow as tf
 
-  if task_name not in seqio.TaskRegistry.names():
-    raise ValueError(_unknown('task', task_name, sorted(seqio.TaskRegistry.names())))
+  check_known('task', task_name, seqio.TaskRegistry.names())
   task = seqio.TaskRegistry.get(task_name)
-  if split not in task.splits:
-    raise ValueError(
-      _unknown(
-        f'split (TRAIN_SPLIT, EVAL_SPLIT, SPLIT) of task {task_name!r}', split, sorted(task.splits)
-      )
-    )
+  check_known(f'split (TRAIN_SPLIT, EVAL_SPLIT, SPLIT) of task {task_name!r}', split, task.splits)
   _keep_tensorflow_off_accelerators(tf)
   # Untruncated and read once: SeqIO's trimming and its cache would only cost time.
   rows = task.get_dataset(
@@ -361,9 +354,14 @@ def offsets_of(lengths: np.ndarray) -> np.ndarray:
   return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
-def _unknown(what: str, given: str, known: Sequence[str]) -> str:
-  near = difflib.get_close_matches(given, known, n=5, cutoff=0.4) or known[:10]
-  return f'{what} {given!r} does not exist; near names: {", ".join(near) or "(none registered)"}'
+def check_known(what: str, given: str, known: Iterable[str]) -> None:
+  """Refuses a name that is not among the known ones; the message has the near ones."""
+  names = sorted(known)
+  if given not in names:
+    near = difflib.get_close_matches(given, names, n=5, cutoff=0.4) or names[:10]
+    raise ValueError(
+      f'{what} {given!r} does not exist; near names: {", ".join(near) or "(none registered)"}'
+    )
 
 
 def _keep_tensorflow_off_accelerators(tf: Any) -> None:

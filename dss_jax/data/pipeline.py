@@ -81,10 +81,12 @@ class DataConfig:
   def __post_init__(self):
     fields.check(self)
     lengths = dict(self.task_feature_lengths)
-    if set(lengths) != {'inputs', 'targets'} or min(lengths.values()) < 1:
+    if set(lengths) != {'inputs', 'targets'} or not all(
+      1 <= length <= fields.MOST for length in lengths.values()
+    ):
       raise ValueError(
         "TASK_FEATURE_LENGTHS: expected {'inputs': n, 'targets': m} with positive numbers of "
-        f'tokens, got {lengths}'
+        f'tokens below 2^31, got {lengths}'
       )
     if self.batch_size < 1:
       raise ValueError(f'BATCH_SIZE: expected at least 1 row, got {self.batch_size}')

@@ -51,9 +51,7 @@ def fetch(url: str, folder: pathlib.Path, digest: str | None = None) -> pathlib.
     ValueError: an address or checksum that is refused, or another content than expected.
     OSError: no answer, or an incomplete download: again may help.
   """
-  if digest is not None and not re.fullmatch('[0-9a-fA-F]{40}|[0-9a-fA-F]{64}', digest):
-    raise ValueError(f'--sha256 has 64 hexadecimal digits, not {digest[:80]!r}.')
-  parts = _checked(url)
+  parts = check(url, digest)
   if parts.scheme == 'file':
     path = pathlib.Path(urllib.request.url2pathname(parts.path))
     if not path.is_file():
@@ -83,8 +81,14 @@ def shown(url: str) -> str:
   return '...' if '@' in url else url.split('?')[0].split('#')[0]
 
 
-def _checked(url: str) -> urllib.parse.SplitResult:
-  """The parts of an address that may be fetched."""
+def check(url: str, digest: str | None = None) -> urllib.parse.SplitResult:
+  """The parts of an address that may be fetched; asks nobody.
+
+  Raises:
+    ValueError: an address that may not, or a checksum that is none.
+  """
+  if digest is not None and not re.fullmatch('[0-9a-fA-F]{40}|[0-9a-fA-F]{64}', digest):
+    raise ValueError(f'--sha256 has 64 hexadecimal digits, not {digest[:80]!r}.')
   wrong = ValueError(
     f'--url={shown(url)[:200]!a} is no address: expected https://HOST/PATH, with all but ASCII '
     'letters, digits and signs written as %XX.'

@@ -44,7 +44,10 @@ _LIKE_A_PATH = re.compile(
   r'(?i)\.(jsonl?|csv|tsv|txt|parquet|arrow|feather|xlsx?|pkl|npy)(\.?(gz|bz2|xz|zst|zip))?$'
   r'|^\w+://\S|^(~|\.{1,2})?/\S*$'
 )
-_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # UTF-32's marks hold one of them
+_MARKS = {  # in this order: one of UTF-32 starts with one of UTF-16
+  'UTF-32': (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),
+  'UTF-16': (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
+}
 _NO_CHARACTER = re.compile('[\0\ud800-\udfff]')
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 60
@@ -193,7 +196,7 @@ def decode(content: bytes, place: str) -> str:
       f'{place}: {byte}, which is not UTF-8 there; save the text as UTF-8 (is it Windows-1252?).'
     ) from error
   if '\0' in decoded:
-    raise ValueError(f'{place}: expected text in UTF-8, got a NUL byte (is it UTF-16?).')
+    raise ValueError(f'{place}: expected text in UTF-8, got a NUL byte (is it UTF-16 or UTF-32?).')
   return decoded
 
 
@@ -266,8 +269,9 @@ def _lines(file: BinaryIO, name: str) -> Iterator[tuple[int, str]]:
 
 def _without_mark(content: bytes, name: str) -> bytes:
   """Content without UTF-8's byte-order mark; refuses those of other encodings."""
-  if content.startswith(_UTF_16):
-    raise ValueError(f'{name} is UTF-16; save it as UTF-8: iconv -f UTF-16 -t UTF-8.')
+  for encoding, marks in _MARKS.items():
+    if content.startswith(marks):
+      raise ValueError(f'{name} is {encoding}; save it as UTF-8: iconv -f {encoding} -t UTF-8.')
   return content.removeprefix(codecs.BOM_UTF8)
 
 

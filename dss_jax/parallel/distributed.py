@@ -27,7 +27,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from dss_jax.settings import errors
+from dss_jax.settings import errors, outputs
 from dss_jax.settings.printable import printable
 
 VARIABLES = ('DSS_COORDINATOR', 'DSS_NUM_PROCESSES', 'DSS_PROCESS_ID')
@@ -139,7 +139,7 @@ def exit_process(verb: str, error: BaseException) -> NoReturn:
 
 
 class StopSignal:
-  """Whether SIGTERM or Ctrl-C came, the same in all processes.
+  """Whether SIGTERM, a closed terminal or Ctrl-C came, the same in all processes.
 
   The step and its save are finished, also when more SIGTERMs come. A second Ctrl-C ends the process
   at once; what was saved before stays.
@@ -151,7 +151,9 @@ class StopSignal:
   def __init__(self):
     self._requested = self._reached = self._interrupted = False
     self._before: dict[int, Any] = {}
-    numbers = (signal.SIGINT,) if is_multiprocess() else (signal.SIGTERM, signal.SIGINT)
+    numbers = [signal.SIGINT] if is_multiprocess() else [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as `nohup` makes it
+      numbers.append(signal.SIGHUP)
     with contextlib.suppress(ValueError):  # not the main thread: the caller handles signals
       for number in numbers:
         self._before[number] = signal.signal(number, self._on_signal)
@@ -174,6 +176,7 @@ class StopSignal:
       return
     self._requested = True
     hint = '; Ctrl-C again ends it without that' if number == signal.SIGINT else ''
+    outputs.drop_closed(1, 2)  # of a closed terminal: no line that is printed may end the save
     # Not print: it raises if the signal interrupted another print.
     os.write(2, f'{signal.Signals(number).name}: saving after this step{hint}\n'.encode())
     if is_multiprocess():

@@ -206,7 +206,8 @@ def _evaluations(folder: RunFolder, step: int) -> Iterator[Score]:
       with contextlib.suppress(ValueError, KeyError, TypeError):  # another file than ours
         lines = json_form.read_text(records).splitlines()
         scores = [json_form.parse(line, str(records))['rouge_l'] for line in lines]
-        intervals['rouge_l'] = _interval(scores)
+        if all(fields.fits(score, float) for score in scores):
+          intervals['rouge_l'] = _interval(scores)
     how = decoding.get('method', 'greedy')
     how = f'beam {decoding.get("beams")}' if how == 'beam' else how
     yield Score(summary['task'], summary['split'], summary['examples'], how, metrics, intervals)

@@ -71,8 +71,11 @@ class EvalConfig:
     }
     for name, macro in macros.items():
       least = 0 if name == 'period' else 1
-      if (given := getattr(self, name)) is not None and given < least:
-        raise ValueError(f'EvalConfig.{name} ({macro}) is at least {least}, not {given}.')
+      given = getattr(self, name)
+      if given is not None and not least <= given <= fields.MOST:
+        raise ValueError(
+          f'EvalConfig.{name} ({macro}) is at least {least} and below 2^31, not {given}.'
+        )
     if self.patience is not None and not self.period:
       raise ValueError('PATIENCE counts validations; set EVAL_PERIOD above 0, or PATIENCE = None.')
 
@@ -131,9 +134,9 @@ class RunConfig:
     for name in (
       'train_steps', 'num_microbatches', 'log_period', 'save_period', 'checkpoints_to_keep'
     ):  # fmt: skip
-      if getattr(self, name) < 1:
+      if not 1 <= (given := getattr(self, name)) <= fields.MOST:
         raise ValueError(
-          f'RunConfig.{name} ({name.upper()}) is at least 1, not {getattr(self, name)}.'
+          f'RunConfig.{name} ({name.upper()}) is at least 1 and below 2^31, not {given}.'
         )
     if self.data.batch_size % self.num_microbatches:
       raise ValueError(

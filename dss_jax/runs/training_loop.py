@@ -26,7 +26,7 @@ class Ending(enum.Enum):
 
   FINISHED = 'all steps are done'
   PATIENCE = 'no validation improved for PATIENCE validations'
-  SIGNAL = 'SIGTERM or Ctrl-C'
+  SIGNAL = 'SIGTERM, a closed terminal or Ctrl-C'
 
 
 class Result(NamedTuple):

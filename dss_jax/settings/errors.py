@@ -22,8 +22,9 @@ _USERS_ERRNOS = {
 # Cancelled, unknown, deadline exceeded, resource exhausted, aborted, internal, unavailable: of gRPC
 # and of TensorFlow, by number, and as tensorstore writes them into a ValueError.
 _RPC_CODES = {1, 2, 4, 8, 10, 13, 14}
+# No quote before it: what is quoted in a message is of users.
 _RPC_TEXT = re.compile(
-  r'(?:^|[\s:(])(?:DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|ABORTED|UNAVAILABLE): '
+  r'[^\'"]*(?<![^\s:(])(?:DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED|ABORTED|UNAVAILABLE): '
 )
 _WITHOUT_STATUS = {'RetryError', 'TransportError', 'TimeoutError'}  # of Google's libraries
 
@@ -68,7 +69,7 @@ def _may_pass(error: BaseException) -> bool | None:
     return not isinstance(error, http.client.InvalidURL)
   if module.startswith(_TRANSPORTS):
     return not isinstance(error, ValueError | TypeError) and 'URL' not in type(error).__name__
-  return True if isinstance(error, ValueError) and _RPC_TEXT.search(str(error)) else None
+  return True if isinstance(error, ValueError) and _RPC_TEXT.match(str(error)) else None
 
 
 def _http_status(error: BaseException) -> int | None:

@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 from dss_jax.settings.printable import one_line
 
+MOST = 2**31 - 1
+"""The largest count of steps, rows or tokens: devices index with 32 bits."""
 PATH_MARK = 'path'
 # A file or folder, here or in a bucket; `~` is the user's home. For fields of type str.
 Path = Annotated[str, PATH_MARK]
@@ -38,9 +40,11 @@ def expanded(path: str) -> str:
   if '://' in path and not path.startswith('gs://'):
     raise ValueError(f'{path!r} is no path: expected a file or folder here, or gs://BUCKET/PATH.')
   try:
-    os.fsencode(path)
-  except UnicodeEncodeError:
-    raise ValueError(f'{path!r} is no name of a file.') from None
+    path.encode()
+  except UnicodeEncodeError:  # bytes of a command line that are not UTF-8 are surrogates
+    raise ValueError(
+      f'{path!r} is no name of a file that can be used here, as it is not UTF-8: rename it.'
+    ) from None
   found = os.path.expanduser(path)
   if found.startswith('~'):
     shown = one_line(path)

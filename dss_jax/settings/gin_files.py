@@ -149,7 +149,9 @@ def _text(path: str) -> str:
     number = content.count(b'\n', 0, error.start) + 1
     raise ConfigError(f'gin: {path}, line {number}: not UTF-8; save the file as UTF-8.') from error
   if '\0' in text:
-    raise ConfigError(f'gin: {path}: expected text in UTF-8, got a NUL byte (is it UTF-16?).')
+    raise ConfigError(
+      f'gin: {path}: expected text in UTF-8, got a NUL byte (is it UTF-16 or UTF-32?).'
+    )
   return text.replace('\r\n', '\n')
 
 
@@ -166,6 +168,13 @@ def _override(name: str, text: str, parsed: list[Statement]) -> None:
 
 def _gin_message(error: Exception) -> str:
   text = f'gin: {str(error).strip()}'
+  if found := re.search(r"Failed to parse token '(.+)' \((.+), line (\d+)\)", text):
+    token, file, number = found.groups()
+    meant = token.title() if token.lower() in ('none', 'true', 'false') else repr(token)
+    return (
+      f'gin: {file}, line {number}: {token} is no value of a gin file, where texts are in quotes '
+      f'and None, True and False have a capital letter; write {meant}.'
+    )
   if re.search(r"No module named 't5x", text):
     text += '\n  dss_jax has no modules of T5X: take its macros into a file without its imports.'
   return text

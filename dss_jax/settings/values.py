@@ -12,9 +12,7 @@ import typing
 import warnings
 from typing import Any
 
-import gin
-
-from dss_jax.settings import fields
+from dss_jax.settings import fields, statements
 from dss_jax.settings.errors import ConfigError
 
 _WORDS = {'true': True, 'false': False}
@@ -96,11 +94,10 @@ def _is_gin(text: str) -> bool:
     ConfigError: it opens a bracket that it does not close.
   """
   try:
-    gin.config.parse_value(text)
+    return len(statements.of_text(f'name = {text}')[0]) == 1  # a text may hold further lines
   except tokenize.TokenError as error:
     if text.startswith(_BRACKETS):
       raise ConfigError(f'the value {text!r} opens a bracket that it does not close.') from error
     return False
   except (ValueError, SyntaxError):
     return False
-  return True

@@ -73,9 +73,9 @@ class OptimizerConfig:
         f'OptimizerConfig.clip_norm (CLIP_NORM) is above 0, or None, not {self.clip_norm}.'
       )
     for name in ('learning_rate', 'warmup_steps', 'weight_decay'):
-      if getattr(self, name) < 0:
+      if not 0 <= (given := getattr(self, name)) <= fields.MOST:
         raise ValueError(
-          f'OptimizerConfig.{name} ({name.upper()}) is at least 0, not {getattr(self, name)}.'
+          f'OptimizerConfig.{name} ({name.upper()}) is at least 0 and below 2^31, not {given}.'
         )
     if self.schedule == 'linear' and (self.decay_steps or 0) <= self.warmup_steps:
       raise ValueError(
