@@ -28,6 +28,7 @@ SHIPPED = {('VOCABULARY', name) for name in ('bytes', *datasets.EMBEDDED)}
 CONFIGURED = {  # what each verb builds from its gin files
   'train': ('run_config.RunConfig',),
   'compare': ('comparison.CompareConfig', 'run_config.RunConfig'),
+  'sweep': ('comparison.SweepConfig', 'run_config.RunConfig'),
   'evaluate': ('evaluation.EvaluateConfig',),
   'predict': ('predict.PredictConfig',),
 }
@@ -213,8 +214,8 @@ def _configured(job: Job) -> list[tuple[str, str]]:
   for selector in CONFIGURED[verb]:
     built = gin_files.configured(selector)
     named += _paths_of_fields(built)
-    if selector == 'comparison.CompareConfig':
-      named += _methods(built)
+    if selector.startswith('comparison.'):
+      named += _compared_files(job, built)
       scored = [built.split]
     if selector == 'run_config.RunConfig':
       named += _check_run(job, built, scored)
@@ -253,13 +254,28 @@ def _paths_of_fields(built: Any) -> list[tuple[str, str]]:
   return [(name.upper(), value) for name, value in values.items() if isinstance(value, str)]
 
 
-def _methods(compared: Any) -> list[tuple[str, str]]:
-  """The gin files of compared methods that are here; refuses a method that is unknown."""
-  files = {name: f'methods/{name}.gin' for name in compared.methods}
-  for name, file in files.items():
-    if not any(os.path.isfile(os.path.join(top, file)) for top in ('', statements.gin_root())):
-      methods.get(name)  # raises, with the names that there are
-  return [('GIN_FILE', file) for file in files.values()]
+def _compared_files(job: Job, compared: Any) -> list[tuple[str, str]]:
+  """The gin files of compared methods and of a grid; refuses a method that is unknown."""
+  from dss_jax.experiments import comparison
+
+  if job.command[0] == 'sweep' and job.machine.hosts > 1:
+    raise ValueError(
+      f'a sweep is one process, and {job.topology} has {job.machine.hosts} hosts: choose a '
+      'topology with one, or launch `dss compare` for each combination.'
+    )
+  files = [f'methods/{name}.gin' for name in compared.methods if name != comparison.TEACHER]
+  for file in files:
+    if not _is_gin_file(file):
+      methods.get(pathlib.PurePath(file).stem)  # raises, with the names that there are
+  of_grid = (getattr(compared, 'grid', None) or {}).get('GIN_FILE', ())
+  for file in of_grid:
+    if not _is_gin_file(file):
+      raise ValueError(f'GRID has the GIN_FILE {file!r}, which is neither here nor one of ours.')
+  return [('GIN_FILE', file) for file in (*files, *of_grid)]
+
+
+def _is_gin_file(file: str) -> bool:
+  return any(os.path.isfile(os.path.join(top, file)) for top in ('', statements.gin_root()))
 
 
 def _check_run(job: Job, run: Any, scored: Sequence[str]) -> list[tuple[str, str]]:
@@ -276,7 +292,7 @@ def _check_run(job: Job, run: Any, scored: Sequence[str]) -> list[tuple[str, str
   from dss_jax.runs import run_config
 
   _check_batch(job, run.mesh, 'EVAL_BATCH_SIZE', run.eval.batch_size if run.eval.period else 0)
-  if job.command[0] != 'compare':  # which changes the batch with the method
+  if job.command[0] not in ('compare', 'sweep'):  # which changes the batch with the method
     rows_at_once = run.data.batch_size // run.num_microbatches
     _check_batch(job, run.mesh, 'BATCH_SIZE / NUM_MICROBATCHES', rows_at_once)
   here = os.path.exists(run.vocabulary) or run.vocabulary in datasets.EMBEDDED

@@ -14,8 +14,8 @@ from dss_jax.launch import needed
 from dss_jax.settings import arguments, fields, topologies
 
 NAME = re.compile(r'[a-z]([-a-z0-9]{0,26}[a-z0-9])?')
-VERBS = ('train', 'compare', 'evaluate', 'predict', 'prepare', 'vocab', 'import', 'export')
-GIN_VERBS = ('train', 'compare', 'evaluate', 'predict')
+GIN_VERBS = ('train', 'compare', 'sweep', 'evaluate', 'predict')
+VERBS = (*GIN_VERBS, 'prepare', 'vocab', 'import', 'export')
 SHIPPED_BYTES_LIMIT = 100 * 2**20
 BUCKET = re.compile(r'gs://[a-z0-9]([a-z0-9._-]{0,220}[a-z0-9])?(/.*)?')
 # A folder in it; without the characters that gcloud takes for patterns.

@@ -49,10 +49,20 @@ def test_no_method_or_one_twice_is_refused():
     comparison.CompareConfig('there', ('dss', 'standard', 'dss'))
 
 
+def test_the_teacher_itself_is_a_line_without_training():
+  found = entries('there', ('standard', 'few_shot_cot', 'dss'), equal_compute=False)
+  assert [(cell.name, cell.compute) for cell in found] == [
+    ('standard', 1.0), ('few_shot_cot', 0.0), ('dss', 2.0)
+  ]  # fmt: skip
+  with pytest.raises(ValueError, match='METHODS starts with a student'):
+    comparison.CompareConfig('there', ('few_shot_cot', 'dss'))
+
+
 def test_the_whole_of_a_comparison(tmp_path, capsys):
   arguments = [
     '--gin_file=models/t5_1_1/tiny.gin', '--gin_file=datasets/embedded_arithmetic.gin',
     "--task_feature_lengths={'inputs': 96, 'targets': 64}", f'--model_dir={tmp_path}',
+    '--methods=standard,few_shot_cot,dss',
     '--batch_size=8', '--train_steps=2', '--eval_period=2', '--evaluator_num_examples=8',
     '--eval_batch_size=8', '--max_decode_length=24', '--log_period=1',
     '--gin.t5.T5Config.emb_dim=16', '--gin.t5.T5Config.head_dim=4', '--gin.t5.T5Config.mlp_dim=16',
@@ -60,7 +70,14 @@ def test_the_whole_of_a_comparison(tmp_path, capsys):
   assert compare.main(arguments) == 0
   found = json.loads((tmp_path / compare.FILE).read_text())
   scores = [cells.Score(**line) for line in found]
-  assert [line.name for line in scores] == ['standard', 'dss', 'standard, equal compute']
+  assert [line.name for line in scores] == [
+    'standard',
+    'few_shot_cot',
+    'dss',
+    'standard, equal compute',
+  ]
+  teacher = scores.pop(1)
+  assert teacher.accuracy == 0.9 and teacher.examples == 40  # it errs in a tenth
   assert [line.steps for line in scores] == [2, 2, 4]
   assert [line.examples for line in scores] == [40, 40, 40]
   labels = {line.name: line.labels_per_step for line in scores}
@@ -77,5 +94,5 @@ def test_the_whole_of_a_comparison(tmp_path, capsys):
     assert f"METHOD = '{name}'" in gin and f'BATCH_SIZE = {size}' in gin
   assert compare.main(arguments) == 0  # finds everything done
   assert [line['accuracy'] for line in json.loads((tmp_path / compare.FILE).read_text())] == [
-    line.accuracy for line in scores
+    line.accuracy for line in (scores[0], teacher, *scores[1:])
   ]

@@ -18,7 +18,7 @@ RUN = {
   'model': MODEL,
   'data': {
     'mixture_or_task_name': 'svamp_dss', 'task_feature_lengths': {'inputs': 7, 'targets': 5},
-    'batch_size': 128, 'split': 'train', 'pack': True, 'seed': 0,
+    'batch_size': 128, 'split': 'train', 'fraction': 1.0, 'pack': True, 'seed': 0,
   },
   'vocabulary': 'bytes',
   'train_steps': 10_000,
@@ -71,6 +71,13 @@ SVAMP = (
       },
     ),
     (
+      'sweep', SVAMP, 'comparison.SweepConfig',
+      {
+        'model_dir': 'runs/a', 'methods': ['standard', 'dss'], 'equal_compute': True,
+        'split': 'test', 'grid': None, 'workers': 1,
+      },
+    ),
+    (
       'plan', (TINY, '--topology=v5e-8'), 'plan.PlanConfig',
       {'run': PLANNED, 'topology': 'v5e-8', 'price_file': None},
     ),
@@ -88,7 +95,7 @@ def test_what_nobody_sets_is_the_fields_default(verb, argv, selector, values):
 
 def test_run_files_repeat_no_default():
   """A macro that a run file of a verb defines has another value than its field."""
-  for verb in ('train', 'compare', 'evaluate', 'predict', 'plan'):
+  for verb in ('train', 'compare', 'sweep', 'evaluate', 'predict', 'plan'):
     said = statements.of_shipped(f'runs/{verb}.gin')
     for name, reading in defaults.readers(said).items():
       given = [one.value for one in said if one.name == name]

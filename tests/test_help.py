@@ -10,7 +10,7 @@ import pytest
 from dss_jax.runs import evaluation, pretrained, run_config
 from dss_jax.settings import defaults, field_docs, gin_files, help_text, statements
 
-VERBS = ('train', 'compare', 'plan', 'evaluate', 'predict')
+VERBS = ('train', 'compare', 'sweep', 'plan', 'evaluate', 'predict')
 
 
 def test_help_is_printed_whatever_else_is_given_and_exits(capsys):
@@ -35,6 +35,7 @@ def test_help_is_printed_whatever_else_is_given_and_exits(capsys):
     ('plan', "(Mapping[str, int], default {'inputs': 512, 'targets': 128})\n      'inputs' and"),
     ('plan', '--topology  (str, required: --topology=NAME: cpu gpu'),
     ('compare', '--methods  (Sequence[str], default (\'standard\', \'dss\'))'),
+    ('sweep', '--grid  (Mapping[str, Sequence[Any]] | None, default None)'),
     ('evaluate', '--step  (int | str, default \'best\')\n      of the checkpoint'),
     ('predict', '--output  (path | None, default None)\n      file of JSON lines; None: standard'),
   ],

@@ -266,6 +266,14 @@ def test_compared_methods_are_known_or_uploaded(here, capsys):
   assert 'files/methods/mine.gin' in capsys.readouterr().out
 
 
+def test_files_of_a_grid_are_uploaded_and_a_sweep_has_one_host(here, capsys):
+  (here / 'small.gin').write_text('TRAIN_STEPS = 5')
+  line = ['sweep', *command()[1:], '--methods=standard,few_shot_cot']
+  run([*line, "--grid={'GIN_FILE': ('small.gin',)}"])
+  assert 'files/small.gin' in capsys.readouterr().out
+  assert 'nope.gin' in refused([*line, "--grid={'GIN_FILE': ('nope.gin',)}"])
+
+
 @pytest.mark.parametrize(
   ('line', 'said'),
   [

@@ -16,6 +16,7 @@ TRAIN = (
 VERBS = {
   'train': TRAIN,
   'compare': TRAIN,
+  'sweep': TRAIN,
   'plan': (*TRAIN, '--topology=v5e-8'),
   'evaluate': ('--model_dir=a',),
   'predict': ('--model_dir=a',),

@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from dss_jax.experiments import paper
-from dss_jax.experiments.comparison import Cell
+from dss_jax.experiments import few_shot_cot, paper
+from dss_jax.experiments.comparison import TEACHER, Cell
 from dss_jax.parallel import distributed
 from dss_jax.runs import evaluation, run_config, training_loop
 from dss_jax.runs.run_folder import InUseError, RunFolder
 from dss_jax.settings import json_form, whole_files
+from dss_jax.tasks import metrics, registration
 
 FILE = 'cell.json'
 CLAIMS = '.claims'
@@ -88,16 +89,19 @@ def train(cell: Cell, run: run_config.RunConfig, split: str) -> Outcome | None:
   Raises:
     ValueError: as training and evaluation do.
   """
-  distributed.log(f'{cell.name}: training on {run.data.mixture_or_task_name}')
   asked = {**cell._asdict(), 'split': split, 'settings': _settings(run)}
   if distributed.is_main():
     cell.folder.mkdir(parents=True, exist_ok=True)
     whole_files.write_text(cell.folder / FILE, json.dumps(asked, default=dict) + '\n')
-  result = training_loop.train(run)
-  if not result.finished:
-    distributed.log(f'stopped in {run.model_dir}; the same command continues it')
-    return None
-  outcome = _scored(cell, run, result.step, result.seconds, split)
+  if cell.method == TEACHER:
+    outcome = _teacher(cell, run, split)
+  else:
+    distributed.log(f'{cell.name}: training on {run.data.mixture_or_task_name}')
+    result = training_loop.train(run)
+    if not result.finished:
+      distributed.log(f'stopped in {run.model_dir}; the same command continues it')
+      return None
+    outcome = _scored(cell, run, result.step, result.seconds, split)
   if distributed.is_main():
     content = {**asked, 'score': vars(outcome.score), 'correct': record(outcome)['correct']}
     whole_files.write_text(cell.folder / FILE, json.dumps(content, default=dict) + '\n')
@@ -168,13 +172,13 @@ def _scored(
     module=run.module,
   )
   summary = evaluation.evaluate(settings)
-  metrics = summary['metrics']
+  found = summary['metrics']
   score = Score(
     cell.name,
     cell.folder.name,
-    metrics['accuracy'],
-    metrics['accuracy_low'],
-    metrics['accuracy_high'],
+    found['accuracy'],
+    found['accuracy_low'],
+    found['accuracy_high'],
     summary['examples'],
     _labels_per_step(run),
     steps,
@@ -184,6 +188,18 @@ def _scored(
   )
   records = epath.Path(summary['records']).read_text().splitlines()
   return Outcome(cell, score, np.array([json.loads(record)['correct'] for record in records]))
+
+
+def _teacher(cell: Cell, run: run_config.RunConfig, split: str) -> Outcome:
+  """Scores the teacher's stored answers on the data set of a run."""
+  run = run_config.set_up_tasks(run)
+  dataset = registration.dataset_of(run.data.mixture_or_task_name).name
+  answers = few_shot_cot.teacher_answers(dataset, split)
+  count = len(answers.correct)
+  low, high = metrics.wilson_interval(int(answers.correct.sum()), count)
+  reading = f'{cell.name} ({answers.parser} parser)' if answers.parser else cell.name
+  score = Score(reading, cell.folder.name, answers.accuracy, low, high, count, 0.0, 0, 0.0, 0.0)
+  return Outcome(cell, score, answers.correct)
 
 
 def _labels_per_step(run: run_config.RunConfig) -> float:

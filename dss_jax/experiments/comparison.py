@@ -21,6 +21,8 @@ from dss_jax import methods
 from dss_jax.runs import run_config
 from dss_jax.settings import fields
 
+TEACHER = 'few_shot_cot'
+"""Stands in METHODS for the teacher itself, whose stored answers are scored: nothing is trained."""
 SEED = 'RANDOM_SEED'
 """The axis over which accuracies are averaged."""
 LONGEST_VALUE = 40  # characters of a value in the name of a folder
@@ -32,9 +34,9 @@ class CompareConfig:
 
   Attributes:
     model_dir: folder of the comparison; each student's run is a folder below it.
-    methods: names of methods, or of files in methods/. All start from the same parameters: the
-      seed's, or INITIAL_CHECKPOINT_PATH's. BATCH_SIZE is the number of rows for a method with one
-      row an example; one with two gets twice as many.
+    methods: names of methods, of files in methods/, or few_shot_cot, the teacher itself. All
+      students start from the same parameters: the seed's, or INITIAL_CHECKPOINT_PATH's. BATCH_SIZE
+      is the number of rows for a method with one row an example; one with two gets twice as many.
     equal_compute: whether the first method is also trained for more steps, until its compute is
       that of the costliest one.
     split: what the students are scored on.
@@ -49,6 +51,10 @@ class CompareConfig:
     fields.check(self)
     if not self.methods:
       raise ValueError('CompareConfig.methods (METHODS) names at least one method; it is empty.')
+    if self.methods[0] == TEACHER:
+      raise ValueError(
+        f'METHODS starts with a student, to which others are compared: not {TEACHER}.'
+      )
     if len(set(self.methods)) < len(self.methods):
       raise ValueError(
         f'CompareConfig.methods (METHODS) names each method once, not {list(self.methods)}.'
@@ -62,17 +68,17 @@ class SweepConfig(CompareConfig):
   Attributes:
     grid: the values of any macros, such as {'TRAIN_FRACTION': (0.25, 1.0), 'RANDOM_SEED': (0, 1)}.
       Every method is trained with each combination. GIN_FILE takes files. Accuracies are averaged
-      over RANDOM_SEED.
+      over RANDOM_SEED. None: one of each method.
     workers: processes that train cells side by side, each on its share of the cores; on
       accelerators, 1.
   """
 
-  grid: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
+  grid: Mapping[str, Sequence[Any]] | None = None
   workers: int = 1
 
   def __post_init__(self):
     super().__post_init__()
-    for name, values in self.grid.items():
+    for name, values in (self.grid or {}).items():
       if name in ('METHOD', 'MODEL_DIR'):
         raise ValueError(f'GRID has no {name}: METHODS names methods, and each cell has a folder.')
       shown = [str(value) for value in values]
@@ -111,7 +117,7 @@ RunOf = Callable[[str, Mapping[str, Any]], run_config.RunConfig]
 
 def cells(compared: CompareConfig, run_of: RunOf) -> list[Cell]:
   """The cells of a comparison or sweep, in the order of the table."""
-  grid = compared.grid if isinstance(compared, SweepConfig) else {}
+  grid = (compared.grid if isinstance(compared, SweepConfig) else None) or {}
   combinations = [
     dict(zip(grid, combination, strict=True)) for combination in itertools.product(*grid.values())
   ]
@@ -120,10 +126,11 @@ def cells(compared: CompareConfig, run_of: RunOf) -> list[Cell]:
 
 def _cells_at(compared: CompareConfig, axes: Mapping[str, Any], run_of: RunOf) -> Iterator[Cell]:
   """The cells of all methods with the same values of the grid."""
-  runs = {name: run_of(name, axes) for name in compared.methods}
+  students = [name for name in compared.methods if name != TEACHER]
+  runs = {name: run_of(name, axes) for name in students}
   rows = {name: run.data.batch_size * _rows_per_example(run) for name, run in runs.items()}
   work = {name: rows[name] * run.train_steps for name, run in runs.items()}
-  first = compared.methods[0]
+  first = students[0]
 
   def cell(title: str, method: str, compute: float, **macros: int) -> Cell:
     values = ''.join(f',{name.lower()}={_slug(value)}' for name, value in axes.items())
@@ -132,7 +139,10 @@ def _cells_at(compared: CompareConfig, axes: Mapping[str, Any], run_of: RunOf) -
     return Cell(title, method, axes, {**axes, **place, **macros}, compute)
 
   for name in compared.methods:
-    yield cell(name, name, work[name] / work[first], BATCH_SIZE=rows[name])
+    if name == TEACHER:
+      yield cell(name, name, 0.0)
+    else:
+      yield cell(name, name, work[name] / work[first], BATCH_SIZE=rows[name])
   ratio = max(work.values()) / work[first]
   if compared.equal_compute and ratio > 1.0:
     steps = round(runs[first].train_steps * ratio)

@@ -5,7 +5,7 @@ from typing import Any
 
 from etils import epath
 
-from dss_jax.experiments.comparison import RunOf
+from dss_jax.experiments.comparison import TEACHER, RunOf
 from dss_jax.runs import run_config
 from dss_jax.settings import arguments, gin_files, statements
 
@@ -23,7 +23,8 @@ def reader(argv: Sequence[str], run_file: str) -> RunOf:
 
   def run_of(method: str, macros: Mapping[str, Any]) -> run_config.RunConfig:
     settings = [f'--{name.lower()}={value}' for name, value in macros.items()]
-    gin_files.parse([*argv, _choice(method, argv), *settings], run_file)
+    choice = [] if method == TEACHER else [_choice(method, argv)]
+    gin_files.parse([*argv, *choice, *settings], run_file)
     return gin_files.configured('run_config.RunConfig')
 
   return run_of
