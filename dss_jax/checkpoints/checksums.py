@@ -13,7 +13,7 @@ from typing import Any
 
 from etils import epath
 
-from dss_jax.settings import json_form, whole_files
+from dss_jax.settings import json_form, plain_files, whole_files
 
 FILE = 'checksums.json'
 _BLOCK = 1 << 20
@@ -55,18 +55,19 @@ def damage(folder: epath.Path, step: int, items: Collection[str]) -> str | None:
     noted = _load(folder)
   except (ValueError, OverflowError, TypeError, KeyError, AttributeError):
     return f'{FILE} in it cannot be read'
-  if noted is None:
-    return None
-  if noted['step'] != step:
+  if noted is not None and noted['step'] != step:
     return f'it is a copy of the checkpoint of step {noted["step"]}'
-  wanted = {name: sums for name, sums in noted['files'].items() if name.split('/')[0] in items}
+  sums = dict.fromkeys(_files(folder)) | (noted['files'] if noted else {})
+  wanted = {name: pair for name, pair in sums.items() if name.split('/')[0] in items}
   return next(filter(None, (_difference(folder, *entry) for entry in wanted.items())), None)
 
 
-def _difference(folder: epath.Path, name: str, noted: list[int]) -> str | None:
+def _difference(folder: epath.Path, name: str, noted: list[int] | None) -> str | None:
   file = folder / name
-  if not file.is_file():
-    return f'its file {name} is missing'
+  if what := plain_files.problem(file):
+    return f'its file {name} is {what}'
+  if noted is None:
+    return None
   size, checksum = _sum(file)
   if size != noted[0]:
     return f'its file {name} has {size} bytes instead of {noted[0]}'

@@ -187,8 +187,7 @@ def _check_finite(folder: epath.Path, step: int, arrays: Mapping[transfer.Path, 
 
 def _set_up(source: _Checkpoint) -> seqio.Vocabulary | None:
   """The vocabulary of a checkpoint, which becomes the process's; None where it has none."""
-  model = source.folder / run_folder.VOCABULARY
-  name = str(model) if model.exists() else source.values.get('vocabulary')
+  name = RunFolder(source.folder).vocabulary(source.values)
   return set_vocabulary(name) if name else None
 
 

@@ -187,8 +187,8 @@ def _task(run: run_config.RunConfig) -> str:
 
 
 def _accuracy_interval(metrics: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
-  low, high = metrics.get('accuracy_low'), metrics.get('accuracy_high')
-  if not (fields.fits(low, float) and fields.fits(high, float)):
+  names = ('accuracy', 'accuracy_low', 'accuracy_high')
+  if not all(fields.fits(metrics.get(name), float) for name in names):
     return {}
   return {'accuracy': (metrics['accuracy_low'], metrics['accuracy_high'])}
 
@@ -202,11 +202,12 @@ def _evaluations(folder: RunFolder, step: int) -> Iterator[Score]:
     intervals = _accuracy_interval(metrics)
     for name in ('accuracy_low', 'accuracy_high'):
       metrics.pop(name, None)
-    if 'rouge_l' in metrics and records.exists():
-      with contextlib.suppress(ValueError, KeyError, TypeError):  # another file than ours
+    if 'rouge_l' in metrics and records.exists():  # it may be another file than ours
+      with contextlib.suppress(ValueError, KeyError, TypeError, ArithmeticError):
         lines = json_form.read_text(records).splitlines()
         scores = [json_form.parse(line, str(records))['rouge_l'] for line in lines]
-        intervals['rouge_l'] = _interval(scores)
+        if fields.fits(scores, Sequence[float]):
+          intervals['rouge_l'] = _interval(scores)
     how = decoding.get('method', 'greedy')
     how = f'beam {decoding.get("beams")}' if how == 'beam' else how
     yield Score(summary['task'], summary['split'], summary['examples'], how, metrics, intervals)
