@@ -55,19 +55,21 @@ def damage(folder: epath.Path, step: int, items: Collection[str]) -> str | None:
     noted = _load(folder)
   except (ValueError, OverflowError, TypeError, KeyError, AttributeError):
     return f'{FILE} in it cannot be read'
-  if noted is not None and noted['step'] != step:
+  for name in _files(folder):  # array libraries would wait for a pipe, in files of their own too
+    if plain_files.problem(folder / name) == plain_files.SPECIAL:
+      return f'its file {name} is {plain_files.SPECIAL}'
+  if noted is None:
+    return None
+  if noted['step'] != step:
     return f'it is a copy of the checkpoint of step {noted["step"]}'
-  sums = dict.fromkeys(_files(folder)) | (noted['files'] if noted else {})
-  wanted = {name: pair for name, pair in sums.items() if name.split('/')[0] in items}
+  wanted = {name: sums for name, sums in noted['files'].items() if name.split('/')[0] in items}
   return next(filter(None, (_difference(folder, *entry) for entry in wanted.items())), None)
 
 
-def _difference(folder: epath.Path, name: str, noted: list[int] | None) -> str | None:
+def _difference(folder: epath.Path, name: str, noted: list[int]) -> str | None:
   file = folder / name
   if what := plain_files.problem(file):
     return f'its file {name} is {what}'
-  if noted is None:
-    return None
   size, checksum = _sum(file)
   if size != noted[0]:
     return f'its file {name} has {size} bytes instead of {noted[0]}'

@@ -249,6 +249,7 @@ def _facts(
   """The facts for the model card; without the module of the run's tasks, its settings alone."""
   if source.run is None:
     origin = source.values.get('source')
+    origin = origin if isinstance(origin, str) else None
     return card_facts.Facts(name, source.model, vocabulary, source.step, origin)
   run = source.run
   try:

@@ -120,16 +120,13 @@ def of_run(
 
 
 def _origin(path: str) -> str:
-  """Where weights come from, for strangers: of a local folder its source, else its name alone."""
+  """Where weights come from, for strangers: of a local folder its name alone.
+
+  Nothing there is read: a run folder may be anybody's, and name any path.
+  """
   if '://' in path:
     return path
   folder = epath.Path(path)
-  try:
-    source = RunFolder(folder).load_values().get('source')
-  except (OSError, ValueError):
-    source = None
-  if isinstance(source, str) and source:
-    return source
   return folder.name if folder.exists() or folder.is_absolute() else path
 
 

@@ -312,29 +312,28 @@ class _Markup(str):
 
 def without_paths(gin: str) -> str:
   """A gin configuration without the folders of this machine, which are nobody else's business."""
-  names = '|'.join(
-    name
-    for name, hint in typing.get_type_hints(run_config.RunConfig, include_extras=True).items()
-    if fields.is_path(hint)
-  )
-  value = r"""=\s*(?:\\\n\s*)?)(?P<quote>['"])(?P<path>[^\n]*?)(?P=quote)"""
-  named = rf'(?im)^(?P<start>[^#\n]*?\b(?:{names})\s*{value}\s*$'
+  hints = typing.get_type_hints(run_config.RunConfig, include_extras=True)
+  names = '|'.join(name for name, hint in hints.items() if fields.is_path(hint))
+  more = r'(?:\n(?![ \t]*[\w./]+\s*=)[ \t]+[^\n]*)*'  # the lines that a long value goes on in
 
   def shown(match: re.Match[str]) -> str:
-    is_path = '/' in match['path'] or '\\' in match['path'] or match['path'][:1] in ('~', '.')
-    is_path = is_path or 'dir' in match['start'].lower()
-    return f"{match['start']}'...'" if is_path else match[0]
+    start, value = match['start'], match['value'].replace('\\\n', '')
+    pattern = r"""\s*\(?\s*['"](?:/|~/|\w+://)"""
+    if re.search(rf'(?i)\b(?:{names})\s*=$', start):
+      pattern = r'.+' if 'dir' in start.lower() else r"""(?s).*(?:[/\\]|['"][~.])"""
+    return f"{start} '...'" if re.match(pattern, value) else match[0]
 
   lines = [line if len(line) <= LONGEST_LINE else '# (a long line)' for line in gin.split('\n')]
-  gin = re.sub(named, shown, '\n'.join(lines))
-  return re.sub(r"""(['"])(?:/|~/|\w+://)[^'"\n]*\1""", "'...'", gin)
+  gin = re.sub(rf'(?m)^(?P<start>[^#\n=]*=)(?P<value>[^\n]*{more})$', shown, '\n'.join(lines))
+  gin = re.sub(r"""(['"])(?:/|~/|\w+://)[^'"\n]*\1""", "'...'", gin)
+  return re.sub(r"""(?m)(^|[\s=:,(\[#'"])(?:~?/|\w+://)\w[^\n]*$""", r'\1...', gin)
 
 
 def _inline(text: str) -> str:
   """Text within a line of Markdown, shown letter by letter."""
   text = ' '.join(printable(text).split())
   text = re.sub(r'[\\`*\[\]<>|!#~&$]|(?<![^\W_])_|_(?![^\W_])', r'\\\g<0>', text)
-  return re.sub(r'(?i)(?:https?|ftp):(?=//)|www(?=\.)', r'\g<0>&#8203;', text)
+  return re.sub(r'(?i)(?:https?|ftp):(?=//)|www(?=\.)|@', r'\g<0>&#8203;', text)
 
 
 def code(text: str) -> _Markup:
