@@ -51,7 +51,7 @@ def test_what_is_no_plain_file_is_told(odd, kind):
 def test_a_plain_file_is_read_up_to_a_size(odd):
   assert plain_files.size(odd / 'plain', 'text') == 4
   assert plain_files.read(odd / 'plain', 'text', most=4) == b'four'
-  with pytest.raises(ValueError, match=r'plain has 4 bytes; expected text of 3 bytes at most\.'):
+  with pytest.raises(ValueError, match=r'plain has 4 bytes; expected text of at most 3 bytes\.'):
     plain_files.read(odd / 'plain', 'text', most=3)
 
 

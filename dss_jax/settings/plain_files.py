@@ -55,5 +55,5 @@ def size(path: epath.PathLike, expected: str) -> int:
 def read(path: epath.PathLike, expected: str, most: int = MAX_BYTES) -> bytes:
   """The content of a plain file of at most `most` bytes; see `size`."""
   if (length := size(path, expected)) > most:
-    raise ConfigError(f'{path} has {length} bytes; expected {expected} of {most} bytes at most.')
+    raise ConfigError(f'{path} has {length} bytes; expected {expected} of at most {most} bytes.')
   return epath.Path(path).read_bytes()
