@@ -14,6 +14,7 @@ import seqio
 import tensorflow as tf
 
 from dss_jax import datasets
+from dss_jax.settings import plain_files
 from dss_jax.settings.printable import one_line
 
 EXTRA_IDS = 100
@@ -47,9 +48,17 @@ def load_vocabulary(spec: str, extra_ids: int = EXTRA_IDS) -> seqio.Vocabulary:
     raise ValueError(f'No vocabulary is given. {_HOW_TO_SET}')
   if spec == 'bytes':
     return _Bytes()
-  if spec in datasets.EMBEDDED:
-    spec = datasets.EMBEDDED[spec].VOCABULARY_PATH
   path = model_path(spec)
+  try:
+    return load_model(path, extra_ids)
+  except ValueError as error:
+    raise ValueError(f'{error} {_HOW_TO_SET}') from error
+
+
+def load_model(path: str, extra_ids: int = EXTRA_IDS) -> seqio.Vocabulary:
+  """Reads the vocabulary of a .model file, local or gs://; see `load_vocabulary`."""
+  if not plain_files.size(path, 'a SentencePiece model'):
+    raise ValueError(f'{path} is empty; expected a SentencePiece model.')
   vocabulary = seqio.SentencePieceVocabulary(path, extra_ids=extra_ids)
   try:
     if seqio.SentencePieceVocabulary(path, 0).tokenizer.piece_to_id(_SENTINEL) != _UNKNOWN:
@@ -61,18 +70,20 @@ def load_vocabulary(spec: str, extra_ids: int = EXTRA_IDS) -> seqio.Vocabulary:
     }
   except Exception as error:  # protobuf's and SentencePiece's own classes
     why = one_line(str(error), 200)  # which may hold bytes of the file
-    raise ValueError(f'{path} is not a SentencePiece model: {why}. {_HOW_TO_SET}') from error
+    raise ValueError(f'{path} is not a SentencePiece model: {why.rstrip(".")}.') from error
   if ids != _SPECIAL_IDS:
     raise ValueError(f'The vocabulary {path} must have {_SPECIAL_IDS} as T5 does; it has {ids}.')
   return vocabulary
 
 
 def model_path(spec: str) -> str:
-  """Returns the .model file that `spec` names, directly or as its folder.
+  """Returns the .model file that `spec` names: directly, by its folder, or as one that is shipped.
 
   Raises:
     ValueError: there is none.
   """
+  if spec in datasets.EMBEDDED:
+    return str(datasets.EMBEDDED[spec].VOCABULARY_PATH)
   spec = os.path.expanduser(spec)
   candidates = [spec]
   if tf.io.gfile.isdir(spec):

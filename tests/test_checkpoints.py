@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dss_jax.checkpoints.manager import Checkpoints, best_step, saved_steps
+from dss_jax.checkpoints.finished import saved_steps
+from dss_jax.checkpoints.manager import Checkpoints, best_step
 from dss_jax.models import t5
 from dss_jax.parallel import partitioning
 from dss_jax.training import optimizers, train_state

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 import re
 import time
@@ -113,6 +114,28 @@ def test_records_with_other_scores_have_no_interval(tmp_path, score):
   assert found.metrics == {'rouge_l': 0.5} and not found.intervals
 
 
+@pytest.mark.parametrize(
+  ('metrics', 'records', 'intervals'),
+  [
+    ({'accuracy_low': 0.1, 'accuracy_high': 0.2}, '', {}),
+    ({'accuracy': 0.5, 'accuracy_low': 0.1}, '', {}),
+    ({'rouge_l': 0.5}, '{"rouge_l": Infinity}\n{"rouge_l": 0.5}\n', {}),
+    ({'rouge_l': 0.5}, '{"rouge_l": 1e308}\n{"rouge_l": 1e308}\n', {}),
+    ({'rouge_l': 0.5}, '[1]\n', {}),
+    ({'rouge_l': 0.5}, '', {}),
+    ({'rouge_l': 0.5}, '{"rouge_l": 0.5}\n', {'rouge_l': (0.5, 0.5)}),
+  ],
+)
+def test_odd_summaries_and_records_have_no_interval(facts, tmp_path, metrics, records, intervals):
+  files = RunFolder(tmp_path).evaluation_files('a', 'test', 1)
+  summary = {'task': 'a', 'split': 'test', 'step': 1, 'examples': 2, 'decoding': {}}
+  files.summary.write_text(json.dumps({**summary, 'metrics': metrics}))
+  files.records.write_text(records)
+  (score,) = card_facts._evaluations(RunFolder(tmp_path), 1)
+  assert score.intervals == intervals
+  assert '## Metrics' in text_of(dataclasses.replace(facts, scores=[score]))
+
+
 def test_the_interval_of_a_mean_is_that_of_its_standard_error():
   low, high = card_facts._interval([0.0, 1.0, 1.0, 1.0])
   assert (low, high) == pytest.approx((0.75 - 1.959964 * 0.25, 0.75 + 1.959964 * 0.25))
@@ -163,7 +186,7 @@ def test_other_data_than_that_of_training_is_not_described(folder):
   ('path', 'base'),
   [
     ('google/t5-v1_1-base', 'google/t5-v1_1-base'),
-    ('imported', 'google/flan-t5-small'),
+    ('imported', None),
     ('gs://bucket/checkpoint_1000', None),
     (None, None),
   ],
@@ -173,8 +196,7 @@ def test_the_base_model_is_named_where_it_is_one_of_the_hub(
 ):
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'imported').mkdir()
-  source = json.dumps({'model': {}, 'source': 'Hugging Face google/flan-t5-small'})
-  RunFolder(tmp_path / 'imported').settings_file.write_text(source)
+  os.mkfifo(RunFolder(tmp_path / 'imported').settings_file)  # nothing there is opened
   text = text_of(dataclasses.replace(facts, source=path and card_facts._origin(path)))
   assert huggingface_hub.ModelCard(text).data.get('base_model') == base
   assert (base or path or 'random parameters, seed 0') in row(text, 'start')
@@ -288,6 +310,13 @@ def test_paths_of_this_machine_are_left_out(facts):
   for secret in ('/home/me', "'data'", 'x.model', 'bucket', '/etc', 'secret'):
     assert secret not in text
   assert "VOCABULARY = 'bytes'" in model_card.without_paths("VOCABULARY = 'bytes'")
+  long = (
+    "# import /home/me/secret lib\nX.y = \\\n    ('/home/me/My '\n     \"it's secret\")\n"
+    "MODEL_DIR = \\\n    ('my '\n     'secret')\nY.z = '/home/me/secret\n"
+    "run_config.RunConfig:\n  model_dir = 'runs/secret'\n  seed = 3\nZ.t = '[a]</s>{b}'\n"
+  )
+  text = model_card.without_paths(long)
+  assert 'secret' not in text and "  seed = 3\nZ.t = '[a]</s>{b}'" in text
   card = text_of(dataclasses.replace(facts, gin=gin))
   assert "MODEL_DIR = '...'" in card and facts.run.model_dir not in card
 
@@ -316,6 +345,11 @@ def test_paths_are_found_in_linear_time(line):
   start = time.process_time()
   model_card.without_paths(f"MODEL_DIR='{line[15:]}x\n" * 1500)
   assert time.process_time() - start < 2
+
+
+def test_no_text_becomes_a_link_to_a_mail_address():
+  shown = model_card._inline('write to me@evil.org or www.evil.org')
+  assert 'me@evil' not in shown and 'www.evil' not in shown
 
 
 def test_where_the_weights_come_from_names_no_folder_of_this_machine(tmp_path):

@@ -2,13 +2,14 @@
 
 import dataclasses
 import json
+import pathlib
 
 import pytest
 from small_runs import untrained_run
 
 from dss_jax import methods
 from dss_jax.parallel import partitioning
-from dss_jax.runs import run_config
+from dss_jax.runs import metric_writer, run_config
 from dss_jax.runs.run_config import EvalConfig
 from dss_jax.runs.run_folder import RunFolder
 from dss_jax.tasks import vocabulary
@@ -283,3 +284,57 @@ def test_a_summary_that_is_not_json_is_named(folder):
   folder.evaluation_files('cqa_label', 'test', 2).summary.write_text('{"step": 2, "metr')
   with pytest.raises(ValueError, match=r'cqa_label_test_2\.json is not JSON: .*Remove it'):
     list(folder.evaluations(2))
+
+
+# The vocabulary
+
+
+LOSSES = {
+  'is missing': lambda file: file.unlink(),
+  'is empty': lambda file: file.write_bytes(b''),
+  'is a link to nowhere, which': lambda file: (file.unlink(), file.symlink_to('nowhere')),
+  'is not a SentencePiece model': lambda file: file.write_bytes(b'garbled'),
+  'is a folder': lambda file: (file.unlink(), file.mkdir()),
+}
+
+
+@pytest.mark.parametrize('words', LOSSES)
+def test_a_vocabulary_that_is_lost_is_told(run, folder, words):
+  """Bytes are never the way out, and what config.json names elsewhere is not read."""
+  run = dataclasses.replace(run, vocabulary='/home/me/my.model')
+  folder.save_settings(run)
+  with vocabulary.temporary_vocabulary('embedded_arithmetic'):
+    folder.save_vocabulary(run_config.sentencepiece_model())
+    LOSSES[words](pathlib.Path(folder.vocabulary_file))
+    for read in (folder.load_settings, lambda: folder.check_same_run(run)):
+      with pytest.raises(ValueError) as caught:
+        read()
+      text = str(caught.value)
+      assert text.startswith(f'the vocabulary that the weights in {folder} were trained with is lo')
+      assert words in text and 'bytes' not in text
+      assert 'copied there from /home/me/my.model: put a copy of that one there again' in text
+
+
+# Links
+
+
+def test_rows_are_not_written_through_a_link(folder, tmp_path):
+  row = {'step': 1, 'kind': 'train', 'loss': 1.0}
+  (tmp_path / 'outside').write_text(json.dumps(row) + '\n')
+  pathlib.Path(folder.metrics_file).symlink_to(tmp_path / 'outside')
+  metric_writer.MetricWriter(folder, 1).write(2, 'train', {'loss': 0.5})
+  assert (tmp_path / 'outside').read_text() == json.dumps(row) + '\n'
+  assert [row['step'] for row in folder.metric_rows()] == [1, 2]
+
+
+def test_evaluations_are_found_in_a_folder_with_a_pattern_for_a_name(tmp_path):
+  folder = RunFolder(tmp_path / 'run[1]*')
+  folder.path.mkdir()
+  folder.evaluation_files('a', 'test', 2).summary.write_text('{"step": 2, "metrics": {}}')
+  assert [found.summary['step'] for found in folder.evaluations(2)] == [2]
+
+
+def test_a_validation_without_its_accuracy_is_named(folder):
+  folder.metrics_file.write_text('{"step": 1, "kind": "validation", "accuracy": null}\n')
+  with pytest.raises(ValueError, match=r'line 1: a validation has a number "accuracy"'):
+    folder.metric_rows()

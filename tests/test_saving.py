@@ -249,10 +249,17 @@ def test_the_lock_of_a_killed_process_blocks_nobody(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'name, reason', [('file', 'it is a file'), ('file/run', 'Not a directory')]
+  'name, reason',
+  [
+    ('file', '.*/file is a file'),
+    ('file/run', 'Not a directory'),
+    ('link', '.*/link is a link to nowhere, which does not exist'),
+    ('link/run', 'No such file or directory'),
+  ],
 )
 def test_a_model_dir_that_is_no_folder_is_refused(tmp_path, name, reason):
   (tmp_path / 'file').write_text('')
+  (tmp_path / 'link').symlink_to('nowhere')
   text = f'MODEL_DIR {tmp_path / name} cannot be written: {reason}; choose another'
   with pytest.raises(ValueError, match=text):
     training_loop.train(_run(tmp_path / name))

@@ -26,6 +26,34 @@ def test_settings_of_a_folder_without_a_checkpoint_bind_nobody(tmp_path):
   assert RunFolder(tmp_path).load_settings().seed == 5
 
 
+@pytest.mark.parametrize(
+  ('name', 'refused'),
+  [('4', True), ('4.tmp', True), ('4.orbax-checkpoint-tmp', False), ('notes', False)],
+)
+def test_what_may_be_a_checkpoint_is_not_passed_over(tmp_path, name, refused):
+  folder = RunFolder(tmp_path)
+  folder.checkpoints_folder.mkdir()
+  (folder.checkpoints_folder / name).write_text('')
+  if not refused:
+    training_setup._check_leftovers(folder)
+    return
+  with pytest.raises(ValueError, match=f'checkpoints holds {name}, which is no finished checkpoi'):
+    training_setup._check_leftovers(folder)
+
+
+def test_a_training_whose_checkpoints_are_gone_is_told(tmp_path, capsys):
+  folder = RunFolder(tmp_path)
+  folder.save_settings(config_of(tmp_path))  # SAVE_PERIOD is 3
+  folder.append_metric_row({'step': 6, 'kind': 'train'})
+  training_setup._check_leftovers(folder)
+  assert 'that logged its step 6 starts again from step 1' in capsys.readouterr().err
+  folder.append_metric_row({'step': 7, 'kind': 'train'})
+  with pytest.raises(ValueError, match=r'metrics\.jsonl goes to step 7, but .* has no checkpoint'):
+    training_setup._check_leftovers(folder)
+  (folder.checkpoints_folder / '3').mkdir(parents=True)
+  training_setup._check_leftovers(folder)
+
+
 def test_a_batch_that_the_mesh_does_not_divide_is_refused(tmp_path):
   with pytest.raises(ValueError, match=r'BATCH_SIZE / NUM_MICROBATCHES 4 is not a multiple'):
     training_loop.train(config_of(tmp_path, num_microbatches=2))

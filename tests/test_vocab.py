@@ -157,3 +157,12 @@ def test_tensorflow_text_logs_nothing_of_a_trained_model(tmp_path, capfd):
   ids = seqio.SentencePieceVocabulary(str(path)).encode_tf(tf.constant(['some text', 'é']))
   assert ids.nrows() == 2
   assert 'normalizer' not in capfd.readouterr().err
+
+
+def test_two_that_write_one_vocabulary_share_no_file_and_follow_no_link(tmp_path):
+  (tmp_path / 'victim').write_text('mine')
+  for name in ('a.model.incomplete', 'a.model'):
+    (tmp_path / name).symlink_to(tmp_path / 'victim')
+  vocab.write_model(b'model', str(tmp_path / 'a.model'))
+  assert (tmp_path / 'victim').read_text() == 'mine'
+  assert (tmp_path / 'a.model').read_bytes() == b'model' and not (tmp_path / 'a.model').is_symlink()

@@ -115,3 +115,28 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_n
   )  # the first to end has the name
   assert [path.name for path in tmp_path.iterdir()] == ['out']
   assert (tmp_path / 'out' / 'file').read_text() == 'of this one'
+
+
+def test_a_name_with_a_pattern_in_it_is_no_pattern(tmp_path):
+  for name in ('.other.tmp-1', '.o*.tmp-1'):
+    (tmp_path / name).mkdir()
+  with whole_folders.new_folder(epath.Path(tmp_path / 'o*')):
+    pass
+  assert sorted(path.name for path in tmp_path.iterdir()) == ['.other.tmp-1', 'o*']
+
+
+def test_a_folder_that_is_removed_before_it_is_locked_is_made_again(tmp_path, monkeypatch):
+  """Another process takes it for abandoned in the moment between."""
+  held, removed = whole_folders._held, []
+
+  def removing(folder):
+    if len(removed) < 2:
+      removed.append(folder)
+      folder.rmdir()
+    return held(folder)
+
+  monkeypatch.setattr(whole_folders, '_held', removing)
+  with whole_folders.new_folder(epath.Path(tmp_path / 'out')) as folder:
+    (folder / 'file').write_text('x')
+  assert len(set(removed)) == 2
+  assert [path.name for path in tmp_path.iterdir()] == ['out']

@@ -13,7 +13,7 @@ from typing import Any
 
 from etils import epath
 
-from dss_jax.settings import json_form, whole_files
+from dss_jax.settings import json_form, plain_files, whole_files
 from dss_jax.settings.errors import ConfigError
 
 FILE = 'checksums.json'
@@ -56,6 +56,9 @@ def damage(folder: epath.Path, step: int, items: Collection[str]) -> str | None:
     noted = _load(folder)
   except ValueError:
     return f'{FILE} in it cannot be read'
+  for name in _files(folder):  # array libraries would wait for a pipe, in files of their own too
+    if plain_files.problem(folder / name) == plain_files.SPECIAL:
+      return f'its file {name} is {plain_files.SPECIAL}'
   if noted is None:
     return None
   if noted['step'] != step:
@@ -66,8 +69,8 @@ def damage(folder: epath.Path, step: int, items: Collection[str]) -> str | None:
 
 def _difference(folder: epath.Path, name: str, noted: list[int]) -> str | None:
   file = folder / name
-  if not file.is_file():
-    return f'its file {name} is missing'
+  if what := plain_files.problem(file):
+    return f'its file {name} is {what}'
   size, checksum = _sum(file)
   if size != noted[0]:
     return f'its file {name} has {size} bytes instead of {noted[0]}'

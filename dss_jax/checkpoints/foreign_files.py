@@ -7,7 +7,7 @@ of each format. Hostile content costs no more time and memory than `MOST_JSON` a
 import pathlib
 from typing import Any
 
-from dss_jax.settings import json_form
+from dss_jax.settings import json_form, plain_files
 from dss_jax.settings.printable import one_line
 
 MOST_JSON = 4 << 20  # bytes; a T5's largest header or index has 0.2 MiB
@@ -30,16 +30,7 @@ def check(path: pathlib.Path, expected: str) -> int:
     ValueError: it is something else; the message says what.
     OSError: it cannot be looked at.
   """
-  if path.is_symlink() and not path.exists():
-    raise ValueError(
-      f'{path} is a link to {shown(path.readlink())}, which does not exist; expected {expected}.'
-    )
-  if path.is_dir():
-    raise ValueError(f'{path} is a folder; expected a file with {expected}.')
-  if not path.is_file():
-    kind = 'a device, a pipe or a socket' if path.exists() else 'missing'
-    raise ValueError(f'{path} is {kind}; expected a file with {expected}.')
-  size = path.stat().st_size
+  size = plain_files.size(path, expected)
   if not size:
     raise ValueError(f'{path} is empty; expected {expected}.')
   return size
@@ -62,7 +53,5 @@ def read_json(path: pathlib.Path, expected: str, most: int = MOST_JSON) -> dict[
     ValueError: the file is none, is too large or is not a JSON object.
     OSError: it cannot be read.
   """
-  size = check(path, expected)
-  if size > most:
-    raise ValueError(f'{path} has {size} bytes; expected {expected} of at most {most}.')
-  return json_form.parse_object(path.read_bytes(), str(path))
+  check(path, expected)
+  return json_form.parse_object(plain_files.read(path, expected, most), str(path))

@@ -20,7 +20,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
-from dss_jax.checkpoints import checksums
+from dss_jax.checkpoints import checksums, finished, stored_shapes
 from dss_jax.parallel import distributed
 from dss_jax.settings import json_form, whole_files
 from dss_jax.training.train_state import TrainState
@@ -31,21 +31,6 @@ MOMENTS = 'moments'
 _METRICS = 'metrics'  # orbax keeps them in a file of this name in an item of this name
 # How the message of an array library starts where a later try may succeed.
 _PASSING = ('UNAVAILABLE', 'DEADLINE_EXCEEDED', 'ABORTED', 'RESOURCE_EXHAUSTED')
-
-
-def saved_steps(folder: epath.PathLike) -> list[int]:
-  """Steps of the finished checkpoints in a folder, in order; opens and changes nothing."""
-  finished = ocp.path.step.standard_name_format().find_all(epath.Path(folder))
-  return sorted(metadata.step for metadata in finished)
-
-
-def step_of(given: int | str) -> int | str:
-  """STEP: 'best', 'latest' or the number of a step, perhaps as text; raises ValueError."""
-  if given in ('best', 'latest'):
-    return given
-  if str(given).isascii() and str(given).isdecimal():
-    return int(given)
-  raise ValueError(f"STEP is 'best', 'latest' or the number of a step, not {given!r}.")
 
 
 def best_step(scores: Mapping[int, float]) -> int | None:
@@ -295,7 +280,7 @@ class Checkpoints:
     try:
       yield
     except (OSError, ValueError) as error:  # array libraries raise ValueError for a full disk
-      steps = saved_steps(self.folder) if self.folder.is_dir() else []
+      steps = finished.saved_steps(self.folder) if self.folder.is_dir() else []
       last = f'Step {steps[-1]} was saved last' if steps else 'No step was saved before'
       go_on = f'continues from step {steps[-1]}' if steps else 'starts again'
       raise OSError(
@@ -326,6 +311,13 @@ class Checkpoints:
       reason = _reason(error)
       if reason.startswith(_PASSING):
         raise OSError(f'{folder} could not be read: {reason}.') from error
+      wanted = {name: arg.item for name, arg in items.items() if name != 'data'}
+      for name, like in wanted.items():
+        if other := stored_shapes.difference(folder / name, like):
+          raise ValueError(
+            f'the checkpoint {folder} holds another network than the settings describe: {other}. '
+            'Set the settings back to those that it was trained with.'
+          ) from error
       raise self._unreadable(step, reason, **items) from error
 
   def _unreadable(self, step: int, reason: str, **items: Any) -> Exception:
@@ -336,9 +328,13 @@ class Checkpoints:
         f'{folder} was removed while it was read: a training keeps only the latest and the best. '
         'The same command reads a newer one.'
       )
-    good = [other for other in saved_steps(self.folder) if self._is_good(other, step, items)]
+    good = [
+      other for other in finished.saved_steps(self.folder) if self._is_good(other, step, items)
+    ]
     move = f'move {folder} out of {self.folder}'
-    if not good:
+    if step == 0:
+      way = 'Import the weights again.'
+    elif not good:
       way = 'No other checkpoint here is good: choose another MODEL_DIR.'
     elif self._read_only:
       way = f'Good are {good}: give --step={good[-1]}, or {move}.'
@@ -367,7 +363,7 @@ def _check_metrics(folder: epath.Path) -> None:
   Raises:
     ValueError: they are damaged; the message says how to go on.
   """
-  steps = saved_steps(folder)
+  steps = finished.saved_steps(folder)
   for step in steps:
     path = folder / str(step)
     damage = checksums.damage(path, step, [_METRICS])
@@ -378,10 +374,11 @@ def _check_metrics(folder: epath.Path) -> None:
       except (ValueError, TypeError, KeyError, OverflowError):
         damage = f'its file {_METRICS}/{_METRICS} is not JSON with a number {BEST_METRIC!r}'
     if damage:
-      raise ValueError(
-        f'the checkpoint {path} is damaged: {damage}. Move it out of {folder} to go on with the '
-        f'others: {sorted({*steps} - {step})}.'
-      )
+      others = sorted({*steps} - {step})
+      way = f'Move it out of {folder} to go on with the others: {others}.'
+      if not others:
+        way = 'There is no other: put a copy of that file back, or choose another MODEL_DIR.'
+      raise ValueError(f'the checkpoint {path} is damaged: {damage}. {way}')
 
 
 def _reason(error: BaseException) -> str:

@@ -18,7 +18,7 @@ import seqio
 from etils import epath
 
 from dss_jax import methods
-from dss_jax.checkpoints import adafactor, manager, transfer
+from dss_jax.checkpoints import adafactor, finished, manager, transfer
 from dss_jax.checkpoints.hf import huggingface, tokenizer
 from dss_jax.checkpoints.t5x import t5x, t5x_adafactor
 from dss_jax.inference import evaluator
@@ -185,8 +185,7 @@ def _check_finite(folder: epath.Path, step: int, arrays: Mapping[transfer.Path, 
 
 def _set_up(source: _Checkpoint) -> seqio.Vocabulary | None:
   """The vocabulary of a checkpoint, which becomes the process's; None where it has none."""
-  model = source.folder / run_folder.VOCABULARY
-  name = str(model) if model.exists() else source.values.get('vocabulary')
+  name = RunFolder(source.folder).vocabulary(source.values)
   return set_vocabulary(name) if name else None
 
 
@@ -248,6 +247,7 @@ def _facts(
   """The facts for the model card; without the module of the run's tasks, its settings alone."""
   if source.run is None:
     origin = source.values.get('source')
+    origin = origin if isinstance(origin, str) else None
     return card_facts.Facts(name, source.model, vocabulary, source.step, origin)
   run = source.run
   try:
@@ -395,6 +395,6 @@ def options(argv: Sequence[str]) -> argparse.Namespace:
   )
   arguments.add_module_flag(parser)
   given = parser.parse_args(argv)
-  given.step = manager.step_of(given.step)
+  given.step = finished.step_of(given.step)
   arguments.import_modules(given.modules)
   return given

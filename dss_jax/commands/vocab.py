@@ -11,7 +11,6 @@ unigram trainer prunes a small corpus down to syllables.
 """
 
 import argparse
-import contextlib
 import dataclasses
 import io
 import itertools
@@ -22,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from dss_jax import methods
 from dss_jax.data import examples
 from dss_jax.datasets import rows
-from dss_jax.settings import arguments, fields
+from dss_jax.settings import arguments, fields, whole_files
 
 DEFAULT_SIZE = 8000
 MAX_TEXTS = 2_000_000
@@ -136,24 +135,15 @@ def train_vocabulary(texts: Iterator[str], size: int) -> TrainedVocabulary:
 
 
 def write_model(model: bytes, path: str) -> None:
-  """Writes a .model file, local or gs://, under a temporary name first.
+  """Writes a .model file, local or gs://, whole or not at all.
 
   Raises:
     OSError: the folder does not exist or cannot be written.
   """
-  import tensorflow as tf
-
-  temporary = f'{path}.incomplete'
   try:
-    with tf.io.gfile.GFile(temporary, 'wb') as file:
-      file.write(model)
-    tf.io.gfile.rename(temporary, path, overwrite=True)
-  except BaseException as error:
-    with contextlib.suppress(tf.errors.OpError):
-      tf.io.gfile.remove(temporary)
-    if isinstance(error, tf.errors.OpError):
-      raise OSError(f'Cannot write {path}: {error.message}. Set --output.') from error
-    raise
+    whole_files.write_bytes(path, model)
+  except OSError as error:
+    raise OSError(f'Cannot write {path}: {error.strerror or error}. Set --output.') from error
 
 
 def main(argv: Sequence[str]) -> int:

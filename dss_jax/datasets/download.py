@@ -25,8 +25,7 @@ import rich.progress
 from dss_jax.datasets.release import file_sha256
 from dss_jax.settings.printable import one_line
 
-MAX_BYTES = 8 << 30
-"""Of a download; the release has less than 1 GiB."""
+MAX_BYTES = 8 << 30  # of a download; the release has less than 1 GiB
 ATTEMPTS = 3
 TIMEOUT_SECONDS = 60
 LEAST_BYTES = 1 << 18
@@ -44,8 +43,7 @@ def fetch(url: str, folder: pathlib.Path, digest: str | None = None) -> pathlib.
   Args:
     url: http, https or file; a file is used in place.
     folder: where `<hash of the URL>-<name>` is written.
-    digest: hexadecimal, of the expected content: 64 digits are its SHA-256, 40 its id as a blob of
-      git. Without it the content is not verified.
+    digest: in hexadecimal digits, of the expected content: its SHA-256, or its id as a git blob.
 
   Raises:
     ValueError: an address or checksum that is refused, or another content than expected.
@@ -175,7 +173,7 @@ class _SafeRedirects(urllib.request.HTTPRedirectHandler):
     fp.read = bytes  # urllib would read the body into memory, however long
     if not newurl.startswith(('https://', f'{req.type}://')):
       raise ValueError(f'from {req.type} to {newurl.split(":")[0][:20]!r}')
-    _checked(newurl)
+    check(newurl)
     return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 

@@ -30,7 +30,7 @@ from typing import Any, BinaryIO
 
 from etils import epath
 
-from dss_jax.settings import fields, json_form
+from dss_jax.settings import fields, json_form, plain_files
 from dss_jax.settings.printable import one_line
 
 Row = Mapping[str, Any]
@@ -141,6 +141,7 @@ def read_json(path: epath.PathLike) -> Any:
   Raises:
     ValueError: it is none, or a text in it holds what is no character.
   """
+  plain_files.size(path, 'a JSON document')
   with _opened(path) as file:
     content = file.read()
   name = one_line(os.fspath(path))

@@ -120,16 +120,13 @@ def of_run(
 
 
 def _origin(path: str) -> str:
-  """Where weights come from, for strangers: of a local folder its source, else its name alone."""
+  """Where weights come from, for strangers: of a local folder its name alone.
+
+  Nothing there is read: a run folder may be anybody's, and name any path.
+  """
   if '://' in path:
     return path
   folder = epath.Path(path)
-  try:
-    source = RunFolder(folder).load_values().get('source')
-  except (OSError, ValueError):
-    source = None
-  if isinstance(source, str) and source:
-    return source
   return folder.name if folder.exists() or folder.is_absolute() else path
 
 
@@ -187,8 +184,8 @@ def _task(run: run_config.RunConfig) -> str:
 
 
 def _accuracy_interval(metrics: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
-  low, high = metrics.get('accuracy_low'), metrics.get('accuracy_high')
-  if not (fields.fits(low, float) and fields.fits(high, float)):
+  names = ('accuracy', 'accuracy_low', 'accuracy_high')
+  if not all(fields.fits(metrics.get(name), float) for name in names):
     return {}
   return {'accuracy': (metrics['accuracy_low'], metrics['accuracy_high'])}
 
@@ -202,8 +199,8 @@ def _evaluations(folder: RunFolder, step: int) -> Iterator[Score]:
     intervals = _accuracy_interval(metrics)
     for name in ('accuracy_low', 'accuracy_high'):
       metrics.pop(name, None)
-    if 'rouge_l' in metrics and records.exists():
-      with contextlib.suppress(ValueError, KeyError, TypeError):  # another file than ours
+    if 'rouge_l' in metrics and records.exists():  # it may be another file than ours
+      with contextlib.suppress(ValueError, KeyError, TypeError, ArithmeticError):
         lines = json_form.read_text(records).splitlines()
         scores = [json_form.parse(line, str(records))['rouge_l'] for line in lines]
         if all(fields.fits(score, float) for score in scores):

@@ -4,6 +4,7 @@ Owns the text alone; facts are read by card_facts.py. Their texts may be anybody
 as they are, and never become headings, links, images or HTML. Paths of this machine are left out.
 """
 
+import functools
 import hashlib
 import importlib.metadata
 import re
@@ -316,31 +317,47 @@ class _Markup(str):
 
 def without_paths(gin: str) -> str:
   """A gin configuration without the folders of this machine, which are nobody else's business."""
-  hints = typing.get_type_hints(run_config.RunConfig, include_extras=True)
-  names = {name for name, hint in hints.items() if fields.is_path(hint)}
-  lines, name = [], ''
+  lines, name, is_open, is_path = [], '', False, False  # of the value that goes on in this line
   for line in gin.split('\n'):
     if len(line) > LONGEST_LINE:
       line = '# (a long line)'
-    head, equals, value = ('', '', line) if name else line.partition('=')
+    head, equals, value = ('', '', line) if name or is_open else line.partition('=')
     if equals:
       name = re.split(r'\W', head.rstrip())[-1].lower()
     text = value.strip()
-    if name in names and text.startswith(('"', "'")):
-      path = text[1:]
-      if 'dir' in name or path.startswith(('~', '.')) or '/' in path or '\\' in path:
-        line = f"{line.removesuffix(value.lstrip())}'...'"
+    if not is_open and text.startswith(('"', "'", '(')):
+      is_open, is_path = text.startswith('('), _begins_path(name, text.lstrip('( '))
+    if is_path and text:
+      shown = "('...'" if text.startswith('(') else "'...'"
+      line = line.removesuffix(value.lstrip()) + shown + ')' * (is_open and text.endswith(')'))
+    is_open = is_open and not text.endswith(')')
+    is_path = is_path and is_open
     if text.strip('\\'):  # else the value is on the next line
       name = ''
     lines.append(line)
-  return re.sub(r"""(['"])(?:/|~/|\w+://)[^'"\n]*\1""", "'...'", '\n'.join(lines))
+  text = re.sub(r"""(['"])(?:/|~/|\w+://)[^'"\n]*\1""", "'...'", '\n'.join(lines))
+  return re.sub(r"""(?m)(^|[\s=:,(\[#'"])(?:~?/|\w+://)\w[^\n]*$""", r'\1...', text)
+
+
+@functools.cache
+def _path_settings() -> frozenset[str]:
+  hints = typing.get_type_hints(run_config.RunConfig, include_extras=True)
+  return frozenset(name for name, hint in hints.items() if fields.is_path(hint))
+
+
+def _begins_path(name: str, text: str) -> bool:
+  """Whether a quoted value of a setting begins as a path that is not to be shown."""
+  path = text[1:]
+  if name not in _path_settings():
+    return bool(re.match(r'(?:/|~/|\w+://)', path))
+  return 'dir' in name or path.startswith(('~', '.')) or '/' in path or '\\' in path
 
 
 def _inline(text: str) -> str:
   """Text within a line of Markdown, shown letter by letter."""
   text = ' '.join(printable(text).split())
   text = re.sub(r'[\\`*\[\]<>|!#~&$]|(?<![^\W_])_|_(?![^\W_])', r'\\\g<0>', text)
-  return re.sub(r'(?i)(?:https?|ftp):(?=//)|www(?=\.)', r'\g<0>&#8203;', text)
+  return re.sub(r'(?i)(?:https?|ftp):(?=//)|www(?=\.)|@', r'\g<0>&#8203;', text)
 
 
 def code(text: str) -> _Markup:

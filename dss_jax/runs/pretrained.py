@@ -256,12 +256,11 @@ def _t5x_step(path: str | None) -> int | None:
 def _ours(path: str) -> Weights:
   folder = RunFolder(path)
   values = folder.load_values()
-  kept = folder.vocabulary_file
   checkpoints = folder.checkpoints_folder
   return Weights(
     origin=path,
     config=json_form.from_dict(T5Config, values['model'], f'{folder.settings_file}: model'),
-    vocabulary=str(kept) if kept.exists() else values['vocabulary'],
+    vocabulary=folder.vocabulary(values),
     load=functools.partial(_load_ours, folder),
     load_moments=(
       functools.partial(manager.load_moments, checkpoints)

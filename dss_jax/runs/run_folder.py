@@ -20,6 +20,7 @@ import dataclasses
 import datetime
 import errno
 import fcntl
+import fnmatch
 import json
 import os
 import socket
@@ -28,18 +29,19 @@ from typing import Any, NamedTuple, TextIO
 
 from etils import epath
 
-from dss_jax.checkpoints import manager
+from dss_jax.checkpoints import finished, manager
 from dss_jax.parallel import distributed
 from dss_jax.runs import run_config
 from dss_jax.runs.run_config import RunConfig
-from dss_jax.settings import fields, json_form, whole_files
+from dss_jax.settings import fields, json_form, plain_files, whole_files
 from dss_jax.settings.errors import ConfigError
+from dss_jax.settings.printable import one_line
 
 SETTINGS = 'config.json'
 VOCABULARY = 'spiece.model'
 _MENDED = 'Put a copy of it back, or remove it: the `dss train` that made the run writes it again.'
 _NO_FOLDER = (
-  errno.EEXIST, errno.ENOTDIR, errno.EROFS, errno.EACCES, errno.EPERM, errno.ELOOP
+  errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.EROFS, errno.EACCES, errno.EPERM, errno.ELOOP,
 )  # fmt: skip
 
 
@@ -122,12 +124,16 @@ class RunFolder:
   def _open_lock(self) -> TextIO:
     try:
       self.path.mkdir(parents=True, exist_ok=True)
+      if plain_files.problem(self.path / '.lock') == plain_files.SPECIAL:
+        raise ConfigError(f'{self.path / ".lock"} is {plain_files.SPECIAL}; remove it.')
       flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
       return open(os.open(self.path / '.lock', flags, 0o666), 'a+', encoding='utf-8')
     except OSError as error:
       if error.errno not in _NO_FOLDER:
         raise
-      reason = 'it is a file' if isinstance(error, FileExistsError) else error.strerror
+      reason = error.strerror
+      if isinstance(error, FileExistsError):
+        reason = f'{error.filename} is {plain_files.problem(error.filename) or "a file"}'
       raise ValueError(f'MODEL_DIR {self} cannot be written: {reason}; choose another.') from error
 
   def owns(self, path: epath.PathLike) -> bool:
@@ -154,8 +160,8 @@ class RunFolder:
     values = self.load_values()
     self._refuse_foreign(values)
     values |= {'model_dir': str(self)}
-    if self.vocabulary_file.exists():
-      values['vocabulary'] = str(self.vocabulary_file)
+    if vocabulary := self.vocabulary(values):
+      values['vocabulary'] = vocabulary
     try:
       return json_form.from_dict(RunConfig, values, str(self.settings_file))
     except ConfigError as error:
@@ -220,8 +226,35 @@ class RunFolder:
           f'{self} holds a run with other settings; choose another MODEL_DIR, or set back '
           '(there -> now):\n  ' + '\n  '.join(changed)
         )
-    kept = str(self.vocabulary_file) if self.vocabulary_file.exists() else 'bytes'
-    run_config.check_vocabulary(kept, f'the run in {self}')
+    kept = self.vocabulary(self.load_values() if self.settings_file.exists() else {})
+    run_config.check_vocabulary(kept or 'bytes', f'the run in {self}')
+
+  def vocabulary(self, values: Mapping[str, Any]) -> str | None:
+    """The vocabulary of the weights in this folder; a file elsewhere is never read.
+
+    Args:
+      values: of config.json.
+
+    Returns:
+      The path of the folder's SentencePiece model, 'bytes', or None where there is none.
+
+    Raises:
+      ValueError: the model that was here is missing or damaged.
+    """
+    from dss_jax.tasks.vocabulary import load_model
+
+    source = values.get('vocabulary')
+    if source in (None, 'bytes') and not self.vocabulary_file.exists():
+      return source
+    try:
+      load_model(str(self.vocabulary_file))
+    except ValueError as error:
+      origin = 'dss import' if source in (None, VOCABULARY) else one_line(str(source), 200)
+      raise ConfigError(
+        f'the vocabulary that the weights in {self} were trained with is lost: {error} It was '
+        f'copied there from {origin}: put a copy of that one there again, as {VOCABULARY}.'
+      ) from error
+    return str(self.vocabulary_file)
 
   def save_vocabulary(self, model: bytes) -> None:
     """Writes a SentencePiece model, from which all later use of the run reads its vocabulary."""
@@ -270,7 +303,7 @@ class RunFolder:
 
   def saved_steps(self) -> list[int]:
     """Steps of the finished checkpoints, in order; opens and changes nothing."""
-    return manager.saved_steps(self.checkpoints_folder)
+    return finished.saved_steps(self.checkpoints_folder)
 
   def open_checkpoints(self, keep: int = 1) -> manager.Checkpoints:
     """The checkpoints, to save more; half-written ones are removed.
@@ -304,7 +337,10 @@ class RunFolder:
     Raises:
       ValueError: a file is not JSON.
     """
-    for file in sorted(self.path.glob('*.json' if step is None else f'*_{step}*.json')):
+    # Not epath's glob, which reads a bracket in the folder's own name as a pattern.
+    names = [file.name for file in self.path.iterdir()] if self.path.is_dir() else []
+    pattern = '*.json' if step is None else f'*_{step}*.json'
+    for file in (self.path / name for name in sorted(fnmatch.filter(names, pattern))):
       try:
         summary = json_form.parse(json_form.read_text(file), str(file))
       except ConfigError as error:
@@ -342,6 +378,8 @@ def _metric_row(line: str, where: str) -> dict[str, Any]:
     raise ConfigError(
       f'{where}: expected {{"step": NUMBER, "kind": ..}}, not {line[:80]!r}; remove the line.'
     )
+  if row['kind'] == 'validation' and not fields.fits(row.get(manager.BEST_METRIC), float):
+    raise ConfigError(f'{where}: a validation has a number "accuracy"; remove the line.')
   return row
 
 

@@ -14,7 +14,7 @@ import rich.progress
 import seqio
 from jax.sharding import Mesh
 
-from dss_jax.checkpoints import manager
+from dss_jax.checkpoints import finished
 from dss_jax.inference import evaluator
 from dss_jax.inference.decoding import Decoding
 from dss_jax.inference.predictor import Predictor
@@ -57,7 +57,7 @@ class StudentConfig:
 
   def __post_init__(self):
     fields.check(self)
-    object.__setattr__(self, 'step', manager.step_of(self.step))
+    object.__setattr__(self, 'step', finished.step_of(self.step))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

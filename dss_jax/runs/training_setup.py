@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from dss_jax.checkpoints import manager
+from dss_jax.checkpoints import finished, manager
 from dss_jax.data import pipeline, subsets
 from dss_jax.parallel import distributed, partitioning
 from dss_jax.runs import label_check, memory, pretrained
@@ -24,6 +24,8 @@ from dss_jax.settings import gin_files, json_form
 from dss_jax.tasks import registration
 from dss_jax.training import train_state
 from dss_jax.training.train_state import TrainState
+
+_PLACE = ('window', 'row', 'fingerprint')  # what a checkpoint notes of the data
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -73,6 +75,7 @@ def set_up(run: RunConfig, stack: contextlib.ExitStack) -> TrainingSetup:
   stack.enter_context(folder.lock())
   folder.refuse_foreign()
   is_continued = bool(folder.saved_steps())
+  _check_leftovers(folder)
   fingerprint = pipeline.fingerprint(mixture)
   distributed.check_same(
     settings=json_form.to_dict(dataclasses.replace(run, data_dir=None)),
@@ -111,6 +114,12 @@ def initial_state(
   if step is not None:
     distributed.log(f'continuing {run.model_dir} from step {step}')
     state, data_state = checkpoints.restore(step, abstract_state)
+    if not all(isinstance(data_state.get(name), int) for name in _PLACE):
+      raise ValueError(
+        f'the checkpoint of step {step} in {run.model_dir} does not say where in which data it '
+        f'was saved ({", ".join(_PLACE)}), as those of older versions do not: start a new '
+        f'MODEL_DIR from its weights with INITIAL_CHECKPOINT_PATH={run.model_dir}.'
+      )
     if data_state['fingerprint'] != setup.fingerprint:
       raise ValueError(
         f'the data of {run.data.mixture_or_task_name} is not what {run.model_dir} was trained '
@@ -140,6 +149,32 @@ def _sample(
         f'{data.split}'
       )
   return [subsets.take(task, sampled[registration.dataset_of(task.name).name]) for task in mixture]
+
+
+def _check_leftovers(folder: RunFolder) -> None:
+  """Looks for a training that was here and cannot be continued; logs that it starts again.
+
+  Raises:
+    ValueError: what is left of it would be lost, or be in the way.
+  """
+  steps = folder.saved_steps()
+  if names := finished.other_names(folder.checkpoints_folder, steps):
+    raise ValueError(
+      f'{folder.checkpoints_folder} holds {names[0]}, which is no finished checkpoint: put the '
+      'whole checkpoint back, or move this out of there to train without it.'
+    )
+  last = max((row['step'] for row in folder.metric_rows()), default=0)
+  if steps or not last:
+    return
+  period = folder.load_values().get('save_period') if folder.settings_file.exists() else None
+  if isinstance(period, int) and last > 2 * period:  # the first checkpoint was complete by then
+    raise ValueError(
+      f'{folder.metrics_file} goes to step {last}, but {folder} has no checkpoint to continue '
+      'from: put its checkpoints back, or choose another MODEL_DIR.'
+    )
+  distributed.log(
+    f'{folder} has no checkpoint; the training that logged its step {last} starts again from step 1'
+  )
 
 
 def _write_settings(folder: RunFolder, run: RunConfig) -> None:

@@ -14,12 +14,10 @@ from typing import Any
 
 from etils import epath
 
-from dss_jax.settings import fields
+from dss_jax.settings import fields, plain_files
 from dss_jax.settings.errors import ConfigError
 
 PairsHook = Callable[[list[tuple[str, Any]]], Any]
-MAX_BYTES = 64 << 20
-"""Of a file that is read as a whole."""
 MOST_VALUES = 2_000_000
 """Of a JSON text of 64 MB; mT5's tokenizer.json has 0.8 million. In memory one takes 64 bytes."""
 BYTES_OF_VALUE = 32
@@ -72,15 +70,10 @@ def read_text(path: epath.PathLike) -> str:
   """The text of a file of moderate size.
 
   Raises:
-    ConfigError: it is no plain file, larger than MAX_BYTES, or not UTF-8.
+    ConfigError: it is no plain file, larger than `plain_files.MAX_BYTES`, or not UTF-8.
   """
-  path = epath.Path(path)
-  if path.exists() and not path.is_file():  # a device or a pipe may never end
-    raise ConfigError(f'{path} is no file; expected one with text.')
-  if (size := path.stat().length) > MAX_BYTES:
-    raise ConfigError(f'{path} has {size} bytes; expected {MAX_BYTES} at most.')
   try:
-    return path.read_bytes().decode()
+    return plain_files.read(path, 'text').decode()
   except UnicodeDecodeError as error:
     raise ConfigError(f'{path} is not UTF-8 text: byte {error.start} is wrong.') from error
 

@@ -7,6 +7,7 @@ are whole_files.py's.
 import contextlib
 import errno
 import fcntl
+import glob
 import os
 import pathlib
 import secrets
@@ -38,12 +39,14 @@ def new_folder(output: epath.Path) -> Iterator[epath.Path]:
   """
   if os.path.islink(output) and not os.path.exists(output):
     raise ValueError(f'{output} is a link to nothing; name a new folder.')
-  temporary = output.with_name(f'.{output.name}.tmp-{secrets.token_hex(4)}')
+  temporary = _temporary_name(output)
   with contextlib.ExitStack() as stack:
     try:
       temporary.mkdir(parents=True)
       if '://' not in str(output):
-        stack.enter_context(_held(pathlib.Path(temporary)))
+        while not stack.enter_context(_held(pathlib.Path(temporary))):
+          temporary = _temporary_name(output)
+          temporary.mkdir()
         _remove_abandoned(output, temporary)
       yield temporary
       _rename(temporary, output)
@@ -57,6 +60,10 @@ def new_folder(output: epath.Path) -> Iterator[epath.Path]:
           str(output),
         ) from error
       raise
+
+
+def _temporary_name(output: epath.Path) -> epath.Path:
+  return output.with_name(f'.{output.name}.tmp-{secrets.token_hex(4)}')
 
 
 def _rename(folder: epath.Path, output: epath.Path) -> None:
@@ -81,20 +88,27 @@ def _is_full(error: Exception) -> bool:
 
 
 @contextlib.contextmanager
-def _held(folder: pathlib.Path) -> Iterator[None]:
-  """Locks a folder, as a sign that its process lives."""
-  descriptor = os.open(folder, os.O_RDONLY)
+def _held(folder: pathlib.Path) -> Iterator[bool]:
+  """Locks a new folder, as a sign that its process lives.
+
+  Gives False where another process took it for abandoned before it was locked, and removed it.
+  """
+  try:
+    descriptor = os.open(folder, os.O_RDONLY)
+  except FileNotFoundError:
+    yield False
+    return
   try:
     with contextlib.suppress(OSError):  # a file system without locks: others leave it alone
-      fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    yield
+      fcntl.flock(descriptor, fcntl.LOCK_EX)
+    yield folder.exists()
   finally:
     os.close(descriptor)
 
 
 def _remove_abandoned(output: epath.Path, own: epath.Path) -> None:
   """Removes the temporary folders of processes that were killed while they wrote this output."""
-  for folder in pathlib.Path(output.parent).glob(f'.{output.name}.tmp-*'):
+  for folder in pathlib.Path(output.parent).glob(f'.{glob.escape(output.name)}.tmp-*'):
     if folder.name == own.name or folder.is_symlink():
       continue
     with contextlib.suppress(OSError):  # it is locked, or gone already

@@ -22,6 +22,7 @@ from dss_jax.checkpoints.t5x import t5x_adafactor, t5x_files
 from dss_jax.checkpoints.t5x.t5x_adafactor import TARGET
 from dss_jax.checkpoints.transfer import Leaf, Path, Pretrained, Recipe, Tensor
 from dss_jax.models.t5 import T5Config
+from dss_jax.settings import plain_files
 
 STACKS = ('encoder', 'decoder')
 FLOATS = tuple(map(np.dtype, (np.float32, np.float16, ml_dtypes.bfloat16)))
@@ -283,6 +284,7 @@ def _agreed(config: T5Config, shapes: Mapping[str, tuple], folders: list[epath.P
 
 def _text_of(file: epath.Path) -> str:
   """The start of a text file beside a checkpoint; a byte that is no text becomes a mark."""
+  plain_files.size(file, 'text')
   with file.open('rb') as content:
     return content.read(foreign_files.MOST_JSON).decode(errors='replace')
 

@@ -19,6 +19,7 @@ from ml_dtypes import bfloat16
 from dss_jax.checkpoints import foreign_files
 from dss_jax.checkpoints.hf import flax_msgpack
 from dss_jax.checkpoints.transfer import Tensor
+from dss_jax.settings import plain_files
 
 VERSION = 3  # what T5X writes since 2021
 INDEX, STATE = 'checkpoint', 'state'
@@ -154,6 +155,7 @@ def _is_checkpoint(folder: epath.Path) -> bool:
 
 def _read_index(file: epath.Path) -> dict[str, Any]:
   """The leaves of a msgpack index by path: arrays, and specs of arrays that are files."""
+  plain_files.size(file, 'an index of T5X')
   content = file.read_bytes()
   if content.startswith(_TENSORFLOW):
     raise ValueError(
