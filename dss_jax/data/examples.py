@@ -19,7 +19,7 @@ from dss_jax.datasets.rows import decode
 from dss_jax.methods import registry
 from dss_jax.methods.dss import DSS
 
-TEXTS = ('inputs_pretokenized', 'targets_pretokenized', 'label')
+TEXTS = ('inputs_pretokenized', 'targets_pretokenized', 'label', 'choices')
 READ_BATCH = 1024  # examples that cross from TensorFlow to numpy at once
 
 

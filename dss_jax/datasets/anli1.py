@@ -5,6 +5,7 @@ Source: Nie et al. 2020, arXiv 1910.14599.
 
 from dss_jax.datasets import release, teacher_outputs
 from dss_jax.datasets.esnli import nli_fields
+from dss_jax.methods import Choices
 
 DATASET = release.Dataset(
   name='anli1',
@@ -13,4 +14,5 @@ DATASET = release.Dataset(
   parse=lambda completion, row: teacher_outputs.nli_answer_is(completion),
   splits={'train': 'train', 'validation': 'valid', 'test': 'test'},
   teacher=release.TEACHER,
+  choices=Choices(teacher_outputs.NLI_LABELS),
 )

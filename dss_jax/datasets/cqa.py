@@ -5,6 +5,7 @@ validation split is the test set, and validation is held out of train, as in the
 """
 
 from dss_jax.datasets import release, rows, teacher_outputs
+from dss_jax.methods import Choices
 
 LETTERS = 'abcde'
 
@@ -32,4 +33,5 @@ DATASET = release.Dataset(
   parse=lambda completion, row: teacher_outputs.choice(completion, _choices(row)),
   splits={'train': 'train', 'validation': 'train', 'test': 'test'},
   teacher=release.TEACHER,
+  choices=Choices(listed=len(LETTERS)),
 )

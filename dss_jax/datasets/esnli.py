@@ -5,6 +5,7 @@ the teacher's. `nli_fields` serves ANLI too.
 """
 
 from dss_jax.datasets import release, rows, teacher_outputs
+from dss_jax.methods import Choices
 
 
 def nli_fields(row: release.Row) -> tuple[str, str]:
@@ -30,4 +31,5 @@ DATASET = release.Dataset(
   parse=lambda completion, row: teacher_outputs.nli_answer_line(completion),
   splits={'train': 'train', 'validation': 'valid', 'test': 'test'},
   teacher=release.TEACHER,
+  choices=Choices(teacher_outputs.NLI_LABELS),
 )

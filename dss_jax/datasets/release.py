@@ -21,6 +21,7 @@ import numpy as np
 from dss_jax.datasets import rows
 from dss_jax.datasets.rows import Row
 from dss_jax.datasets.teacher_outputs import TeacherOutput
+from dss_jax.methods import Choices
 
 SOURCE = 'datasets.zip of the repository google-research/distilling-step-by-step'
 """Where the raw files come from, for messages."""
@@ -71,6 +72,7 @@ class Dataset:
       `<name>_<split>.json`.
     read: yields the numbered rows of such a file; by default JSON lines, CSV or TSV by its name.
     teacher: who wrote the completions, for model cards; '' if unknown.
+    choices: among which the label is, for methods that score them; None if it is any text.
   """
 
   name: str
@@ -81,6 +83,7 @@ class Dataset:
   file_names: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
   read: Callable[[pathlib.Path], Iterator[tuple[int, Row]]] = rows.read
   teacher: str = ''
+  choices: Choices | None = None
 
   @property
   def holds_out_validation(self) -> bool:

@@ -58,8 +58,11 @@ def set_up(run: RunConfig, stack: contextlib.ExitStack) -> TrainingSetup:
   """
   run = set_up_tasks(run)
   mesh = partitioning.make_mesh(run.mesh)
+  group = run.objective.group
   partitioning.check_batch(
-    mesh, run.data.batch_size // run.num_microbatches, 'BATCH_SIZE / NUM_MICROBATCHES'
+    mesh,
+    run.data.batch_size // run.num_microbatches // group,
+    'BATCH_SIZE / NUM_MICROBATCHES' + (f' / {group} rows of an example' if group > 1 else ''),
   )
   memory.check(run, mesh)
   mixture = pipeline.load_mixture(

@@ -62,22 +62,39 @@ class Objective:
     weights: of their mean token losses.
     z_loss: see `LossConfig`.
     label_smoothing: likewise.
+    group: rows of an example, which are neighbours in a batch; 1 where no term looks at several.
+    group_terms: the terms of other kinds than 'tokens', by their task's number.
+    mark: tokens that stand before the rationale in an input; for 'perturbed' terms.
   """
 
   tasks: tuple[str, ...] = DSS.tasks
   weights: tuple[float, ...] = (1.0, 1.0)
   z_loss: float = 0.0
   label_smoothing: float = 0.0
+  group: int = 1
+  group_terms: tuple[tuple[int, Term], ...] = ()
+  mark: tuple[int, ...] = ()
 
 
-def objective(terms: Sequence[Term], config: LossConfig) -> Objective:
-  """The objective of a method's loss terms with a run's settings."""
+def objective(
+  terms: Sequence[Term], config: LossConfig, group: int = 1, mark: Sequence[int] = ()
+) -> Objective:
+  """The objective of a method's loss terms with a run's settings; see `Objective`."""
   weights = {term.task: float(term.weight) for term in terms}
   if config.alpha is not None and {'label', 'rationale'} <= set(weights):
     weights |= {'label': config.alpha, 'rationale': 1.0 - config.alpha}
   elif config.rationale_weight is not None and 'rationale' in weights and len(weights) > 1:
     weights['rationale'] = config.rationale_weight
-  return Objective(tuple(weights), tuple(weights.values()), config.z_loss, config.label_smoothing)
+  grouped = tuple((number, term) for number, term in enumerate(terms) if term.kind != 'tokens')
+  return Objective(
+    tasks=tuple(weights),
+    weights=tuple(weights.values()),
+    z_loss=config.z_loss,
+    label_smoothing=config.label_smoothing,
+    group=group,
+    group_terms=grouped,
+    mark=tuple(mark),
+  )
 
 
 def token_losses(
