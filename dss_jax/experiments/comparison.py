@@ -110,8 +110,11 @@ def entries(compared: CompareConfig, run_of: Callable[[str], run_config.RunConfi
     run_of: from the name of a method to the settings of its run, before any protocol.
   """
   runs = {name: run_of(name) for name in compared.methods}
-  rows = {name: run.data.batch_size * _rows_per_example(run) for name, run in runs.items()}
-  work = {name: rows[name] * run.train_steps for name, run in runs.items()}
+  rows = {
+    name: run.data.batch_size * run_config.rows_per_example(run) for name, run in runs.items()
+  }
+  passes = {name: (run.method or methods.get(methods.DEFAULT)).passes for name, run in runs.items()}
+  work = {name: rows[name] * passes[name] * run.train_steps for name, run in runs.items()}
   first = compared.methods[0]
   listed = [
     Entry(name, name, _macros(compared, name, BATCH_SIZE=rows[name]), work[name] / work[first])
@@ -125,10 +128,6 @@ def entries(compared: CompareConfig, run_of: Callable[[str], run_config.RunConfi
     )
     listed.append(Entry(f'{first}, equal compute', first, macros, ratio))
   return listed
-
-
-def _rows_per_example(run: run_config.RunConfig) -> int:
-  return len((run.method or methods.get(methods.DEFAULT)).rows)
 
 
 def _macros(compared: CompareConfig, folder: str, **macros: int) -> dict[str, str | int]:

@@ -210,6 +210,11 @@ class Method:
     text, name = pieces(self.rows[0].input)[-1]
     return text.strip() if name == 'rationale' else ''
 
+  @property
+  def passes(self) -> int:
+    """How often a batch goes through the network in a step."""
+    return 1 + sum(term.kind == 'perturbed' for term in self.loss)
+
   def rows_per_example(self, choices: Choices | None) -> int:
     """Rows of an example with one rationale, on a data set with these choices."""
     return sum(choices.count if row.each_choice and choices else 1 for row in self.rows)

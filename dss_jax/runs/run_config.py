@@ -263,6 +263,14 @@ def _with_method(run: RunConfig) -> RunConfig:
   return run
 
 
+def rows_per_example(run: RunConfig) -> int:
+  """Rows of an example with one rationale in a run that may not be set up yet."""
+  method = run.method or methods.get(methods.DEFAULT)
+  if method.answer.each_choice:
+    run = _with_choices(_with_method(run))
+  return method.rows_per_example(run.choices)
+
+
 def _with_choices(run: RunConfig) -> RunConfig:
   """The run with the choices of its data set, if its method scores them."""
   from dss_jax.tasks import registration
@@ -281,8 +289,8 @@ def _check_groups(run: RunConfig) -> None:
     return
   if run.data.pack:
     raise ValueError(
-      f'METHOD {run.method.name} compares rows of an example, which are not packed: set PACK = '
-      f'False, as --gin_file=methods/{run.method.name}.gin does.'
+      f'METHOD {run.method.name} compares rows of an example, which are not packed: set '
+      'PACK = False.'
     )
   group, rows = run.method.rows_per_example(run.choices), run.data.batch_size
   if rows % (group * run.num_microbatches):
