@@ -22,7 +22,8 @@ from dss_jax.training import losses, optimizers
 # These settings may change when a run is continued: what is learned does not depend on them.
 MAY_CHANGE_ON_RESUME = (
   'checkpoints_to_keep',
-  'data_dir',  # the data's fingerprint is compared
+  'data.rationale_scores',  # the data's fingerprint is compared
+  'data_dir',  # likewise
   'eval.batch_size',
   'initial_checkpoint_path',
   'log_period',
