@@ -170,5 +170,5 @@ def _keys(examples: Examples) -> list[Key]:
 def _targets(examples: Examples) -> np.ndarray:
   """int32 [n, 1, t]: each row's own target tokens as its only candidate."""
   at = examples.target_offsets
-  tokens = [examples.targets[start:end] for start, end in itertools.pairwise(at)]
+  tokens = [examples.targets[start:end].tolist() for start, end in itertools.pairwise(at)]
   return scoring.padded(tokens)[:, np.newaxis]
