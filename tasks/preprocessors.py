@@ -8,6 +8,7 @@ Every step takes a dataset of batches, because tf.data's overhead per step excee
 row: a task is `[batch, make_rows(...), tokenize, append_eos_after_trim, unbatch]`.
 """
 
+import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
@@ -15,7 +16,7 @@ import seqio
 import tensorflow as tf
 
 from dss_jax.datasets import release
-from dss_jax.methods import Row, base, derived, registry
+from dss_jax.methods import Choices, Row, base, derived, registry
 from dss_jax.tasks import metrics
 
 SEPARATOR = release.INPUT_SEPARATOR
@@ -47,6 +48,8 @@ def make_rows(
   needed: Collection[str] | None = None,
   all_samples: bool = True,
   is_right: Callable[[str, str], bool] = metrics.text_correct,
+  choices: Choices | None = None,
+  keeps_groups: bool = False,
 ) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
   """Makes the preprocessor that turns every source example into rows by their templates.
 
@@ -60,23 +63,38 @@ def make_rows(
       an example's K rationales, with the teacher label of the same sample, or only for the first
       that is not blank.
     is_right: whether (gold label, teacher's label) agree, by the metric of the data set.
+    choices: of an example; a row with `each_choice` is made for each of them, the right one first.
+    keeps_groups: whether an example's rows are left out together, and are repeated together for
+      each of its K rationales.
 
   Returns:
     A function from a dataset of batches to one of batches. In: strings [examples], or
     [examples, K] for the teacher's fields, and the integer `example_id`. Out: the strings `inputs`,
     `targets`, `label` (always the gold one) and the int32 `task_id`, `example_id`, all [rows]; if
-    any row has a `weight_if_wrong`, also the float32 `loss_weight`. Rows of one example stay
-    adjacent.
+    any row has a `weight_if_wrong`, also the float32 `loss_weight`; with `choices` also the string
+    `choices`, one a line. Rows of one example stay adjacent.
   """
   judged = any(row.weight_if_wrong != 1.0 for row in rows)
+  labelled = [
+    (row, field)
+    for row in rows
+    for field in (_choice_fields(choices) if row.each_choice and choices else [label_field])
+  ]
 
   def rows_of(examples: Features) -> Features:
     examples = _with_derived(examples, rows, is_right)
-    parts = [_filled(row, examples, label_field, needed, all_samples) for row in rows]
+    if choices is not None:
+      examples = _with_choices(examples, choices)
+    parts = [_filled(row, examples, field, needed, all_samples) for row, field in labelled]
+    join = _groups if keeps_groups else lambda parts: tf.concat(parts, axis=1)
     inputs, targets, kept, task_ids, weights = (
-      tf.concat(column, axis=1)
+      join(column)
       for column in zip(*parts)  # noqa: B905
     )
+    if keeps_groups:
+      groups = tf.reshape(kept, [tf.shape(kept)[0], -1, len(labelled)])
+      whole = tf.reduce_all(groups, axis=2, keepdims=True)
+      kept = tf.reshape(tf.broadcast_to(whole, tf.shape(groups)), tf.shape(kept))
     shape = tf.shape(inputs)
     columns = {
       'inputs': inputs,
@@ -89,6 +107,8 @@ def make_rows(
     }
     if judged:
       columns['loss_weight'] = weights
+    if choices is not None:
+      columns['choices'] = tf.broadcast_to(examples['choices'][:, tf.newaxis], shape)
     return {name: tf.boolean_mask(column, kept) for name, column in columns.items()}
 
   return lambda dataset: dataset.map(rows_of, num_parallel_calls=tf.data.AUTOTUNE)
@@ -162,6 +182,65 @@ def _lacks(what: str, field: str, examples: Features) -> str:
     f'{what} the field {field!r}; the source of the data set has '
     f'{sorted(set(examples) - {"example_id"})}.'
   )
+
+
+def _groups(parts: Sequence[tf.Tensor]) -> tf.Tensor:
+  """The rows of every sample side by side: [examples, samples or 1] each, to [examples, ...]."""
+  parts = [tf.broadcast_to(part, _shape_of_all(parts)) for part in parts]
+  return tf.reshape(tf.stack(parts, axis=2), [tf.shape(parts[0])[0], -1])
+
+
+def _shape_of_all(parts: Sequence[tf.Tensor]) -> tf.Tensor:
+  shape = tf.shape(parts[0])
+  for part in parts[1:]:
+    shape = tf.broadcast_dynamic_shape(shape, tf.shape(part))
+  return shape
+
+
+def _choice_fields(choices: Choices) -> list[str]:
+  """Names of the fields that hold an example's choices, the right one first."""
+  return [f'choice {number}' for number in range(choices.count)]  # no name of a template
+
+
+def _with_choices(examples: Features, choices: Choices) -> Features:
+  """The examples with their choices in fields of their own, and in `choices`, one a line."""
+  found = tf.numpy_function(
+    functools.partial(_choices_of, choices),
+    [examples['input'], examples['label'], examples['example_id']],
+    tf.string,
+  )
+  found = tf.ensure_shape(found, [None, choices.count])
+  is_wrong = tf.not_equal(tf.strings.strip(found), tf.strings.strip(examples['label'])[:, None])
+  order = tf.argsort(tf.cast(is_wrong, tf.int32), axis=1, stable=True)
+  ordered = tf.unstack(tf.gather(found, order, batch_dims=1), axis=1)
+  return {
+    **examples,
+    **dict(zip(_choice_fields(choices), ordered, strict=True)),
+    'choices': tf.strings.reduce_join(found, axis=1, separator='\n'),
+  }
+
+
+def _choices_of(
+  choices: Choices, inputs: np.ndarray, labels: np.ndarray, ids: np.ndarray
+) -> np.ndarray:
+  """The choices of examples, bytes [examples, choices]; blank, so without rows, without a label.
+
+  Raises:
+    ValueError: an input does not list them, or a label is none of them.
+  """
+  found = []
+  for text, label, number in zip(inputs, labels, ids, strict=True):
+    try:
+      of_one = choices.of(text.decode(errors='replace'))
+    except ValueError as error:
+      raise ValueError(f'example {number} (from 0): {error}') from None
+    gold = label.decode(errors='replace').strip()
+    if gold and gold not in of_one:
+      raise ValueError(
+        f'example {number} (from 0): the label {gold!r} is none of the choices {of_one}.'
+      )
+    found.append([choice.encode() if gold else b'' for choice in of_one])
+  return np.array(found, object)
 
 
 def _filled(

@@ -19,7 +19,7 @@ import seqio
 import tensorflow as tf
 
 from dss_jax import methods
-from dss_jax.methods import Method, Row
+from dss_jax.methods import Choices, Method, Row
 from dss_jax.tasks import metrics, preprocessors, vocabulary
 from dss_jax.tasks.numbered_source import FIELDS as FIELDS  # for those who write sources
 from dss_jax.tasks.numbered_source import NumberedSource as NumberedSource
@@ -36,6 +36,7 @@ class DatasetInfo:
     teacher: who wrote its rationales and teacher labels; '' if unknown.
     parts: the prepared data sets that it is made of, if any; their metadata names the teacher.
     unlabeled: those of them whose labels are always the teacher's.
+    choices: among which a label is, for methods that score them; None if it is any text.
   """
 
   name: str
@@ -44,6 +45,7 @@ class DatasetInfo:
   teacher: str = ''
   parts: tuple[str, ...] = ()
   unlabeled: tuple[str, ...] = ()
+  choices: Choices | None = None
 
 
 class TaskInfo(NamedTuple):
@@ -74,6 +76,7 @@ def register_dataset(
   teacher: str = '',
   parts: Sequence[str] = (),
   unlabeled: Sequence[str] = (),
+  choices: Choices | None = None,
 ) -> None:
   """Registers the tasks of a data set, for all methods. The vocabulary may be set later.
 
@@ -101,6 +104,7 @@ def register_dataset(
     teacher: who wrote the rationales, for model cards.
     parts: names of the prepared data sets that `source` reads; their metadata names the teacher.
     unlabeled: those of `parts` whose labels are the teacher's, for model cards.
+    choices: among which a label is, for methods that score them; None if it is any text.
 
   Raises:
     ValueError: the name is taken, or the metric unknown.
@@ -110,7 +114,9 @@ def register_dataset(
   if metric not in metrics.LABEL_METRICS:
     raise ValueError(f'metric must be one of {list(metrics.LABEL_METRICS)}; got {metric!r}.')
   numbered = NumberedSource(source, name)
-  _datasets[name] = DatasetInfo(name, metric, numbered, teacher, tuple(parts), tuple(unlabeled))
+  _datasets[name] = DatasetInfo(
+    name, metric, numbered, teacher, tuple(parts), tuple(unlabeled), choices
+  )
   add_methods()
 
 
@@ -223,7 +229,7 @@ def evaluation_task(dataset: str, method: Method) -> str:
   """
   answer, info = method.answer, _datasets[dataset]
   existing = _row_tasks.get((dataset, answer, 'gold'))
-  if existing and answer.is_label_alone and not method.needs:
+  if existing and answer.is_label_alone and not (method.needs or answer.each_choice):
     return existing
   name = f'{dataset}_{method.name}_answer'
   if name not in _infos:
@@ -292,7 +298,7 @@ def _add(dataset: DatasetInfo, method: Method) -> None:
   """Registers the task or mixture of a method on a data set."""
   name = f'{dataset.name}_{method.name}'
   if len(method.rows) == 1 or method.paired:
-    _add_task(name, dataset, method.rows, label_source=method.label_source)
+    _add_task(name, dataset, method.rows, method.label_source, keeps_groups=method.is_grouped)
   else:
     members = [_row_task(dataset, method, row) for row in method.rows]
     seqio.MixtureRegistry.add(name, members, default_rate=1.0)
@@ -344,6 +350,7 @@ def _add_task(
   read_by: Row | None = None,
   needed: Collection[str] | None = None,
   all_samples: bool = True,
+  keeps_groups: bool = False,
 ) -> None:
   """Adds one task with these rows of every source example.
 
@@ -355,10 +362,12 @@ def _add_task(
     read_by: the row by which outputs are parsed; None: the task's own.
     needed: see `preprocessors.make_rows`.
     all_samples: likewise.
+    keeps_groups: likewise.
   """
   feature = seqio.Feature(vocabulary.LazyVocabulary(), add_eos=True)
   label_field = 'label' if label_source == 'gold' else 'teacher_label'
   read_by = read_by or (rows[0] if len(rows) == 1 else None)
+  choices = dataset.choices if read_by is not None and read_by.each_choice else None
   metric = postprocess = None
   if read_by is not None and read_by.has_label:
     metric, postprocess = metrics.LABEL_METRICS[dataset.metric], preprocessors.label_reader(read_by)
@@ -371,7 +380,13 @@ def _add_task(
     preprocessors=[
       preprocessors.batch,
       preprocessors.make_rows(
-        rows, label_field, needed, all_samples, metrics.LABEL_CORRECT[dataset.metric]
+        rows,
+        label_field,
+        needed,
+        all_samples,
+        metrics.LABEL_CORRECT[dataset.metric],
+        choices,
+        keeps_groups,
       ),
       preprocessors.tokenize,
       seqio.preprocessors.append_eos_after_trim,

@@ -18,7 +18,9 @@ def add_prepared_datasets() -> None:
     if not registration.is_dataset(name):
       dataset = datasets.get(name)
       source = prepared.PreparedSource(name)
-      registration.register_dataset(name, source, dataset.metric, parts=(name,))
+      registration.register_dataset(
+        name, source, dataset.metric, parts=(name,), choices=dataset.choices
+      )
 
 
 def _generated(problems: Callable[[str], Sequence[Mapping[str, str]]]) -> Callable:
@@ -47,4 +49,5 @@ for _name, _module in datasets.EMBEDDED.items():
     seqio.FunctionDataSource(_generated(_module.problems), list(_module.SIZES), _module.SIZES),
     metric=_module.METRIC,
     teacher='its own generator',
+    choices=_module.CHOICES,
   )

@@ -26,6 +26,7 @@ ROWS = {
   'rationale': ['Rain is water.', 'Dogs are animals.', 'x is short.', 'Stones weigh.', 'No is no.'],
   'teacher_label': ['yes', 'neutral', 'no', 'no', 'no'],
 }
+CHOICES = methods.Choices(('no', 'entailment', 'yes'))
 LENGTHS = {'inputs': 48, 'targets': 12}
 MODEL = t5.T5Config(
   vocab_size=384,
@@ -43,20 +44,26 @@ def register() -> None:
   """Registers the data set, once a process."""
   if f'{NAME}_label' not in seqio.TaskRegistry.names():
     read = lambda split, shuffle_files: tf.data.Dataset.from_tensor_slices(ROWS)  # noqa: E731
-    register_dataset(NAME, seqio.FunctionDataSource(read, ['train', 'validation', 'test']))
+    source = seqio.FunctionDataSource(read, ['train', 'validation', 'test'])
+    register_dataset(NAME, source, choices=CHOICES)
 
 
 def run_config_of(
   folder, method: str, optimizer: str = 'adamw', model: t5.T5Config = MODEL
 ) -> run_config.RunConfig:
   """The settings of a small run of a method."""
+  is_grouped = methods.get(method).is_grouped  # 24: whole examples, of 3 choices or 2 rows
+  data = pipeline.DataConfig(
+    f'{NAME}_{method}', LENGTHS, 24 if is_grouped else 8, pack=not is_grouped
+  )
   return run_config.RunConfig(
     model_dir=str(folder),
     model=model,
-    data=pipeline.DataConfig(f'{NAME}_{method}', LENGTHS, 8),
+    data=data,
     vocabulary='bytes',
     train_steps=2,
     method=methods.get(method),
+    choices=CHOICES if methods.get(method).answer.each_choice else None,
     optimizer=optimizers.OptimizerConfig(optimizer, schedule='constant'),
     eval=run_config.EvalConfig(max_decode_length=8),
   )

@@ -7,6 +7,7 @@ from small_runs import config_of, small_data  # noqa: F401  a fixture
 
 from dss_jax import methods
 from dss_jax.commands import compare
+from dss_jax.data import pipeline
 from dss_jax.experiments import cells, comparison
 from dss_jax.runs.run_folder import RunFolder
 
@@ -40,6 +41,16 @@ def test_the_first_method_also_gets_the_compute_of_the_costliest():
 
 def test_methods_of_equal_compute_need_no_such_line():
   assert [entry.name for entry in entries('there', ('dss', 'paired'))] == ['dss', 'paired']
+
+
+def test_a_method_of_choices_gets_a_row_for_each_and_computes_its_second_pass():
+  def run_of(name):
+    data = pipeline.DataConfig(f'embedded_{name}', {'inputs': 96, 'targets': 64}, batch_size=8)
+    return config_of('unused', method=methods.get(name), data=data)
+
+  listed = comparison.entries(comparison.CompareConfig('there', ('standard', 'pinto')), run_of)
+  assert [entry.macros['BATCH_SIZE'] for entry in listed] == [8, 24, 8]
+  assert [entry.compute for entry in listed] == [1.0, 6.0, 6.0]
 
 
 def test_no_method_or_one_twice_is_refused():

@@ -19,6 +19,7 @@ RUN = {
   'data': {
     'mixture_or_task_name': 'svamp_dss', 'task_feature_lengths': {'inputs': 7, 'targets': 5},
     'batch_size': 128, 'split': 'train', 'fraction': 1.0, 'pack': True, 'seed': 0,
+    'rationale_scores': None, 'rationales_kept': 1.0,
   },
   'vocabulary': 'bytes',
   'train_steps': 10_000,
@@ -36,6 +37,7 @@ RUN = {
   },
   'seed': 0, 'num_microbatches': 1, 'initial_checkpoint_path': None, 'log_period': 50,
   'save_period': 1000, 'checkpoints_to_keep': 1, 'module': None, 'data_dir': None,
+  'choices': None,
 }  # fmt: skip
 STUDENT = {
   'model_dir': 'a', 'step': 'best',
@@ -83,7 +85,10 @@ SVAMP = (
     ),
     (
       'evaluate', ('--model_dir=a',), 'evaluation.EvaluateConfig',
-      {**STUDENT, 'task': None, 'split': 'test', 'num_examples': None, 'output': None},
+      {
+        **STUDENT, 'task': None, 'split': 'test', 'num_examples': None, 'output': None,
+        'rationale_scores': None,
+      },
     ),
     ('predict', ('--model_dir=a',), 'predict.PredictConfig', {**STUDENT, 'output': None}),
   ],

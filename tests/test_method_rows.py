@@ -37,6 +37,11 @@ ROWS = {
   'rationale': RATIONALES[2:],
   'dss': RATIONALES,
   'paired': RATIONALES,
+  'mutual_information': RATIONALES,
+  'pinto': [  # where there are no choices
+    (f'{A} [rationale] A dog that runs moves.', 'entailment'),
+    (f'{B} [rationale] Ice is hot.', 'no'),
+  ],
   'single_task': [
     (A, 'A dog that runs moves. [label] entailment'), (B, 'Ice is hot. [label] no')
   ],
@@ -95,7 +100,8 @@ def test_the_rows_of_a_method(name):
   assert weights == WEIGHTS.get(name, [1.0] * len(rows))
 
 
-@pytest.mark.parametrize('name', ROWS)
+# The others are in test_group_losses.py.
+@pytest.mark.parametrize('name', [name for name in ROWS if not methods.get(name).is_grouped])
 def test_the_loss_of_a_method_on_a_fixed_batch(name):
   """Σ_task weight · Σ w loss / Σ w over its own target tokens, row by row in float64."""
   method = methods.get(name)

@@ -183,7 +183,7 @@ def _answers(run: str, lines: list[dict], capsys) -> list[dict]:
   return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
-@pytest.mark.parametrize('name', ['single_task', 'rationale_input', 'label_since'])
+@pytest.mark.parametrize('name', ['single_task', 'rationale_input', 'label_since', 'pinto'])
 def test_evaluation_prediction_and_card_of_every_kind_of_method(
   name, tmp_path, monkeypatch, capsys
 ):
@@ -198,15 +198,17 @@ def test_evaluation_prediction_and_card_of_every_kind_of_method(
   with open(f'{run}/{summary["task"]}_test_1.jsonl', encoding='utf-8') as lines:
     records = [json.loads(line) for line in lines]
   assert [record['target'] for record in records] == run_folders.ROWS['label']
-  if name != 'rationale_input':
+  if not method.needs:
     for record in records:
       assert record['prediction'] == method.answer.parse(record['output'])['label']
+  if name == 'pinto':
+    assert {record['prediction'] for record in records} <= {'no', 'entailment', 'yes'}
   # Prediction: the same answers, with all that the method needs.
   keys = ('input', *method.needs)
   rows = zip(*(run_folders.ROWS[key] for key in keys), strict=True)
   answers = _answers(run, [dict(zip(keys, row, strict=True)) for row in rows], capsys)
   assert [answer['label'] for answer in answers] == [record['prediction'] for record in records]
-  has_rationale = name != 'rationale_input'
+  has_rationale = not method.needs
   assert all(isinstance(answer['rationale'], str) == has_rationale for answer in answers)
   # The model card says what it is and how to ask.
   export_weights.main(['--to=hf', f'--checkpoint={run}', f'--output={tmp_path}/out'])

@@ -1,12 +1,16 @@
 """What a run refuses before its first step, and what it notes in its folder."""
 
 import contextlib
+import dataclasses
+import types
 
 import pytest
 from small_runs import config_of, small_data  # noqa: F401  a fixture
 
+from dss_jax import methods
 from dss_jax.data import pipeline
-from dss_jax.runs import training_loop, training_setup
+from dss_jax.datasets import embedded
+from dss_jax.runs import run_config, training_loop, training_setup
 from dss_jax.runs.run_config import EvalConfig
 from dss_jax.runs.run_folder import RunFolder
 from dss_jax.training.optimizers import OptimizerConfig
@@ -73,3 +77,48 @@ def test_truncation_is_told(tmp_path, capsys):
   training_loop.train(config_of(tmp_path, data=config, train_steps=1, eval=EvalConfig(period=0),
                       optimizer=OptimizerConfig(schedule='constant')))  # fmt: skip
   assert 'are cut at 16 tokens' in capsys.readouterr().err
+
+
+def run_of_groups(folder, method='pinto', batch_size=6, pack=False, **changes):
+  """A run of a method whose loss needs all rows of an example, 3 of `pinto`."""
+  lengths = {'inputs': 96, 'targets': 64}
+  data = pipeline.DataConfig(f'embedded_{method}', lengths, batch_size, pack=pack)
+  return config_of(folder, data=data, vocabulary='embedded', method=methods.get(method), **changes)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'pack': True}, r'METHOD pinto compares rows of an example.*set PACK = False'),
+    ({'batch_size': 8}, r'BATCH_SIZE 8 counts rows.*is 3 of them.*such as 24 for 8 examples'),
+    ({'num_microbatches': 3}, r'each of NUM_MICROBATCHES 3: expected a multiple of 9'),
+    ({}, r'BATCH_SIZE / NUM_MICROBATCHES / 3 rows of an example 2 is not a multiple of .* = 8'),
+    ({'method': 'mutual_information', 'batch_size': 7}, 'is 2 of them'),
+  ],
+)
+def test_a_batch_that_would_split_the_rows_of_an_example_is_refused(tmp_path, changes, message):
+  with pytest.raises(ValueError, match=message):
+    training_loop.train(run_of_groups(tmp_path, **changes))
+
+
+def test_a_mark_that_has_other_tokens_between_words_is_refused(tmp_path, monkeypatch):
+  run = run_of_groups(tmp_path)
+  assert run_config.set_up_tasks(run).objective.group == 3
+  encode = {'[rationale]': [5], 'a': [3], 'a [rationale] a': [3, 6, 7, 3]}.__getitem__
+  fake = types.SimpleNamespace(encode=encode)
+  monkeypatch.setattr('dss_jax.tasks.vocabulary.load_vocabulary', lambda spec: fake)
+  with pytest.raises(ValueError, match=r"other tokens for '\[rationale\]' between two words"):
+    _ = dataclasses.replace(run, vocabulary='fake').objective
+
+
+def test_a_student_of_choices_is_trained_and_validated(tmp_path):
+  """A device has one whole example; validation scores its three choices."""
+  run = run_of_groups(
+    tmp_path, batch_size=24, train_steps=2, eval=EvalConfig(period=2, num_examples=8, batch_size=8),
+    optimizer=OptimizerConfig(schedule='constant'),
+  )  # fmt: skip
+  training_loop.train(run)
+  rows = list(RunFolder(tmp_path).metric_rows())
+  assert [row['label/rows'] for row in rows if row['kind'] == 'train'] == [8, 8]
+  assert rows[-1]['perturbed/loss'] > 0 and 0 <= rows[-1]['accuracy'] <= 1
+  assert RunFolder(tmp_path).load_settings().choices == embedded.CHOICES

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 
 from dss_jax.parallel import distributed
-from dss_jax.runs import evaluation, memory
+from dss_jax.runs import evaluation, memory, rationale_scores
 from dss_jax.settings import gin_files
 
 
@@ -12,7 +12,11 @@ from dss_jax.settings import gin_files
 def main(argv: Sequence[str]) -> int:
   """Runs `dss evaluate`; returns the exit code."""
   gin_files.parse(argv, 'runs/evaluate.gin')
-  summary = evaluation.evaluate(gin_files.configured('evaluation.EvaluateConfig'))
+  settings: evaluation.EvaluateConfig = gin_files.configured('evaluation.EvaluateConfig')
+  if settings.rationale_scores is None:
+    summary = evaluation.evaluate(settings)
+  else:
+    summary = rationale_scores.write(settings, settings.rationale_scores)
   if distributed.is_main():
     print(json.dumps(summary))
   return 0

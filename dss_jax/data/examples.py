@@ -20,7 +20,7 @@ from dss_jax.methods import registry
 from dss_jax.methods.dss import DSS
 
 SCALARS = ('task_id', 'example_id', 'loss_weight')
-TEXTS = ('inputs_pretokenized', 'targets_pretokenized', 'label')
+TEXTS = ('inputs_pretokenized', 'targets_pretokenized', 'label', 'choices')
 READ_BATCH = 1024  # examples that cross from TensorFlow to numpy at once
 
 

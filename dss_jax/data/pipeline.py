@@ -68,6 +68,9 @@ class DataConfig:
       the same examples, and a smaller fraction lies within a larger one (data/subsets.py).
     pack: put several sequences into one row.
     seed: of the order, and of the fraction.
+    rationale_scores: file by which rationales are selected (`dss evaluate --rationale_scores`);
+      None: all are learned from.
+    rationales_kept: fraction of the rationales that are kept then, those with the highest scores.
   """
 
   mixture_or_task_name: str
@@ -77,6 +80,8 @@ class DataConfig:
   fraction: float = 1.0
   pack: bool = True
   seed: int = 0
+  rationale_scores: fields.Path | None = None
+  rationales_kept: float = 1.0
 
   def __post_init__(self):
     fields.check(self)
@@ -92,6 +97,16 @@ class DataConfig:
       raise ValueError(f'BATCH_SIZE: expected at least 1 row, got {self.batch_size}')
     if not 0.0 < self.fraction <= 1.0:
       raise ValueError(f'DataConfig.fraction (TRAIN_FRACTION) is in (0, 1], not {self.fraction}.')
+    if not 0.0 < self.rationales_kept <= 1.0:
+      raise ValueError(
+        'DataConfig.rationales_kept (RATIONALES_KEPT) is above 0 and at most 1, '
+        f'not {self.rationales_kept}.'
+      )
+    if self.rationales_kept < 1.0 and self.rationale_scores is None:
+      raise ValueError(
+        'RATIONALES_KEPT selects rationales by RATIONALE_SCORES=FILE, which is not given; '
+        '`dss evaluate --rationale_scores=FILE` writes one.'
+      )
     if not 0 <= self.seed < 2**32:
       raise ValueError(f'DataConfig.seed (RANDOM_SEED) is from 0 to 2**32 - 1, not {self.seed}.')
 

@@ -5,6 +5,7 @@ Source: Nie et al. 2020, arXiv 1910.14599.
 
 from dss_jax.datasets import release, released_parser, teacher_outputs
 from dss_jax.datasets.esnli import nli_fields
+from dss_jax.methods import Choices
 
 DATASET = release.Dataset(
   name='anli1',
@@ -14,4 +15,5 @@ DATASET = release.Dataset(
   splits={'train': 'train', 'validation': 'valid', 'test': 'test'},
   teacher=release.TEACHER,
   parse_released=released_parser.nli_answer_is,
+  choices=Choices(teacher_outputs.NLI_LABELS),
 )

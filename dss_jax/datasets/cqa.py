@@ -5,6 +5,7 @@ validation split is the test set, and validation is held out of train, as in the
 """
 
 from dss_jax.datasets import release, released_parser, rows, teacher_outputs
+from dss_jax.methods import Choices
 
 LETTERS = 'abcde'
 
@@ -33,4 +34,5 @@ DATASET = release.Dataset(
   splits={'train': 'train', 'validation': 'train', 'test': 'test'},
   teacher=release.TEACHER,
   parse_released=released_parser.choice,
+  choices=Choices(listed=len(LETTERS)),
 )

@@ -29,10 +29,13 @@ import pathlib
 import random
 from collections.abc import Mapping
 
+from dss_jax.methods import Choices
+
 LABELS = ('entailment', 'neutral', 'contradiction')
 SIZES = {'train': 600, 'validation': 300, 'test': 600}
 SEED = 2305
 METRIC = 'text'
+CHOICES = Choices(LABELS)
 VOCABULARY_PATH = str(pathlib.Path(__file__).with_name('embedded.model'))
 TEACHER_ERROR_RATE = 0.1
 """How often the teacher gives one of the two wrong labels; its rationale is always right."""

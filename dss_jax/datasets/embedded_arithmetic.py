@@ -22,6 +22,7 @@ import random
 SIZES = {'train': 8000, 'validation': 500, 'test': 500}
 SEED = 2305
 METRIC = 'equation'
+CHOICES = None
 TEACHER_ERROR_RATE = 0.1
 """How often the teacher takes one operation for another."""
 DISTRACTOR_RATE = 0.05

@@ -5,6 +5,7 @@ the teacher's. `nli_fields` serves ANLI too.
 """
 
 from dss_jax.datasets import release, released_parser, rows, teacher_outputs
+from dss_jax.methods import Choices
 
 
 def nli_fields(row: release.Row) -> tuple[str, str]:
@@ -31,4 +32,5 @@ DATASET = release.Dataset(
   splits={'train': 'train', 'validation': 'valid', 'test': 'test'},
   teacher=release.TEACHER,
   parse_released=released_parser.nli_answer_line,
+  choices=Choices(teacher_outputs.NLI_LABELS),
 )

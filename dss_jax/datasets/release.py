@@ -21,6 +21,7 @@ import numpy as np
 from dss_jax.datasets import rows
 from dss_jax.datasets.rows import Row
 from dss_jax.datasets.teacher_outputs import TeacherOutput
+from dss_jax.methods import Choices
 
 SOURCE = 'datasets.zip of the repository google-research/distilling-step-by-step'
 """Where the raw files come from, for messages."""
@@ -74,6 +75,7 @@ class Dataset:
     read: yields the numbered rows of such a file; by default JSON lines, CSV or TSV by its name.
     teacher: who wrote the completions, for model cards; '' if unknown.
     parse_released: as `parse`, but as the paper's released code reads a completion, if it does.
+    choices: among which the label is, for methods that score them; None if it is any text.
   """
 
   name: str
@@ -85,6 +87,7 @@ class Dataset:
   read: Callable[[pathlib.Path], Iterator[tuple[int, Row]]] = rows.read
   teacher: str = ''
   parse_released: Callable[[str], TeacherOutput] | None = None
+  choices: Choices | None = None
 
   @property
   def holds_out_validation(self) -> bool:

@@ -128,8 +128,11 @@ def _cells_at(compared: CompareConfig, axes: Mapping[str, Any], run_of: RunOf) -
   """The cells of all methods with the same values of the grid."""
   students = [name for name in compared.methods if name != TEACHER]
   runs = {name: run_of(name, axes) for name in students}
-  rows = {name: run.data.batch_size * _rows_per_example(run) for name, run in runs.items()}
-  work = {name: rows[name] * run.train_steps for name, run in runs.items()}
+  rows = {
+    name: run.data.batch_size * run_config.rows_per_example(run) for name, run in runs.items()
+  }
+  passes = {name: (run.method or methods.get(methods.DEFAULT)).passes for name, run in runs.items()}
+  work = {name: rows[name] * passes[name] * run.train_steps for name, run in runs.items()}
   first = students[0]
 
   def cell(title: str, method: str, compute: float, **macros: int) -> Cell:
@@ -148,10 +151,6 @@ def _cells_at(compared: CompareConfig, axes: Mapping[str, Any], run_of: RunOf) -
     steps = round(runs[first].train_steps * ratio)
     title = f'{first}, equal compute'
     yield cell(title, first, ratio, BATCH_SIZE=rows[first], TRAIN_STEPS_RELATIVE=steps)
-
-
-def _rows_per_example(run: run_config.RunConfig) -> int:
-  return len((run.method or methods.get(methods.DEFAULT)).rows)
 
 
 def _slug(value: Any) -> str:

@@ -13,7 +13,7 @@ import seqio
 
 from dss_jax.data.examples import Examples, offsets_of
 from dss_jax.inference import evaluator, scoring, streaming
-from dss_jax.methods import Method, Row
+from dss_jax.methods import Choices, Method, Row
 from dss_jax.methods.base import fields_of, fill
 from dss_jax.models import t5
 from dss_jax.tasks.preprocessors import SEPARATOR
@@ -34,12 +34,14 @@ class Predictor:
     method: how it was trained, so how it is asked.
     vocabulary: of its inputs and outputs.
     decoder: gives the decoder of a row's outputs.
+    choices: of its questions, for a method that scores them.
   """
 
   params: t5.Params
   method: Method
   vocabulary: seqio.Vocabulary
   decoder: Callable[[Row], evaluator.Decoder]
+  choices: Choices | None = None
 
   def answers(
     self, questions: Sequence[Question], progress: evaluator.Progress | None = None
@@ -75,8 +77,14 @@ class Predictor:
   def outputs(
     self, row: Row, questions: Sequence[Question], progress: evaluator.Progress | None = None
   ) -> list[str]:
-    """The student's outputs for a row, one per question."""
-    decoded = self.decoder(row)(self.params, self.encode(row, questions), progress)
+    """The student's outputs for a row, one per question: where it has choices, the likeliest."""
+    examples = self.encode(row, questions)
+    if row.each_choice and self.choices is not None:
+      options = [self.choices.of(_fields(question)['input']) for question in questions]
+      return scoring.choose(
+        self.decoder(row), self.params, examples, options, self.vocabulary, progress
+      ).texts
+    decoded = self.decoder(row)(self.params, examples, progress)
     return [evaluator.to_text(tokens, self.vocabulary) for tokens in decoded.tokens]
 
   def label_scores(self, questions: Sequence[Question], labels: Sequence[str]) -> np.ndarray:
@@ -117,6 +125,9 @@ class Predictor:
       Texts that make up the output; none ends within a character.
     """
     row = row or self.method.answer
+    if row.each_choice and self.choices is not None:
+      yield from self.outputs(row, [question])
+      return
     ids: list[int] = []
     sent = ''
     for token in streaming.tokens(self.decoder(row), self.params, self.encode(row, [question])):

@@ -1,19 +1,21 @@
 """The log probability of given outputs: teacher forcing over candidates, one pass for all of them.
 
-Owns the scoring program and its batches. Axis legend: b rows (inputs), s input tokens,
-c candidates, t tokens of a candidate.
+Owns the scoring program, its batches, and the likeliest of several choices. Axis legend: n
+examples, b rows (inputs), s input tokens, c candidates, t tokens of a candidate.
 """
 
 import functools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import seqio
 from jaxtyping import Array, Float, Int
 
 from dss_jax.data.examples import Examples
-from dss_jax.inference import evaluator
+from dss_jax.inference.decoder import Decoder, Progress
 from dss_jax.models import t5
 from dss_jax.training import losses
 
@@ -24,9 +26,9 @@ def log_probabilities(
   params: t5.Params,
   inputs: Int[Array, 'b s'],
   segments: Int[Array, 'b s'],
-  candidates: Int[Array, 'c t'],
+  candidates: Int[Array, 'b c t'],
 ) -> Float[Array, 'b c']:
-  """log p(candidate | input) in nats, of every candidate for every input.
+  """log p(candidate | input) in nats, of every candidate of every input.
 
   Inputs are encoded once; the decoder runs once over all b x c rows.
 
@@ -37,10 +39,10 @@ def log_probabilities(
     segments: 1 on real tokens, 0 on padding.
     candidates: output tokens with their EOS, 0 on padding.
   """
-  rows, count = inputs.shape[0], candidates.shape[0]
+  rows, count, width = candidates.shape
   network = t5.bind(config, params)
   encoded = jnp.repeat(network.encode(inputs, segments), count, axis=0)
-  targets = jnp.tile(candidates, (rows, 1))
+  targets = candidates.reshape(rows * count, width)
   shifted = jnp.pad(targets, ((0, 0), (1, 0)))[:, :-1]
   real = (targets > 0).astype(jnp.int32)
   logits = network.decode(encoded, jnp.repeat(segments, count, axis=0), shifted, real)
@@ -55,13 +57,68 @@ def padded(candidates: Sequence[Sequence[int]]) -> np.ndarray:
 
 
 def score(
-  decoder: evaluator.Decoder, params: t5.Params, examples: Examples, candidates: np.ndarray
+  decoder: Decoder,
+  params: t5.Params,
+  examples: Examples,
+  candidates: np.ndarray,
+  progress: Progress | None = None,
 ) -> np.ndarray:
-  """float32 [examples, c]: `log_probabilities` of all examples, in batches as they are decoded."""
-  scores = np.zeros((len(examples), len(candidates)), np.float32)
-  step = functools.partial(log_probabilities, decoder.config, params)
-  for rows, log_probs in decoder.map_batches(
-    examples, lambda inputs, segments, _: step(inputs, segments, candidates)
-  ):
-    scores[rows[rows >= 0]] = log_probs[rows >= 0]
+  """float32 [n, c]: `log_probabilities` of all examples, in batches as they are decoded.
+
+  Args:
+    decoder: gives network, batches and mesh.
+    params: of the network.
+    examples: n inputs.
+    candidates: output tokens with their EOS [n, c, t], or [c, t] if they are the same for all.
+    progress: called after each batch.
+  """
+  candidates = np.broadcast_to(candidates, (len(examples), *candidates.shape[-2:]))
+  scores = np.zeros(candidates.shape[:2], np.float32)
+  done = 0
+
+  def step(inputs, segments, rows):
+    own = jnp.take(candidates, jnp.maximum(rows, 0), axis=0)
+    return log_probabilities(decoder.config, params, inputs, segments, own)
+
+  for rows, log_probs in decoder.map_batches(examples, step):
+    real = rows >= 0
+    scores[rows[real]] = log_probs[real]
+    done += int(real.sum())
+    if progress is not None:
+      progress(done, len(examples))
   return scores
+
+
+class Chosen(NamedTuple):
+  """The likeliest of each example's choices, and the mean log probability of its tokens [n]."""
+
+  texts: list[str]
+  scores: np.ndarray
+
+
+def choose(
+  decoder: Decoder,
+  params: t5.Params,
+  examples: Examples,
+  choices: Sequence[Sequence[str]],
+  vocabulary: seqio.Vocabulary,
+  progress: Progress | None = None,
+) -> Chosen:
+  """The choice whose tokens, EOS included, have the highest mean log probability in nats.
+
+  Args:
+    decoder: see `score`.
+    params: likewise.
+    examples: likewise.
+    choices: n times c texts.
+    vocabulary: of the outputs.
+    progress: likewise.
+
+  Source: Wang et al. 2022, arXiv 2211.01562.
+  """
+  ids = [[*vocabulary.encode(text), vocabulary.eos_id] for of in choices for text in of]
+  tokens = padded(ids).reshape(len(choices), len(choices[0]), -1)
+  means = score(decoder, params, examples, tokens, progress) / (tokens > 0).sum(axis=2)
+  best = means.argmax(axis=1)
+  texts = [of[at] for of, at in zip(choices, best, strict=True)]
+  return Chosen(texts, means[np.arange(len(texts)), best])

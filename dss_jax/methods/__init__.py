@@ -10,8 +10,10 @@ from dss_jax.methods import (
   derived,
   dss,
   label_first,
+  mutual_information,
   one_task,
   other_rationale,
+  pinto,
   rationale_input,
   right_rationales,
   self_evaluation,
@@ -23,10 +25,12 @@ from dss_jax.methods import (
   weighted_rationales,
 )
 from dss_jax.methods.base import Method, Row, Term, formula, from_teacher
+from dss_jax.methods.choices import Choices
 from dss_jax.methods.registry import DEFAULT, get, marks, names, register, registered
 
 __all__ = [
   'DEFAULT',
+  'Choices',
   'Method',
   'Row',
   'Term',
@@ -40,9 +44,11 @@ __all__ = [
   'get',
   'label_first',
   'marks',
+  'mutual_information',
   'names',
   'one_task',
   'other_rationale',
+  'pinto',
   'rationale_input',
   'register',
   'registered',

@@ -15,10 +15,19 @@ import string
 from collections.abc import Mapping, Sequence
 
 from dss_jax.methods import derived
+from dss_jax.methods.choices import Choices
 
 LABEL_SOURCES = ('gold', 'teacher')
 Weight = float | tuple[tuple[float, float], ...]
 """A number, or points (fraction of TRAIN_STEPS, number) with straight lines between them."""
+KINDS = ('tokens', 'choices', 'perturbed', 'agreement')
+"""Of loss terms: the mean token loss of a task's rows, and those over all rows of an example:
+
+  choices    cross-entropy over an example's choices, one row each, scored by the mean log
+             probability of their tokens; on data without choices, the mean token loss
+  perturbed  the same after the rationale in the input was hidden or changed (training/perturbation)
+  agreement  how far the second row's prediction is from the first's (training/group_losses)
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,12 +41,16 @@ class Row:
       texts between them (`parse`), so they must not be blank.
     weight_if_wrong: loss weight of the row's target tokens where the teacher's label is not the
       gold one; all other rows have 1. With 0 there is no such row.
+    each_choice: whether a row is made for every choice of an example, with the choice as `{label}`
+      and the right one first, on data sets that have choices. An answer of this kind is the
+      likeliest choice rather than what is decoded.
   """
 
   task: str
   input: str
   target: str
   weight_if_wrong: float = 1.0
+  each_choice: bool = False
 
   def __post_init__(self):
     if not 0.0 <= self.weight_if_wrong < math.inf:
@@ -52,6 +65,11 @@ class Row:
       raise ValueError(
         f'Row {self.task!r}: the target {self.target!r} needs text between its fields, at which an '
         "output is split, e.g. '{rationale} [label] {label}'."
+      )
+    if self.each_choice and (not self.is_label_alone or 'label' in fields_of(self.input)):
+      raise ValueError(
+        f"Row {self.task!r}: a row for each choice has the target '{{label}}' and no label in its "
+        f'input, not {self.input!r} -> {self.target!r}.'
       )
 
   @property
@@ -98,13 +116,27 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Term:
-  """One term of the loss: `weight` times the mean token loss of a task's rows in the batch."""
+  """One term of the loss: `weight` times a mean over the batch.
+
+  Attributes:
+    task: whose rows' tokens are averaged over; of another kind than 'tokens', a name for the log.
+    weight: at least 0.
+    kind: what is averaged, one of KINDS.
+    smoothing: of 'choices' and 'perturbed': probability in [0, 1) that is spread evenly over all
+      choices, or over all tokens where there are none.
+  """
 
   task: str
   weight: Weight = 1.0
+  kind: str = 'tokens'
+  smoothing: float = 0.0
 
   def __post_init__(self):
     check_weight(self.weight, f'the loss weight of {self.task!r}')
+    if self.kind not in KINDS:
+      raise ValueError(f'the kind of the loss {self.task!r} is one of {KINDS}, not {self.kind!r}.')
+    if not 0.0 <= self.smoothing < 1.0:
+      raise ValueError(f'the smoothing of {self.task!r} is in [0, 1), not {self.smoothing}.')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,11 +186,56 @@ class Method:
       raise ValueError(f'Method {self.name}: no loss term for the rows of {", ".join(missing)}.')
     if not self.answer.has_label:
       raise ValueError(f"Method {self.name}: the answer's target has no {{label}}.")
+    self._check_groups()
+
+  def _check_groups(self) -> None:
+    """Refuses loss terms over several rows that the rows do not fit."""
+    kinds = {term.kind for term in self.loss}
+    choices = [row for row in self.rows if row.each_choice]
+    if choices and (len(self.rows) > 1 or self.label_source != 'gold' or not self.is_grouped):
+      raise ValueError(
+        f'Method {self.name}: a row for each choice needs gold labels, no other rows, and a loss '
+        "term of the kind 'choices'."
+      )
+    if kinds & {'choices', 'perturbed'} and not choices:
+      raise ValueError(
+        f"Method {self.name}: losses of the kinds 'choices' and 'perturbed' need a row for each "
+        'choice (each_choice=True).'
+      )
+    if 'perturbed' in kinds and not self.mark:
+      raise ValueError(
+        f"Method {self.name}: a loss of the kind 'perturbed' needs an input that ends in a text "
+        "and the rationale, such as '{input} [rationale] {rationale}'."
+      )
+    if 'agreement' in kinds and not (len(self.rows) == 2 and self.paired):
+      raise ValueError(
+        f"Method {self.name}: a loss of the kind 'agreement' needs two rows and paired=True."
+      )
 
   @property
   def tasks(self) -> tuple[str, ...]:
     """The tasks of the loss, in order: their numbers in a batch's `decoder_task_ids`."""
     return tuple(term.task for term in self.loss)
+
+  @property
+  def is_grouped(self) -> bool:
+    """Whether a term looks at several rows of an example, so that a batch needs all of them."""
+    return any(term.kind != 'tokens' for term in self.loss)
+
+  @property
+  def mark(self) -> str:
+    """The text before the rationale at the end of the first row's input; '' if there is none."""
+    text, name = pieces(self.rows[0].input)[-1]
+    return text.strip() if name == 'rationale' else ''
+
+  @property
+  def passes(self) -> int:
+    """How often a batch goes through the network in a step."""
+    return 1 + sum(term.kind == 'perturbed' for term in self.loss)
+
+  def rows_per_example(self, choices: Choices | None) -> int:
+    """Rows of an example with one rationale, on a data set with these choices."""
+    return sum(choices.count if row.each_choice and choices else 1 for row in self.rows)
 
   @property
   def other_rows(self) -> tuple[Row, ...]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from etils import epath
 
 from dss_jax.data import pipeline
-from dss_jax.runs import label_check, pretrained, run_config
+from dss_jax.runs import label_check, pretrained, rationale_scores, run_config
 from dss_jax.runs.run_config import RunConfig
 
 
@@ -69,9 +69,7 @@ def check(run: RunConfig) -> tuple[RunConfig, list[Check]]:
 
 def examples_per_row(run: RunConfig) -> float:
   """Examples in a row of the first training batch, on average; `check` has set up the tasks."""
-  mixture = pipeline.load_mixture(
-    run.data.mixture_or_task_name, run.data.split, run.objective.tasks
-  )
+  mixture = rationale_scores.training_mixture(run)
   return next(pipeline.TrainBatches(mixture, run.data)).sequences / run.data.batch_size
 
 

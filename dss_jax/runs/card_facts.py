@@ -18,7 +18,7 @@ from dss_jax import methods
 from dss_jax.data import pipeline
 from dss_jax.methods.base import Row
 from dss_jax.models.t5 import T5Config
-from dss_jax.runs import run_config
+from dss_jax.runs import rationale_scores, run_config
 from dss_jax.runs.run_folder import RunFolder
 from dss_jax.settings import fields, json_form
 from dss_jax.tasks import prepared, registration
@@ -133,7 +133,7 @@ def _origin(path: str) -> str:
 def _data_of(run: run_config.RunConfig, fingerprint: int | None) -> Data | str:
   name = run.data.mixture_or_task_name
   try:
-    mixture = pipeline.load_mixture(name, run.data.split, run.objective.tasks)
+    mixture = rationale_scores.training_mixture(run)
     infos = registration.datasets_of(name)
   except (ValueError, OSError):
     return 'The data was not there when this card was written.'

@@ -33,12 +33,15 @@ class EvaluateConfig(student.StudentConfig):
     output: JSON lines, one an example; None: <model_dir>/<task>_<split>_<step>.jsonl, with the
       method of decoding at the end where it is not greedy, and a summary beside it, .json, which
       `dss export` puts into the model card.
+    rationale_scores: a file; instead of decoding, a student of `rationale_input` says of every
+      rationale of the split how likely it makes the gold label, for RATIONALE_SCORES of training.
   """
 
   task: str | None = None
   split: str = 'test'
   num_examples: int | None = None
   output: fields.Path | None = None
+  rationale_scores: fields.Path | None = None
 
 
 def evaluate(settings: EvaluateConfig) -> dict[str, Any]:

@@ -106,6 +106,11 @@ def _use(facts: Facts) -> str:
   wanted = sorted(frozenset[str]().union(*(fields_of(row.input) for row in rows)))
   question = {name: example.get(name) or PLACEHOLDERS.get(name, name) for name in wanted}
   sentences = [f'Asked with {code(row.input)}, it writes {code(row.target)}.' for row in rows]
+  if facts.run is not None and facts.run.choices is not None:
+    sentences.append(
+      'Its answer is the choice whose tokens, the end of sequence included, have the highest mean '
+      'log probability, not what it writes freely.'
+    )
   if method.needs:
     sentences.append(f'Every question needs {" and ".join(sorted(method.needs))} too.')
   if facts.run is None:

@@ -5,6 +5,7 @@ them. Their file is run_folder.py's; doing the run is training_loop.py's.
 """
 
 import dataclasses
+import functools
 import importlib
 import os
 
@@ -12,7 +13,7 @@ from etils import epath
 
 from dss_jax import methods
 from dss_jax.data import pipeline
-from dss_jax.methods import Method, Row
+from dss_jax.methods import Choices, Method, Row
 from dss_jax.models import t5
 from dss_jax.parallel import partitioning
 from dss_jax.settings import arguments, fields, whole_files
@@ -21,7 +22,8 @@ from dss_jax.training import losses, optimizers
 # These settings may change when a run is continued: what is learned does not depend on them.
 MAY_CHANGE_ON_RESUME = (
   'checkpoints_to_keep',
-  'data_dir',  # the data's fingerprint is compared
+  'data.rationale_scores',  # the data's fingerprint is compared
+  'data_dir',  # likewise
   'eval.batch_size',
   'initial_checkpoint_path',
   'log_period',
@@ -106,6 +108,7 @@ class RunConfig:
     checkpoints_to_keep: how many of the latest are kept, besides the best.
     module: a module of yours that is imported to register more SeqIO tasks.
     data_dir: where prepared data sets are; None: TFDS_DATA_DIR or ~/tensorflow_datasets.
+    choices: of the data set's questions, for a method that scores them; `set_up_tasks` fills it in.
   """
 
   model_dir: fields.Path
@@ -128,6 +131,7 @@ class RunConfig:
   checkpoints_to_keep: int = 1
   module: str | None = None
   data_dir: fields.Path | None = None
+  choices: Choices | None = None
 
   def __post_init__(self):
     fields.check(self)
@@ -148,7 +152,11 @@ class RunConfig:
   def objective(self) -> losses.Objective:
     """What is minimised: the method's loss terms with the run's settings."""
     method = self.method or methods.get(methods.DEFAULT)
-    return losses.objective(method.loss, self.loss, self.train_steps)
+    if not method.is_grouped:
+      return losses.objective(method.loss, self.loss, self.train_steps)
+    mark = _tokens_of_mark(method.mark, str(self.vocabulary)) if method.mark else ()
+    group = method.rows_per_example(self.choices)
+    return losses.objective(method.loss, self.loss, self.train_steps, group, mark)
 
   def output_length(self, row: Row) -> int:
     """Most tokens of a row's output: MAX_DECODE_LENGTH of a label alone, else as in training."""
@@ -201,7 +209,7 @@ def set_up_tasks(run: RunConfig) -> RunConfig:
 
   Raises:
     ValueError: the vocabulary is missing, or larger than the model's embedding; or METHOD is not
-      the one of MIXTURE_OR_TASK_NAME.
+      the one of MIXTURE_OR_TASK_NAME, or its rows do not fit PACK or BATCH_SIZE.
   """
   if run.data_dir:
     run = dataclasses.replace(run, data_dir=str(whole_files.absolute(run.data_dir)))
@@ -211,7 +219,8 @@ def set_up_tasks(run: RunConfig) -> RunConfig:
 
   if run.module:
     arguments.import_modules([run.module])
-  run = _with_method(run)
+  run = _with_choices(_with_method(run))
+  _check_groups(run)
   vocabulary = tasks.set_vocabulary(run.vocabulary)
   size = run.model.vocab_size
   if size is None:
@@ -258,6 +267,67 @@ def _with_method(run: RunConfig) -> RunConfig:
       'one of the two.'
     )
   return run
+
+
+def rows_per_example(run: RunConfig) -> int:
+  """Rows of an example with one rationale in a run that may not be set up yet."""
+  method = run.method or methods.get(methods.DEFAULT)
+  if method.answer.each_choice:
+    run = _with_choices(_with_method(run))
+  return method.rows_per_example(run.choices)
+
+
+def _with_choices(run: RunConfig) -> RunConfig:
+  """The run with the choices of its data set, if its method scores them."""
+  from dss_jax.tasks import registration
+
+  assert run.method is not None
+  if not run.method.answer.each_choice:
+    return run
+  choices = registration.dataset_of(run.data.mixture_or_task_name).choices
+  return dataclasses.replace(run, choices=choices)
+
+
+def _check_groups(run: RunConfig) -> None:
+  """Refuses batches that would split the rows of an example whose loss needs them together."""
+  assert run.method is not None
+  if not run.method.is_grouped:
+    return
+  if run.data.pack:
+    raise ValueError(
+      f'METHOD {run.method.name} compares rows of an example, which are not packed: set '
+      'PACK = False.'
+    )
+  group, rows = run.method.rows_per_example(run.choices), run.data.batch_size
+  if rows % (group * run.num_microbatches):
+    parts = (
+      f' in each of NUM_MICROBATCHES {run.num_microbatches}' if run.num_microbatches > 1 else ''
+    )
+    raise ValueError(
+      f'BATCH_SIZE {rows} counts rows, and an example of METHOD {run.method.name} is {group} of '
+      f'them{parts}: expected a multiple of {group * run.num_microbatches}, such as '
+      f'{rows * group} for {rows} examples.'
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _tokens_of_mark(mark: str, vocabulary: str) -> tuple[int, ...]:
+  """The tokens of a text that stands between two others in inputs.
+
+  Raises:
+    ValueError: it has other tokens there than alone, so that it could not be found.
+  """
+  from dss_jax.tasks.vocabulary import load_vocabulary
+
+  known = load_vocabulary(vocabulary)
+  ids, before = tuple(known.encode(mark)), tuple(known.encode('a'))
+  between = tuple(known.encode(f'a {mark} a'))
+  if not any(between[at : at + len(ids)] == ids for at in range(len(before), len(between))):
+    raise ValueError(
+      f'VOCABULARY {vocabulary} has other tokens for {mark!r} between two words than alone, so '
+      'that the rationale of an input cannot be found; use another VOCABULARY, or another METHOD.'
+    )
+  return ids
 
 
 def check_vocabulary(vocabulary: str, origin: str) -> None:

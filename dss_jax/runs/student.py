@@ -102,7 +102,7 @@ class Student:
 
   def predictor(self) -> Predictor:
     """The student, ready to answer questions many times."""
-    return Predictor(self.params, self.method, self.vocabulary, self.decoder)
+    return Predictor(self.params, self.method, self.vocabulary, self.decoder, self.run.choices)
 
 
 def load(config: StudentConfig) -> Student:

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from dss_jax.checkpoints import finished, manager
 from dss_jax.data import pipeline, subsets
 from dss_jax.parallel import distributed, partitioning
-from dss_jax.runs import label_check, memory, pretrained
+from dss_jax.runs import label_check, memory, pretrained, rationale_scores
 from dss_jax.runs.run_config import RunConfig, sentencepiece_model, set_up_tasks
 from dss_jax.runs.run_folder import RunFolder
 from dss_jax.runs.validation import Validation
@@ -62,14 +62,14 @@ def set_up(run: RunConfig, stack: contextlib.ExitStack) -> TrainingSetup:
   """
   run = set_up_tasks(run)
   mesh = partitioning.make_mesh(run.mesh)
+  group = run.objective.group
   partitioning.check_batch(
-    mesh, run.data.batch_size // run.num_microbatches, 'BATCH_SIZE / NUM_MICROBATCHES'
+    mesh,
+    run.data.batch_size // run.num_microbatches // group,
+    'BATCH_SIZE / NUM_MICROBATCHES' + (f' / {group} rows of an example' if group > 1 else ''),
   )
   memory.check(run, mesh)
-  mixture = pipeline.load_mixture(
-    run.data.mixture_or_task_name, run.data.split, run.objective.tasks
-  )
-  mixture = _sample(mixture, run.data)
+  mixture = _sample(rationale_scores.training_mixture(run), run.data)
   validation = Validation.of(run, mesh)
   folder = RunFolder(run.model_dir)
   stack.enter_context(folder.lock())

@@ -64,21 +64,35 @@ class Objective:
       between them.
     z_loss: see `LossConfig`.
     label_smoothing: likewise.
+    group: rows of an example, which are neighbours in a batch; 1 where no term looks at several.
+    group_terms: the terms of other kinds than 'tokens', by their task's number.
+    mark: tokens that stand before the rationale in an input; for 'perturbed' terms.
   """
 
   tasks: tuple[str, ...] = DSS.tasks
   weights: tuple[Weight, ...] = (1.0, 1.0)
   z_loss: float = 0.0
   label_smoothing: float = 0.0
+  group: int = 1
+  group_terms: tuple[tuple[int, Term], ...] = ()
+  mark: tuple[int, ...] = ()
 
 
-def objective(terms: Sequence[Term], config: LossConfig, train_steps: int = 1) -> Objective:
+def objective(
+  terms: Sequence[Term],
+  config: LossConfig,
+  train_steps: int = 1,
+  group: int = 1,
+  mark: Sequence[int] = (),
+) -> Objective:
   """The objective of a method's loss terms with a run's settings.
 
   Args:
     terms: of the method.
     config: settings of the run.
     train_steps: of the run, by which the fractions of schedules become steps.
+    group: see `Objective`.
+    mark: likewise.
   """
   weights: dict[str, Weight] = {term.task: term.weight for term in terms}
   if config.alpha is not None and {'label', 'rationale'} <= set(weights):
@@ -91,7 +105,16 @@ def objective(terms: Sequence[Term], config: LossConfig, train_steps: int = 1) -
     else float(weight)
     for weight in weights.values()
   )
-  return Objective(tuple(weights), tuple(in_steps), config.z_loss, config.label_smoothing)
+  grouped = tuple((number, term) for number, term in enumerate(terms) if term.kind != 'tokens')
+  return Objective(
+    tasks=tuple(weights),
+    weights=tuple(in_steps),
+    z_loss=config.z_loss,
+    label_smoothing=config.label_smoothing,
+    group=group,
+    group_terms=grouped,
+    mark=tuple(mark),
+  )
 
 
 def token_losses(
