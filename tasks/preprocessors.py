@@ -86,29 +86,18 @@ def make_rows(
     if choices is not None:
       examples = _with_choices(examples, choices)
     parts = [_filled(row, examples, field, needed, all_samples) for row, field in labelled]
-    join = _groups if keeps_groups else lambda parts: tf.concat(parts, axis=1)
-    inputs, targets, kept, task_ids, weights = (
-      join(column)
-      for column in zip(*parts)  # noqa: B905
-    )
+    columns_of_rows = zip(*parts, strict=True)
     if keeps_groups:
-      groups = tf.reshape(kept, [tf.shape(kept)[0], -1, len(labelled)])
-      whole = tf.reduce_all(groups, axis=2, keepdims=True)
-      kept = tf.reshape(tf.broadcast_to(whole, tf.shape(groups)), tf.shape(kept))
-    shape = tf.shape(inputs)
-    columns = {
-      'inputs': inputs,
-      'targets': targets,
-      'label': tf.broadcast_to(examples['label'][:, tf.newaxis], shape),
-      'task_id': task_ids,
-      'example_id': tf.broadcast_to(
-        tf.cast(examples['example_id'], tf.int32)[:, tf.newaxis], shape
-      ),
-    }
+      inputs, targets, kept, task_ids, weights = map(_groups, columns_of_rows)
+      kept = _whole_groups(kept, len(labelled))
+    else:
+      inputs, targets, kept, task_ids, weights = (tf.concat(c, axis=1) for c in columns_of_rows)
+    columns = {'inputs': inputs, 'targets': targets, 'task_id': task_ids}
     if judged:
       columns['loss_weight'] = weights
-    if choices is not None:
-      columns['choices'] = tf.broadcast_to(examples['choices'][:, tf.newaxis], shape)
+    for name in ('label', 'example_id', *(['choices'] if choices is not None else [])):
+      columns[name] = tf.broadcast_to(examples[name][:, tf.newaxis], tf.shape(inputs))
+    columns['example_id'] = tf.cast(columns['example_id'], tf.int32)
     return {name: tf.boolean_mask(column, kept) for name, column in columns.items()}
 
   return lambda dataset: dataset.map(rows_of, num_parallel_calls=tf.data.AUTOTUNE)
@@ -188,6 +177,13 @@ def _groups(parts: Sequence[tf.Tensor]) -> tf.Tensor:
   """The rows of every sample side by side: [examples, samples or 1] each, to [examples, ...]."""
   parts = [tf.broadcast_to(part, _shape_of_all(parts)) for part in parts]
   return tf.reshape(tf.stack(parts, axis=2), [tf.shape(parts[0])[0], -1])
+
+
+def _whole_groups(kept: tf.Tensor, rows: int) -> tf.Tensor:
+  """Which rows [examples, groups * rows] are kept if a group is only kept as a whole."""
+  groups = tf.reshape(kept, [tf.shape(kept)[0], -1, rows])
+  whole = tf.reduce_all(groups, axis=2, keepdims=True)
+  return tf.reshape(tf.broadcast_to(whole, tf.shape(groups)), tf.shape(kept))
 
 
 def _shape_of_all(parts: Sequence[tf.Tensor]) -> tf.Tensor:

@@ -113,7 +113,10 @@ def test_a_label_that_is_no_choice_is_refused():
     ({'label_source': 'teacher'}, 'gold labels, no other rows'),
     ({'loss': (Term('label'),)}, "a loss term of the kind 'choices'"),
     ({'rows': methods.standard.STANDARD.rows}, 'need a row for each choice'),
-    ({'rows': (Row('label', '{rationale} {input}', '{label}', True),)}, 'ends in a text and the'),
+    (
+      {'rows': (Row('label', '{rationale} {input}', '{label}', each_choice=True),)},
+      'ends in a text and the',
+    ),
   ],
 )
 def test_groups_that_do_not_fit_their_loss_are_refused(changes, message):
