@@ -176,9 +176,10 @@ def test_asdiv_reads_xml(tmp_path):
   )
   path.write_text(f'<Corpus><ProblemSet>{problem}</ProblemSet></Corpus>')
   assert read(asdiv.DATASET, tmp_path, 'train') == [release.Example('Two.\nHow?', '( 1 + 1 )')]
-  path.write_text('<Corpus>')
-  with pytest.raises(ValueError, match=r'ASDiv\.xml: not valid XML'):
-    read(asdiv.DATASET, tmp_path, 'train')
+  for text in ('<Corpus>', f'<?xml version="1.0" encoding="u{"9" * 5000}"?><a/>'):
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r'ASDiv\.xml: not valid XML.{,300}$'):
+      read(asdiv.DATASET, tmp_path, 'train')
   path.write_text('<!DOCTYPE x [<!ENTITY a "b">]><Corpus>&a;</Corpus>')
   with pytest.raises(ValueError, match='document type'):
     read(asdiv.DATASET, tmp_path, 'train')

@@ -14,6 +14,7 @@ import defusedxml
 from defusedxml import ElementTree
 
 from dss_jax.datasets import equations, release, released_parser, rows, teacher_outputs
+from dss_jax.settings.printable import one_line
 
 
 def read_problems(path: pathlib.Path) -> Iterator[tuple[int, release.Row]]:
@@ -33,7 +34,7 @@ def read_problems(path: pathlib.Path) -> Iterator[tuple[int, release.Row]]:
       f'{path}: expected XML without a document type or entities, like ASDiv.xml.'
     ) from error
   except (ElementTree.ParseError, LookupError, ValueError) as error:  # or an unknown encoding
-    raise ValueError(f'{path}: not valid XML ({error}).') from error
+    raise ValueError(f'{path}: not valid XML ({one_line(str(error), 200)}).') from error
   for number, problem in enumerate(root.iter('Problem'), start=1):
     yield number, {element.tag: ''.join(element.itertext()) for element in problem}
 
