@@ -45,11 +45,14 @@ def test_methods_of_equal_compute_need_no_such_line():
 
 def test_a_method_of_choices_gets_a_row_for_each_and_computes_its_second_pass():
   def run_of(name, macros):
-    data = pipeline.DataConfig(f'embedded_{name}', {'inputs': 96, 'targets': 64}, batch_size=8)
+    data = pipeline.DataConfig(
+      f'embedded_{name}', {'inputs': 96, 'targets': 64}, batch_size=8, pack=name != 'pinto'
+    )
     return config_of('unused', method=methods.get(name), data=data)
 
   listed = comparison.cells(comparison.CompareConfig('there', ('standard', 'pinto')), run_of)
   assert [entry.macros['BATCH_SIZE'] for entry in listed] == [8, 24, 8]
+  assert [entry.macros['PACK'] for entry in listed] == [False] * 3  # as many labels a step
   assert [entry.compute for entry in listed] == [1.0, 6.0, 6.0]
 
 

@@ -37,6 +37,7 @@ class CompareConfig:
     methods: names of methods, of files in methods/, or few_shot_cot, the teacher itself. All
       students start from the same parameters: the seed's, or INITIAL_CHECKPOINT_PATH's. BATCH_SIZE
       is the number of rows for a method with one row an example; one with two gets twice as many.
+      If one of them cannot be packed, none is.
     equal_compute: whether the first method is also trained for more steps, until its compute is
       that of the costliest one.
     split: what the students are scored on.
@@ -135,11 +136,14 @@ def _cells_at(compared: CompareConfig, axes: Mapping[str, Any], run_of: RunOf) -
   work = {name: rows[name] * passes[name] * run.train_steps for name, run in runs.items()}
   first = students[0]
 
+  # A packed row holds several labels: one that is not packed would have fewer of them a step.
+  unpacked = {} if all(run.data.pack for run in runs.values()) else {'PACK': False}
+
   def cell(title: str, method: str, compute: float, **macros: int) -> Cell:
     values = ''.join(f',{name.lower()}={_slug(value)}' for name, value in axes.items())
     folder = epath.Path(compared.model_dir) / (re.sub(r'\W+', '_', title) + values)
     place = {'MODEL_DIR': str(folder)}
-    return Cell(title, method, axes, {**axes, **place, **macros}, compute)
+    return Cell(title, method, axes, {**axes, **place, **unpacked, **macros}, compute)
 
   for name in compared.methods:
     if name == TEACHER:
