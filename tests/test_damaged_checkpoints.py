@@ -181,11 +181,16 @@ def test_a_changed_byte_is_noticed(noted, like):
 
 def test_the_file_that_is_missing_or_short_is_named(noted, like):
   folder = noted / 'checkpoints' / '6'
+  manifest = folder / 'params' / 'manifest.ocdbt'
+  whole = manifest.read_bytes()
+  manifest.write_bytes(b'x')
+  with pytest.raises(ValueError, match=r'its file params/manifest\.ocdbt has 1 bytes instead of'):
+    student.load(student.StudentConfig(str(noted), step=6))
+  manifest.write_bytes(whole)
   (folder / 'data' / 'metadata').unlink()
   with pytest.raises(ValueError, match='its file data/metadata is missing'):
     _resume(noted, like)
-  (folder / 'params' / 'manifest.ocdbt').write_bytes(b'x')
-  with pytest.raises(ValueError, match=r'its file params/manifest\.ocdbt has 1 bytes instead of'):
+  with pytest.raises(ValueError, match='its file data/metadata is missing'):
     student.load(student.StudentConfig(str(noted), step=6))
 
 

@@ -37,6 +37,17 @@ def test_seeds_that_disagree_widen_the_interval():
   assert gap.p > 0.1
 
 
+@pytest.mark.parametrize('seeds', [2, 3, 5])
+def test_students_that_differ_by_their_seeds_alone_are_rarely_told_apart(seeds):
+  """Two points of spread over seeds, and no difference of the methods: p < 0.05 in 5 % or less."""
+  rng, rejected = np.random.default_rng(0), 0
+  for _ in range(200):
+    rates = 0.5 + 0.02 * rng.normal(size=(2, seeds, 1))
+    one, other = rng.random((2, seeds, 4000)) < rates
+    rejected += statistics.two_level_bootstrap(one, other, 300).p < 0.05
+  assert rejected / 200 < 0.05 + 2.6 * (0.05 * 0.95 / 200) ** 0.5
+
+
 def test_mcnemar_by_hand():
   correct = np.array([1] * 9 + [0] * 1 + [1] * 50)
   baseline = np.array([0] * 9 + [1] * 1 + [1] * 50)

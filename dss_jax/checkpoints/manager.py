@@ -28,6 +28,7 @@ from dss_jax.training.train_state import TrainState
 BEST_METRIC = 'accuracy'
 """The validation metric whose largest value marks the best checkpoint."""
 MOMENTS = 'moments'
+_NOTES = 'data'  # small, and looked at whatever is read: a checkpoint is whole, or it is damaged
 _METRICS = 'metrics'  # orbax keeps them in a file of this name in an item of this name
 # How the message of an array library starts where a later try may succeed.
 _PASSING = ('UNAVAILABLE', 'DEADLINE_EXCEEDED', 'ABORTED', 'RESOURCE_EXHAUSTED')
@@ -297,7 +298,7 @@ class Checkpoints:
 
   def _restore(self, step: int, **items: Any) -> Any:
     folder = self.folder / str(step)
-    damage = checksums.damage(folder, step, items) if distributed.is_main() else None
+    damage = checksums.damage(folder, step, {*items, _NOTES}) if distributed.is_main() else None
     if damage:
       raise self._unreadable(step, damage, **items)
     try:
@@ -345,7 +346,7 @@ class Checkpoints:
   def _is_good(self, step: int, damaged: int, items: Mapping[str, Any]) -> bool:
     """Whether the same items of a checkpoint can be read; one process alone tries without sums."""
     folder = self.folder / str(step)
-    if step == damaged or checksums.damage(folder, step, items):
+    if step == damaged or checksums.damage(folder, step, {*items, _NOTES}):
       return False
     if checksums.are_in(folder):
       return all((folder / item).exists() for item in items)

@@ -43,7 +43,7 @@ def _compare(compared: CompareConfig, entries: Sequence[Cell], run_of: RunOf) ->
     if outcome is None:
       return 0
     scores.append(outcome.score)
-    last = run if entry.name == compared.methods[-1] else last
+    last = run if entry.name == entry.method != comparison.TEACHER else last
   if distributed.is_main():
     lines = json.dumps([vars(score) for score in scores], indent=2) + '\n'
     whole_files.write_text(whole_files.absolute(compared.model_dir) / FILE, lines)

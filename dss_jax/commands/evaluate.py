@@ -14,7 +14,7 @@ def main(argv: Sequence[str]) -> int:
   gin_files.parse(argv, 'runs/evaluate.gin')
   settings: evaluation.EvaluateConfig = gin_files.configured('evaluation.EvaluateConfig')
   if settings.rationale_scores is None:
-    summary = evaluation.evaluate(settings)
+    summary, _ = evaluation.evaluate(settings)
   else:
     summary = rationale_scores.write(settings, settings.rationale_scores)
   if distributed.is_main():

@@ -148,7 +148,7 @@ def _report(sweep: Sweep) -> int:
   folder = whole_files.absolute(sweep.settings.model_dir)
   if outcomes:
     rows = [json.dumps(cells.record(outcome)) + '\n' for outcome in outcomes]
-    text = tables.markdown(outcomes)
+    text = tables.markdown(outcomes, sweep.settings.methods[0])
     whole_files.write_text(folder / RESULTS, ''.join(rows))
     whole_files.write_text(folder / TABLE, text)
     print(f'\n{text}\n{RESULTS} and {TABLE} are in {folder}.')

@@ -171,8 +171,10 @@ def _scored(
     batch_size=run.eval.batch_size,
     module=run.module,
   )
-  summary = evaluation.evaluate(settings)
+  summary, records = evaluation.evaluate(settings)
   found = summary['metrics']
+  is_papers = split == 'test' and cell.name == cell.method  # not a line of equal compute
+  published = paper.published(run) if is_papers else None
   score = Score(
     cell.name,
     cell.folder.name,
@@ -184,10 +186,9 @@ def _scored(
     steps,
     cell.compute * steps / run.train_steps,  # fewer where PATIENCE stopped it
     seconds,
-    *(paper.published(run) or ()),
+    *(published or ()),
   )
-  records = epath.Path(summary['records']).read_text().splitlines()
-  return Outcome(cell, score, np.array([json.loads(record)['correct'] for record in records]))
+  return Outcome(cell, score, np.array([record['correct'] for record in records], bool))
 
 
 def _teacher(cell: Cell, run: run_config.RunConfig, split: str) -> Outcome:

@@ -37,12 +37,14 @@ def seed_interval(accuracies: Sequence[float]) -> tuple[float, float]:
 
 
 def two_level_bootstrap(correct: np.ndarray, baseline: np.ndarray, draws: int = DRAWS) -> Gap:
-  """The mean gap to a baseline, with an interval that is of seeds and of test items.
+  """The mean gap to a baseline, with an interval and a p value that are of seeds and of test items.
 
   Each draw takes seeds and items with replacement; a seed's two students and an item's answers stay
-  together. With one seed the interval is of the items alone.
+  together. With one seed the interval is that of the draws, of the items alone. With n seeds, a
+  draw's spread is too small by the factor sqrt((n - 1) / n), and is itself known from n values
+  only: it is widened by that factor, and interval and p are Student's with n - 1 degrees.
 
-  Source: Davison and Hinkley 1997, section 3.8; percentile interval.
+  Source: Davison and Hinkley 1997, section 3.8, for the draws of two levels.
   """
   gaps = correct.astype(np.float64) - baseline
   seeds, items = gaps.shape
@@ -52,9 +54,16 @@ def two_level_bootstrap(correct: np.ndarray, baseline: np.ndarray, draws: int = 
   of_items = rng.multinomial(items, counts / items, draws)
   of_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), draws)
   drawn = np.sum((of_items @ patterns) * of_seeds, axis=1) / (items * seeds)
-  low, high = np.quantile(drawn, [0.025, 0.975])
-  p = 2 * min(np.mean(drawn <= 0), np.mean(drawn >= 0))
-  return Gap(float(gaps.mean()), float(low), float(high), min(1.0, max(float(p), 1 / draws)))
+  mean, least = float(gaps.mean()), 1 / draws
+  if seeds == 1:
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    p = 2 * min(float(np.mean(drawn <= 0)), float(np.mean(drawn >= 0)))
+  else:
+    error = float(drawn.std()) * np.sqrt(seeds / (seeds - 1))
+    half = error * scipy.stats.t.ppf(0.975, seeds - 1)
+    low, high = mean - half, mean + half
+    p = 2 * float(scipy.stats.t.sf(abs(mean) / error, seeds - 1)) if error else float(not mean)
+  return Gap(mean, float(low), float(high), min(1.0, max(p, least)))
 
 
 def mcnemar(correct: np.ndarray, baseline: np.ndarray) -> float:

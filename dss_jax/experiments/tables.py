@@ -39,37 +39,42 @@ class Line(NamedTuple):
   seconds: float
 
 
-def lines(outcomes: Sequence[Outcome]) -> dict[str, list[Line]]:
-  """The lines of a table for each combination of the grid without its seeds, by its title."""
+def lines(outcomes: Sequence[Outcome], first: str) -> dict[str, list[Line]]:
+  """The lines of a table for each combination of the grid without its seeds, by its title.
+
+  Args:
+    outcomes: what is done.
+    first: the method that others are compared to; where it is not done, nothing is compared.
+  """
   groups: dict[str, list[Outcome]] = {}
   for outcome in outcomes:
     groups.setdefault(_title(outcome.cell.axes), []).append(outcome)
-  return {title: list(_lines(group)) for title, group in groups.items()}
+  return {title: list(_lines(group, first)) for title, group in groups.items()}
 
 
 def _title(axes: Mapping[str, Any]) -> str:
   return ', '.join(f'{name.lower()}={value}' for name, value in axes.items() if name != SEED)
 
 
-def _lines(group: Sequence[Outcome]) -> Iterator[Line]:
+def _lines(group: Sequence[Outcome], first: str) -> Iterator[Line]:
   names = dict.fromkeys(outcome.cell.name for outcome in group)
   by_name = {
     name: {one.cell.axes.get(SEED): one for one in group if one.cell.name == name} for name in names
   }
-  first = next(iter(by_name.values()))
+  baseline = by_name.get(first, {})
   for name, by_seed in by_name.items():
     scores = [one.score for one in by_seed.values()]
     accuracies = [100 * score.accuracy for score in scores]
-    if len(accuracies) >= FEW_SEEDS:
+    answers = {one.correct.tobytes() for one in by_seed.values()}
+    if len(accuracies) >= FEW_SEEDS and len(answers) > 1:  # the teacher's are always the same
       interval = statistics.seed_interval(accuracies)
     else:
       interval = 100 * scores[0].accuracy_low, 100 * scores[0].accuracy_high
-    shared = [seed for seed in by_seed if seed in first]
+    shared = [seed for seed in by_seed if seed in baseline]
     gap, p = None, 1.0
-    if by_seed is not first and shared:
-      pairs = [(by_seed[seed].correct, first[seed].correct) for seed in shared]
-      own, baseline = (np.array(answers) for answers in zip(*pairs, strict=True))
-      gap = statistics.two_level_bootstrap(own, baseline)
+    if name != first and shared:
+      pairs = [(by_seed[seed].correct, baseline[seed].correct) for seed in shared]
+      gap = statistics.two_level_bootstrap(*(np.array([p[k] for p in pairs]) for k in (0, 1)))
       p = float(np.median([statistics.mcnemar(*pair) for pair in pairs]))
     seconds = float(np.mean([score.seconds for score in scores]))
     yield Line(name, tuple(accuracies), interval, gap, p, scores[0], seconds)
@@ -94,15 +99,15 @@ COLUMNS = (
 )  # fmt: skip
 ABOUT = (
   'Accuracy and its interval over seeds, in percent. The gap is to the first method at the same '
-  'seeds, in points; its interval and p are by a bootstrap over seeds and test items, and p is '
+  'seeds, in points; its interval and p are of seeds and test items, by a bootstrap and Student, and p is '
   'corrected for all gaps of these tables by Holm. McNemar: the exact p of one seed, the median. '
   'Paper: its accuracy and standard error; ours is compatible within 1.96 errors of both.'
 )
 
 
-def markdown(outcomes: Sequence[Outcome]) -> str:
-  """The tables of a sweep, a title and a table for each combination of the grid."""
-  tables = lines(outcomes)
+def markdown(outcomes: Sequence[Outcome], first: str) -> str:
+  """The tables of a sweep, a title and a table for each combination of the grid; see `lines`."""
+  tables = lines(outcomes, first)
   tested = [line.gap.p for line in itertools.chain(*tables.values()) if line.gap]
   corrected = iter(statistics.holm(tested))
   parts = []

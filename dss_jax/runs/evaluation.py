@@ -44,12 +44,12 @@ class EvaluateConfig(student.StudentConfig):
   rationale_scores: fields.Path | None = None
 
 
-def evaluate(settings: EvaluateConfig) -> dict[str, Any]:
+def evaluate(settings: EvaluateConfig) -> tuple[dict[str, Any], Sequence[Mapping[str, Any]]]:
   """Scores a student, writes the file of records, prints a summary for people.
 
   Returns:
-    JSON values: task, split, examples (how many), metrics (see `evaluator.Evaluation`), and the
-    path of the records.
+    JSON values: task, split, examples (how many) and metrics (see `evaluator.Evaluation`). And the
+    records, one an example.
 
   Raises:
     ValueError: the student, task or split does not exist; the message names near ones.
@@ -89,7 +89,7 @@ def evaluate(settings: EvaluateConfig) -> dict[str, Any]:
     print(f'{task} {settings.split}: step {loaded.step}, {len(examples)} examples')
     print('\n'.join(_lines(evaluation)))
     print(f'  records: {output}')
-  return {**summary, 'records': str(output)}
+  return summary, evaluation.records
 
 
 def _warn_of_labels(
