@@ -1,5 +1,6 @@
 """Comparisons: equal labels a step, equal compute, and the whole of `dss compare` on few steps."""
 
+import dataclasses
 import json
 
 import pytest
@@ -8,8 +9,13 @@ from small_runs import config_of, small_data  # noqa: F401  a fixture
 from dss_jax import methods
 from dss_jax.commands import compare
 from dss_jax.data import pipeline
-from dss_jax.experiments import cells, comparison
+from dss_jax.experiments import cells, comparison, configuration, labels
+from dss_jax.runs import run_config
 from dss_jax.runs.run_folder import RunFolder
+
+
+def in_row(run):
+  return 1 / run_config.rows_per_example(run)
 
 
 def entries(folder, names, **settings):
@@ -18,7 +24,7 @@ def entries(folder, names, **settings):
     return config_of('unused', method=methods.get(name), train_steps=100)
 
   compared = comparison.CompareConfig(str(folder), names, **settings)
-  return comparison.cells(compared, run_of)
+  return comparison.cells(compared, run_of, in_row)
 
 
 def test_every_method_gets_as_many_label_rows_a_step():
@@ -50,10 +56,41 @@ def test_a_method_of_choices_gets_a_row_for_each_and_computes_its_second_pass():
     )
     return config_of('unused', method=methods.get(name), data=data)
 
-  listed = comparison.cells(comparison.CompareConfig('there', ('standard', 'pinto')), run_of)
+  compared = comparison.CompareConfig('there', ('standard', 'pinto'))
+  listed = comparison.cells(compared, run_of, in_row)
   assert [entry.macros['BATCH_SIZE'] for entry in listed] == [8, 24, 8]
   assert [entry.macros['PACK'] for entry in listed] == [False] * 3  # as many labels a step
   assert [entry.compute for entry in listed] == [1.0, 6.0, 6.0]
+
+
+def test_where_a_row_holds_fewer_labels_there_are_more_rows():
+  held = {'standard': 6.9, 'dss': 3.2, 'single_task': 3.45}
+
+  def run_of(name, macros):
+    return config_of('unused', method=methods.get(name))
+
+  compared = comparison.CompareConfig('there', tuple(held), equal_compute=False)
+  listed = comparison.cells(compared, run_of, lambda run: held[run.method.name])
+  assert [cell.macros['BATCH_SIZE'] for cell in listed] == [8, 16, 16]
+  assert [cell.compute for cell in listed] == [1.0, 2.0, 2.0]
+
+
+def test_rationales_behind_labels_halve_the_labels_in_a_row(small_data):  # noqa: F811
+  found = {}
+  for name in ('standard', 'dss', 'single_task'):
+    run = config_of('unused', method=methods.get(name))
+    data = dataclasses.replace(run.data, mixture_or_task_name=f'embedded_arithmetic_{name}')
+    found[name] = labels.per_row(dataclasses.replace(run, data=data))
+  assert found['dss'] == pytest.approx(found['standard'] / 2, rel=0.3)
+  assert found['single_task'] < 0.8 * found['standard']
+
+
+def test_settings_that_replace_those_of_a_methods_file_are_refused():
+  argv = ['--gin_file=models/t5_1_1/tiny.gin', '--gin_file=datasets/embedded.gin', '--model_dir=a']
+  run_of = configuration.reader([*argv, '--train_steps=300'], 'runs/compare.gin')
+  with pytest.raises(ValueError, match=r'untrained\.gin sets TRAIN_STEPS = 1, .* replaced by 300'):
+    run_of('untrained', {})
+  assert configuration.reader(argv, 'runs/compare.gin')('untrained', {}).train_steps == 1
 
 
 def test_no_method_or_one_twice_is_refused():

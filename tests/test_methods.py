@@ -193,7 +193,7 @@ def test_evaluation_prediction_and_card_of_every_kind_of_method(
   method = methods.get(name)
   run = run_folders.make_run(tmp_path / 'run', name)
   # Evaluation: every example, the label read out of what is written, against the gold label.
-  summary = evaluation.evaluate(evaluation.EvaluateConfig(run))
+  summary, _ = evaluation.evaluate(evaluation.EvaluateConfig(run))
   assert (summary['task'], summary['examples']) == (f'{run_folders.NAME}_{name}_answer', 5)
   with open(f'{run}/{summary["task"]}_test_1.jsonl', encoding='utf-8') as lines:
     records = [json.loads(line) for line in lines]

@@ -201,7 +201,7 @@ def test_a_second_training_is_refused_before_anything_is_touched(tmp_path):
       compare.main(['--gin_file=runs/smoke.gin', f'--model_dir={tmp_path}'])
     assert _contents(tmp_path) == before
     settings = evaluation.EvaluateConfig(str(tmp_path), batch_size=8)
-    assert evaluation.evaluate(settings)['examples'] == 5, 'reading is allowed'
+    assert evaluation.evaluate(settings)[0]['examples'] == 5, 'reading is allowed'
   assert training_loop.train(_run(tmp_path)).step == 6
 
 

@@ -39,8 +39,8 @@ def _compare(compared: CompareConfig, entries: Sequence[Cell], run_of: RunOf) ->
   scores, last = [], None
   for entry in entries:
     run = run_of(entry.method, entry.macros)
-    outcome = cells.train(entry, run, compared.split)
-    if outcome is None:
+    outcome, stops = cells.train(entry, run, compared.split)
+    if outcome is None or (stops and entry is not entries[-1]):
       return 0
     scores.append(outcome.score)
     last = run if entry.name == entry.method != comparison.TEACHER else last

@@ -65,6 +65,10 @@ def main(argv: Sequence[str]) -> int:
   folder = RunFolder(settings.model_dir)
   if folder.settings_file.exists():
     raise ValueError(f'MODEL_DIR {folder} holds a run; name a folder for the sweep alone.')
+  if settings.workers > 1 and '://' in str(folder):
+    raise ValueError(
+      'a bucket has no locks, which WORKERS need: give WORKERS=1, or a local MODEL_DIR.'
+    )
   if distributed.is_multiprocess():
     raise ValueError('a sweep is one process; start it on each machine with a shared MODEL_DIR.')
   if WORKER in os.environ:
@@ -91,8 +95,8 @@ def _work(sweep: Sweep) -> bool:
         continue
       try:
         cells.set_aside(cell, asked, split)
-        with contextlib.redirect_stdout(sys.stderr):
-          outcome = cells.train(cell, sweep.run_of(cell.method, cell.macros), split)
+        with contextlib.redirect_stdout(sys.stderr), memory.explained(memory.TRAINING):
+          outcome, stops = cells.train(cell, sweep.run_of(cell.method, cell.macros), split)
       except Exception as error:
         if os.environ.get('DSS_TRACEBACK') or not errors.is_users(error):
           raise
@@ -108,6 +112,8 @@ def _work(sweep: Sweep) -> bool:
       f'{rest} to go, eta {seconds // 3600:.0f}:{seconds % 3600 // 60:02.0f}',
       flush=True,
     )
+    if stops:
+      return True
   return False
 
 

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import zlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from dss_jax.parallel import distributed
 from dss_jax.runs import evaluation, run_config, training_loop
 from dss_jax.runs.run_folder import InUseError, RunFolder
 from dss_jax.settings import json_form, whole_files
-from dss_jax.tasks import metrics, registration
+from dss_jax.tasks import metrics, prepared, registration
 
 FILE = 'cell.json'
 CLAIMS = '.claims'
@@ -83,16 +84,20 @@ def done(cell: Cell, run: run_config.RunConfig, split: str) -> Outcome | None:
   return Outcome(cell, json_form.from_dict(Score, found['score'], str(cell.folder / FILE)), correct)
 
 
-def train(cell: Cell, run: run_config.RunConfig, split: str) -> Outcome | None:
-  """Trains and scores a cell, continuing what its folder holds; None where a signal stopped it.
+def train(cell: Cell, run: run_config.RunConfig, split: str) -> tuple[Outcome | None, bool]:
+  """Trains and scores a cell, continuing what its folder holds.
+
+  Returns:
+    The outcome, None where a signal ended the training early; and whether a signal came.
 
   Raises:
     ValueError: as training and evaluation do.
   """
-  asked = {**cell._asdict(), 'split': split, 'settings': _settings(run)}
+  asked = {**cell._asdict(), 'split': split, 'settings': _settings(run), 'read': _read_by(run)}
   if distributed.is_main():
     cell.folder.mkdir(parents=True, exist_ok=True)
     whole_files.write_text(cell.folder / FILE, json.dumps(asked, default=dict) + '\n')
+  stops = False
   if cell.method == TEACHER:
     outcome = _teacher(cell, run, split)
   else:
@@ -100,12 +105,13 @@ def train(cell: Cell, run: run_config.RunConfig, split: str) -> Outcome | None:
     result = training_loop.train(run)
     if not result.finished:
       distributed.log(f'stopped in {run.model_dir}; the same command continues it')
-      return None
+      return None, True
+    stops = result.is_stop_requested
     outcome = _scored(cell, run, result.step, result.seconds, split)
   if distributed.is_main():
     content = {**asked, 'score': vars(outcome.score), 'correct': record(outcome)['correct']}
     whole_files.write_text(cell.folder / FILE, json.dumps(content, default=dict) + '\n')
-  return outcome
+  return outcome, stops
 
 
 def set_aside(cell: Cell, run: run_config.RunConfig, split: str) -> None:
@@ -153,10 +159,42 @@ def _settings(run: run_config.RunConfig) -> dict[str, Any]:
   return {name: value for name, value in values.items() if name not in ('model_dir', 'data_dir')}
 
 
+def _read_by(run: run_config.RunConfig) -> dict[str, str]:
+  """What a run reads besides its settings, by its identity: prepared data, vocabulary, scores.
+
+  Users' own sources are not known: their data may change unseen.
+  """
+  scores = str(run.data.rationale_scores or '')
+  key = (run.data.mixture_or_task_name, str(run.vocabulary), str(run.data_dir), run.module, scores)
+  if key not in _identities:
+    run = run_config.set_up_tasks(run)
+    found = {'vocabulary': _sum(run_config.sentencepiece_model())}
+    for dataset in registration.datasets_of(run.data.mixture_or_task_name):
+      for part in dataset.parts:
+        notes = dict(prepared.read_metadata(prepared.newest(part)))
+        notes.pop('counts', None)
+        found[part] = _sum(json.dumps(notes, sort_keys=True).encode())
+    if scores:
+      found['rationale_scores'] = _sum(epath.Path(scores).read_bytes())
+    _identities[key] = found
+  return _identities[key]
+
+
+_identities: dict[tuple[Any, ...], dict[str, str]] = {}  # a sweep looks at each of its cells often
+
+
+def _sum(content: bytes) -> str:
+  return f'{zlib.crc32(content):08x}'
+
+
 def _changes(found: dict[str, Any], run: run_config.RunConfig, split: str) -> list[str]:
   """How the settings of a cell's file differ from those that are asked for."""
   ignored = set(run_config.MAY_CHANGE_ON_RESUME) - set(_MATTERS)
-  changed = json_form.differences(found.get('settings', {}), _settings(run), sorted(ignored))
+  changed = json_form.differences(
+    {**found.get('settings', {}), 'read': found.get('read', {})},
+    {**_settings(run), 'read': _read_by(run)},
+    sorted(ignored),
+  )
   return changed or (['split'] if found.get('split') != split else [])
 
 

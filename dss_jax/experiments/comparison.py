@@ -2,12 +2,14 @@
 
 Owns the protocol. A cell's training and score are cells.py's, tables are tables.py's.
 
-The protocol is the paper's: every method sees the same number of labels a step. A batch of B
-examples is B label rows for each method, and B more rationale rows for one that learns rationales
-too. Such a method computes more, and tables say how much. There is also the first method trained
-for more steps, with the compute of the costliest one.
+The protocol is the paper's: every method sees about as many labels a step. A batch of B rows of
+labels is B rows for each method, and B more of rationales for one that learns these too; where
+packing makes that more than a tenth of the labels wrong, rows are given by the labels that they
+hold (labels.py). A method that learns more computes more, and tables say how much. There is also
+the first method trained for more steps, with the compute of the costliest one.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import re
@@ -15,9 +17,12 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 from etils import epath
 
 from dss_jax import methods
+from dss_jax.experiments import labels
+from dss_jax.parallel import partitioning
 from dss_jax.runs import run_config
 from dss_jax.settings import fields
 
@@ -25,6 +30,10 @@ TEACHER = 'few_shot_cot'
 """Stands in METHODS for the teacher itself, whose stored answers are scored: nothing is trained."""
 SEED = 'RANDOM_SEED'
 """The axis over which accuracies are averaged."""
+_OF_THE_SWEEP = (
+  'METHOD', 'METHODS', 'MODEL_DIR', 'EQUAL_COMPUTE', 'COMPARE_SPLIT', 'GRID', 'WORKERS'
+)  # fmt: skip
+TOLERANCE = 0.1  # of labels a step
 LONGEST_VALUE = 40  # characters of a value in the name of a folder
 
 
@@ -36,8 +45,8 @@ class CompareConfig:
     model_dir: folder of the comparison; each student's run is a folder below it.
     methods: names of methods, of files in methods/, or few_shot_cot, the teacher itself. All
       students start from the same parameters: the seed's, or INITIAL_CHECKPOINT_PATH's. BATCH_SIZE
-      is the number of rows for a method with one row an example; one with two gets twice as many.
-      If one of them cannot be packed, none is.
+      is the number of rows of a method with one row an example; others have as many as hold the
+      same number of labels, within a tenth. If one of them cannot be packed, none is.
     equal_compute: whether the first method is also trained for more steps, until its compute is
       that of the costliest one.
     split: what the students are scored on.
@@ -80,8 +89,11 @@ class SweepConfig(CompareConfig):
   def __post_init__(self):
     super().__post_init__()
     for name, values in (self.grid or {}).items():
-      if name in ('METHOD', 'MODEL_DIR'):
-        raise ValueError(f'GRID has no {name}: METHODS names methods, and each cell has a folder.')
+      if name in _OF_THE_SWEEP or name != name.upper():
+        raise ValueError(
+          f'GRID has macros of a run, such as LEARNING_RATE, in capitals; not {name}. Methods are '
+          'in METHODS, and a cell has a folder of its own.'
+        )
       shown = [str(value) for value in values]
       if not shown or len(set(shown)) < len(shown):
         raise ValueError(f'GRID needs values of {name}, each once, not {list(values)}.')
@@ -116,28 +128,48 @@ RunOf = Callable[[str, Mapping[str, Any]], run_config.RunConfig]
 """From a method's name and macros to the settings of its run."""
 
 
-def cells(compared: CompareConfig, run_of: RunOf) -> list[Cell]:
-  """The cells of a comparison or sweep, in the order of the table."""
+def cells(
+  compared: CompareConfig,
+  run_of: RunOf,
+  labels_per_row: Callable[[run_config.RunConfig], float] = labels.per_row,
+) -> list[Cell]:
+  """The cells of a comparison or sweep, in the order of the table.
+
+  Args:
+    compared: what is compared.
+    run_of: gives the settings of a run, before any protocol.
+    labels_per_row: gives the labels in a row of a run's batches, on average.
+  """
   grid = (compared.grid if isinstance(compared, SweepConfig) else None) or {}
   combinations = [
     dict(zip(grid, combination, strict=True)) for combination in itertools.product(*grid.values())
   ]
-  return [cell for axes in combinations for cell in _cells_at(compared, axes, run_of)]
+  return [
+    cell for axes in combinations for cell in _cells_at(compared, axes, run_of, labels_per_row)
+  ]
 
 
-def _cells_at(compared: CompareConfig, axes: Mapping[str, Any], run_of: RunOf) -> Iterator[Cell]:
+def _cells_at(
+  compared: CompareConfig,
+  axes: Mapping[str, Any],
+  run_of: RunOf,
+  labels_per_row: Callable[[run_config.RunConfig], float],
+) -> Iterator[Cell]:
   """The cells of all methods with the same values of the grid."""
   students = [name for name in compared.methods if name != TEACHER]
   runs = {name: run_of(name, axes) for name in students}
-  rows = {
-    name: run.data.batch_size * run_config.rows_per_example(run) for name, run in runs.items()
-  }
+  # A packed row holds several labels: one that is not packed would have fewer of them a step.
+  unpacked: dict[str, Any] = {}
+  if not all(run.data.pack for run in runs.values()):
+    unpacked = {'PACK': False}
+    runs = {name: run_of(name, {**axes, **unpacked}) for name in students}
+  in_row = {name: 1 / run_config.rows_per_example(run) for name, run in runs.items()}
+  with contextlib.suppress(ValueError):  # of data that cannot be read: its training will say so
+    in_row = {name: labels_per_row(run) for name, run in runs.items()}
+  rows = {name: _rows(run, in_row[students[0]], in_row[name]) for name, run in runs.items()}
   passes = {name: (run.method or methods.get(methods.DEFAULT)).passes for name, run in runs.items()}
   work = {name: rows[name] * passes[name] * run.train_steps for name, run in runs.items()}
   first = students[0]
-
-  # A packed row holds several labels: one that is not packed would have fewer of them a step.
-  unpacked = {} if all(run.data.pack for run in runs.values()) else {'PACK': False}
 
   def cell(title: str, method: str, compute: float, **macros: int) -> Cell:
     values = ''.join(f',{name.lower()}={_slug(value)}' for name, value in axes.items())
@@ -155,6 +187,24 @@ def _cells_at(compared: CompareConfig, axes: Mapping[str, Any], run_of: RunOf) -
     steps = round(runs[first].train_steps * ratio)
     title = f'{first}, equal compute'
     yield cell(title, first, ratio, BATCH_SIZE=rows[first], TRAIN_STEPS_RELATIVE=steps)
+
+
+def _rows(run: run_config.RunConfig, labels_of_first: float, labels_here: float) -> int:
+  """The rows of a batch that has as many labels as BATCH_SIZE rows of the first method.
+
+  Args:
+    run: whose batch.
+    labels_of_first: in a row of the first method.
+    labels_here: in a row of this one.
+  """
+  each = run_config.rows_per_example(run)
+  if abs(each * labels_here / labels_of_first - 1) <= TOLERANCE:
+    return run.data.batch_size * each
+  method = run.method or methods.get(methods.DEFAULT)
+  sizes = partitioning.mesh_sizes(run.mesh, jax.device_count())
+  unit = sizes[0] * sizes[1] * run.num_microbatches
+  unit *= run_config.rows_per_example(run) if method.is_grouped else 1
+  return unit * max(1, round(run.data.batch_size * labels_of_first / labels_here / unit))
 
 
 def _slug(value: Any) -> str:

@@ -23,11 +23,28 @@ def reader(argv: Sequence[str], run_file: str) -> RunOf:
 
   def run_of(method: str, macros: Mapping[str, Any]) -> run_config.RunConfig:
     settings = [f'--{name.lower()}={value}' for name, value in macros.items()]
-    choice = [] if method == TEACHER else [_choice(method, argv)]
-    gin_files.parse([*argv, *choice, *settings], run_file)
+    choice = '' if method == TEACHER else _choice(method, argv)
+    gin_files.parse([*argv, *([choice] if choice else []), *settings], run_file)
+    _check_kept(choice, argv)
     return gin_files.configured('run_config.RunConfig')
 
   return run_of
+
+
+def _check_kept(choice: str, argv: Sequence[str]) -> None:
+  """Refuses settings that replace those of a method's file: its line would be of another method."""
+  name = choice.removeprefix('--gin_file=')
+  if not choice or name == choice:
+    return
+  folders = ['', *arguments.split(argv).search_paths, statements.gin_root()]
+  file = next(path for folder in folders if (path := epath.Path(folder) / name).is_file())
+  used = gin_files.macros()
+  for one in statements.of_text(file.read_text(), name)[0]:
+    if not one.configurable and one.name in used and repr(used[one.name]) != repr(one.value):
+      raise ValueError(
+        f'{name} sets {one.name} = {one.value!r}, which is part of that method, and it is replaced '
+        f'by {used[one.name]!r}: leave {one.name} to it, or compare that method apart.'
+      )
 
 
 def _choice(method: str, argv: Sequence[str]) -> str:

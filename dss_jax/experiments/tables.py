@@ -74,7 +74,8 @@ def _lines(group: Sequence[Outcome], first: str) -> Iterator[Line]:
     gap, p = None, 1.0
     if name != first and shared:
       pairs = [(by_seed[seed].correct, baseline[seed].correct) for seed in shared]
-      gap = statistics.two_level_bootstrap(*(np.array([p[k] for p in pairs]) for k in (0, 1)))
+      own, others = (np.array([pair[side] for pair in pairs]) for side in (0, 1))
+      gap = statistics.two_level_bootstrap(own, others)
       p = float(np.median([statistics.mcnemar(*pair) for pair in pairs]))
     seconds = float(np.mean([score.seconds for score in scores]))
     yield Line(name, tuple(accuracies), interval, gap, p, scores[0], seconds)
@@ -99,8 +100,9 @@ COLUMNS = (
 )  # fmt: skip
 ABOUT = (
   'Accuracy and its interval over seeds, in percent. The gap is to the first method at the same '
-  'seeds, in points; its interval and p are of seeds and test items, by a bootstrap and Student, and p is '
-  'corrected for all gaps of these tables by Holm. McNemar: the exact p of one seed, the median. '
+  'seeds, in points; its interval and p are of seeds and test items, by a bootstrap and Student, '
+  'and p is corrected for all gaps of these tables by Holm. McNemar: the exact p of one seed, '
+  'the median. '
   'Paper: its accuracy and standard error; ours is compatible within 1.96 errors of both.'
 )
 

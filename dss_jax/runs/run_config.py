@@ -273,6 +273,8 @@ def rows_per_example(run: RunConfig) -> int:
   """Rows of an example with one rationale in a run that may not be set up yet."""
   method = run.method or methods.get(methods.DEFAULT)
   if method.answer.each_choice:
+    if run.module:
+      arguments.import_modules([run.module])
     run = _with_choices(_with_method(run))
   return method.rows_per_example(run.choices)
 

@@ -40,6 +40,7 @@ class Result(NamedTuple):
     sequences: real sequences (label and rationale rows) that were timed, earlier processes of the
       run included.
     seconds: how long they took, without compilation, validation and saving.
+    is_stop_requested: whether a signal came, even if it was too late to end the run early.
   """
 
   step: int
@@ -48,6 +49,7 @@ class Result(NamedTuple):
   best_step: int | None
   sequences: int
   seconds: float
+  is_stop_requested: bool = False
 
   @property
   def finished(self) -> bool:
@@ -120,7 +122,8 @@ def train(run: RunConfig) -> Result:
         log.pause_stopwatch()
       log.advance(step)
     checkpoints.wait()
-    return Result(step, run.train_steps, ending, checkpoints.best(), **log.totals)
+    best, stops = checkpoints.best(), stop_signal.requested()
+    return Result(step, run.train_steps, ending, best, **log.totals, is_stop_requested=stops)
 
 
 def _ending(

@@ -95,6 +95,11 @@ def objective(
     mark: likewise.
   """
   weights: dict[str, Weight] = {term.task: term.weight for term in terms}
+  asked = {'ALPHA': config.alpha, 'RATIONALE_WEIGHT': config.rationale_weight}
+  given = next((name for name, value in asked.items() if value is not None), None)
+  scheduled = [task for task in ('label', 'rationale') if isinstance(weights.get(task), tuple)]
+  if given and scheduled:
+    raise ValueError(f'{given} would replace the schedule of METHOD for its {scheduled[0]} loss.')
   if config.alpha is not None and {'label', 'rationale'} <= set(weights):
     weights |= {'label': config.alpha, 'rationale': 1.0 - config.alpha}
   elif config.rationale_weight is not None and 'rationale' in weights and len(weights) > 1:
