@@ -17,6 +17,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from dss_jax.datasets import release
+from dss_jax.settings import whole_folders
 from dss_jax.tasks import metrics, prepared
 
 FORMAT = 3
@@ -183,12 +184,13 @@ class Dss(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ign
   def write(self, path: epath.Path) -> None:
     """Writes the version, unless another process does it first; `path` is its folder."""
     try:
-      self.download_and_prepare(
-        download_config=tfds.download.DownloadConfig(
-          num_shards=1,  # one file: rows stay in order, and small sets gain nothing from more
-          compute_stats=tfds.download.ComputeStatsMode.SKIP,
+      with whole_folders.naming_a_full_disk(path):
+        self.download_and_prepare(
+          download_config=tfds.download.DownloadConfig(
+            num_shards=1,  # one file: rows stay in order, and small sets gain nothing from more
+            compute_stats=tfds.download.ComputeStatsMode.SKIP,
+          )
         )
-      )
     except OSError:
       if not path.exists():
         raise

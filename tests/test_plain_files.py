@@ -5,12 +5,16 @@ import shutil
 import socket
 
 import pytest
+from etils import epath
 
 from dss_jax.checkpoints import checksums
 from dss_jax.checkpoints.t5x import t5x, t5x_files
+from dss_jax.commands import export_weights
 from dss_jax.datasets import rows
+from dss_jax.runs import pretrained
 from dss_jax.runs.run_folder import RunFolder
 from dss_jax.settings import json_form, plain_files
+from dss_jax.settings.errors import ConfigError
 from dss_jax.tasks import vocabulary
 
 WORDS = {
@@ -36,6 +40,27 @@ def odd(tmp_path, monkeypatch):
   with socket.socket(socket.AF_UNIX) as made:
     made.bind('socket')
     yield tmp_path
+
+
+@pytest.mark.parametrize(
+  'read',
+  [
+    lambda path: RunFolder(path).load_settings(),
+    lambda path: export_weights._read(epath.Path(path), 'best', moments=False),
+    pretrained.open_weights,
+    lambda path: pretrained.open_weights(path, 'hf'),
+    lambda path: pretrained.open_weights(path, 't5x'),
+  ],
+)
+@pytest.mark.parametrize('path', ['link', 'link/below'])
+def test_a_folder_that_is_a_link_to_nothing_is_told(odd, read, path):
+  with pytest.raises(ConfigError, match=r'link is a link to nowhere, which does not exist\.$'):
+    read(path)
+
+
+def test_what_exists(odd):
+  found = ['plain', 'folder', 'pipe', 'device']
+  assert [name for name in [*found, 'missing', 'plain/below'] if plain_files.exists(name)] == found
 
 
 @pytest.mark.parametrize('kind', WORDS)

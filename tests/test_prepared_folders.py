@@ -7,10 +7,12 @@ import shutil
 import sys
 
 import pytest
+import tensorflow as tf
 from etils import epath
 
-from dss_jax import datasets
+from dss_jax import cli, datasets
 from dss_jax.datasets import release
+from dss_jax.settings import errors
 from dss_jax.tasks import builder, prepared
 
 TEXT = {'pythonClassName': 'tensorflow_datasets.core.features.text_feature.Text', 'text': {}}
@@ -198,6 +200,21 @@ def test_a_full_disk_leaves_nothing(raw, tmp_path, monkeypatch):
     raise OSError(28, 'No space left on device')
 
   monkeypatch.setattr(builder.Counts, 'report', full)
-  with pytest.raises(OSError, match='No space left'):
+  with pytest.raises(OSError, match='the disk is full: nothing of this output is left'):
     prepare(raw, tmp_path)
+  assert not [path for path in tmp_path.rglob('*') if path.is_file()]
+
+
+def test_tensorflows_full_disk_is_one_sentence(raw, tmp_path, monkeypatch, capsys):
+  """TFDS raises a RuntimeError from it."""
+
+  def full(writer, record):
+    raise tf.errors.ResourceExhaustedError(None, None, '/a/b; No space left on device')
+
+  monkeypatch.setattr(tf.io.TFRecordWriter, 'write', full)
+  command = ['prepare', '--dataset=svamp', f'--raw_dir={raw}', f'--data_dir={tmp_path}']
+  assert cli.main(command) == errors.MAY_PASS
+  said = capsys.readouterr().err.splitlines()[-1]
+  assert said.startswith('dss prepare: [Errno 28] the disk is full: nothing of this output is left')
+  assert f"'{tmp_path}/dss/svamp/1.0.0'" in said
   assert not [path for path in tmp_path.rglob('*') if path.is_file()]

@@ -1,5 +1,6 @@
 """The clock and the pending metrics of training, apart from a run."""
 
+import dataclasses
 import types
 
 import numpy as np
@@ -72,10 +73,11 @@ def test_metrics_are_taken_in_order_and_the_last_is_kept():
   assert list(pending.take_metrics()) == []
 
 
-def _refusal(folder, step, metrics, given=None, last=None):
+def _refusal(folder, step, metrics, given=None, last=None, dtype='float32'):
   """What is said of a step whose metrics are these: by default those of a good one."""
   checkpoints = types.SimpleNamespace(wait=lambda: None, latest=lambda: last)
   run = config_of(folder, initial_checkpoint_path=given)
+  run = dataclasses.replace(run, model=dataclasses.replace(run.model, dtype=dtype))
   log = TrainingLog(run, checkpoints, step - 1, {})
   try:
     with pytest.raises(NonFiniteLossError) as caught:
@@ -90,6 +92,14 @@ def test_given_weights_are_named_at_their_first_step_not_the_data(tmp_path, metr
   text = _refusal(tmp_path, 1, metrics, given='/weights')
   assert 'not finite at step 1' in text and 'weights of INITIAL_CHECKPOINT_PATH=/weights' in text
   assert 'examples' not in text and 'start from other weights' in text
+
+
+@pytest.mark.parametrize('given', [None, '/weights'])
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_float32_is_advised_where_it_is_not_the_type_already(tmp_path, given, dtype):
+  text = _refusal(tmp_path, 1, {'loss': np.nan}, given, dtype=dtype)
+  assert ('DTYPE = "float32"' in text) == (dtype == 'bfloat16')
+  assert ('start from other weights.' if given else 'a smaller CLIP_NORM') in text
 
 
 def test_an_update_that_breaks_given_weights_is_not_theirs(tmp_path):

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,12 +10,13 @@ import time
 
 import hf_checkpoints
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 import run_folders
 from etils import epath
 
 from dss_jax import cli
-from dss_jax.checkpoints import manager
+from dss_jax.checkpoints import checksums, manager
 from dss_jax.checkpoints.hf import hf_files
 from dss_jax.settings import whole_folders
 
@@ -59,6 +61,42 @@ def test_sigterm_removes_what_is_not_complete(verb, tmp_path):
     verb(write)
   assert ended.value.code == 143 and not list(tmp_path.iterdir())
   assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_sigterm_waits_for_orbaxs_threads(sources, tmp_path, monkeypatch):
+  """They would write into a folder that is being removed."""
+  save = ocp.CheckpointManager.save
+
+  def slowly(*args, **kwargs):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.3)
+    return save(*args, **kwargs)
+
+  monkeypatch.setattr(ocp.CheckpointManager, 'save', slowly)
+  saved = []
+  write = checksums.write
+  monkeypatch.setattr(checksums, 'write', lambda *args: (write(*args), saved.append(args)))
+  with pytest.raises(SystemExit) as ended:
+    cli.main(['import', '--from=hf', f'--path={sources / "hf"}', f'--output={tmp_path / "out"}'])
+  assert ended.value.code == 143 and saved and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('code', [errno.ENOTEMPTY, errno.ENOENT])
+def test_a_folder_that_is_written_into_for_a_moment_is_removed(tmp_path, monkeypatch, code):
+  rmtree, failures = shutil.rmtree, [OSError(code, os.strerror(code))]
+  monkeypatch.setattr(
+    shutil, 'rmtree', lambda *args: rmtree(*args) if not failures else _raise(failures.pop())
+  )
+  with (
+    pytest.raises(ValueError, match=r'^mine$'),
+    whole_folders.new_folder(epath.Path(tmp_path / 'out')),
+  ):
+    raise ValueError('mine')
+  assert not failures and not list(tmp_path.iterdir())
+
+
+def _raise(error):
+  raise error
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from dss_jax.checkpoints import checksums, finished, stored_shapes
 from dss_jax.parallel import distributed
-from dss_jax.settings import json_form, whole_files
+from dss_jax.settings import json_form, whole_files, whole_folders
 from dss_jax.training.train_state import TrainState
 
 BEST_METRIC = 'accuracy'
@@ -39,6 +39,7 @@ def best_step(scores: Mapping[int, float]) -> int | None:
   return min(scores, key=lambda step: (-scores[step], step), default=None)
 
 
+@whole_folders.to_its_end
 def save_weights(folder: epath.PathLike, params: Any, moments: Any | None) -> None:
   """Writes weights that were trained elsewhere as the checkpoint of step 0; returns when done.
 
@@ -62,6 +63,7 @@ def save_weights(folder: epath.PathLike, params: Any, moments: Any | None) -> No
   checksums.write(whole_files.absolute(folder) / '0', 0)
 
 
+@whole_folders.to_its_end
 def load_weights(folder: epath.PathLike, like: Any) -> Any:
   """Some of the parameters that `save_weights` wrote.
 

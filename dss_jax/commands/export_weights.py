@@ -27,7 +27,7 @@ from dss_jax.models.t5 import T5Config
 from dss_jax.parallel import partitioning
 from dss_jax.runs import card_facts, model_card, pretrained, run_config, run_folder
 from dss_jax.runs.run_folder import RunFolder
-from dss_jax.settings import arguments, fields, json_form, whole_files, whole_folders
+from dss_jax.settings import arguments, fields, json_form, plain_files, whole_files, whole_folders
 from dss_jax.settings.printable import printable
 from dss_jax.tasks import set_vocabulary
 from dss_jax.training import optimizers, train_state
@@ -141,7 +141,7 @@ def export(
 def _read(folder: epath.Path, step: int | str, moments: bool) -> _Checkpoint:
   """Reads a checkpoint; with `moments`, Adafactor's state too."""
   path = RunFolder(folder).settings_file
-  values = RunFolder(folder).load_values() if path.exists() else {}
+  values = RunFolder(folder).load_values() if plain_files.exists(path) else {}
   if 'model' not in values:
     raise ValueError(
       f'{folder} holds no {run_folder.SETTINGS} with a model; CHECKPOINT is a folder that '

@@ -51,6 +51,8 @@ def extract(archive: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
     try:
       zipped = zipfile.ZipFile(content)
       entries = zipped.infolist()
+    except _RefusedError:
+      raise
     except _UNSOUND as error:
       raise _unsound(archive, error) from error
     _check_entries(archive, entries)
@@ -63,12 +65,19 @@ def extract(archive: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
   return target
 
 
+class _RefusedError(ValueError):
+  """An archive that may be sound, but is not extracted."""
+
+
 class _Archive(io.FileIO):
   """A zip file whose table of contents, which `zipfile` reads at once, cannot fill the memory."""
 
   def read(self, size: int | None = -1) -> bytes:
     if size is not None and size > MAX_CONTENTS_BYTES:
-      raise zipfile.BadZipFile(f'its table of contents has {size} bytes')
+      raise _RefusedError(
+        f'{self.name} is refused: its table of contents has {size} bytes, more than '
+        f'{MAX_CONTENTS_BYTES}.'
+      )
     return super().read(size) or b''
 
 

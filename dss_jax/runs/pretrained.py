@@ -22,7 +22,7 @@ from dss_jax.models.t5 import Params, T5Config
 from dss_jax.parallel import distributed
 from dss_jax.runs import run_config
 from dss_jax.runs.run_folder import RunFolder
-from dss_jax.settings import fields, json_form
+from dss_jax.settings import fields, json_form, plain_files
 from dss_jax.training import train_state
 from dss_jax.training.train_state import TrainState
 
@@ -231,7 +231,7 @@ def _opened_for_gin(path: str | None) -> Weights:
 def _program_of(path: str) -> str:
   """The program that wrote what is at `path`: 'ours', 'hf' or 't5x'."""
   folder = epath.Path(path)
-  if not folder.exists():
+  if not plain_files.exists(folder):
     if _HUB_ID.fullmatch(path):
       return 'hf'
     raise ValueError(f'there is no folder {path}; expected {ACCEPTED}.')

@@ -155,7 +155,7 @@ class RunFolder:
     return dataclasses.replace(self._saved_settings(), module=None)
 
   def _saved_settings(self) -> RunConfig:
-    if not self.settings_file.exists():
+    if not plain_files.exists(self.settings_file):
       raise ValueError(f'{self} holds no run: no {SETTINGS}; MODEL_DIR is what `dss train` wrote.')
     values = self.load_values()
     self._refuse_foreign(values)

@@ -201,12 +201,16 @@ class TrainingLog:
     """What may be wrong where a step is not finite, and what to do."""
     given, last = self._run.initial_checkpoint_path, self._checkpoints.latest()
     is_before_update = not all(math.isfinite(metrics[name]) for name in ('loss', 'grad_norm'))
-    calmer = 'a smaller LEARNING_RATE, a smaller CLIP_NORM or DTYPE = "float32"'
+    dtype = self._run.model.dtype
+    calmer = 'a smaller LEARNING_RATE or a smaller CLIP_NORM'
+    ways = 'start from other weights'
+    if dtype != 'float32':
+      calmer = 'a smaller LEARNING_RATE, a smaller CLIP_NORM or DTYPE = "float32"'
+      ways = f'give DTYPE = "float32" if they overflow in {dtype}, or {ways}'
     if step == 1 and given is not None and is_before_update:
       return (
         f'the weights of INITIAL_CHECKPOINT_PATH={given} have not been trained here yet, so they '
-        'are to be looked at, not the data: give DTYPE = "float32" if they overflow in '
-        f'{self._run.model.dtype}, or start from other weights.'
+        f'are to be looked at, not the data: {ways}.'
       )
     ids = sorted(set(batch.example_ids[batch.example_ids >= 0].tolist()))
     known = f'the batch holds the examples {ids}.'

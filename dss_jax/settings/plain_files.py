@@ -36,6 +36,20 @@ def problem(path: epath.PathLike) -> str | None:
   return None if stat.S_ISREG(mode) else SPECIAL
 
 
+def exists(path: epath.PathLike) -> bool:
+  """Whether anything is at a path, local or in a bucket.
+
+  Raises:
+    ConfigError: nothing is there, as the path or a folder that it is in is a link to nothing.
+  """
+  if epath.Path(path).exists():
+    return True
+  for link in (epath.Path(path), *epath.Path(path).parents):
+    if os.path.islink(link) and not os.path.exists(link):
+      raise ConfigError(f'{link} is {problem(link)}.')
+  return False
+
+
 def size(path: epath.PathLike, expected: str) -> int:
   """The size in bytes of a plain file.
 

@@ -1,21 +1,27 @@
 """Folders that appear complete or not at all, however the process ends.
 
-Owns temporary folders beside an output, and what an error and a full disk do to them. Single files
-are whole_files.py's.
+Owns temporary folders beside an output, and what an error, a signal and a full disk do to them.
+Single files are whole_files.py's.
 """
 
+import concurrent.futures
 import contextlib
 import errno
 import fcntl
+import functools
 import glob
 import os
 import pathlib
 import secrets
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from typing import ParamSpec, TypeVar
 
 from etils import epath
 
+_P = ParamSpec('_P')
+_T = TypeVar('_T')
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -40,7 +46,7 @@ def new_folder(output: epath.Path) -> Iterator[epath.Path]:
   if os.path.islink(output) and not os.path.exists(output):
     raise ValueError(f'{output} is a link to nothing; name a new folder.')
   temporary = _temporary_name(output)
-  with contextlib.ExitStack() as stack:
+  with naming_a_full_disk(output), contextlib.ExitStack() as stack:
     try:
       temporary.mkdir(parents=True)
       if '://' not in str(output):
@@ -50,20 +56,63 @@ def new_folder(output: epath.Path) -> Iterator[epath.Path]:
         _remove_abandoned(output, temporary)
       yield temporary
       _rename(temporary, output)
-    except BaseException as error:
-      temporary.rmtree(missing_ok=True)
-      if isinstance(error, Exception) and _is_full(error):
-        raise OSError(
-          errno.ENOSPC,
-          'the disk is full: nothing of this output is left; free some space, or name a folder on '
-          'another disk',
-          str(output),
-        ) from error
+    except BaseException:
+      _remove(temporary)
       raise
+
+
+@contextlib.contextmanager
+def naming_a_full_disk(output: epath.Path) -> Iterator[None]:
+  """Lets the error of a full disk, a library's too, say which output is not written.
+
+  Args:
+    output: what the block writes, or else leaves nothing of.
+
+  Raises:
+    OSError: the disk is full.
+  """
+  try:
+    yield
+  except Exception as error:
+    if not _is_full(error):
+      raise
+    raise OSError(
+      errno.ENOSPC,
+      'the disk is full: nothing of this output is left; free some space, or name a folder on '
+      'another disk',
+      str(output),
+    ) from error
+
+
+def to_its_end(function: Callable[_P, _T]) -> Callable[_P, _T]:
+  """Lets a signal end the program only after the function.
+
+  It runs in a thread, which the main one, the only one that gets signals, waits for in any case:
+  the threads of a library that writes would go on writing into a folder that is being removed.
+  """
+
+  @functools.wraps(function)
+  def in_thread(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+      thread.submit(int).result()  # a signal while the thread starts would not wait for it
+      return thread.submit(function, *args, **kwargs).result()
+
+  return in_thread
 
 
 def _temporary_name(output: epath.Path) -> epath.Path:
   return output.with_name(f'.{output.name}.tmp-{secrets.token_hex(4)}')
+
+
+def _remove(folder: epath.Path) -> None:
+  """Removes a folder in which threads of a library that failed may go on writing for a moment."""
+  for _ in range(20):
+    with contextlib.suppress(OSError):
+      folder.rmtree(missing_ok=True)
+    if not folder.exists():
+      return
+    time.sleep(0.05)
+  folder.rmtree()
 
 
 def _rename(folder: epath.Path, output: epath.Path) -> None:

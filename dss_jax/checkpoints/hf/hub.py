@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from dss_jax.checkpoints.hf import added_tokens, hf_config, hf_files
+from dss_jax.settings import plain_files
 
 VOCABULARIES = ('spiece.model', 'sentencepiece.model')
 TOKENIZER = added_tokens.CONFIG
@@ -62,7 +63,7 @@ def find(path_or_id: str) -> Found:
   if path.is_dir():
     here = _copied(path_or_id) if '://' in path_or_id else pathlib.Path(path)
     return Found(here, f'Hugging Face folder {path_or_id}')
-  if path.exists():
+  if plain_files.exists(path):
     raise ValueError(f'{path_or_id} is a file: give the folder that holds it and config.json.')
   if not ID.fullmatch(path_or_id):
     raise ValueError(

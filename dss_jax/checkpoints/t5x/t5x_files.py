@@ -45,7 +45,7 @@ def find(path: str) -> epath.Path | None:
     folder = folder.parent
   if _is_checkpoint(folder):
     return folder
-  if not folder.is_dir():
+  if not plain_files.exists(folder) or not folder.is_dir():
     return None
   steps = {child: _STEP.fullmatch(child.name) for child in folder.iterdir()}
   numbers = {child: int(match[1]) for child, match in steps.items() if match}
