@@ -258,7 +258,7 @@ def test_any_answer_of_a_server_is_a_file_or_an_error(status, headers, body):
 
 @fuzzing.fuzz(st.text(max_size=40) | st.text(max_size=20).map(lambda text: f'https://{text}/x'))
 def test_any_address_is_one_or_refused(url):
-  outcome = fuzzing.outcome(lambda: download._checked(url))
+  outcome = fuzzing.outcome(lambda: download.check(url))
   assert isinstance(outcome, fuzzing.Refused) or outcome.scheme in ('http', 'https', 'file')
 
 
@@ -267,7 +267,7 @@ def test_no_message_has_a_password(text):
   password = f'secret{text}secret'
   for url in (f'https://me:{password}@host/x', f'me:{password}@host', f'http://x/?k={password}'):
     try:
-      download._checked(url)
+      download.check(url)
     except ValueError as error:
       assert 'secret' not in str(error)
     assert 'secret' not in download.shown(url)

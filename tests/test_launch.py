@@ -4,6 +4,7 @@ import os
 import pathlib
 import random
 import re
+import shutil
 import subprocess
 import sys
 
@@ -292,6 +293,7 @@ def test_an_interrupted_submission_says_what_may_be_left(
 
 
 def test_a_program_that_is_not_installed_is_named(monkeypatch, tmp_path):
+  (tmp_path / 'git').symlink_to(shutil.which('git'))
   monkeypatch.setenv('PATH', str(tmp_path))
   flags = [*WHERE, '--image=i', '--cluster=c', '--submit']
   assert 'gcluster is not installed' in refused('gke', *flags, '--', *WORKS)

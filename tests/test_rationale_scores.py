@@ -61,6 +61,8 @@ def test_a_student_that_reads_no_rationale_is_refused(tmp_path):
   run = run_folders.make_run(tmp_path / 'run', 'dss', steps=(1,))
   with pytest.raises(ValueError, match='is of METHOD dss; rationales are scored by a student that'):
     evaluate.main([f'--model_dir={run}', f'--rationale_scores={tmp_path}/s.jsonl'])
+  with pytest.raises(ValueError, match='scores all rationales of SPLIT: leave NUM_EXAMPLES out'):
+    evaluate.main([f'--model_dir={run}', '--rationale_scores=s.jsonl', '--num_examples=2'])
 
 
 def test_the_best_rationales_are_kept_and_every_label(tmp_path):

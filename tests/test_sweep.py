@@ -33,7 +33,7 @@ def results(folder):
 @pytest.fixture(scope='module')
 def swept(tmp_path_factory):
   folder = tmp_path_factory.mktemp('swept')
-  assert run(folder) == 0
+  assert run(folder, '--workers=2') == 0
   return folder
 
 
@@ -86,6 +86,8 @@ def test_the_whole_of_a_sweep(swept):
     settings = RunFolder(swept / row['folder']).load_settings()
     assert (settings.data.fraction, settings.seed) == tuple(row['axes'].values())
     assert row['correct'].count('1') / len(row['correct']) == pytest.approx(row['accuracy'])
+  logs = [(swept / f'worker_{number}.log').read_text() for number in range(2)]
+  assert sum(log.count('training on') for log in logs) == 4, 'each cell is trained by one worker'
   table = (swept / sweep.TABLE).read_text()
   assert '### train_fraction=0.25' in table
   assert table.count('| standard |') == table.count('| dss |') == 1
@@ -98,14 +100,19 @@ def test_what_is_done_is_not_trained_again(swept, monkeypatch):
   assert results(swept) == before
 
 
-def test_a_cell_whose_settings_changed_is_trained_again_and_the_old_one_kept(swept, capsys):
-  grid = "{'TRAIN_FRACTION': (0.25,), 'RANDOM_SEED': (4,)}"
-  assert run(swept, '--methods=standard', '--learning_rate=0.5', grid=grid) == 0
+def test_a_cell_whose_settings_changed_is_trained_again_and_the_old_one_kept(tmp_path, capsys):
+  def trained(*arguments):
+    assert run(tmp_path, '--methods=standard', *arguments, grid="{'RANDOM_SEED': (4,)}") == 0
+    return RunFolder(folder).load_settings().optimizer.learning_rate
+
+  folder = tmp_path / 'standard,random_seed=4'
+  old = tmp_path / f'{folder.name}.before_1'
+  rate = trained()
+  assert trained('--learning_rate=0.5') == 0.5
   assert 'optimizer.learning_rate' in capsys.readouterr().err
-  folder = swept / 'standard,train_fraction=0.25,random_seed=4'
-  old = swept / f'{folder.name}.before_1'
-  rates = [RunFolder(path).load_settings().optimizer.learning_rate for path in (old, folder)]
-  assert rates[1] == 0.5 != rates[0]
+  assert RunFolder(old).load_settings().optimizer.learning_rate == rate
+  assert trained() == rate and not old.exists()
+  assert f'{old} has the settings of {folder.name}' in capsys.readouterr().err
 
 
 def test_a_cell_whose_vocabulary_has_another_content_is_not_done(tmp_path, small_data):  # noqa: F811
@@ -135,10 +142,3 @@ def test_a_cell_that_another_sweep_trains_is_left_to_it(tmp_path, capsys):
     assert is_ours
     assert run(tmp_path, '--methods=standard', grid=grid) == sweep.UNFINISHED
   assert [row['axes'] for row in results(tmp_path)] == [{'RANDOM_SEED': 4}]
-
-
-def test_two_workers_share_the_cells(tmp_path, capfd):
-  assert run(tmp_path, '--methods=standard', '--workers=2', grid="{'RANDOM_SEED': (3, 4)}") == 0
-  assert len(results(tmp_path)) == 2
-  logs = [(tmp_path / f'worker_{number}.log').read_text() for number in range(2)]
-  assert sum(log.count('training on') for log in logs) == 2

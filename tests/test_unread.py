@@ -153,7 +153,9 @@ def test_the_note_on_a_runs_own_configuration_is_one_line(parse, capsys):
   gin_files.configured('run_config.RunConfig')
   parse(gin_files.operative(), 'evaluate')
   told = capsys.readouterr().err
-  assert told.count('\n') == 1 and f'{unread.MOST_NAMED} more' not in told and 'more; other' in told
+  assert (
+    told.count('\n') == 1 and f' {unread.MOST_NAMED} more' not in told and 'more; other' in told
+  )
 
 
 @pytest.mark.parametrize('argument', ['--learning_rate=1', '--gin.losses.LossConfig.z_loss=1'])

@@ -77,7 +77,7 @@ class Outcome(NamedTuple):
 
 def done(cell: Cell, run: run_config.RunConfig, split: str) -> Outcome | None:
   """The outcome of a cell that was trained and scored as it is asked for now; else None."""
-  found = _read(cell)
+  found = _read(cell.folder)
   if found is None or 'score' not in found or _changes(found, run, split):
     return None
   correct = np.array([*str(found.get('correct', ''))]) == '1'
@@ -115,16 +115,26 @@ def train(cell: Cell, run: run_config.RunConfig, split: str) -> tuple[Outcome | 
 
 
 def set_aside(cell: Cell, run: run_config.RunConfig, split: str) -> None:
-  """Moves the run of a cell whose settings changed to a folder of another name, beside it."""
-  found = _read(cell)
+  """Moves the run of a cell whose settings changed to another name beside it, `NAME.before_1`.
+
+  If a run that was moved so before has the settings that are asked for now, it is moved back.
+  """
+  folder = cell.folder
+  found = _read(folder)
   changed = [] if found is None else _changes(found, run, split)
   if not changed or changed == ['split']:  # the student is the same, it is scored again
     return
-  folder = cell.folder
   names = (folder.parent / f'{folder.name}.before_{number}' for number in itertools.count(1))
-  target = next(path for path in names if not path.exists())
+  before = list(itertools.takewhile(lambda path: path.exists(), names))
+  target = folder.parent / f'{folder.name}.before_{len(before) + 1}'
   folder.rename(target)
-  distributed.log(f'{folder.name} is trained again, the old run is in {target}: {changed[0]}')
+  distributed.log(f'{folder.name} has other settings, its run is now in {target}: {changed[0]}')
+  for path in before:
+    found = _read(path)
+    if found is not None and _changes(found, run, split) in ([], ['split']):
+      path.rename(folder)
+      distributed.log(f'{path} has the settings of {folder.name}, and is that run again')
+      return
 
 
 def record(outcome: Outcome) -> dict[str, Any]:
@@ -146,9 +156,9 @@ def claim(cell: Cell) -> Iterator[bool]:
       yield True
 
 
-def _read(cell: Cell) -> dict[str, Any] | None:
-  """What `cell.json` holds; None where there is none, or a whole one was not written."""
-  path = cell.folder / FILE
+def _read(folder: epath.Path) -> dict[str, Any] | None:
+  """What the `cell.json` of a folder holds; None where there is none."""
+  path = folder / FILE
   if not path.exists():
     return None
   return json_form.parse_object(json_form.read_text(path), str(path))

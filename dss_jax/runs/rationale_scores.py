@@ -44,6 +44,11 @@ def write(settings: evaluation.EvaluateConfig, path: str) -> dict[str, Any]:
   Raises:
     ValueError: the student does not read rationales, or writes more than the gold label.
   """
+  ignored = {
+    'TASK': settings.task, 'NUM_EXAMPLES': settings.num_examples, 'OUTPUT': settings.output
+  }  # fmt: skip
+  if given := [name for name, value in ignored.items() if value is not None]:
+    raise ValueError(f'RATIONALE_SCORES scores all rationales of SPLIT: leave {given[0]} out.')
   RunFolder(settings.model_dir).check_module(settings.module is not None)
   loaded = student.load(settings)
   row, method = loaded.method.answer, loaded.method
@@ -62,10 +67,14 @@ def write(settings: evaluation.EvaluateConfig, path: str) -> dict[str, Any]:
   run = run_config.set_up_tasks(loaded.run)
   task = run.data.mixture_or_task_name
   examples = pipeline.load_examples(task, settings.split)
+  decoder = loaded.decoder(row)
+  if cut := decoder.truncated(examples):
+    distributed.log(
+      f'warning: {task}: {cut} of {len(examples)} inputs are cut at {decoder.max_input_length} '
+      "tokens, the run's TASK_FEATURE_LENGTHS['inputs'], and with them the ends of rationales"
+    )
   with student.progress_bar(task) as progress:
-    scores = scoring.score(
-      loaded.decoder(row), loaded.params, examples, _targets(examples), progress
-    )[:, 0]
+    scores = scoring.score(decoder, loaded.params, examples, _targets(examples), progress)[:, 0]
   lines = [
     {'example_id': example, 'sample': sample, 'score': float(score)}
     for (example, sample), score in zip(_keys(examples), scores, strict=True)
