@@ -66,6 +66,10 @@ def test_a_job_that_can_work_is_accepted(target, capsys):
   run(['vocab', '--task=cqa_dss', '--output=gs://b/a.model', '--data_dir=gs://b/data'], target)
   run(['import', '--from=hf', '--path=gs://b/hf', '--output=gs://b/weights'], target)
   run(['export', '--to=hf', '--checkpoint=gs://b/cqa', '--output=gs://b/hf', '--step=12'], target)
+  printed = capsys.readouterr().out
+  for argument in ('google/t5-v1_1-base', 'gs://b/answers.jsonl', 'standard,dss', 'gs://b/a.model',
+                   'gs://b/weights', '--step=12'):  # fmt: skip
+    assert argument in printed, 'the job is shown as it would be submitted'
 
 
 PATHS = {
@@ -331,7 +335,9 @@ def test_any_name_is_accepted_or_refused(name, text):
 
 
 def test_an_input_may_be_longer_than_a_files_name(capsys):
-  run(['predict', '--model_dir=gs://b/a', f'--input={"How many? " * 100}'])
+  question = 'How many? ' * 100
+  run(['predict', '--model_dir=gs://b/a', f'--input={question}'])
+  assert question in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
