@@ -22,35 +22,37 @@ def reader(argv: Sequence[str], run_file: str) -> RunOf:
   """
 
   def run_of(method: str, macros: Mapping[str, Any]) -> run_config.RunConfig:
+    file = _file_of(method, argv)
     settings = [f'--{name.lower()}={value}' for name, value in macros.items()]
-    choice = '' if method == TEACHER else _choice(method, argv)
-    gin_files.parse([*argv, *([choice] if choice else []), *settings], run_file)
-    _check_kept(choice, argv)
+    if file is not None:
+      settings = [f'--gin_file={_name_of(method)}', *settings]
+    elif method != TEACHER:
+      settings = [f'--method={method}', *settings]
+    gin_files.parse([*argv, *settings], run_file)
+    if file is not None:
+      _check_kept(file)
     return gin_files.configured('run_config.RunConfig')
 
   return run_of
 
 
-def _check_kept(choice: str, argv: Sequence[str]) -> None:
+def _check_kept(file: epath.Path) -> None:
   """Refuses settings that replace those of a method's file: its line would be of another method."""
-  name = choice.removeprefix('--gin_file=')
-  if not choice or name == choice:
-    return
-  folders = ['', *arguments.split(argv).search_paths, statements.gin_root()]
-  file = next(path for folder in folders if (path := epath.Path(folder) / name).is_file())
   used = gin_files.macros()
-  for one in statements.of_text(file.read_text(), name)[0]:
+  for one in statements.of_text(file.read_text(), str(file))[0]:
     if not one.configurable and one.name in used and repr(used[one.name]) != repr(one.value):
       raise ValueError(
-        f'{name} sets {one.name} = {one.value!r}, which is part of that method, and it is replaced '
+        f'{file} sets {one.name} = {one.value!r}, which is part of that method, and it is replaced '
         f'by {used[one.name]!r}: leave {one.name} to it, or compare that method apart.'
       )
 
 
-def _choice(method: str, argv: Sequence[str]) -> str:
-  """The argument that chooses a method: its file in methods/ where there is one, else its name."""
-  file = f'methods/{method}.gin'
+def _file_of(method: str, argv: Sequence[str]) -> epath.Path | None:
+  """The file in methods/ by which a method is chosen; None where its name does it."""
   folders = ['', *arguments.split(argv).search_paths, statements.gin_root()]
-  if any((epath.Path(folder) / file).is_file() for folder in folders):
-    return f'--gin_file={file}'
-  return f'--method={method}'
+  paths = (epath.Path(folder) / _name_of(method) for folder in folders)
+  return next((path for path in paths if path.is_file()), None)
+
+
+def _name_of(method: str) -> str:
+  return f'methods/{method}.gin'
