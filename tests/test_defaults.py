@@ -76,7 +76,8 @@ SVAMP = (
       'sweep', SVAMP, 'comparison.SweepConfig',
       {
         'model_dir': 'runs/a', 'methods': ['standard', 'dss'], 'equal_compute': True,
-        'split': 'test', 'grid': None, 'workers': 1,
+        'split': 'test', 'grid': None, 'workers': 1, 'topology': None, 'price_file': None,
+            'cell': None,
       },
     ),
     (

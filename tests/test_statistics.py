@@ -14,7 +14,7 @@ def test_the_gap_is_the_mean_of_paired_differences():
 
 def test_students_that_answer_alike_have_no_gap():
   same = np.array([[1, 0, 1]])
-  assert statistics.two_level_bootstrap(same, same, 500) == (0, 0, 0, 1.0)
+  assert statistics.two_level_bootstrap(same, same, 500) == (0, 0, 0, 1.0, 0)
 
 
 def test_the_interval_of_one_seed_is_that_of_a_paired_mean():
@@ -64,3 +64,25 @@ def test_holm_by_hand():
 def test_the_interval_over_seeds_is_students():
   low, high = statistics.seed_interval([0.5, 0.6, 0.7])
   assert (low, high) == pytest.approx((0.6 - 0.2484, 0.6 + 0.2484), abs=1e-3)
+
+
+def test_the_detectable_gap_against_numbers_by_hand():
+  # method.md: at 20 % discordant answers a paired gap has an error of 0.45 points on 9,824 items.
+  error = statistics.least_error(9824, 1)
+  assert error == pytest.approx(0.00451, abs=1e-5)
+  assert statistics.detectable_gap(error, 1) == pytest.approx((1.95996 + 0.84162) * error, rel=1e-5)
+  # Student's with 4 degrees of freedom, from a table: 2.776 at 0.975, 0.941 at 0.8, 3.747 at 0.99
+  assert statistics.detectable_gap(1.0, 5) == pytest.approx(2.776 + 0.941, abs=1e-3)
+  assert statistics.detectable_gap(1.0, 5, tests=2.5) == pytest.approx(3.747 + 0.941, abs=1e-3)
+
+
+@pytest.mark.parametrize(('share', 'is_found'), [(1.0, True), (0.6, False)])
+def test_a_detectable_gap_is_found_as_often_as_said_and_a_smaller_one_is_not(share, is_found):
+  rng, seeds, items = np.random.default_rng(0), 5, 2000
+  gap = share * statistics.detectable_gap(statistics.least_error(items, seeds, 0.2), seeds)
+  found = []
+  for _ in range(200):  # 0.2 of the answers are discordant, and the better student has more of them
+    draws = rng.random((seeds, items))
+    one, other = draws < 0.1 + gap / 2, (draws >= 0.8) & (draws < 0.9 - gap / 2)
+    found.append(statistics.two_level_bootstrap(one, other, 200).p < 0.05)
+  assert (np.mean(found) > statistics.POWER) == is_found

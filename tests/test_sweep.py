@@ -2,14 +2,18 @@
 
 import json
 import pathlib
+import subprocess
+import sys
 
+import plan_runs
 import pytest
 from small_runs import compiled_once, config_of, small_data  # noqa: F401  fixtures
 
 from dss_jax import methods
 from dss_jax.commands import sweep
 from dss_jax.datasets import embedded, embedded_arithmetic
-from dss_jax.experiments import cells, comparison
+from dss_jax.experiments import cells, comparison, handover
+from dss_jax.planning import programs
 from dss_jax.runs.run_folder import RunFolder
 
 ARGUMENTS = (
@@ -142,3 +146,107 @@ def test_a_cell_that_another_sweep_trains_is_left_to_it(tmp_path, capsys):
     assert is_ours
     assert run(tmp_path, '--methods=standard', grid=grid) == sweep.UNFINISHED
   assert [row['axes'] for row in results(tmp_path)] == [{'RANDOM_SEED': 4}]
+
+
+def test_an_error_of_ours_in_a_cell_does_not_stop_the_others(tmp_path, capsys, monkeypatch):
+  def train(cell, run, split):
+    if cell.axes['RANDOM_SEED'] == 3:
+      raise RuntimeError
+    return real(cell, run, split)
+
+  real = cells.train
+  monkeypatch.setattr(cells, 'train', train)
+  assert run(tmp_path, '--methods=standard', grid="{'RANDOM_SEED': (3, 4)}") == sweep.UNFINISHED
+  printed = capsys.readouterr()
+  assert 'FAILED standard,random_seed=3: RuntimeError' in printed.out
+  assert 'Traceback' in printed.err
+  assert [row['axes'] for row in results(tmp_path)] == [{'RANDOM_SEED': 4}]
+
+
+# ---------------------------------------------------------------- without training
+
+
+def test_what_is_done_elsewhere_is_gathered(swept, tmp_path):
+  assert run(tmp_path / 'here', f'--gather={tmp_path},{swept}') == 0
+  assert results(tmp_path / 'here') == results(swept)
+  assert run(tmp_path / 'there', '--gather') == sweep.UNFINISHED
+  assert not (tmp_path / 'there' / sweep.RESULTS).exists()
+
+
+def test_a_cell_by_itself(swept, capsys, monkeypatch):
+  monkeypatch.setattr(cells, 'train', None)
+  assert run(swept, '--cell=dss,train_fraction=0.25,random_seed=3') == 0, 'it is done'
+  with pytest.raises(ValueError, match='such as dss,train_fraction'):
+    run(swept, '--cell=dss,train_fraction=0.5,random_seed=3')
+
+
+def test_flags_of_a_launch_are_for_commands_only(tmp_path):
+  with pytest.raises(ValueError, match='--commands=TARGET'):
+    run(tmp_path, '--', '--bucket=gs://b')
+
+
+def test_a_command_for_each_cell_that_is_not_done(swept, capsys):
+  capsys.readouterr()
+  grid = "{'TRAIN_FRACTION': (0.25,), 'RANDOM_SEED': (3, 5)}"
+  assert run(swept, '--commands=local', grid=grid) == 0
+  printed = capsys.readouterr()
+  names = [f'{method},train_fraction=0.25,random_seed=5' for method in ('standard', 'dss')]
+  assert [line.split('--cell=')[1] for line in printed.out.splitlines()] == names
+  assert '--gather' in printed.err
+
+
+def commands(target, *flags, topology=None):
+  asked = listed('there', {'RANDOM_SEED': (3,)}, methods=('standard', 'label'))
+  return handover.commands(asked, ['--a=b c'], target, flags, topology, 'logs')
+
+
+def test_commands_of_a_slice():
+  first, second = commands('tpu-vm', '--bucket=gs://b', topology='v5e-8').splitlines()
+  start = 'dss launch tpu-vm --name=cell-standard-'
+  assert first.startswith(start)
+  end = " --topology=v5e-8 --bucket=gs://b -- sweep '--a=b c' --cell=standard,random_seed=3"
+  assert first.endswith(end) and len(first) == len(start) + 8 + len(end)
+  assert second.endswith('--cell=label,random_seed=3')
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'expected'),
+  [
+    (('tpu',), 'one of local, slurm, tpu-vm'),
+    (('gke',), 'needs the slice of each cell'),
+    (('local', '--bucket=b'), 'takes no flags'),
+  ],
+)
+def test_commands_that_cannot_be(arguments, expected):
+  with pytest.raises(ValueError, match=expected):
+    commands(*arguments)
+
+
+def test_the_program_for_slurm_submits_each_cell(tmp_path):
+  pytest.importorskip('submitit')
+  text = commands('slurm').replace(repr([sys.executable, '-m', 'dss_jax'])[:-1], "['echo'")
+  (tmp_path / 'submit.py').write_text(text)
+  line = [sys.executable, 'submit.py', '--cluster=local', '--timeout_min=1']
+  done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=True)
+  numbers = [line.split(' ', 1) for line in done.stdout.splitlines()]
+  cells_there = ['--cell=standard,random_seed=3', '--cell=label,random_seed=3']
+  assert [cell for _, cell in numbers] == cells_there
+
+
+def test_a_plan_says_what_a_sweep_takes_and_what_it_can_find(tmp_path, capsys, monkeypatch):
+  asked = []
+
+  def compile_program(program):
+    asked.append(program)
+    return plan_runs.answer()
+
+  monkeypatch.setattr(programs, 'compile_program', compile_program)
+  (tmp_path / 'prices').write_text('{"v5e-8": 1.5}')
+  flags = ('--plan', '--topology=v5e-8', f'--price_file={tmp_path}/prices')
+  assert run(tmp_path / 'there', *flags) == 0
+  printed = capsys.readouterr().out
+  assert '4 cells, of which 4 are to be trained' in printed
+  assert [program.rows for program in asked] == [8, 16], 'one program serves two seeds'
+  assert 'hours of v5e-8' in printed and 'at $1.5 an hour' in printed
+  assert '2 seeds on the 40 examples of embedded_arithmetic test can find' in printed
+  assert not (tmp_path / 'there').exists()

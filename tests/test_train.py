@@ -242,10 +242,10 @@ def _poisoned(make_train_step):
   def make(*args):
     step = make_train_step(*args)
 
-    def poisoned(state, batch):
+    def poisoned(state, batch, seed):
       factor = jax.numpy.where(state.step == 4, jax.numpy.inf, 1.0)
       params = {**state.params, 'embedding': state.params['embedding'] * factor}
-      return step(state._replace(params=params), batch)
+      return step(state._replace(params=params), batch, seed)
 
     return poisoned
 

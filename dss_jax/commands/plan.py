@@ -9,19 +9,15 @@ import json
 import re
 import sys
 from collections.abc import Sequence
-from typing import Any
-
-from etils import epath
 
 from dss_jax.methods import Method
-from dss_jax.planning import checks, plans, programs, search
+from dss_jax.planning import checks, plans, prices, programs, search
 from dss_jax.planning.report import candidate_line, report
 from dss_jax.runs import run_config
 from dss_jax.runs.run_config import RunConfig
 from dss_jax.settings import fields, gin_files, topologies
 
 FLAGS = ('--json', '--search')
-T5_VOCAB_SIZE = 32128  # of T5's own vocabulary, where none is named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,13 +67,13 @@ def make_plan(settings: PlanConfig, model: str, searching: bool = False) -> plan
     ValueError: impossible settings, a compiler that is not installed, or nothing fits.
     ChildProcessError: the compiler crashed.
   """
-  price = _price(settings)
+  price = prices.dollars_per_hour(settings.price_file, settings.topology)
   compiler = functools.cache(_compile)  # does not compile again what the search compiled
   run, results = checks.check(settings.run)
   packed = 1.0
   if any(one.name == 'data' and one.passed for one in results):
     packed = checks.examples_per_row(run)
-  run = checks.with_vocab_size(run, T5_VOCAB_SIZE)
+  run = checks.with_vocab_size(run)
   if searching:
     run = _best(run, settings.topology, compiler)
   return plans.make(
@@ -113,26 +109,6 @@ def _best(run: RunConfig, topology: str, compiler: plans.Compiler) -> RunConfig:
     )
   best = max(candidates, key=lambda candidate: candidate.rows_per_second)
   return search.with_settings(run, best.mesh, best.batch)
-
-
-def _price(settings: PlanConfig) -> float | None:
-  """Dollars an hour of the topology.
-
-  Raises:
-    ValueError: the file does not exist, is not JSON, or has no number for the topology.
-  """
-  if settings.price_file is None:
-    return None
-  path = epath.Path(settings.price_file)
-  wanted = f'PRICE_FILE is JSON with dollars an hour, e.g. {{"{settings.topology}": 9.6}}'
-  try:
-    prices: Any = json.loads(path.read_text())
-  except (OSError, ValueError) as error:
-    raise ValueError(f'{wanted}; {path} cannot be read: {error}.') from error
-  price = prices.get(settings.topology) if isinstance(prices, dict) else None
-  if isinstance(price, bool) or not isinstance(price, int | float) or price <= 0:
-    raise ValueError(f'{wanted}; {path} has {price!r} for {settings.topology}.')
-  return float(price)
 
 
 def _model_name(argv: Sequence[str]) -> str:

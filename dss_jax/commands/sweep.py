@@ -2,159 +2,130 @@
 
 The same command continues a sweep that was interrupted: cells that are done are not trained again.
 Started twice, it shares the work: each process claims a cell at a time. WORKERS does just that.
+Owns what is printed and the files of the tables; --plan, --commands and --gather train nothing.
 """
 
-import contextlib
-import dataclasses
+import argparse
 import json
-import os
-import subprocess
+import shlex
 import sys
-import time
 from collections.abc import Sequence
 
-from etils import epath
+import rich.box
+import rich.console
+import rich.table
 
-from dss_jax.experiments import cells, comparison, configuration, tables
-from dss_jax.experiments.cells import Outcome
-from dss_jax.experiments.comparison import Cell, RunOf, SweepConfig
+from dss_jax.data import shared_tables
+from dss_jax.experiments import (
+  cells,
+  comparison,
+  configuration,
+  handover,
+  resolution,
+  sweeping,
+  tables,
+  workers,
+)
+from dss_jax.experiments.comparison import SweepConfig
+from dss_jax.experiments.sweeping import Sweep
 from dss_jax.parallel import distributed
-from dss_jax.runs import memory, run_config
+from dss_jax.planning import prices, programs, sweep_plan
+from dss_jax.runs import memory
 from dss_jax.runs.run_folder import RunFolder
-from dss_jax.settings import errors, gin_files, whole_files
-from dss_jax.settings.printable import printable
+from dss_jax.settings import gin_files, whole_files
 
 RUN_FILE = 'runs/sweep.gin'
 RESULTS, TABLE = 'results.jsonl', 'table.md'
-WORKER = 'DSS_SWEEP_WORKER'  # in the environment of a worker: which one it is, and of how many
 UNFINISHED = 1
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Sweep:
-  """A sweep whose settings are read.
-
-  Attributes:
-    settings: of the sweep.
-    cells: what it trains.
-    runs: the settings of each cell's run.
-    run_of: reads them again, so that gin holds those of the cell that is trained next.
-  """
-
-  settings: SweepConfig
-  cells: Sequence[Cell]
-  runs: Sequence[run_config.RunConfig]
-  run_of: RunOf
-
-  def outcomes(self) -> list[Outcome | None]:
-    """What is done of each cell."""
-    pairs = zip(self.cells, self.runs, strict=True)
-    return [cells.done(cell, run, self.settings.split) for cell, run in pairs]
 
 
 @memory.explained(memory.TRAINING)
 def main(argv: Sequence[str]) -> int:
   """Runs `dss sweep`; returns the exit code: 0 where every cell is done, or a signal stopped it."""
-  _limit_worker()
-  gin_files.parse(argv, RUN_FILE)
-  settings: SweepConfig = gin_files.configured('comparison.SweepConfig')
-  run_of = configuration.reader(argv, RUN_FILE)
-  listed = comparison.cells(settings, run_of)
-  runs = [run_of(cell.method, cell.macros) for cell in listed]
-  sweep = Sweep(settings, listed, runs, run_of)
-  folder = RunFolder(settings.model_dir)
+  workers.limit_cores()
+  flags, rest = _flags(argv)
+  with shared_tables.keeping():
+    return _run(_read(rest), flags, rest)
+
+
+def _run(sweep: Sweep, flags: argparse.Namespace, rest: Sequence[str]) -> int:
+  """Does what the flags ask for; returns the exit code."""
+  folder = RunFolder(sweep.settings.model_dir)
   if folder.settings_file.exists():
     raise ValueError(f'MODEL_DIR {folder} holds a run; name a folder for the sweep alone.')
-  if settings.workers > 1 and '://' in str(folder):
+  if flags.plan:
+    return _plan(sweep)
+  if flags.commands:
+    return _print_commands(sweep, rest, flags)
+  if flags.gather is not None:
+    return _report(sweep, flags.gather)
+  if sweep.settings.cell is not None:
+    sweep = sweep.only(sweep.settings.cell)
+    return 0 if sweeping.work(sweep) or not sweep.missing() else UNFINISHED
+  if distributed.is_multiprocess():
+    raise ValueError(
+      'a sweep is one process, but several may train one cell of it: --commands prints how. Or '
+      'start it on each machine with a shared MODEL_DIR.'
+    )
+  if workers.is_worker():
+    sweeping.work(sweep)
+    return 0
+  return 0 if _work(sweep, rest) else _report(sweep)
+
+
+def _flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+  """The flags that are no settings, and the other arguments; `launch` has those after `--`."""
+  given = list(argv)
+  end = given.index('--') if '--' in given else len(given)
+  parser = argparse.ArgumentParser(prog='dss sweep', add_help=False, allow_abbrev=False)
+  what = parser.add_mutually_exclusive_group()
+  what.add_argument('--plan', action='store_true')
+  what.add_argument('--commands', metavar='TARGET')
+  what.add_argument('--gather', nargs='?', const='', metavar='A,B')
+  flags, rest = parser.parse_known_args(given[:end])
+  if given[end:] and not flags.commands:
+    raise ValueError('flags after -- are those of `dss launch`, for --commands=TARGET.')
+  flags.launch = given[end + 1 :]
+  return flags, rest
+
+
+def _read(argv: Sequence[str]) -> Sweep:
+  """The sweep of a command line."""
+  gin_files.parse(argv, RUN_FILE)
+  settings: SweepConfig = gin_files.configured('comparison.SweepConfig')
+  if settings.workers > 1 and '://' in str(settings.model_dir):
     raise ValueError(
       'a bucket has no locks, which WORKERS need: give WORKERS=1, or a local MODEL_DIR.'
     )
-  if distributed.is_multiprocess():
-    raise ValueError('a sweep is one process; start it on each machine with a shared MODEL_DIR.')
-  if WORKER in os.environ:
-    _work(sweep)
-    return 0
-  waiting = sweep.outcomes().count(None)
-  distributed.log(f'{len(listed)} cells, of which {waiting} are to be trained')
+  run_of = configuration.reader(argv, RUN_FILE)
+  listed = comparison.cells(settings, run_of)
+  return Sweep(settings, listed, [run_of(cell.method, cell.macros) for cell in listed], run_of)
+
+
+def _work(sweep: Sweep, argv: Sequence[str]) -> bool:
+  """Trains what is not done, in this process or in several; returns whether a signal stopped it."""
+  waiting, settings = len(sweep.missing()), sweep.settings
+  distributed.log(f'{len(sweep.cells)} cells, of which {waiting} are to be trained')
   if settings.workers > 1 and waiting > 1:
-    stopped = _work_together(argv, min(settings.workers, waiting), folder.path)
-  else:
-    stopped = _work(sweep)
-  return 0 if stopped else _report(sweep)
+    folder = RunFolder(settings.model_dir).path
+    return workers.work_together(argv, min(settings.workers, waiting), folder)
+  return sweeping.work(sweep)
 
 
-def _work(sweep: Sweep) -> bool:
-  """Trains every cell that is neither done nor claimed; returns whether a signal stopped it.
+def _report(sweep: Sweep, elsewhere: str = '') -> int:
+  """Writes and prints the tables of what is done; returns the exit code.
 
-  A cell that fails is named with its reason, and the others go on.
+  Args:
+    sweep: it.
+    elsewhere: more folders with cells of it, with commas between them.
   """
-  split, started, trained = sweep.settings.split, time.monotonic(), 0
-  for cell, asked in zip(sweep.cells, sweep.runs, strict=True):
-    with cells.claim(cell) as is_ours:
-      if not is_ours or cells.done(cell, asked, split) is not None:
-        continue
-      try:
-        cells.set_aside(cell, asked, split)
-        with contextlib.redirect_stdout(sys.stderr), memory.explained(memory.TRAINING):
-          outcome, stops = cells.train(cell, sweep.run_of(cell.method, cell.macros), split)
-      except Exception as error:
-        if os.environ.get('DSS_TRACEBACK') or not errors.is_users(error):
-          raise
-        print(printable(f'FAILED {cell.folder.name}: {error}'), flush=True)
-        continue
-    if outcome is None:
-      return True
-    trained += 1
-    rest = sweep.outcomes().count(None)
-    seconds = rest * (time.monotonic() - started) / trained / sweep.settings.workers
-    print(
-      f'{cell.folder.name}: {outcome.score.accuracy:.1%}, {outcome.score.seconds:.0f} s; '
-      f'{rest} to go, eta {seconds // 3600:.0f}:{seconds % 3600 // 60:02.0f}',
-      flush=True,
-    )
-    if stops:
-      return True
-  return False
-
-
-def _work_together(argv: Sequence[str], workers: int, folder: epath.Path) -> bool:
-  """Runs `_work` in several processes, each on its cores; returns whether a signal stopped them.
-
-  Their logs are in the sweep's folder.
-  """
-  folder.mkdir(parents=True, exist_ok=True)
-  command = [sys.executable, '-m', 'dss_jax', 'sweep', *argv]
-  processes = []
-  for number in range(workers):
-    with open(folder / f'worker_{number}.log', 'ab') as log:
-      environment = {**os.environ, WORKER: f'{number}/{workers}'}
-      processes.append(subprocess.Popen(command, env=environment, stderr=log))
-  stop, is_told = distributed.StopSignal(), False
-  try:
-    while any(process.poll() is None for process in processes):
-      if stop.requested() and not is_told:
-        is_told = True
-        for process in processes:
-          process.terminate()
-      time.sleep(0.2)
-  finally:
-    stop.restore()
-    for process in processes:
-      process.terminate()  # where this process ends by an error; has no effect on one that ended
-  for number, process in enumerate(processes):
-    if process.returncode:
-      print(f'worker {number} ended early; see {folder}/worker_{number}.log', file=sys.stderr)
-  return stop.requested()
-
-
-def _report(sweep: Sweep) -> int:
-  """Writes and prints the tables of what is done; returns the exit code."""
-  found = sweep.outcomes()
+  found = sweep.outcomes([place for place in elsewhere.split(',') if place])
   outcomes = [outcome for outcome in found if outcome is not None]
   folder = whole_files.absolute(sweep.settings.model_dir)
   if outcomes:
     rows = [json.dumps(cells.record(outcome)) + '\n' for outcome in outcomes]
     text = tables.markdown(outcomes, sweep.settings.methods[0])
+    folder.mkdir(parents=True, exist_ok=True)
     whole_files.write_text(folder / RESULTS, ''.join(rows))
     whole_files.write_text(folder / TABLE, text)
     print(f'\n{text}\n{RESULTS} and {TABLE} are in {folder}.')
@@ -166,11 +137,50 @@ def _report(sweep: Sweep) -> int:
   return UNFINISHED if missing else 0
 
 
-def _limit_worker() -> None:
-  """Keeps a worker on its share of the cores; called before JAX starts its threads."""
-  if WORKER not in os.environ or not hasattr(os, 'sched_setaffinity'):
-    return
-  number, count = map(int, os.environ[WORKER].split('/'))
-  cores = sorted(os.sched_getaffinity(0))
-  if count <= len(cores):
-    os.sched_setaffinity(0, cores[number::count])
+def _print_commands(sweep: Sweep, argv: Sequence[str], flags: argparse.Namespace) -> int:
+  settings = sweep.settings
+  logs = str(RunFolder(settings.model_dir).path / 'slurm')
+  text = handover.commands(
+    sweep.missing(), argv, flags.commands, flags.launch, settings.topology, logs
+  )
+  print(text, end='')
+  after = shlex.join(['dss', 'sweep', *argv, '--gather'])
+  print(f'then, for the tables: {after}', file=sys.stderr)
+  return 0
+
+
+def _plan(sweep: Sweep) -> int:
+  """Prints what the sweep takes and what it can find; returns 1 where a cell does not fit."""
+  settings, outcomes = sweep.settings, sweep.outcomes()
+  topology = settings.topology or 'cpu'
+  price = prices.dollars_per_hour(settings.price_file, topology)
+  waiting = [
+    (cell, run)
+    for cell, run, outcome in zip(sweep.cells, sweep.runs, outcomes, strict=True)
+    if outcome is None
+  ]
+  print(f'{len(sweep.cells)} cells, of which {len(waiting)} are to be trained.')
+  found = []
+  for group in sweep_plan.groups(waiting, topology, programs.compile_program):
+    found.append(group)
+    distributed.log(f'compiled {group.name}: {group.compiled.seconds:.0f} s')
+  if found:
+    _print_groups(found)
+    print(sweep_plan.total(found, topology, price))
+  tests = [resolution.test_of(run, settings.split) for run in sweep.runs]
+  done = [outcome for outcome in outcomes if outcome is not None]
+  for line in resolution.sentences(sweep.cells, tests, settings.split, done, settings.methods[0]):
+    print(line)
+  return UNFINISHED if any(group.compiled.fits is False for group in found) else 0
+
+
+def _print_groups(found: Sequence[sweep_plan.Group]) -> None:
+  table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
+  for name in sweep_plan.HEAD:
+    table.add_column(name, justify='left' if name == 'methods' else 'right')
+  for group in found:
+    table.add_row(*sweep_plan.line(group))
+  console = rich.console.Console()
+  if not console.is_terminal:
+    console.width = tables.WIDTH
+  console.print(table)

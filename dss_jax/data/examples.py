@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dss_jax.data import shared_tables
 from dss_jax.datasets.rows import decode
 from dss_jax.methods import registry
 from dss_jax.methods.dss import DSS
@@ -199,6 +200,14 @@ def load_mixture(
 
 
 def load_examples(
+  task_name: str, split: str, tasks: Sequence[str] | None = None, keep_text: bool = False
+) -> Examples:
+  """As `read_examples`, of which further calls may get what one has read; see shared_tables.py."""
+  key = (task_name, split, None if tasks is None else tuple(tasks), keep_text)
+  return shared_tables.get(key, lambda: read_examples(task_name, split, tasks, keep_text))
+
+
+def read_examples(
   task_name: str, split: str, tasks: Sequence[str] | None = None, keep_text: bool = False
 ) -> Examples:
   """Reads one split of a SeqIO task, untruncated, unshuffled, once. See `load_mixture`.

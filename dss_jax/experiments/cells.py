@@ -75,13 +75,23 @@ class Outcome(NamedTuple):
   correct: np.ndarray
 
 
-def done(cell: Cell, run: run_config.RunConfig, split: str) -> Outcome | None:
-  """The outcome of a cell that was trained and scored as it is asked for now; else None."""
-  found = _read(cell.folder)
+def done(
+  cell: Cell, run: run_config.RunConfig, split: str, folder: epath.Path | None = None
+) -> Outcome | None:
+  """The outcome of a cell that was trained and scored as it is asked for now; else None.
+
+  Args:
+    cell: it.
+    run: its settings.
+    split: what it is scored on.
+    folder: of its run, where that is another one than the cell's.
+  """
+  folder = folder or cell.folder
+  found = _read(folder)
   if found is None or 'score' not in found or _changes(found, run, split):
     return None
   correct = np.array([*str(found.get('correct', ''))]) == '1'
-  return Outcome(cell, json_form.from_dict(Score, found['score'], str(cell.folder / FILE)), correct)
+  return Outcome(cell, json_form.from_dict(Score, found['score'], str(folder / FILE)), correct)
 
 
 def train(cell: Cell, run: run_config.RunConfig, split: str) -> tuple[Outcome | None, bool]:
@@ -123,6 +133,9 @@ def set_aside(cell: Cell, run: run_config.RunConfig, split: str) -> None:
   found = _read(folder)
   changed = [] if found is None else _changes(found, run, split)
   if not changed or changed == ['split']:  # the student is the same, it is scored again
+    return
+  distributed.barrier()  # all processes have seen the same
+  if not distributed.is_main():
     return
   names = (folder.parent / f'{folder.name}.before_{number}' for number in itertools.count(1))
   before = list(itertools.takewhile(lambda path: path.exists(), names))

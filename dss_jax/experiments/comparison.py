@@ -24,14 +24,15 @@ from dss_jax import methods
 from dss_jax.experiments import labels
 from dss_jax.parallel import partitioning
 from dss_jax.runs import run_config
-from dss_jax.settings import fields
+from dss_jax.settings import fields, topologies
 
 TEACHER = 'few_shot_cot'
 """Stands in METHODS for the teacher itself, whose stored answers are scored: nothing is trained."""
 SEED = 'RANDOM_SEED'
 """The axis over which accuracies are averaged."""
 _OF_THE_SWEEP = (
-  'METHOD', 'METHODS', 'MODEL_DIR', 'EQUAL_COMPUTE', 'COMPARE_SPLIT', 'GRID', 'WORKERS'
+  'METHOD', 'METHODS', 'MODEL_DIR', 'EQUAL_COMPUTE', 'COMPARE_SPLIT', 'GRID', 'WORKERS',
+  'TOPOLOGY', 'PRICE_FILE', 'CELL',
 )  # fmt: skip
 TOLERANCE = 0.1  # of labels a step
 LONGEST_VALUE = 40  # characters of a value in the name of a folder
@@ -81,10 +82,17 @@ class SweepConfig(CompareConfig):
       over RANDOM_SEED. None: one of each method.
     workers: processes that train cells side by side, each on its share of the cores; on
       accelerators, 1.
+    topology: the machine of each cell, where that is another one; set by --topology.
+    price_file: for --plan, JSON with dollars an hour of each topology, or None.
+    cell: the one cell that is trained, by the name of its folder; None: all. Several processes may
+      train one together, as a TPU slice does.
   """
 
   grid: Mapping[str, Sequence[Any]] | None = None
   workers: int = 1
+  topology: str | None = None
+  price_file: fields.Path | None = None
+  cell: str | None = None
 
   def __post_init__(self):
     super().__post_init__()
@@ -99,6 +107,8 @@ class SweepConfig(CompareConfig):
         raise ValueError(f'GRID needs values of {name}, each once, not {list(values)}.')
     if self.workers < 1:
       raise ValueError(f'SweepConfig.workers (WORKERS) is at least 1, not {self.workers}.')
+    if self.topology is not None:
+      topologies.topology(self.topology)
 
 
 class Cell(NamedTuple):
@@ -156,6 +166,8 @@ def _cells_at(
   labels_per_row: Callable[[run_config.RunConfig], float],
 ) -> Iterator[Cell]:
   """The cells of all methods with the same values of the grid."""
+  topology = compared.topology if isinstance(compared, SweepConfig) else None
+  devices = topologies.topology(topology).devices if topology else jax.device_count()
   students = [name for name in compared.methods if name != TEACHER]
   runs = {name: run_of(name, axes) for name in students}
   # A packed row holds several labels: one that is not packed would have fewer of them a step.
@@ -166,7 +178,9 @@ def _cells_at(
   in_row = {name: 1 / run_config.rows_per_example(run) for name, run in runs.items()}
   with contextlib.suppress(ValueError):  # of data that cannot be read: its training will say so
     in_row = {name: labels_per_row(run) for name, run in runs.items()}
-  rows = {name: _rows(run, in_row[students[0]], in_row[name]) for name, run in runs.items()}
+  rows = {
+    name: _rows(run, in_row[students[0]], in_row[name], devices) for name, run in runs.items()
+  }
   passes = {name: (run.method or methods.get(methods.DEFAULT)).passes for name, run in runs.items()}
   work = {name: rows[name] * passes[name] * run.train_steps for name, run in runs.items()}
   first = students[0]
@@ -189,19 +203,22 @@ def _cells_at(
     yield cell(title, first, ratio, BATCH_SIZE=rows[first], TRAIN_STEPS_RELATIVE=steps)
 
 
-def _rows(run: run_config.RunConfig, labels_of_first: float, labels_here: float) -> int:
+def _rows(
+  run: run_config.RunConfig, labels_of_first: float, labels_here: float, devices: int
+) -> int:
   """The rows of a batch that has as many labels as BATCH_SIZE rows of the first method.
 
   Args:
     run: whose batch.
     labels_of_first: in a row of the first method.
     labels_here: in a row of this one.
+    devices: of the machine.
   """
   each = run_config.rows_per_example(run)
   if abs(each * labels_here / labels_of_first - 1) <= TOLERANCE:
     return run.data.batch_size * each
   method = run.method or methods.get(methods.DEFAULT)
-  sizes = partitioning.mesh_sizes(run.mesh, jax.device_count())
+  sizes = partitioning.mesh_sizes(run.mesh, devices)
   unit = sizes[0] * sizes[1] * run.num_microbatches
   unit *= run_config.rows_per_example(run) if method.is_grouped else 1
   return unit * max(1, round(run.data.batch_size * labels_of_first / labels_here / unit))

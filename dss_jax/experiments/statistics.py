@@ -12,6 +12,9 @@ import numpy as np
 import scipy.stats
 
 DRAWS = 10_000
+POWER = 0.8
+DISCORDANCE = 0.2
+"""Share of the answers in which exactly one of two students is right, where it is not known."""
 
 
 class Gap(NamedTuple):
@@ -22,12 +25,14 @@ class Gap(NamedTuple):
     low: end of its 95 % interval.
     high: likewise.
     p: two-sided, of no difference; at least 1 / DRAWS.
+    error: standard error of the mean.
   """
 
   mean: float
   low: float
   high: float
   p: float
+  error: float
 
 
 def seed_interval(accuracies: Sequence[float]) -> tuple[float, float]:
@@ -56,6 +61,7 @@ def two_level_bootstrap(correct: np.ndarray, baseline: np.ndarray, draws: int = 
   drawn = np.sum((of_items @ patterns) * of_seeds, axis=1) / (items * seeds)
   mean, least = float(gaps.mean()), 1 / draws
   if seeds == 1:
+    error = float(drawn.std())
     low, high = np.quantile(drawn, [0.025, 0.975])
     p = 2 * min(float(np.mean(drawn <= 0)), float(np.mean(drawn >= 0)))
   else:
@@ -63,7 +69,7 @@ def two_level_bootstrap(correct: np.ndarray, baseline: np.ndarray, draws: int = 
     half = error * scipy.stats.t.ppf(0.975, seeds - 1)
     low, high = mean - half, mean + half
     p = 2 * float(scipy.stats.t.sf(abs(mean) / error, seeds - 1)) if error else float(not mean)
-  return Gap(mean, float(low), float(high), min(1.0, max(p, least)))
+  return Gap(mean, float(low), float(high), min(1.0, max(p, least)), float(error))
 
 
 def mcnemar(correct: np.ndarray, baseline: np.ndarray) -> float:
@@ -88,3 +94,35 @@ def holm(p_values: Sequence[float]) -> list[float]:
     largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
     adjusted[place] = largest
   return adjusted
+
+
+def least_error(items: int, seeds: int, discordance: float = DISCORDANCE) -> float:
+  """The error that `two_level_bootstrap` finds at least, where seeds differ by chance alone.
+
+  Of one seed it is sqrt(discordance / items). With n seeds, draws of two levels see the chance of
+  an answer three times, which makes the interval a careful one: its variance is
+  discordance / items / n, times (3 n - 2) / (n - 1) with the widening.
+
+  Source: McNemar 1947, the variance of a difference of paired proportions, its own square left out;
+  Owen 2007, The pigeonhole bootstrap, theorem 3, for the draws.
+
+  Args:
+    items: test examples.
+    seeds: students of each method.
+    discordance: the share of the answers in which exactly one of two students is right.
+  """
+  levels = (3 * seeds - 2) / (seeds - 1) if seeds > 1 else 1
+  return float(np.sqrt(levels * discordance / (items * seeds)))
+
+
+def detectable_gap(error: float, seeds: int, tests: int = 1) -> float:
+  """The smallest gap that is found with a probability of POWER, by a two-sided test at 5 %.
+
+  Args:
+    error: standard error of the mean gap.
+    seeds: students of each method; with more than one, quantiles are Student's with one degree of
+      freedom less, as in `two_level_bootstrap`.
+    tests: gaps of a table, of which this one is to pass Holm's first and hardest step.
+  """
+  law = scipy.stats.t(seeds - 1) if seeds > 1 else scipy.stats.norm
+  return float((law.ppf(1 - 0.025 / tests) + law.ppf(POWER)) * error)

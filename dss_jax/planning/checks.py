@@ -15,6 +15,8 @@ from dss_jax.data import pipeline
 from dss_jax.runs import label_check, pretrained, rationale_scores, run_config
 from dss_jax.runs.run_config import RunConfig
 
+T5_VOCAB_SIZE = 32128  # of T5's own vocabulary, where none is named
+
 
 class Check(NamedTuple):
   """The result of one check.
@@ -73,7 +75,7 @@ def examples_per_row(run: RunConfig) -> float:
   return next(pipeline.TrainBatches(mixture, run.data)).sequences / run.data.batch_size
 
 
-def with_vocab_size(run: RunConfig, size: int) -> RunConfig:
+def with_vocab_size(run: RunConfig, size: int = T5_VOCAB_SIZE) -> RunConfig:
   """The run with this vocab_size where it has none."""
   if run.model.vocab_size is not None:
     return run

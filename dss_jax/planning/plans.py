@@ -63,8 +63,16 @@ class Plan:
     return flops.train_step(self.run.model, rows, lengths['inputs'], lengths['targets'])
 
 
-def program_of(run: RunConfig, topology: str, step: str = 'train') -> Program:
+def program_of(
+  run: RunConfig, topology: str, step: str = 'train', is_timed: bool = False
+) -> Program:
   """The update or the decoding of a run, as the program to compile.
+
+  Args:
+    run: the settings.
+    topology: the machine.
+    step: one of programs.STEPS.
+    is_timed: whether the program is run too, on a CPU.
 
   Raises:
     ValueError: a mesh that does not fit the machine, or a batch that the mesh does not divide.
@@ -82,6 +90,7 @@ def program_of(run: RunConfig, topology: str, step: str = 'train') -> Program:
     inputs=lengths['inputs'],
     targets=lengths['targets'] if training else run.eval.max_decode_length,
     num_microbatches=run.num_microbatches if training else 1,
+    is_timed=is_timed,
   )
 
 

@@ -53,6 +53,7 @@ class Program:
     inputs: encoder tokens of a row.
     targets: decoder tokens of a row; of 'decode' the most tokens of an output.
     num_microbatches: parts that a batch is computed in; of 'train'.
+    is_timed: whether it is run as well, to measure its time; on a CPU only.
   """
 
   step: str
@@ -65,6 +66,7 @@ class Program:
   inputs: int
   targets: int
   num_microbatches: int = 1
+  is_timed: bool = False
 
   def __post_init__(self):
     sizes = mesh_sizes(self.mesh, topologies.topology(self.topology))
@@ -114,6 +116,7 @@ class Compiled:
     cpu_seconds: of all its threads: the time that one otherwise idle core would take.
     host_bytes: peak memory of the process that compiled.
     problem: why compiling failed, in the compiler's words; '' where it did not.
+    measured_seconds: of one run; None where it was not run.
   """
 
   fits: bool | None
@@ -123,6 +126,7 @@ class Compiled:
   cpu_seconds: float
   host_bytes: int
   problem: str = ''
+  measured_seconds: float | None = None
 
 
 def mesh_sizes(mesh: partitioning.MeshConfig, machine: topologies.Topology) -> dict[str, int]:
@@ -192,6 +196,7 @@ def compiled_of(values: dict[str, Any]) -> Compiled:
     cpu_seconds=values['cpu_seconds'],
     host_bytes=values['host_bytes'],
     problem=values['problem'],
+    measured_seconds=values['measured_seconds'],
   )
 
 

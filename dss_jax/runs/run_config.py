@@ -12,7 +12,7 @@ import os
 from etils import epath
 
 from dss_jax import methods
-from dss_jax.data import pipeline
+from dss_jax.data import pipeline, shared_tables
 from dss_jax.methods import Choices, Method, Row
 from dss_jax.models import t5
 from dss_jax.parallel import partitioning
@@ -222,6 +222,7 @@ def set_up_tasks(run: RunConfig) -> RunConfig:
   run = _with_choices(_with_method(run))
   _check_groups(run)
   vocabulary = tasks.set_vocabulary(run.vocabulary)
+  shared_tables.depend_on((sentencepiece_model(), os.environ.get('TFDS_DATA_DIR'), run.module))
   size = run.model.vocab_size
   if size is None:
     size = padded_vocab_size(vocabulary)

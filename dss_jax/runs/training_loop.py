@@ -10,6 +10,7 @@ import enum
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
 from dss_jax.data import pipeline
 from dss_jax.models import t5
@@ -104,7 +105,7 @@ def train(run: RunConfig) -> Result:
     while ending is None:
       # Batch and update.
       batch, arrays = next(prefetched)
-      state, metrics = update(state, arrays)
+      state, metrics = update(state, arrays, np.uint32(run.seed))
       step += 1
 
       # Log.

@@ -28,8 +28,8 @@ def make_train_step(
   optimizer: optax.GradientTransformation,
   seed: int,
   num_microbatches: int = 1,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-  """The update as a function to jit: (state, batch) -> (state, metrics).
+) -> Callable[..., tuple[TrainState, Metrics]]:
+  """The update as a function to jit: (state, batch, seed) -> (state, metrics).
 
   The result does not depend on `num_microbatches` or on how rows are sharded: losses are divided by
   the full batch's loss weights, and each row has its own dropout key.
@@ -38,7 +38,7 @@ def make_train_step(
     model: the network.
     objective: what is minimised.
     optimizer: optax's transformation.
-    seed: of dropout.
+    seed: of dropout, unless the step gets one as an argument: then one program serves all seeds.
     num_microbatches: how many parts of the batch are computed in turn.
 
   Returns:
@@ -46,7 +46,7 @@ def make_train_step(
     after the update, which shows a parameter that is not finite before it is saved.
   """
 
-  def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+  def step(state: TrainState, batch: Batch, seed: int | Array = seed) -> tuple[TrainState, Metrics]:
     rows = batch['decoder_target_tokens'].shape[0]
     row_keys = None
     if model.dropout_rate > 0.0 or objective.group_terms:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -35,10 +36,10 @@ def create(
   """A fresh state, created sharded: no device ever holds a complete array that is sharded."""
   shapes = abstract(model, optimizer, mesh)
   make = jax.jit(
-    lambda: from_params(t5.init(model, jax.random.key(seed)), optimizer),
+    lambda seed: from_params(t5.init(model, jax.random.key(seed)), optimizer),
     out_shardings=jax.tree.map(lambda leaf: leaf.sharding, shapes),
   )
-  return make()
+  return make(np.uint32(seed))  # an argument: one program serves all seeds
 
 
 def from_params(params: t5.Params, optimizer: optax.GradientTransformation) -> TrainState:
@@ -47,7 +48,7 @@ def from_params(params: t5.Params, optimizer: optax.GradientTransformation) -> T
 
 
 def jit_update(update: Callable, state: TrainState) -> Any:
-  """`update`, (state, batch) -> (state, metrics), jitted; the new state is sharded like the old.
+  """`update`, (state, ...) -> (state, metrics), jitted; the new state is sharded like the old.
 
   Otherwise the compiler may shard parts of it differently, and the next call compiles again.
   """

@@ -1,0 +1,44 @@
+"""What a process has read of its tasks, for further runs in it: the last few tables.
+
+Off until `keeping`, since a source may change between two runs of one process. Does not own reading
+(examples.py).
+"""
+
+import contextlib
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any
+
+MOST = 8
+
+_tables: dict[Hashable, Any] | None = None
+_depend_on: Hashable = None
+
+
+@contextlib.contextmanager
+def keeping() -> Iterator[None]:
+  """Within it, a table is read once."""
+  global _tables
+  before, _tables = _tables, {}
+  try:
+    yield
+  finally:
+    _tables = before
+
+
+def depend_on(what: Hashable) -> None:
+  """Drops what is kept, unless it depends on the same, such as a vocabulary."""
+  global _depend_on
+  if what != _depend_on and _tables is not None:
+    _tables.clear()
+  _depend_on = what
+
+
+def get(key: Hashable, read: Callable[[], Any]) -> Any:
+  """The table of a key; read where none is kept."""
+  if _tables is None:
+    return read()
+  if key not in _tables:
+    _tables[key] = read()
+    if len(_tables) > MOST:
+      del _tables[next(iter(_tables))]
+  return _tables[key]

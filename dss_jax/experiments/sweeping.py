@@ -1,0 +1,115 @@
+"""A sweep whose settings are read: what is done of it, and training what is not.
+
+Owns the order of cells and what a failure means for the others. A cell's training and file are
+cells.py's; several processes are workers.py's.
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import os
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+
+from etils import epath
+
+from dss_jax.experiments import cells
+from dss_jax.experiments.cells import Outcome
+from dss_jax.experiments.comparison import Cell, RunOf, SweepConfig
+from dss_jax.parallel import distributed
+from dss_jax.runs import memory, run_config
+from dss_jax.settings import errors
+from dss_jax.settings.printable import printable
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sweep:
+  """A sweep whose settings are read.
+
+  Attributes:
+    settings: of the sweep.
+    cells: what it trains.
+    runs: the settings of each cell's run.
+    run_of: reads them again, so that gin holds those of the cell that is trained next.
+  """
+
+  settings: SweepConfig
+  cells: Sequence[Cell]
+  runs: Sequence[run_config.RunConfig]
+  run_of: RunOf
+
+  def outcomes(self, elsewhere: Sequence[str] = ()) -> list[Outcome | None]:
+    """What is done of each cell, in its folder or in one of that name in the others."""
+    found = []
+    for cell, run in zip(self.cells, self.runs, strict=True):
+      folders = [cell.folder, *(epath.Path(place) / cell.folder.name for place in elsewhere)]
+      done = (cells.done(cell, run, self.settings.split, folder) for folder in folders)
+      found.append(next((one for one in done if one is not None), None))
+    return found
+
+  def missing(self) -> list[Cell]:
+    """The cells that are not done."""
+    pairs = zip(self.cells, self.outcomes(), strict=True)
+    return [cell for cell, outcome in pairs if outcome is None]
+
+  def only(self, name: str) -> 'Sweep':
+    """The sweep of one cell.
+
+    Raises:
+      ValueError: there is no such cell; the message names near ones.
+    """
+    names = [cell.folder.name for cell in self.cells]
+    if name not in names:
+      near = difflib.get_close_matches(name, names, n=3, cutoff=0) or names[:3]
+      raise ValueError(f'CELL is the folder of a cell, such as {"; ".join(near)}; not {name!r}.')
+    place = names.index(name)
+    return dataclasses.replace(self, cells=[self.cells[place]], runs=[self.runs[place]])
+
+
+def work(sweep: Sweep) -> bool:
+  """Trains every cell that is neither done nor claimed; returns whether a signal stopped it.
+
+  A cell that fails is named with its reason, and the others go on.
+  """
+  started, trained = time.monotonic(), 0
+  for cell, asked in zip(sweep.cells, sweep.runs, strict=True):
+    with cells.claim(cell) as is_ours:
+      if not is_ours or cells.done(cell, asked, sweep.settings.split) is not None:
+        continue
+      try:
+        outcome, stops = _train(sweep, cell, asked)
+      except Exception as error:
+        if os.environ.get('DSS_TRACEBACK') or distributed.is_multiprocess():
+          raise
+        if not errors.is_users(error):
+          traceback.print_exc()
+        reason = str(error) or type(error).__name__
+        print(printable(f'FAILED {cell.folder.name}: {reason}'), flush=True)
+        continue
+    if outcome is None:
+      return True
+    trained += 1
+    _print_progress(sweep, outcome, (time.monotonic() - started) / trained)
+    if stops:
+      return True
+  return False
+
+
+def _train(sweep: Sweep, cell: Cell, asked: run_config.RunConfig) -> tuple[Outcome | None, bool]:
+  cells.set_aside(cell, asked, sweep.settings.split)
+  with contextlib.redirect_stdout(sys.stderr), memory.explained(memory.TRAINING):
+    return cells.train(cell, sweep.run_of(cell.method, cell.macros), sweep.settings.split)
+
+
+def _print_progress(sweep: Sweep, outcome: Outcome, seconds_a_cell: float) -> None:
+  if not distributed.is_main():
+    return
+  rest = len(sweep.missing())
+  seconds = rest * seconds_a_cell / sweep.settings.workers
+  print(
+    f'{outcome.cell.folder.name}: {outcome.score.accuracy:.1%}, {outcome.score.seconds:.0f} s; '
+    f'{rest} to go, eta {seconds // 3600:.0f}:{seconds % 3600 // 60:02.0f}',
+    flush=True,
+  )
