@@ -20,9 +20,8 @@ import subprocess
 import sys
 
 import numpy as np
-import scipy.stats
 
-DRAWS = 10_000
+from dss_jax.experiments import statistics
 
 
 def main() -> None:
@@ -94,19 +93,14 @@ def _record(seed: int, settings: list[str], name: str, correct: list[bool]) -> s
 
 def _column(correct: np.ndarray, baseline: np.ndarray) -> dict:
   """Percentages of one column [seeds, examples], and of its gap to the baseline's."""
-  gaps = 100 * (correct - baseline)
-  by_seed = gaps.mean(axis=1)
-  half = scipy.stats.sem(by_seed) * scipy.stats.t.ppf(0.975, len(by_seed) - 1)
-  rng = np.random.default_rng(0)
-  seeds = rng.integers(len(gaps), size=(DRAWS, len(gaps)))
-  examples = rng.integers(gaps.shape[1], size=(DRAWS, gaps.shape[1]))
-  means = [gaps[s][:, e].mean() for s, e in zip(seeds, examples, strict=True)]
+  by_seed = 100 * (correct - baseline).mean(axis=1)
+  gap = statistics.two_level_bootstrap(correct, baseline)
   return {
     'accuracy': (100 * correct.mean(axis=1)).tolist(),
     'mean': 100 * correct.mean(),
     'gap': by_seed.mean(),
-    't': [by_seed.mean() - half, by_seed.mean() + half],
-    'bootstrap': np.quantile(means, [0.025, 0.975]).tolist(),
+    't': statistics.seed_interval(by_seed),
+    'bootstrap': [100 * gap.low, 100 * gap.high],
   }
 
 

@@ -191,3 +191,13 @@ def test_only_the_rationale_is_spoilt_and_each_row_has_its_own_draw():
 def test_a_row_without_a_mark_has_no_rationale():
   inputs = np.array([[4, 7, 9, 8, 1, 0], [7, 8, 1, 0, 0, 0], [9, 9, 5, 1, 7, 8]], np.int32)
   assert not perturbation.rationale_positions(inputs, (inputs > 0) * 1, MARK).any()
+
+
+@pytest.mark.parametrize('setting', ['label_smoothing', 'z_loss'])
+def test_a_setting_of_token_losses_is_refused_where_there_are_none(setting):
+  config = losses.LossConfig(**{setting: 0.1})
+  with pytest.raises(
+    ValueError, match=f'{setting.upper()} is of token losses, and METHOD has none'
+  ):
+    losses.objective(methods.get('pinto').loss, config)
+  losses.objective(methods.get('mutual_information').loss, config)

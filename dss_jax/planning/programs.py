@@ -75,7 +75,7 @@ class Program:
       name = {'train': 'BATCH_SIZE / NUM_MICROBATCHES', 'decode': 'EVAL_BATCH_SIZE'}[self.step]
       raise ValueError(
         f'{name} is a multiple of data x fsdp = {parts} mesh devices, '
-        f'not {self.rows // self.num_microbatches}.'
+        f'not {self.rows // self.num_microbatches}; MESH_TENSOR takes devices that share rows.'
       )
 
 

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
 
+from dss_jax.datasets import rows
 from dss_jax.experiments.comparison import TEACHER, Cell
 from dss_jax.planning import checks, estimate, plans, programs
 from dss_jax.planning.programs import Compiled, Program
@@ -63,7 +64,8 @@ def groups(
   members: dict[Program, list[tuple[Cell, RunConfig]]] = {}
   for cell, run in cells:
     if cell.method != TEACHER:
-      program = plans.program_of(_sized(run), topology, is_timed=True)
+      with rows.at(cell.folder.name):
+        program = plans.program_of(_sized(run), topology, is_timed=True)
       members.setdefault(program, []).append((cell, run))
   machine = topologies.topology(topology)
   for program, pairs in members.items():

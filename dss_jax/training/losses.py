@@ -93,6 +93,9 @@ def objective(
     train_steps: of the run, by which the fractions of schedules become steps.
     group: see `Objective`.
     mark: likewise.
+
+  Raises:
+    ValueError: a setting that the terms do not have a use for.
   """
   weights: dict[str, Weight] = {term.task: term.weight for term in terms}
   asked = {'ALPHA': config.alpha, 'RATIONALE_WEIGHT': config.rationale_weight}
@@ -104,6 +107,10 @@ def objective(
     weights |= {'label': config.alpha, 'rationale': 1.0 - config.alpha}
   elif config.rationale_weight is not None and 'rationale' in weights and len(weights) > 1:
     weights['rationale'] = config.rationale_weight
+  of_tokens = {'LABEL_SMOOTHING': config.label_smoothing, 'Z_LOSS': config.z_loss}
+  ignored = next((name for name, value in of_tokens.items() if value), None)
+  if ignored and not any(term.kind == 'tokens' for term in terms):
+    raise ValueError(f'{ignored} is of token losses, and METHOD has none: leave it out.')
   in_steps = (
     tuple((float(at * train_steps), float(number)) for at, number in weight)
     if isinstance(weight, tuple)
