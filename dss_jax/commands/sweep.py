@@ -163,7 +163,8 @@ def _plan(sweep: Sweep) -> int:
   found = []
   for group in sweep_plan.groups(waiting, topology, programs.compile_program):
     found.append(group)
-    distributed.log(f'compiled {group.name}: {group.compiled.seconds:.0f} s')
+    # Not distributed.log, which looks for devices: the compiler for TPUs may be installed here.
+    print(f'compiled {group.name}: {group.compiled.seconds:.0f} s', file=sys.stderr, flush=True)
   if found:
     _print_groups(found)
     print(sweep_plan.total(found, topology, price))
