@@ -77,7 +77,7 @@ SVAMP = (
       {
         'model_dir': 'runs/a', 'methods': ['standard', 'dss'], 'equal_compute': True,
         'split': 'test', 'grid': None, 'workers': 1, 'topology': None, 'price_file': None,
-            'cell': None,
+            'cell': None, 'rationales': 0,
       },
     ),
     (

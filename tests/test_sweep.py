@@ -37,7 +37,7 @@ def results(folder):
 @pytest.fixture(scope='module')
 def swept(tmp_path_factory):
   folder = tmp_path_factory.mktemp('swept')
-  assert run(folder, '--workers=2') == 0
+  assert run(folder, '--workers=2', '--rationales=5') == 0
   return folder
 
 
@@ -90,6 +90,10 @@ def test_the_whole_of_a_sweep(swept):
     settings = RunFolder(swept / row['folder']).load_settings()
     assert (settings.data.fraction, settings.seed) == tuple(row['axes'].values())
     assert row['correct'].count('1') / len(row['correct']) == pytest.approx(row['accuracy'])
+    written = swept / row['folder'] / 'embedded_arithmetic_rationale_test_2.jsonl'
+    assert written.exists() == (row['method'] == 'dss')
+    if written.exists():
+      assert len(written.read_text().splitlines()) == 5
   logs = [(swept / f'worker_{number}.log').read_text() for number in range(2)]
   assert sum(log.count('training on') for log in logs) == 4, 'each cell is trained by one worker'
   table = (swept / sweep.TABLE).read_text()
@@ -149,10 +153,10 @@ def test_a_cell_that_another_sweep_trains_is_left_to_it(tmp_path, capsys):
 
 
 def test_an_error_of_ours_in_a_cell_does_not_stop_the_others(tmp_path, capsys, monkeypatch):
-  def train(cell, run, split):
+  def train(cell, run, *rest):
     if cell.axes['RANDOM_SEED'] == 3:
       raise RuntimeError
-    return real(cell, run, split)
+    return real(cell, run, *rest)
 
   real = cells.train
   monkeypatch.setattr(cells, 'train', train)

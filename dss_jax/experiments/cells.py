@@ -94,8 +94,16 @@ def done(
   return Outcome(cell, json_form.from_dict(Score, found['score'], str(folder / FILE)), correct)
 
 
-def train(cell: Cell, run: run_config.RunConfig, split: str) -> tuple[Outcome | None, bool]:
+def train(
+  cell: Cell, run: run_config.RunConfig, split: str, rationales: int = 0
+) -> tuple[Outcome | None, bool]:
   """Trains and scores a cell, continuing what its folder holds.
+
+  Args:
+    cell: it.
+    run: its settings.
+    split: what it is scored on.
+    rationales: how many rationales it writes too, into the records of an evaluation of its run.
 
   Returns:
     The outcome, None where a signal ended the training early; and whether a signal came.
@@ -118,6 +126,8 @@ def train(cell: Cell, run: run_config.RunConfig, split: str) -> tuple[Outcome | 
       return None, True
     stops = result.is_stop_requested
     outcome = _scored(cell, run, result.step, result.seconds, split)
+    if rationales:
+      _write_rationales(run, split, rationales)
   if distributed.is_main():
     content = {**asked, 'score': vars(outcome.score), 'correct': record(outcome)['correct']}
     whole_files.write_text(cell.folder / FILE, json.dumps(content, default=dict) + '\n')
@@ -225,14 +235,7 @@ def _scored(
   cell: Cell, run: run_config.RunConfig, steps: int, seconds: float, split: str
 ) -> Outcome:
   """Scores the best checkpoint of a cell's run."""
-  settings = evaluation.EvaluateConfig(
-    model_dir=run.model_dir,
-    split=split,
-    mesh=run.mesh,
-    batch_size=run.eval.batch_size,
-    module=run.module,
-  )
-  summary, records = evaluation.evaluate(settings)
+  summary, records = evaluation.evaluate(_evaluation(run, split))
   found = summary['metrics']
   is_papers = split == 'test' and cell.name == cell.method  # not a line of equal compute
   published = paper.published(run) if is_papers else None
@@ -250,6 +253,30 @@ def _scored(
     *(published or ()),
   )
   return Outcome(cell, score, np.array([record['correct'] for record in records], bool))
+
+
+def _evaluation(
+  run: run_config.RunConfig, split: str, **settings: Any
+) -> evaluation.EvaluateConfig:
+  return evaluation.EvaluateConfig(
+    model_dir=run.model_dir,
+    split=split,
+    mesh=run.mesh,
+    batch_size=run.eval.batch_size,
+    module=run.module,
+    **settings,
+  )
+
+
+def _write_rationales(run: run_config.RunConfig, split: str, count: int) -> None:
+  """Evaluates a student's rationales, where its method has a row for them."""
+  run = run_config.set_up_tasks(run)
+  assert run.method is not None
+  dataset = registration.dataset_of(run.data.mixture_or_task_name).name
+  for row in run.method.other_rows:
+    if row.task == 'rationale':
+      task = registration.row_task(dataset, row)
+      evaluation.evaluate(_evaluation(run, split, task=task, num_examples=count))
 
 
 def _teacher(cell: Cell, run: run_config.RunConfig, split: str) -> Outcome:

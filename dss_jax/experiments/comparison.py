@@ -32,7 +32,7 @@ SEED = 'RANDOM_SEED'
 """The axis over which accuracies are averaged."""
 _OF_THE_SWEEP = (
   'METHOD', 'METHODS', 'MODEL_DIR', 'EQUAL_COMPUTE', 'COMPARE_SPLIT', 'GRID', 'WORKERS',
-  'TOPOLOGY', 'PRICE_FILE', 'CELL',
+  'TOPOLOGY', 'PRICE_FILE', 'CELL', 'RATIONALES',
 )  # fmt: skip
 TOLERANCE = 0.1  # of labels a step
 LONGEST_VALUE = 40  # characters of a value in the name of a folder
@@ -82,6 +82,8 @@ class SweepConfig(CompareConfig):
       over RANDOM_SEED. None: one of each method.
     workers: processes that train cells side by side, each on its share of the cores; on
       accelerators, 1.
+    rationales: test examples, from the first on, for which each student also writes its rationale,
+      to be read in `dss report`.
     topology: the machine of each cell, where that is another one; set by --topology.
     price_file: for --plan, JSON with dollars an hour of each topology, or None.
     cell: the one cell that is trained, by the name of its folder; None: all. Several processes may
@@ -90,6 +92,7 @@ class SweepConfig(CompareConfig):
 
   grid: Mapping[str, Sequence[Any]] | None = None
   workers: int = 1
+  rationales: int = 0
   topology: str | None = None
   price_file: fields.Path | None = None
   cell: str | None = None
@@ -107,6 +110,8 @@ class SweepConfig(CompareConfig):
         raise ValueError(f'GRID needs values of {name}, each once, not {list(values)}.')
     if self.workers < 1:
       raise ValueError(f'SweepConfig.workers (WORKERS) is at least 1, not {self.workers}.')
+    if self.rationales < 0:
+      raise ValueError(f'SweepConfig.rationales (RATIONALES) is 0 or more, not {self.rationales}.')
     if self.topology is not None:
       topologies.topology(self.topology)
 

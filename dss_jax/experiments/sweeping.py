@@ -100,7 +100,8 @@ def work(sweep: Sweep) -> bool:
 def _train(sweep: Sweep, cell: Cell, asked: run_config.RunConfig) -> tuple[Outcome | None, bool]:
   cells.set_aside(cell, asked, sweep.settings.split)
   with contextlib.redirect_stdout(sys.stderr), memory.explained(memory.TRAINING):
-    return cells.train(cell, sweep.run_of(cell.method, cell.macros), sweep.settings.split)
+    settings, run = sweep.settings, sweep.run_of(cell.method, cell.macros)
+    return cells.train(cell, run, settings.split, settings.rationales)
 
 
 def _print_progress(sweep: Sweep, outcome: Outcome, seconds_a_cell: float) -> None:
