@@ -27,7 +27,7 @@ FROM_HUB = ('INITIAL_CHECKPOINT_PATH', 'PATH')  # may be a Hugging Face id
 SHIPPED = {('VOCABULARY', name) for name in ('bytes', *datasets.EMBEDDED)}
 CONFIGURED = {  # what each verb builds from its gin files
   'train': ('run_config.RunConfig',),
-  'compare': ('comparison.CompareConfig', 'run_config.RunConfig'),
+  'compare': ('comparison.SweepConfig', 'run_config.RunConfig'),
   'sweep': ('comparison.SweepConfig', 'run_config.RunConfig'),
   'evaluate': ('evaluation.EvaluateConfig',),
   'predict': ('predict.PredictConfig',),

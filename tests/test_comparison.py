@@ -23,7 +23,7 @@ def entries(folder, names, **settings):
     assert macros == {}
     return config_of('unused', method=methods.get(name), train_steps=100)
 
-  compared = comparison.CompareConfig(str(folder), names, **settings)
+  compared = comparison.SweepConfig(str(folder), names, **settings)
   return comparison.cells(compared, run_of, in_row)
 
 
@@ -56,7 +56,7 @@ def test_a_method_of_choices_gets_a_row_for_each_and_computes_its_second_pass():
     )
     return config_of('unused', method=methods.get(name), data=data)
 
-  compared = comparison.CompareConfig('there', ('standard', 'pinto'))
+  compared = comparison.SweepConfig('there', ('standard', 'pinto'))
   listed = comparison.cells(compared, run_of, in_row)
   assert [entry.macros['BATCH_SIZE'] for entry in listed] == [8, 24, 8]
   assert [entry.macros['PACK'] for entry in listed] == [False] * 3  # as many labels a step
@@ -69,7 +69,7 @@ def test_where_a_row_holds_fewer_labels_there_are_more_rows():
   def run_of(name, macros):
     return config_of('unused', method=methods.get(name))
 
-  compared = comparison.CompareConfig('there', tuple(held), equal_compute=False)
+  compared = comparison.SweepConfig('there', tuple(held), equal_compute=False)
   listed = comparison.cells(compared, run_of, lambda run: held[run.method.name])
   assert [cell.macros['BATCH_SIZE'] for cell in listed] == [8, 16, 16]
   assert [cell.compute for cell in listed] == [1.0, 2.0, 2.0]
@@ -95,9 +95,9 @@ def test_settings_that_replace_those_of_a_methods_file_are_refused():
 
 def test_no_method_or_one_twice_is_refused():
   with pytest.raises(ValueError, match='names at least one method'):
-    comparison.CompareConfig('there', ())
+    comparison.SweepConfig('there', ())
   with pytest.raises(ValueError, match='names each method once'):
-    comparison.CompareConfig('there', ('dss', 'standard', 'dss'))
+    comparison.SweepConfig('there', ('dss', 'standard', 'dss'))
 
 
 def test_the_teacher_itself_is_a_line_without_training():
@@ -106,7 +106,7 @@ def test_the_teacher_itself_is_a_line_without_training():
     ('standard', 1.0), ('few_shot_cot', 0.0), ('dss', 2.0)
   ]  # fmt: skip
   with pytest.raises(ValueError, match='METHODS starts with a student'):
-    comparison.CompareConfig('there', ('few_shot_cot', 'dss'))
+    comparison.SweepConfig('there', ('few_shot_cot', 'dss'))
 
 
 def test_the_whole_of_a_comparison(tmp_path, capsys):

@@ -58,6 +58,10 @@ SVAMP = (
   TINY, '--dataset=svamp', "--task_feature_lengths={'inputs': 7, 'targets': 5}",
   '--vocabulary=bytes', '--model_dir=runs/a',
 )  # fmt: skip
+SWEEP = {
+  'model_dir': 'runs/a', 'methods': ['standard', 'dss'], 'equal_compute': True, 'split': 'test',
+  'grid': None, 'workers': 1, 'rationales': 0, 'topology': None, 'price_file': None, 'cell': None,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -65,21 +69,8 @@ SVAMP = (
   [
     ('train', SVAMP, 'run_config.RunConfig', RUN),
     ('compare', SVAMP, 'run_config.RunConfig', RUN),
-    (
-      'compare', SVAMP, 'comparison.CompareConfig',
-      {
-        'model_dir': 'runs/a', 'methods': ['standard', 'dss'], 'equal_compute': True,
-        'split': 'test',
-      },
-    ),
-    (
-      'sweep', SVAMP, 'comparison.SweepConfig',
-      {
-        'model_dir': 'runs/a', 'methods': ['standard', 'dss'], 'equal_compute': True,
-        'split': 'test', 'grid': None, 'workers': 1, 'topology': None, 'price_file': None,
-            'cell': None, 'rationales': 0,
-      },
-    ),
+    ('compare', SVAMP, 'comparison.SweepConfig', SWEEP),
+    ('sweep', SVAMP, 'comparison.SweepConfig', SWEEP),
     (
       'plan', (TINY, '--topology=v5e-8'), 'plan.PlanConfig',
       {'run': PLANNED, 'topology': 'v5e-8', 'price_file': None},

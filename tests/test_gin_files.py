@@ -280,7 +280,7 @@ def test_every_file_of_runs_parses_with_what_it_requires():
   needed = {
     'smoke': ('train', ['--gin_file=runs/smoke.gin', '--model_dir=a'], 'run_config.RunConfig'),
     'train': ('train', COMPLETE, 'run_config.RunConfig'),
-    'compare': ('compare', COMPLETE, 'comparison.CompareConfig'),
+    'compare': ('compare', COMPLETE, 'comparison.SweepConfig'),
     'sweep': ('sweep', COMPLETE, 'comparison.SweepConfig'),
     'evaluate': ('evaluate', ['--model_dir=a'], 'evaluation.EvaluateConfig'),
     'predict': ('predict', ['--model_dir=a'], 'predict.PredictConfig'),

@@ -197,7 +197,7 @@ def test_a_second_training_is_refused_before_anything_is_touched(tmp_path):
     with pytest.raises(ValueError, match=text) as refused:
       training_loop.train(_run(tmp_path, train_steps=8))
     assert errors.exit_code(refused.value) == errors.USERS
-    with pytest.raises(ValueError, match='holds a run; name a folder for the comparison alone'):
+    with pytest.raises(ValueError, match='holds a run; name a folder for the students alone'):
       compare.main(['--gin_file=runs/smoke.gin', f'--model_dir={tmp_path}'])
     assert _contents(tmp_path) == before
     settings = evaluation.EvaluateConfig(str(tmp_path), batch_size=8)

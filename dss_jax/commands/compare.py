@@ -1,14 +1,15 @@
-"""`dss compare`: trains a student by each method from the same start, and scores them all."""
+"""`dss compare`: a sweep of one student for each method, with a table and answers for people."""
 
 import json
 from collections.abc import Sequence
 
-from dss_jax.experiments import cells, comparison, configuration, tables
-from dss_jax.experiments.comparison import Cell, CompareConfig, RunOf
+from dss_jax.data import shared_tables
+from dss_jax.experiments import comparison, sweeping, tables
+from dss_jax.experiments.sweeping import Sweep
 from dss_jax.parallel import distributed
 from dss_jax.runs import memory, run_config, student
 from dss_jax.runs.run_folder import RunFolder
-from dss_jax.settings import gin_files, whole_files
+from dss_jax.settings import whole_files
 from dss_jax.settings.printable import printable
 from dss_jax.tasks import registration
 
@@ -20,39 +21,30 @@ QUESTIONS = 3
 @memory.explained(memory.TRAINING)
 def main(argv: Sequence[str]) -> int:
   """Runs `dss compare`; returns the exit code."""
-  gin_files.parse(argv, RUN_FILE)
-  compared: CompareConfig = gin_files.configured('comparison.CompareConfig')
-  run_of = configuration.reader(argv, RUN_FILE)
-  entries = comparison.cells(compared, run_of)
-  folder = RunFolder(compared.model_dir)
-  if folder.settings_file.exists():
-    raise ValueError(f'MODEL_DIR {folder} holds a run; name a folder for the comparison alone.')
-  with folder.lock():
-    for entry in entries:
-      with RunFolder(entry.folder).lock():
-        pass  # a training that has one of them is found before anything is trained
-    return _compare(compared, entries, run_of)
-
-
-def _compare(compared: CompareConfig, entries: Sequence[Cell], run_of: RunOf) -> int:
-  """Trains and scores all entries, and prints the table; returns the exit code."""
-  scores, last = [], None
-  for entry in entries:
-    run = run_of(entry.method, entry.macros)
-    outcome, stops = cells.train(entry, run, compared.split)
-    if outcome is None or (stops and entry is not entries[-1]):
-      return 0
-    scores.append(outcome.score)
-    last = run if entry.name == entry.method != comparison.TEACHER else last
-  if distributed.is_main():
-    lines = json.dumps([vars(score) for score in scores], indent=2) + '\n'
-    whole_files.write_text(whole_files.absolute(compared.model_dir) / FILE, lines)
-    tables.print_comparison(scores, compared.split)
-  if last is not None:
-    _print_answers(last, compared.split)
-  if distributed.is_main():
-    print(f'\nRuns, checkpoints, records and {FILE} are in {compared.model_dir}.')
+  with shared_tables.keeping():
+    sweep = sweeping.read(argv, RUN_FILE)
+    with RunFolder(sweep.settings.model_dir).lock():
+      for cell in sweep.cells:
+        with RunFolder(cell.folder).lock():
+          pass  # a training that has one of them is found before anything is trained
+      if sweeping.work(sweep, is_failure_raised=True):
+        return 0
+      _report(sweep)
   return 0
+
+
+def _report(sweep: Sweep) -> None:
+  """Writes and prints the scores of all cells, which are done, and answers of the last method."""
+  settings = sweep.settings
+  if distributed.is_main():
+    scores = [outcome.score for outcome in sweep.outcomes() if outcome is not None]
+    lines = json.dumps([vars(score) for score in scores], indent=2) + '\n'
+    whole_files.write_text(whole_files.absolute(settings.model_dir) / FILE, lines)
+    tables.print_comparison(scores, settings.split)
+  own = [cell for cell in sweep.cells if cell.name == cell.method != comparison.TEACHER]
+  _print_answers(sweep.run_of(own[-1].method, own[-1].macros), settings.split)
+  if distributed.is_main():
+    print(f'\nRuns, checkpoints, records and {FILE} are in {settings.model_dir}.')
 
 
 def _print_answers(run: run_config.RunConfig, split: str) -> None:

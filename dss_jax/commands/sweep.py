@@ -18,21 +18,18 @@ import rich.table
 from dss_jax.data import shared_tables
 from dss_jax.experiments import (
   cells,
-  comparison,
-  configuration,
   handover,
   resolution,
   sweeping,
   tables,
   workers,
 )
-from dss_jax.experiments.comparison import SweepConfig
 from dss_jax.experiments.sweeping import Sweep
 from dss_jax.parallel import distributed
 from dss_jax.planning import prices, programs, sweep_plan
 from dss_jax.runs import memory
 from dss_jax.runs.run_folder import RunFolder
-from dss_jax.settings import gin_files, whole_files
+from dss_jax.settings import whole_files
 
 RUN_FILE = 'runs/sweep.gin'
 RESULTS, TABLE = 'results.jsonl', 'table.md'
@@ -45,22 +42,24 @@ def main(argv: Sequence[str]) -> int:
   workers.limit_cores()
   flags, rest = _flags(argv)
   with shared_tables.keeping():
-    return _run(_read(rest), flags, rest)
+    return _run(sweeping.read(rest, RUN_FILE), flags, rest)
 
 
 def _run(sweep: Sweep, flags: argparse.Namespace, rest: Sequence[str]) -> int:
   """Does what the flags ask for; returns the exit code."""
-  folder = RunFolder(sweep.settings.model_dir)
-  if folder.settings_file.exists():
-    raise ValueError(f'MODEL_DIR {folder} holds a run; name a folder for the sweep alone.')
+  settings = sweep.settings
+  if settings.workers > 1 and '://' in str(settings.model_dir):
+    raise ValueError(
+      'a bucket has no locks, which WORKERS need: give WORKERS=1, or a local MODEL_DIR.'
+    )
   if flags.plan:
     return _plan(sweep)
   if flags.commands:
     return _print_commands(sweep, rest, flags)
   if flags.gather is not None:
     return _report(sweep, flags.gather)
-  if sweep.settings.cell is not None:
-    sweep = sweep.only(sweep.settings.cell)
+  if settings.cell is not None:
+    sweep = sweep.only(settings.cell)
     return 0 if sweeping.work(sweep) or not sweep.missing() else UNFINISHED
   if distributed.is_multiprocess():
     raise ValueError(
@@ -87,19 +86,6 @@ def _flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     raise ValueError('flags after -- are those of `dss launch`, for --commands=TARGET.')
   flags.launch = given[end + 1 :]
   return flags, rest
-
-
-def _read(argv: Sequence[str]) -> Sweep:
-  """The sweep of a command line."""
-  gin_files.parse(argv, RUN_FILE)
-  settings: SweepConfig = gin_files.configured('comparison.SweepConfig')
-  if settings.workers > 1 and '://' in str(settings.model_dir):
-    raise ValueError(
-      'a bucket has no locks, which WORKERS need: give WORKERS=1, or a local MODEL_DIR.'
-    )
-  run_of = configuration.reader(argv, RUN_FILE)
-  listed = comparison.cells(settings, run_of)
-  return Sweep(settings, listed, [run_of(cell.method, cell.macros) for cell in listed], run_of)
 
 
 def _work(sweep: Sweep, argv: Sequence[str]) -> bool:

@@ -39,11 +39,11 @@ LONGEST_VALUE = 40  # characters of a value in the name of a folder
 
 
 @dataclasses.dataclass(frozen=True)
-class CompareConfig:
-  """Which methods are compared, and on what.
+class SweepConfig:
+  """Which students are trained and compared. `dss compare` is a sweep without a grid.
 
   Attributes:
-    model_dir: folder of the comparison; each student's run is a folder below it.
+    model_dir: folder of the sweep; each student's run is a folder below it.
     methods: names of methods, of files in methods/, or few_shot_cot, the teacher itself. All
       students start from the same parameters: the seed's, or INITIAL_CHECKPOINT_PATH's. BATCH_SIZE
       is the number of rows of a method with one row an example; others have as many as hold the
@@ -51,32 +51,6 @@ class CompareConfig:
     equal_compute: whether the first method is also trained for more steps, until its compute is
       that of the costliest one.
     split: what the students are scored on.
-  """
-
-  model_dir: fields.Path
-  methods: Sequence[str] = ('standard', 'dss')
-  equal_compute: bool = True
-  split: str = 'test'
-
-  def __post_init__(self):
-    fields.check(self)
-    if not self.methods:
-      raise ValueError('CompareConfig.methods (METHODS) names at least one method; it is empty.')
-    if self.methods[0] == TEACHER:
-      raise ValueError(
-        f'METHODS starts with a student, to which others are compared: not {TEACHER}.'
-      )
-    if len(set(self.methods)) < len(self.methods):
-      raise ValueError(
-        f'CompareConfig.methods (METHODS) names each method once, not {list(self.methods)}.'
-      )
-
-
-@dataclasses.dataclass(frozen=True)
-class SweepConfig(CompareConfig):
-  """A comparison at every combination of other settings.
-
-  Attributes:
     grid: the values of any macros, such as {'TRAIN_FRACTION': (0.25, 1.0), 'RANDOM_SEED': (0, 1)}.
       Every method is trained with each combination. GIN_FILE takes files. Accuracies are averaged
       over RANDOM_SEED. None: one of each method.
@@ -90,6 +64,10 @@ class SweepConfig(CompareConfig):
       train one together, as a TPU slice does.
   """
 
+  model_dir: fields.Path
+  methods: Sequence[str] = ('standard', 'dss')
+  equal_compute: bool = True
+  split: str = 'test'
   grid: Mapping[str, Sequence[Any]] | None = None
   workers: int = 1
   rationales: int = 0
@@ -98,22 +76,36 @@ class SweepConfig(CompareConfig):
   cell: str | None = None
 
   def __post_init__(self):
-    super().__post_init__()
+    fields.check(self)
+    if not self.methods:
+      raise ValueError('SweepConfig.methods (METHODS) names at least one method; it is empty.')
+    if self.methods[0] == TEACHER:
+      raise ValueError(
+        f'METHODS starts with a student, to which others are compared: not {TEACHER}.'
+      )
+    if len(set(self.methods)) < len(self.methods):
+      raise ValueError(
+        f'SweepConfig.methods (METHODS) names each method once, not {list(self.methods)}.'
+      )
     for name, values in (self.grid or {}).items():
-      if name in _OF_THE_SWEEP or name != name.upper():
-        raise ValueError(
-          f'GRID has macros of a run, such as LEARNING_RATE, in capitals; not {name}. Methods are '
-          'in METHODS, and a cell has a folder of its own.'
-        )
-      shown = [str(value) for value in values]
-      if not shown or len(set(shown)) < len(shown):
-        raise ValueError(f'GRID needs values of {name}, each once, not {list(values)}.')
+      _check_axis(name, values)
     if self.workers < 1:
       raise ValueError(f'SweepConfig.workers (WORKERS) is at least 1, not {self.workers}.')
     if self.rationales < 0:
       raise ValueError(f'SweepConfig.rationales (RATIONALES) is 0 or more, not {self.rationales}.')
     if self.topology is not None:
       topologies.topology(self.topology)
+
+
+def _check_axis(name: str, values: Sequence[Any]) -> None:
+  if name in _OF_THE_SWEEP or name != name.upper():
+    raise ValueError(
+      f'GRID has macros of a run, such as LEARNING_RATE, in capitals; not {name}. Methods are '
+      'in METHODS, and a cell has a folder of its own.'
+    )
+  shown = [str(value) for value in values]
+  if not shown or len(set(shown)) < len(shown):
+    raise ValueError(f'GRID needs values of {name}, each once, not {list(values)}.')
 
 
 class Cell(NamedTuple):
@@ -144,7 +136,7 @@ RunOf = Callable[[str, Mapping[str, Any]], run_config.RunConfig]
 
 
 def cells(
-  compared: CompareConfig,
+  compared: SweepConfig,
   run_of: RunOf,
   labels_per_row: Callable[[run_config.RunConfig], float] = labels.per_row,
 ) -> list[Cell]:
@@ -155,7 +147,7 @@ def cells(
     run_of: gives the settings of a run, before any protocol.
     labels_per_row: gives the labels in a row of a run's batches, on average.
   """
-  grid = (compared.grid if isinstance(compared, SweepConfig) else None) or {}
+  grid = compared.grid or {}
   combinations = [
     dict(zip(grid, combination, strict=True)) for combination in itertools.product(*grid.values())
   ]
@@ -165,13 +157,13 @@ def cells(
 
 
 def _cells_at(
-  compared: CompareConfig,
+  compared: SweepConfig,
   axes: Mapping[str, Any],
   run_of: RunOf,
   labels_per_row: Callable[[run_config.RunConfig], float],
 ) -> Iterator[Cell]:
   """The cells of all methods with the same values of the grid."""
-  topology = compared.topology if isinstance(compared, SweepConfig) else None
+  topology = compared.topology
   devices = topologies.topology(topology).devices if topology else jax.device_count()
   students = [name for name in compared.methods if name != TEACHER]
   runs = {name: run_of(name, axes) for name in students}

@@ -15,12 +15,13 @@ from collections.abc import Sequence
 
 from etils import epath
 
-from dss_jax.experiments import cells
+from dss_jax.experiments import cells, comparison, configuration
 from dss_jax.experiments.cells import Outcome
 from dss_jax.experiments.comparison import Cell, RunOf, SweepConfig
 from dss_jax.parallel import distributed
 from dss_jax.runs import memory, run_config
-from dss_jax.settings import errors
+from dss_jax.runs.run_folder import RunFolder
+from dss_jax.settings import errors, gin_files
 from dss_jax.settings.printable import printable
 
 
@@ -68,10 +69,33 @@ class Sweep:
     return dataclasses.replace(self, cells=[self.cells[place]], runs=[self.runs[place]])
 
 
-def work(sweep: Sweep) -> bool:
+def read(argv: Sequence[str], run_file: str) -> Sweep:
+  """The sweep of a command line.
+
+  Args:
+    argv: arguments after the verb.
+    run_file: the verb's gin file.
+
+  Raises:
+    ValueError: settings that cannot be, or a MODEL_DIR that holds a run.
+  """
+  gin_files.parse(argv, run_file)
+  settings: SweepConfig = gin_files.configured('comparison.SweepConfig')
+  run_of = configuration.reader(argv, run_file)
+  listed = comparison.cells(settings, run_of)
+  folder = RunFolder(settings.model_dir)
+  if folder.settings_file.exists():
+    raise ValueError(f'MODEL_DIR {folder} holds a run; name a folder for the students alone.')
+  return Sweep(settings, listed, [run_of(cell.method, cell.macros) for cell in listed], run_of)
+
+
+def work(sweep: Sweep, is_failure_raised: bool = False) -> bool:
   """Trains every cell that is neither done nor claimed; returns whether a signal stopped it.
 
-  A cell that fails is named with its reason, and the others go on.
+  Args:
+    sweep: it.
+    is_failure_raised: whether an error in a cell ends it; else the cell is named with its reason,
+      and the others go on.
   """
   started, trained = time.monotonic(), 0
   for cell, asked in zip(sweep.cells, sweep.runs, strict=True):
@@ -81,7 +105,7 @@ def work(sweep: Sweep) -> bool:
       try:
         outcome, stops = _train(sweep, cell, asked)
       except Exception as error:
-        if os.environ.get('DSS_TRACEBACK') or distributed.is_multiprocess():
+        if is_failure_raised or os.environ.get('DSS_TRACEBACK') or distributed.is_multiprocess():
           raise
         if not errors.is_users(error):
           traceback.print_exc()
