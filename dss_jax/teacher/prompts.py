@@ -15,7 +15,7 @@ of a version. Does not own: how a completion is read (reading.py, the data sets'
     answer = "(2 + 3)"
     row = { input = "...", label = "( 2 + 3 )" }
 
-    [answer]                               # for data sets without a parser: see answers.py
+    [answer]                               # for data sets without a parser: see answer_section.py
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ from typing import Any
 
 from dss_jax.datasets import labels, release, rows
 from dss_jax.settings import plain_files
-from dss_jax.teacher import answers
+from dss_jax.teacher import answer_section
 
 FOLDER = pathlib.Path(__file__).with_name('prompts')
 MAX_BYTES = 1 << 20
@@ -86,7 +86,7 @@ class Prompt:
   stop: tuple[str, ...]
   max_tokens: int
   exemplars: tuple[Exemplar, ...]
-  answer: answers.Answer | None = None
+  answer: answer_section.Answer | None = None
 
   @functools.cached_property
   def version(self) -> str:
@@ -208,7 +208,7 @@ def _read(path: pathlib.Path) -> Prompt:
 
 
 def _prompt(path: pathlib.Path, values: Mapping[str, Any]) -> Prompt:
-  answers.refuse_unknown(values, _KNOWN)
+  answer_section.refuse_unknown(values, _KNOWN)
   prompt = Prompt(
     name=path.stem,
     path=str(path),
@@ -216,10 +216,10 @@ def _prompt(path: pathlib.Path, values: Mapping[str, Any]) -> Prompt:
     template=_text(values, 'question').strip(),
     cue=_text(values, 'cue', default=''),
     completion=_text(values, 'completion').strip(),
-    stop=answers.texts(values, 'stop', most=MAX_STOPS),
+    stop=answer_section.texts(values, 'stop', most=MAX_STOPS),
     max_tokens=_max_tokens(values),
     exemplars=_exemplars(values.get('exemplars', [])),
-    answer=answers.read(values['answer']) if 'answer' in values else None,
+    answer=answer_section.read(values['answer']) if 'answer' in values else None,
   )
   if not _FIELD.search(prompt.template):
     raise ValueError(
@@ -245,7 +245,7 @@ def _exemplars(values: Any) -> tuple[Exemplar, ...]:
   found = []
   for number, one in enumerate(values, start=1):
     with rows.at(f'exemplar {number}'):
-      answers.refuse_unknown(one, ('row', 'rationale', 'answer'))
+      answer_section.refuse_unknown(one, ('row', 'rationale', 'answer'))
       row = one.get('row')
       if not isinstance(row, dict):
         raise ValueError(f"field 'row': expected a table of a raw row's fields, got {row!r:.60}")
