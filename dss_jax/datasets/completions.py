@@ -129,6 +129,8 @@ def _read_list(path: pathlib.Path) -> Iterator[Outputs]:
 
 
 def _read_lines(path: pathlib.Path) -> Iterator[Outputs]:
+  if path.is_file() and not path.stat().st_size:
+    return  # nothing was asked about the split
   for number, row in rows.read(path, '.jsonl'):
     place = f'{path}, line {number}'
     with rows.at(place):
