@@ -5,9 +5,9 @@
 import json
 
 import pytest
-from svamp_release import prepare_svamp, raw, rows, run, source_of  # noqa: F401
+from svamp_release import parsed, prepare_svamp, raw, rows, run, source_of  # noqa: F401
 
-from dss_jax import cli
+from dss_jax import cli, datasets
 from dss_jax.commands import prepare
 from dss_jax.datasets import completions, release
 
@@ -169,6 +169,70 @@ def test_a_folder_without_them_says_what_is_expected(raw, tmp_path, capsys, outp
 def test_provenance_passes_over_fields_of_other_tools():
   found = completions.provenance_of({'teacher': 'a', 'engine': 'x'}, 'here')
   assert found == completions.Provenance('a')
+
+
+def test_the_releases_completions_are_the_same_data_by_way_of_the_folder(
+  raw_dir, tmp_path, capsys, outputs
+):
+  """Rows, splits, rationales and labels of the real SVAMP, in the form of `dss annotate`."""
+  dataset = datasets.get('svamp')
+  for split in ('train', 'test'):
+    files = release.split_files(dataset, raw_dir, split)
+    texts = [text for path in files.completions for text in json.loads(path.read_text())]
+    inputs = [dataset.fields(row)[0] for _, row in dataset.read(files.rows)]
+    entries = [
+      {'input': asked, 'completions': [text]} for asked, text in zip(inputs, texts, strict=True)
+    ]
+    option = outputs(entries, split)
+  report = json.loads(prepare_svamp(capsys, raw_dir, tmp_path, option)[-1])
+  assert report['splits']['test']['teacher_accuracy'] == 0.775
+  for split in ('train', 'validation', 'test'):
+    assert rows(source_of(tmp_path), split) == parsed(raw_dir, split)
+  report = json.loads(prepare_svamp(capsys, raw_dir, tmp_path, option, '--parser=released')[-1])
+  assert report['splits']['test']['teacher_accuracy'] == 0.74
+
+
+MODULE = """
+from dss_jax import datasets
+from dss_jax.teacher import prompts
+datasets.register(prompts.load({path!r}).dataset('reviews'))
+"""
+PROMPT = """
+instruction = "Is the review good or bad?"
+question = "Review: {input}"
+completion = "{rationale} So the answer is {answer}."
+stop = ["\\nReview:"]
+max_tokens = 60
+[answer]
+marker = "so the answer is"
+choices = ["good", "bad"]
+"""
+
+
+def test_a_prompt_with_an_answer_section_makes_a_data_set_of_ones_own(
+  tmp_path, capsys, outputs, monkeypatch
+):
+  (tmp_path / 'reviews.toml').write_text(PROMPT)
+  (tmp_path / 'my_reviews.py').write_text(MODULE.format(path=str(tmp_path / 'reviews.toml')))
+  monkeypatch.syspath_prepend(str(tmp_path))
+  (tmp_path / 'raw' / 'reviews').mkdir(parents=True)
+  reviews = [{'input': 'Cold.', 'label': 'bad'}, {'input': 'Warm.'}]
+  file = tmp_path / 'raw' / 'reviews' / 'reviews_train.json'
+  file.write_text('\n'.join(map(json.dumps, reviews)))
+  said = ['It is cold. So the answer is **bad**.\nReview: X', 'Nice. So the answer is Good.']
+  entries = [
+    {'input': row['input'], 'completions': [text]} for row, text in zip(reviews, said, strict=True)
+  ]
+  status, lines, errors = run(
+    capsys, '--dataset=reviews', f'--raw_dir={tmp_path / "raw"}', '--module=my_reviews',
+    f'--data_dir={tmp_path / "data"}', outputs(entries),
+  )  # fmt: skip
+  assert status == 0, errors
+  assert json.loads(lines[-1])['splits']['train']['teacher_accuracy'] == 1
+  assert rows(source_of(tmp_path, 'reviews'), 'train') == [
+    release.Example('Cold.', 'bad', ('It is cold.',), ('bad',)),
+    release.Example('Warm.', '', ('Nice.',), ('good',)),
+  ]
 
 
 # ---------------------------------------------------------------- dss quality
