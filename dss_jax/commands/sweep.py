@@ -18,6 +18,7 @@ from etils import epath
 from dss_jax.experiments import cells, comparison, configuration, tables
 from dss_jax.experiments.cells import Outcome
 from dss_jax.experiments.comparison import Cell, RunOf, SweepConfig
+from dss_jax.experiments.results import RESULTS
 from dss_jax.parallel import distributed
 from dss_jax.runs import memory, run_config
 from dss_jax.runs.run_folder import RunFolder
@@ -25,7 +26,7 @@ from dss_jax.settings import errors, gin_files, whole_files
 from dss_jax.settings.printable import printable
 
 RUN_FILE = 'runs/sweep.gin'
-RESULTS, TABLE = 'results.jsonl', 'table.md'
+TABLE = 'table.md'
 WORKER = 'DSS_SWEEP_WORKER'  # in the environment of a worker: which one it is, and of how many
 UNFINISHED = 1
 

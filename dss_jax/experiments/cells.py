@@ -6,7 +6,6 @@ moved aside. Claims keep two sweeps of one folder from training the same cell.
 """
 
 import contextlib
-import dataclasses
 import itertools
 import json
 import zlib
@@ -18,47 +17,17 @@ from etils import epath
 
 from dss_jax.experiments import few_shot_cot, paper
 from dss_jax.experiments.comparison import TEACHER, Cell
+from dss_jax.experiments.results import CELL_FILE as FILE
+from dss_jax.experiments.results import Score
 from dss_jax.parallel import distributed
 from dss_jax.runs import evaluation, run_config, training_loop
 from dss_jax.runs.run_folder import InUseError, RunFolder
 from dss_jax.settings import json_form, whole_files
 from dss_jax.tasks import metrics, prepared, registration
 
-FILE = 'cell.json'
 CLAIMS = '.claims'
 # What may change when a run is continued, but changes what a cell is.
 _MATTERS = ('train_steps', 'initial_checkpoint_path', 'vocabulary')
-
-
-@dataclasses.dataclass(frozen=True)
-class Score:
-  """One line of a table.
-
-  Attributes:
-    name: of the method, and how it was trained if that differs.
-    folder: of its run, below the comparison's.
-    accuracy: with the ends of its 95 % interval, accuracy_low and accuracy_high.
-    examples: scored.
-    labels_per_step: rows with a label in a batch, on average.
-    steps: updates.
-    compute: of training, as a multiple of the first line's.
-    seconds: of training steps alone.
-    published: the paper's accuracy of the same, in percent, or None.
-    published_error: its standard error, in points.
-  """
-
-  name: str
-  folder: str
-  accuracy: float
-  accuracy_low: float
-  accuracy_high: float
-  examples: int
-  labels_per_step: float
-  steps: int
-  compute: float
-  seconds: float
-  published: float | None = None
-  published_error: float | None = None
 
 
 class Outcome(NamedTuple):

@@ -1,0 +1,265 @@
+"""The test examples of a report, packed so that a page holds those of hundreds of runs.
+
+Owns the packing, which page.js undoes. For each example, the different answers are listed once,
+with whether they are right; a run then is one small integer an example, and runs agree much.
+Everything is deflated and base64 coded: browsers inflate it themselves (DecompressionStream).
+Rationales, which hardly compress, are one block a run, until a budget of bytes is used up.
+"""
+
+import base64
+import collections
+import json
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dss_jax.experiments.report import folder, records
+from dss_jax.experiments.report.folder import Run
+from dss_jax.experiments.report.records import Answers
+
+LONGEST = 2_000  # letters of an input or a rationale
+_KEPT = 0.8  # of the examples, each time they do not fit
+_GIN = 20_000  # letters of a configuration
+
+
+class Sheet(NamedTuple):
+  """Runs that answered the same questions.
+
+  Attributes:
+    first: whose inputs are shown; methods put different words before them.
+    runs: of students, with their answers.
+    teacher: its answers, or None.
+    by_id: the teacher's rationales that students' evaluations had as targets.
+    shown: the places of the two runs that are shown at first.
+  """
+
+  first: Answers
+  runs: list[tuple[Run, Answers]]
+  teacher: Answers | None
+  by_id: Mapping[int, str]
+  shown: tuple[int, int] = (0, 0)
+
+
+class Block(NamedTuple):
+  """Packed data within the page.
+
+  Attributes:
+    name: its element's id.
+    text: base64 of deflated bytes.
+  """
+
+  name: str
+  text: str
+
+
+class Packed(NamedTuple):
+  """What the page holds of the examples.
+
+  Attributes:
+    blocks: of it.
+    examples: how many examples can be read, over all sheets.
+    left_out: examples that did not fit.
+    with_rationales: runs whose rationales are there.
+    without_rationales: runs whose rationales did not fit.
+  """
+
+  blocks: tuple[Block, ...]
+  examples: int
+  left_out: int
+  with_rationales: int
+  without_rationales: int
+
+
+def sheets(answered: Sequence[tuple[Run, Answers]], baseline: str) -> list[Sheet]:
+  """Groups runs by their questions: the numbers of the examples and their gold labels.
+
+  Args:
+    answered: runs with their answers; those that matter most come first.
+    baseline: the method that the first other one is shown beside.
+  """
+  groups: dict[Any, list[tuple[Run, Answers]]] = {}
+  for run, answers in answered:
+    groups.setdefault((answers.ids, answers.targets), []).append((run, answers))
+  found = []
+  for members in groups.values():
+    students = [(run, answers) for run, answers in members if not run.is_teacher]
+    teachers = [answers for run, answers in members if run.is_teacher]
+    if students:
+      first = min(students, key=lambda pair: sum(map(len, pair[1].inputs)))[1]
+      names = [run.name for run, _ in students]
+      others = [place for place, name in enumerate(names) if name != baseline]
+      shown = others[0] if others else 0, names.index(baseline) if baseline in names else 0
+      found.append(Sheet(first, students, teachers[0] if teachers else None, {}, shown))
+  return found
+
+
+def pack(found: Sequence[Sheet], runs: Sequence[Run], budget: int) -> Packed:
+  """Packs examples, configurations and as many rationales as fit.
+
+  Args:
+    found: of `sheets`; the runs whose rationales matter most come first.
+    runs: whose configurations are shown.
+    budget: bytes of all blocks together; where the examples alone need more, fewer are kept.
+  """
+  configs = _block('configs', _json({run.label: _configuration(run) for run in runs}))
+  budget -= len(configs.text)
+  written = [_written(sheet) for sheet in found]
+  found = [
+    sheet._replace(by_id=_teachers(of_runs)) for sheet, of_runs in zip(found, written, strict=True)
+  ]
+  total = count = max((len(sheet.first.ids) for sheet in found), default=0)
+  blocks = _examples(found, written, count)
+  while sum(len(block.text) for block in blocks) > budget and count > 1:
+    count = int(count * _KEPT)
+    blocks = _examples(found, written, count)
+  budget -= sum(len(block.text) for block in blocks)
+  rationales, left = _rationales(found, written, min(count, total), budget)
+  shown = [min(count, len(sheet.first.ids)) for sheet in found]
+  all_of_them = sum(len(sheet.first.ids) for sheet in found)
+  packed = (configs, *blocks, *rationales)
+  return Packed(packed, sum(shown), all_of_them - sum(shown), len(rationales), left)
+
+
+class _Written(NamedTuple):
+  """What a run wrote beside its labels: texts in the order of the sheet, and the teacher's."""
+
+  own: Sequence[str]
+  teacher: Mapping[int, str]
+
+
+def _written(sheet: Sheet) -> list[_Written]:
+  found = []
+  for run, answers in sheet.runs:
+    asked = records.rationales(run)
+    own = [asked.own.get(number, '') for number in answers.ids]
+    own = [text or beside for text, beside in zip(own, answers.rationales, strict=True)]
+    found.append(_Written(own, asked.teacher))
+  return found
+
+
+def _teachers(written: Iterable[_Written]) -> Mapping[int, str]:
+  return collections.ChainMap({}, *[dict(one.teacher) for one in written if one.teacher][:1])
+
+
+def _examples(
+  found: Sequence[Sheet], written: Sequence[Sequence[_Written]], count: int
+) -> tuple[Block, Block]:
+  """The block of texts and the block of codes, of the first `count` examples of each sheet.
+
+  The codes of a sheet are its low bytes, then its high ones, which are nearly always 0.
+  """
+  labels: dict[str, int] = {}
+  headers, codes = [], []
+  for sheet, of_runs in zip(found, written, strict=True):
+    answers, of_sheet = _coded(sheet, count, labels)
+    headers.append(_header(sheet, of_runs, count, labels, answers))
+    codes += [
+      (of_sheet & 0xFF).astype(np.uint8).tobytes(),
+      (of_sheet >> 8).astype(np.uint8).tobytes(),
+    ]
+  texts = {'labels': list(labels), 'sheets': headers}
+  return _block('examples', _json(texts)), _block('codes', b''.join(codes))
+
+
+def _coded(
+  sheet: Sheet, count: int, labels: dict[str, int]
+) -> tuple[list[list[list[int]]], np.ndarray]:
+  """The different answers to each question, and which of them each run gave.
+
+  Returns:
+    For each example its answers, [label, 1 if it is right] each, frequent ones first; and uint16
+    [examples, runs], places in these lists.
+  """
+  columns = [
+    list(zip(answers.predictions[:count], answers.correct[:count].tolist(), strict=True))
+    for _, answers in sheet.runs
+  ]
+  answers_of, codes = [], np.zeros((min(count, len(sheet.first.ids)), len(columns)), np.uint16)
+  for place, given in enumerate(zip(*columns, strict=True)):
+    ranked = [answer for answer, _ in collections.Counter(given).most_common()]
+    code = {answer: number for number, answer in enumerate(ranked)}
+    codes[place] = [code[answer] for answer in given]
+    answers_of.append([[_label(text, labels), int(right)] for text, right in ranked])
+  return answers_of, codes
+
+
+def _header(
+  sheet: Sheet,
+  written: Sequence[_Written],
+  count: int,
+  labels: dict[str, int],
+  answers: list[list[list[int]]],
+) -> dict[str, Any]:
+  first, teacher = sheet.first, sheet.teacher
+  of_teacher = None
+  if teacher is not None:
+    of_teacher = {
+      'labels': [_label(text, labels) for text in teacher.predictions[:count]],
+      'right': [int(right) for right in teacher.correct[:count]],
+    }
+  said = [sheet.by_id.get(number, '') for number in first.ids[:count]]
+  if teacher is not None:
+    said = [a or b for a, b in zip(teacher.rationales[:count], said, strict=True)]
+  return {
+    'task': first.task,
+    'ids': first.ids[:count],
+    'inputs': [_cut(text) for text in first.inputs[:count]],
+    'golds': [_label(text, labels) for text in first.targets[:count]],
+    'answers': answers,
+    'teacher': of_teacher,
+    'first': list(sheet.shown),
+    'rationales': [_cut(text) for text in said] if any(said) else None,
+    'runs': [
+      {'label': run.label, 'name': run.name, 'accuracy': round(100 * run.score.accuracy, 2)}
+      for run, _ in sheet.runs
+    ],
+  }
+
+
+def _rationales(
+  found: Sequence[Sheet], written: Sequence[Sequence[_Written]], count: int, budget: int
+) -> tuple[list[Block], int]:
+  """A block for each run that wrote rationales, as far as the budget goes; how many are left."""
+  blocks, left = [], 0
+  for number, of_runs in enumerate(written):
+    for place, one in enumerate(of_runs):
+      if not any(one.own):
+        continue
+      name = f'rationales-{number}-{place}'
+      block = _block(name, _json([_cut(text) for text in one.own[:count]])) if budget > 0 else None
+      if block is None or len(block.text) > budget:
+        left += 1
+        continue
+      blocks.append(block)
+      budget -= len(block.text)
+  return blocks, left
+
+
+def _configuration(run: Run) -> str:
+  """The operative configuration of a run, for people; else its settings."""
+  path = None if run.path is None else run.path / folder.GIN
+  if path is not None and path.exists():
+    text = path.read_bytes()[: 4 * _GIN].decode('utf-8', 'replace')
+    return text[:_GIN]
+  return json.dumps(run.settings, indent=2)[:_GIN] if run.settings else ''
+
+
+def _label(text: str, labels: dict[str, int]) -> int:
+  return labels.setdefault(_cut(text), len(labels))
+
+
+def _cut(text: str) -> str:
+  return text if len(text) <= LONGEST else f'{text[:LONGEST]}…'
+
+
+def _json(value: Any) -> bytes:
+  return json.dumps(value, ensure_ascii=False, separators=(',', ':')).encode()
+
+
+def _block(name: str, content: bytes) -> Block:
+  """Raw deflate, as browsers' `deflate-raw`, in base64."""
+  packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+  packed = packer.compress(content) + packer.flush()
+  return Block(name, base64.b64encode(packed).decode('ascii'))
