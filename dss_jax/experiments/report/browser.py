@@ -155,10 +155,7 @@ def _examples(
   for sheet, of_runs in zip(found, written, strict=True):
     answers, of_sheet = _coded(sheet, count, labels)
     headers.append(_header(sheet, of_runs, count, labels, answers))
-    codes += [
-      (of_sheet & 0xFF).astype(np.uint8).tobytes(),
-      (of_sheet >> 8).astype(np.uint8).tobytes(),
-    ]
+    codes += [part.astype(np.uint8).tobytes() for part in (of_sheet & 0xFF, of_sheet >> 8)]
   texts = {'labels': list(labels), 'sheets': headers}
   return _block('examples', _json(texts)), _block('codes', b''.join(codes))
 

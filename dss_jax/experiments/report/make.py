@@ -154,14 +154,15 @@ def _about_examples(
     found.append(f'{missing} of {len(runs)} runs have no records of their score ({RECORDS_NOTE}).')
   if packed.left_out:
     found.append(
-      f'{packed.left_out:,} examples did not fit into {page.MOST_BYTES / 1e6:g} MB and are left out; '
-      '--samples=DIR writes all.'
+      f'{packed.left_out:,} examples did not fit into {page.MOST_BYTES / 1e6:g} MB and are left '
+      'out; --samples=DIR writes all.'
     )
   if packed.without_rationales:
     found.append(f'Rationales of {packed.without_rationales} runs did not fit and are left out.')
   if not packed.with_rationales and not packed.without_rationales:
     found.append(
-      'No student was asked for rationales: `dss evaluate --model_dir=RUN --task=DATASET_rationale` '
+      'No student was asked for rationales: `dss evaluate --model_dir=RUN '
+      '--task=DATASET_rationale` '
       "of a method that learns them adds its own, and the teacher's beside them."
     )
   if not any(run.is_teacher for run, _ in answered):

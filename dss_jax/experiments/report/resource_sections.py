@@ -163,8 +163,8 @@ def deferrals(panels: Sequence[Panel], confidences: Mapping[str, np.ndarray]) ->
     'The student answers what it is surest of; the rest goes to the teacher, whose stored answers '
     "count. Confidence is the mean log probability of the answer's tokens. “Student keeps” is the "
     'largest share that students answer themselves while the two together are as right as the '
-    'teacher alone. The share was chosen on these same examples, so it is somewhat hopeful. Largest '
-    'data fraction of the sweep.'
+    'teacher alone. The share was chosen on these same examples, so it is somewhat hopeful. '
+    'Largest data fraction of the sweep.'
   )
   table = Table('deferral', 'What students can take over', columns, rows)
   return Section('deferral', 'Asking the teacher when unsure', (text,), tuple(found), (table,))
