@@ -5,11 +5,11 @@ matching.py's.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dss_jax.experiments.report import matching, series
-from dss_jax.experiments.report.document import Column, Figure, Section, Table
+from dss_jax.experiments.report.document import Column, Figure, P, Section, Table
 from dss_jax.experiments.report.figures import Axes, Level, Series, figure
 from dss_jax.experiments.report.series import Compared, Panel, Point
 
@@ -19,8 +19,8 @@ PARAMETERS = 'parameters'
 _PLACE = (Column('method'), Column('setting'), Column(DATA, 'g'), Column(PARAMETERS, ','))
 _TESTS = (
   *_PLACE, Column('against'), Column('seeds', 'd'), Column('gap, points', '+.2f'),
-  Column('95 % from', '+.2f'), Column('95 % to', '+.2f'), Column('p', '.4f'),
-  Column('p (Holm)', '.4f'), Column('McNemar p', '.4f'), Column('only it right', ','),
+  Column('95 % from', '+.2f'), Column('95 % to', '+.2f'), Column('p', P),
+  Column('p (Holm)', P), Column('McNemar p', P), Column('only it right', ','),
   Column('only the other right', ','), Column('compute', '.2f'), Column('its compute', '.2f'),
 )  # fmt: skip
 ABOUT_TESTS = (
@@ -59,15 +59,17 @@ def teacher_levels(panel: Panel) -> list[Level]:
   return [Level(f'teacher: {panel.teacher.score.name}', percent(panel.teacher.score.accuracy))]
 
 
-def _line(points: Sequence[Point], label: str, x: Sequence[float]) -> Series:
+def _line(panel: Panel, points: Sequence[Point], x: Sequence[float]) -> Series:
   ends = [point.interval for point in points]
+  name = points[0].name
   return Series(
-    label,
+    name,
     x,
     [percent(point.mean) for point in points],
     [percent(low) for low, _ in ends],
     [percent(high) for _, high in ends],
     is_dashed=not points[0].runs[0].is_equal_labels,
+    place=panel.names.index(name),
   )
 
 
@@ -78,10 +80,15 @@ def by_data(panels: Sequence[Panel]) -> Section:
     for size in panel.sizes:
       lines = [(name, panel.along_fractions(name, size)) for name in panel.names]
       lines = [(name, points) for name, points in lines if points]
-      shown = [_line(p, name, [percent(point.fraction) for point in p]) for name, p in lines]
+      shown = [_line(panel, p, [percent(point.fraction) for point in p]) for _, p in lines]
       more = size_text(size) if len(panel.sizes) > 1 else ''
       stars = [
-        Series(f'paper: {name}', [percent(p.fraction)], [p.runs[0].score.published])
+        Series(
+          f'paper: {name}',
+          [percent(p.fraction)],
+          [p.runs[0].score.published],
+          place=panel.names.index(name),
+        )
         for name, points in lines
         for p in points
         if p.runs[0].score.published is not None
@@ -155,7 +162,7 @@ def by_size(panels: Sequence[Panel]) -> Section:
       continue
     for fraction in panel.fractions:
       lines = [(name, panel.along_sizes(name, fraction)) for name in panel.names]
-      shown = [_line(p, name, [point.parameters or 0 for point in p]) for name, p in lines if p]
+      shown = [_line(panel, p, [point.parameters or 0 for point in p]) for _, p in lines if p]
       more = f'{percent(fraction):g} % of the data' if len(panel.fractions) > 1 else ''
       found.append(
         figure(
@@ -190,11 +197,11 @@ def least_resources(panels: Sequence[Panel]) -> Section:
       is_reached = 'no' if one.fraction is None else 'yes'
       row = (one.name, panel.title, is_reached, one.parameters, data, best, percent(goal))
       rows.append(row)
-    reached = [one for one in least if one.parameters is not None]
-    if reached:
-      marks = [Series(o.name, [percent(o.fraction or 0)], [o.parameters or 0]) for o in reached]
-      title = titled('Least data and parameters that reach the teacher', panel)
-      axes = Axes(DATA, PARAMETERS)
+    marks = list(_least_by_size(panel, goal))
+    if marks and len(panel.sizes) > 1:
+      sizes = [(size, size_text(size)) for size in panel.sizes if size is not None]
+      title = titled('Least data that reach the teacher', panel)
+      axes = Axes(PARAMETERS, DATA, True, sizes)
       found.append(figure(f'least_resources_{len(found) + 1}', title, axes, marks))
   columns = (
     Column('method'), Column('setting'), Column('reaches the teacher'), Column(PARAMETERS, ','),
@@ -212,6 +219,18 @@ def least_resources(panels: Sequence[Panel]) -> Section:
   )
   table = Table('least_resources', 'What reaches the teacher', columns, rows, note)
   return Section('least', 'Minimum resources', (text,), tuple(found), (table,))
+
+
+def _least_by_size(panel: Panel, goal: float) -> Iterator[Series]:
+  """For each method the least data with which each size of student reaches a goal."""
+  for place, name in enumerate(panel.names):
+    least = {}
+    for size in panel.sizes:
+      enough = [p.fraction for p in panel.along_fractions(name, size) if p.mean >= goal]
+      if size is not None and enough:
+        least[size] = percent(min(enough))
+    if least:
+      yield Series(name, list(least), list(least.values()), place=place)
 
 
 def tests(panels: Sequence[Panel], baseline: str) -> Section:
@@ -238,7 +257,7 @@ def equal_compute(panels: Sequence[Panel], baseline: str) -> Section:
     points = [p for p in panel.points if p.fraction == panel.fractions[-1]]
     points = [p for p in points if p.parameters == panel.sizes[-1]]
     if len({p.average('compute') for p in points}) > 1:
-      marks = [_line([p], p.name, [p.average('compute')]) for p in points]
+      marks = [_line(panel, [p], [p.average('compute')]) for p in points]
       title = titled('Accuracy against training compute', panel)
       axes = Axes(f'compute, multiples of {baseline}', ACCURACY)
       found.append(figure(f'accuracy_by_compute_{len(found) + 1}', title, axes, marks))

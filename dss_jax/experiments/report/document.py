@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+P = 'p'
 NOTHING = '–'  # noqa: RUF001  what a page shows where there is no value
 
 
@@ -18,7 +19,7 @@ class Column(NamedTuple):
 
   Attributes:
     title: its header, with the unit.
-    form: how numbers are shown, as in format(); '' for text.
+    form: how numbers are shown, as in format(), or P for a p value; '' for text.
   """
 
   title: str
@@ -32,6 +33,8 @@ class Column(NamedTuple):
       return str(value)
     if isinstance(value, float) and not math.isfinite(value):
       return NOTHING
+    if self.form == P:
+      return f'{value:.4f}' if value >= 0.0001 else '< 0.0001'
     return format(value, self.form)
 
 
@@ -58,6 +61,16 @@ class Table(NamedTuple):
       [column.shown(value) for column, value in zip(self.columns, row, strict=True)]
       for row in self.rows
     ]
+
+  def with_values(self) -> 'Table':
+    """The table without columns that are empty in all rows."""
+    kept = [
+      place
+      for place in range(len(self.columns))
+      if not place or any(row[place] not in (None, '') for row in self.rows)
+    ]
+    rows = [[row[place] for place in kept] for row in self.rows]
+    return self._replace(columns=tuple(self.columns[place] for place in kept), rows=rows)
 
   def csv(self) -> str:
     """The table as CSV; no cell can be taken for a formula by a spreadsheet."""

@@ -24,6 +24,7 @@ COLOURS = (
 )  # fmt: skip
 INK, GRID = '#24292f', '#d5dae0'
 MARKERS = 'osD^vPXh'
+FEW = 3
 _STYLE = {
   'axes.axisbelow': True,
   'axes.edgecolor': INK,
@@ -55,7 +56,8 @@ class Series(NamedTuple):
     low: ends of the intervals of y, or () for none.
     high: likewise.
     is_dashed: whether it is drawn apart from the others.
-    is_marked: whether its points are.
+    is_marked: whether its points are; where there are only one or two, they always are.
+    place: of its colour; None: its place in the figure.
   """
 
   label: str
@@ -65,6 +67,7 @@ class Series(NamedTuple):
   high: Sequence[float] = ()
   is_dashed: bool = False
   is_marked: bool = True
+  place: int | None = None
 
 
 class Level(NamedTuple):
@@ -117,8 +120,8 @@ def figure(
     handles = [_draw(plot, one, place) for place, one in enumerate(series)]
     for level in levels:
       handles.append(plot.axhline(level.y, color=INK, linestyle=(0, (1, 1.5)), linewidth=1.4))
-    for place, one in enumerate(stars):
-      colour = COLOURS[place % len(COLOURS)]
+    for number, one in enumerate(stars):
+      colour = COLOURS[(number if one.place is None else one.place) % len(COLOURS)]
       handles += plot.plot(one.x, one.y, '*', color=colour, markersize=11, markerfacecolor='none')
     plot.set_xlabel(axes.x)
     plot.set_ylabel(axes.y)
@@ -133,7 +136,8 @@ def figure(
   return Figure(name, title, svg, png, inline_svg.inline(svg, name, _variables()), table)
 
 
-def _draw(plot: Any, one: Series, place: int) -> Line2D:
+def _draw(plot: Any, one: Series, number: int) -> Line2D:
+  place = number if one.place is None else one.place
   colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
   style = '--' if one.is_dashed else '-'
   if len(one.low):
@@ -143,7 +147,7 @@ def _draw(plot: Any, one: Series, place: int) -> Line2D:
     one.y,
     style,
     color=colour,
-    marker=marker if one.is_marked else '',
+    marker=marker if one.is_marked or len(one.x) < FEW else '',
     markersize=4.5,
     markerfacecolor='none' if place >= len(COLOURS) or one.is_dashed else colour,
     linewidth=1.6,

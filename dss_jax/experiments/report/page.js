@@ -7,7 +7,7 @@
   const say = (text) => { $('status').textContent = text; };
 
   async function inflated(id) {
-    const element = $(id);
+    const element = $(`data-${id}`);
     if (!element) return null;
     const packed = Uint8Array.from(atob(element.textContent), (letter) => letter.charCodeAt(0));
     const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream('deflate-raw'));

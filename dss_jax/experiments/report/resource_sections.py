@@ -23,7 +23,7 @@ from dss_jax.experiments.report.cost import Prices
 from dss_jax.experiments.report.document import Column, Section, Table
 from dss_jax.experiments.report.figures import Axes, Series, figure
 from dss_jax.experiments.report.folder import Run
-from dss_jax.experiments.report.series import Panel
+from dss_jax.experiments.report.series import Panel, Point
 
 _AMOUNTS = (
   Column('hours', '.4g'), Column('labels', ',.0f'), Column('teacher calls', ',.0f'),
@@ -48,6 +48,7 @@ def costs(panels: Sequence[Panel], baseline: str, prices: Prices | None) -> Sect
         [cost.dollars_or_hours(cost.cost(point, prices)) for point in points],
         [percent(point.mean) for point in points],
         is_dashed=not points[0].runs[0].is_equal_labels,
+        place=panel.names.index(name),
       )
       for name, points in lines
       if points
@@ -107,8 +108,8 @@ def _one_more_point(panels: Sequence[Panel], baseline: str, prices: Prices | Non
   rows = [
     (
       one.what, one.after.name, one.after.panel,
-      f'{percent(one.before.fraction):g} → {percent(one.after.fraction):g}',
-      f'{size_text(one.before.parameters)} → {size_text(one.after.parameters)}',
+      _change(*(f'{percent(point.fraction):g}' for point in (one.before, one.after))),
+      _change(*(size_text(point.parameters) for point in (one.before, one.after))),
       one.points, *cost.amounts(one.cost),
       *(one.per_point(field) for field in one.cost._fields),
     )
@@ -128,6 +129,10 @@ def _one_more_point(panels: Sequence[Panel], baseline: str, prices: Prices | Non
   return Table('one_more_point', 'What one more point costs', columns, rows, note)
 
 
+def _change(before: str, after: str) -> str:
+  return after if before == after else f'{before} → {after}'
+
+
 def deferrals(panels: Sequence[Panel], confidences: Mapping[str, np.ndarray]) -> Section:
   """Accuracy against the share of inputs that is handed to the teacher."""
   found, rows = [], []
@@ -137,9 +142,7 @@ def deferrals(panels: Sequence[Panel], confidences: Mapping[str, np.ndarray]) ->
       shown = [one for one in curves_of if one.point.parameters == size]
       if not shown:
         continue
-      lines = [
-        Series(one.point.name, 100 * one.shares, 100 * one.mean, is_marked=False) for one in shown
-      ]
+      lines = [_smooth(panel, one.point, 100 * one.shares, 100 * one.mean) for one in shown]
       title = titled('Accuracy with the teacher behind', panel, size_text(size))
       axes = Axes('inputs handed to the teacher, %', ACCURACY)
       name = f'deferral_{len(found) + 1}'
@@ -170,6 +173,12 @@ def deferrals(panels: Sequence[Panel], confidences: Mapping[str, np.ndarray]) ->
   return Section('deferral', 'Asking the teacher when unsure', (text,), tuple(found), (table,))
 
 
+def _smooth(panel: Panel, point: Point, x: np.ndarray, y: np.ndarray) -> Series:
+  is_dashed = not point.runs[0].is_equal_labels
+  place = panel.names.index(point.name)
+  return Series(point.name, x, y, is_dashed=is_dashed, is_marked=False, place=place)
+
+
 def _missing(panels: Sequence[Panel]) -> str:
   if all(panel.teacher is None for panel in panels):
     return (
@@ -189,7 +198,7 @@ def learning(panels: Sequence[Panel]) -> Section:
     for curve in curves.of_panel(panel):
       by_quantity.setdefault(curve.quantity, []).append(curve)
     for quantity, shown in by_quantity.items():
-      lines = [Series(one.point.name, one.steps, one.mean, is_marked=False) for one in shown]
+      lines = [_smooth(panel, one.point, one.steps, one.mean) for one in shown]
       title = titled(f'Learning curve: {quantity}', panel)
       name = f'learning_{len(found) + 1}'
       found.append(figure(name, title, Axes('step', quantity), lines))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from dss_jax.experiments.report import accuracy_sections, series
-from dss_jax.experiments.report.document import Column, Section, Table
+from dss_jax.experiments.report.document import Column, P, Section, Table
 from dss_jax.experiments.report.folder import Run, Sweep
 from dss_jax.experiments.report.series import Point
 from dss_jax.settings import json_form
@@ -37,8 +37,8 @@ def section(first: Sweep, second: Sweep) -> Section:
   columns = (
     Column('method'), Column('setting'), Column('seeds', 'd'), Column('A, %', '.2f'),
     Column('B, %', '.2f'), Column('B minus A, points', '+.2f'), Column('95 % from', '+.2f'),
-    Column('95 % to', '+.2f'), Column('p', '.4f'), Column('p (Holm)', '.4f'),
-    Column('McNemar p', '.4f'), Column('only B right', ','), Column('only A right', ','),
+    Column('95 % to', '+.2f'), Column('p', P), Column('p (Holm)', P),
+    Column('McNemar p', P), Column('only B right', ','), Column('only A right', ','),
   )  # fmt: skip
   note = accuracy_sections.ABOUT_TESTS
   gaps = Table('two_folders', 'B against A', columns, rows, note)
