@@ -7,7 +7,7 @@ writers (tests/test_report_folder.py compares it), so that tests of reports trai
 import dataclasses
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,7 @@ def write(
   items: int = 40,
   hostile: str = '',
   rationales: bool = True,
+  text: Callable[..., str] = lambda *key: ' '.join(map(str, key)),
 ) -> None:
   """Writes a sweep's folder.
 
@@ -65,20 +66,24 @@ def write(
     items: of the test split.
     hostile: put into every text of it.
     rationales: whether students of rationales were asked for them.
+    text: makes inputs and rationales out of what they are of.
   """
   rng = np.random.default_rng(0)
+  asked = [text('pair', number) + hostile for number in range(items)]
+  said = [text('teacher of', number) + hostile for number in range(items)]
   golds = [LABELS[at] + hostile for at in rng.integers(0, 3, items)]
   ease = rng.random(items)  # the same for all students: they agree much
   lines = []
   for cell in cells:
-    correct = ease * 0.7 + rng.random(items) * 0.3 < cell.accuracy
+    correct = (ease + rng.random(items)) / 2 < cell.accuracy
     folder_of = folder / cell.folder
     folder_of.mkdir(parents=True, exist_ok=True)
     line = _write_cell(folder_of, cell, correct)
     lines.append(json.dumps(line) + '\n')
-    _write_records(folder_of, cell, golds, correct, rng, hostile)
+    _write_records(folder_of, cell, asked, golds, said, correct, rng)
     if rationales and cell.method not in ('standard', results.TEACHER):
-      _write_rationales(folder_of, items, hostile)
+      own = [text(folder_of.name, 'of', number) + hostile for number in range(items)]
+      _write_rationales(folder_of, asked, said, own)
     if cell.method != results.TEACHER:
       _write_metrics(folder_of, cell)
       gin = f"# Macros:\nBATCH_SIZE = 16\nMETHOD = '{cell.method}'\n# {hostile}\n"
@@ -122,22 +127,21 @@ def _write_cell(folder: pathlib.Path, cell: Cell, correct: np.ndarray) -> dict[s
 def _write_records(
   folder: pathlib.Path,
   cell: Cell,
+  asked: Sequence[str],
   golds: Sequence[str],
+  said: Sequence[str],
   correct: np.ndarray,
   rng: np.random.Generator,
-  hostile: str,
 ) -> None:
   """The records of the labels; a student is surer where it is right."""
   is_teacher = cell.method == results.TEACHER
   records = []
   for number, (gold, right) in enumerate(zip(golds, correct.tolist(), strict=True)):
-    wrong = LABELS[(LABELS.index(gold[: len(gold) - len(hostile)]) + 1) % 3] + hostile
-    record = {
-      'id': number, 'input': f'premise {number} of a pair{hostile}</s>hypothesis {number}',
-      'target': gold, 'prediction': gold if right else wrong,
-    }  # fmt: skip
+    others = sorted(set(golds) - {gold})
+    record = {'id': number, 'input': asked[number], 'target': gold}
+    record |= {'prediction': gold if right else others[rng.integers(len(others))]}
     if is_teacher:
-      record |= {'rationale': f'The teacher says so {number}.{hostile}'}
+      record |= {'rationale': said[number]}
     else:
       record |= {'score': float(-rng.exponential(0.2 if right else 0.6))}
     records.append({**record, 'correct': right})
@@ -145,14 +149,15 @@ def _write_records(
   _write_evaluation(folder, cell.method if is_teacher else 'esnli_label', records, accuracy)
 
 
-def _write_rationales(folder: pathlib.Path, items: int, hostile: str) -> None:
+def _write_rationales(
+  folder: pathlib.Path, asked: Sequence[str], said: Sequence[str], own: Sequence[str]
+) -> None:
   records = [
     {
-      'id': number, 'input': f'[rationale] pair {number}',
-      'target': f'The teacher says so {number}.{hostile}',
-      'prediction': f'{folder.name} thinks of {number}{hostile}', 'score': -0.5, 'rouge_l': 0.5,
+      'id': number, 'input': f'[rationale] {question}', 'target': target, 'prediction': written,
+      'score': -0.5, 'rouge_l': 0.5,
     }
-    for number in range(items)
+    for number, (question, target, written) in enumerate(zip(asked, said, own, strict=True))
   ]  # fmt: skip
   _write_evaluation(folder, 'esnli_rationale', records, {'rouge_l': 0.5})
 

@@ -58,6 +58,8 @@ def main(argv: Sequence[str]) -> int:
       print(printable(note))
   size = made.page.stat().length / 1e6
   print(printable(f'{made.page}: {size:.2f} MB, {made.packed.examples:,} examples; {files}/'))
+  if made.packed.without_rationales:
+    print(f'rationales of {made.packed.without_rationales} runs did not fit into the page.')
   if made.packed.left_out:
     print(f'{made.packed.left_out:,} examples did not fit into the page.')
   if made.samples:

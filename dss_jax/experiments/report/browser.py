@@ -10,7 +10,7 @@ import base64
 import collections
 import json
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -105,56 +105,35 @@ def pack(found: Sequence[Sheet], runs: Sequence[Run], budget: int) -> Packed:
   """
   configs = _block('configs', _json({run.label: _configuration(run) for run in runs}))
   budget -= len(configs.text)
-  written = [_written(sheet) for sheet in found]
-  found = [
-    sheet._replace(by_id=_teachers(of_runs)) for sheet, of_runs in zip(found, written, strict=True)
-  ]
-  total = count = max((len(sheet.first.ids) for sheet in found), default=0)
-  blocks = _examples(found, written, count)
+  found = [sheet._replace(by_id=_teachers(sheet)) for sheet in found]
+  count = max((len(sheet.first.ids) for sheet in found), default=0)
+  blocks = _examples(found, count)
   while sum(len(block.text) for block in blocks) > budget and count > 1:
     count = int(count * _KEPT)
-    blocks = _examples(found, written, count)
+    blocks = _examples(found, count)
   budget -= sum(len(block.text) for block in blocks)
-  rationales, left = _rationales(found, written, min(count, total), budget)
-  shown = [min(count, len(sheet.first.ids)) for sheet in found]
-  all_of_them = sum(len(sheet.first.ids) for sheet in found)
-  packed = (configs, *blocks, *rationales)
-  return Packed(packed, sum(shown), all_of_them - sum(shown), len(rationales), left)
+  rationales, left = _rationales(found, count, budget)
+  shown = sum(min(count, len(sheet.first.ids)) for sheet in found)
+  left_out = sum(len(sheet.first.ids) for sheet in found) - shown
+  return Packed((configs, *blocks, *rationales), shown, left_out, len(rationales), left)
 
 
-class _Written(NamedTuple):
-  """What a run wrote beside its labels: texts in the order of the sheet, and the teacher's."""
-
-  own: Sequence[str]
-  teacher: Mapping[int, str]
-
-
-def _written(sheet: Sheet) -> list[_Written]:
-  found = []
-  for run, answers in sheet.runs:
-    asked = records.rationales(run)
-    own = [asked.own.get(number, '') for number in answers.ids]
-    own = [text or beside for text, beside in zip(own, answers.rationales, strict=True)]
-    found.append(_Written(own, asked.teacher))
-  return found
+def _teachers(sheet: Sheet) -> Mapping[int, str]:
+  """The teacher's rationales, as the first student that was asked for its own had them."""
+  found = (records.rationales(run).teacher for run, _ in sheet.runs if records.has_rationales(run))
+  return next(found, {})
 
 
-def _teachers(written: Iterable[_Written]) -> Mapping[int, str]:
-  return collections.ChainMap({}, *[dict(one.teacher) for one in written if one.teacher][:1])
-
-
-def _examples(
-  found: Sequence[Sheet], written: Sequence[Sequence[_Written]], count: int
-) -> tuple[Block, Block]:
+def _examples(found: Sequence[Sheet], count: int) -> tuple[Block, Block]:
   """The block of texts and the block of codes, of the first `count` examples of each sheet.
 
   The codes of a sheet are its low bytes, then its high ones, which are nearly always 0.
   """
   labels: dict[str, int] = {}
   headers, codes = [], []
-  for sheet, of_runs in zip(found, written, strict=True):
+  for sheet in found:
     answers, of_sheet = _coded(sheet, count, labels)
-    headers.append(_header(sheet, of_runs, count, labels, answers))
+    headers.append(_header(sheet, count, labels, answers))
     codes += [part.astype(np.uint8).tobytes() for part in (of_sheet & 0xFF, of_sheet >> 8)]
   texts = {'labels': list(labels), 'sheets': headers}
   return _block('examples', _json(texts)), _block('codes', b''.join(codes))
@@ -183,11 +162,7 @@ def _coded(
 
 
 def _header(
-  sheet: Sheet,
-  written: Sequence[_Written],
-  count: int,
-  labels: dict[str, int],
-  answers: list[list[list[int]]],
+  sheet: Sheet, count: int, labels: dict[str, int], answers: list[list[list[int]]]
 ) -> dict[str, Any]:
   first, teacher = sheet.first, sheet.teacher
   of_teacher = None
@@ -215,23 +190,23 @@ def _header(
   }
 
 
-def _rationales(
-  found: Sequence[Sheet], written: Sequence[Sequence[_Written]], count: int, budget: int
-) -> tuple[list[Block], int]:
-  """A block for each run that wrote rationales, as far as the budget goes; how many are left."""
-  blocks, left = [], 0
-  for number, of_runs in enumerate(written):
-    for place, one in enumerate(of_runs):
-      if not any(one.own):
+def _rationales(found: Sequence[Sheet], count: int, budget: int) -> tuple[list[Block], int]:
+  """A block for each run that wrote rationales, until one does not fit; how many are left."""
+  blocks: list[Block] = []
+  left, is_full = 0, False
+  for number, sheet in enumerate(found):
+    for place, (run, answers) in enumerate(sheet.runs):
+      if not records.has_rationales(run) and not any(answers.rationales):
         continue
-      name = f'rationales-{number}-{place}'
-      block = _block(name, _json([_cut(text) for text in one.own[:count]])) if budget > 0 else None
-      if block is None or len(block.text) > budget:
-        left += 1
-        continue
-      blocks.append(block)
-      budget -= len(block.text)
-  return blocks, left
+      if not is_full:
+        asked = records.rationales(run).own
+        pairs = zip(answers.ids[:count], answers.rationales, strict=False)
+        texts = [_cut(asked.get(one, '') or beside) for one, beside in pairs]
+        blocks.append(_block(f'rationales-{number}-{place}', _json(texts)))
+        budget -= len(blocks[-1].text)
+        is_full = budget < 0
+      left += is_full
+  return (blocks[:-1] if is_full else blocks), left
 
 
 def _configuration(run: Run) -> str:

@@ -14,7 +14,7 @@ from etils import epath
 
 from dss_jax.datasets import rows
 from dss_jax.experiments.report.folder import Run
-from dss_jax.settings import fields, json_form
+from dss_jax.settings import json_form
 from dss_jax.settings.errors import ConfigError
 
 _OF_SUMMARY = {'task': str, 'split': str, 'step': int, 'metrics': dict}
@@ -82,6 +82,11 @@ def rationales(run: Run) -> Rationales:
   return Rationales({}, {})
 
 
+def has_rationales(run: Run) -> bool:
+  """Whether a run has the records of an evaluation of rationales."""
+  return any(file.exists() for _, file in _evaluations(run, 'rouge_l'))
+
+
 def _evaluations(run: Run, metric: str) -> Iterator[tuple[Mapping[str, Any], epath.Path]]:
   """Summaries of a run's split that have a metric, with the files of their records."""
   if run.path is None:
@@ -110,7 +115,7 @@ def _answers(task: str, file: epath.Path) -> Answers:
     correct.append(right)
     scores.append(row.get('score'))
     written.append(_text(row, 'rationale') or _text(row, 'output'))
-  known = all(fields.fits(score, float) and math.isfinite(score) for score in scores)
+  known = all(isinstance(score, float) and math.isfinite(score) for score in scores)
   return Answers(
     task,
     file,
