@@ -213,6 +213,8 @@ def _teacher(cell: Cell, run: run_config.RunConfig, split: str) -> Outcome:
   run = run_config.set_up_tasks(run)
   dataset = registration.dataset_of(run.data.mixture_or_task_name).name
   answers = few_shot_cot.teacher_answers(dataset, split)
+  if distributed.is_main():
+    answers.write(RunFolder(cell.folder))
   count = len(answers.correct)
   low, high = metrics.wilson_interval(int(answers.correct.sum()), count)
   reading = f'{cell.name} ({answers.parser} parser)' if answers.parser else cell.name

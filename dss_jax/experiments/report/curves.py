@@ -13,6 +13,7 @@ from dss_jax.experiments.report import folder
 from dss_jax.experiments.report.folder import Run
 from dss_jax.experiments.report.series import Panel, Point
 from dss_jax.settings import fields
+from dss_jax.settings.printable import one_line
 
 POINTS = 200  # of a curve at most
 
@@ -84,4 +85,4 @@ def _title(kind: Any, name: str) -> str:
   if kind == 'validation':
     return 'validation accuracy' if name == 'accuracy' else ''
   task, slash, what = name.rpartition('/')
-  return name if slash and task and what in ('loss', 'accuracy') else ''
+  return one_line(name) if slash and task and what in ('loss', 'accuracy') else ''

@@ -21,6 +21,7 @@ from dss_jax.methods import derived
 from dss_jax.methods.base import fields_of
 from dss_jax.settings import fields, json_form, plain_files
 from dss_jax.settings.errors import ConfigError
+from dss_jax.settings.printable import one_line
 
 SETTINGS, GIN, METRICS = 'config.json', 'config.gin', 'metrics.jsonl'
 FRACTION = 'TRAIN_FRACTION'
@@ -227,21 +228,22 @@ def _run(
   settings: Mapping[str, Any],
 ) -> Run:
   parsed: Score = json_form.from_dict(Score, score, where)
+  parsed = dataclasses.replace(parsed, name=one_line(parsed.name))
   method = values.get('method')
   if not isinstance(method, str):
     raise ConfigError(f'{where}: expected the name of a method in "method", not {method!r:.80}.')
   split = values.get('split', '')
   return Run(
-    prefix + (parsed.folder if folder is None else folder.name),
+    one_line(prefix + (parsed.folder if folder is None else folder.name)),
     folder,
     parsed.name,
-    method,
-    _object(values, 'axes'),
+    one_line(method),
+    _shown(_object(values, 'axes')),
     parsed,
     _bits(values.get('correct'), where),
-    split if isinstance(split, str) else '',
+    one_line(split) if isinstance(split, str) else '',
     settings,
-    _object(values, 'read'),
+    _shown(_object(values, 'read')),
   )
 
 
@@ -255,6 +257,14 @@ def _bits(value: Any, where: str) -> np.ndarray:
 def _object(values: Mapping[str, Any], name: str) -> dict[str, Any]:
   found = values.get(name)
   return found if isinstance(found, dict) else {}
+
+
+def _shown(values: Mapping[str, Any]) -> dict[str, Any]:
+  """An object whose names and texts can be shown."""
+  return {
+    one_line(name): one_line(value) if isinstance(value, str) else value
+    for name, value in values.items()
+  }
 
 
 def unfinished_note(sweep: Sweep, most: int = 5) -> str:

@@ -5,6 +5,7 @@ RunFolder's, what is in them is inference/evaluator.py's.
 """
 
 import math
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -12,11 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from dss_jax.datasets import rows
 from dss_jax.experiments.report.folder import Run
 from dss_jax.settings import json_form
 from dss_jax.settings.errors import ConfigError
 
+_NO_CHARACTER = re.compile('[\0\ud800-\udfff]')  # a student may write anything
 _OF_SUMMARY = {'task': str, 'split': str, 'step': int, 'metrics': dict}
 
 
@@ -76,7 +77,7 @@ def rationales(run: Run) -> Rationales:
   """
   for _, file in _evaluations(run, 'rouge_l'):
     if file.exists():
-      parts = [(_number(row), row) for _, row in rows.read(file)]
+      parts = [(_number(row), row) for _, row in _rows(file)]
       own = {number: _text(row, 'prediction') for number, row in parts}
       return Rationales(own, {number: _text(row, 'target') for number, row in parts})
   return Rationales({}, {})
@@ -104,7 +105,7 @@ def _evaluations(run: Run, metric: str) -> Iterator[tuple[Mapping[str, Any], epa
 
 def _answers(task: str, file: epath.Path) -> Answers:
   ids, inputs, targets, predictions, correct, scores, written = [], [], [], [], [], [], []
-  for line, row in rows.read(file):
+  for line, row in _rows(file):
     right = row.get('correct')
     if not isinstance(right, bool):
       raise ConfigError(f'{file}, line {line}: expected true or false in "correct".')
@@ -129,6 +130,13 @@ def _answers(task: str, file: epath.Path) -> Answers:
   )
 
 
+def _rows(file: epath.Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+  """The records of a file, with the numbers of their lines."""
+  for number, line in enumerate(json_form.read_text(file).split('\n'), start=1):
+    if line:
+      yield number, json_form.parse_object(line, f'{file}, line {number}')
+
+
 def _number(row: Mapping[str, Any]) -> int:
   value = row.get('id')
   return value if isinstance(value, int) else -1
@@ -136,4 +144,4 @@ def _number(row: Mapping[str, Any]) -> int:
 
 def _text(row: Mapping[str, Any], name: str) -> str:
   value = row.get(name)
-  return value if isinstance(value, str) else ''
+  return _NO_CHARACTER.sub('\ufffd', value) if isinstance(value, str) else ''

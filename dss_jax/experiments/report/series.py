@@ -14,6 +14,7 @@ import numpy as np
 from dss_jax.experiments import results, statistics
 from dss_jax.experiments.report import folder
 from dss_jax.experiments.report.folder import Run
+from dss_jax.settings.printable import one_line
 
 FEW_SEEDS = 2
 
@@ -130,7 +131,8 @@ def panels(runs: Sequence[Run]) -> list[Panel]:
 
 
 def _title(axes: Mapping[str, Any], hidden: set[str]) -> str:
-  return ', '.join(f'{name.lower()}={value}' for name, value in axes.items() if name not in hidden)
+  shown = (f'{name.lower()}={value}' for name, value in axes.items() if name not in hidden)
+  return one_line(', '.join(shown))
 
 
 def _key(seed: Any) -> Any:

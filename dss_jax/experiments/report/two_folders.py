@@ -11,6 +11,7 @@ from dss_jax.experiments.report.document import Column, P, Section, Table
 from dss_jax.experiments.report.folder import Run, Sweep
 from dss_jax.experiments.report.series import Point
 from dss_jax.settings import json_form
+from dss_jax.settings.printable import one_line
 
 _IGNORED = ('model_dir', 'data_dir')
 _MOST = 200  # rows of differing settings
@@ -81,4 +82,4 @@ def _changes(pairs: list[tuple[Point, Point]]) -> Iterator[tuple[str, str]]:
         for line in json_form.differences(*read, ignore=_IGNORED):
           if (after.name, line) not in seen:
             seen.add((after.name, line))
-            yield after.name, line
+            yield after.name, one_line(line, 300)
