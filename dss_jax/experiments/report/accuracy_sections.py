@@ -16,6 +16,7 @@ from dss_jax.experiments.report.series import Compared, Panel, Point
 ACCURACY = 'accuracy, %'
 DATA = 'training data, %'
 PARAMETERS = 'parameters'
+MOST_SENTENCES = 20
 _PLACE = (Column('method'), Column('setting'), Column(DATA, 'g'), Column(PARAMETERS, ','))
 _TESTS = (
   *_PLACE, Column('against'), Column('seeds', 'd'), Column('gap, points', '+.2f'),
@@ -75,7 +76,7 @@ def _line(panel: Panel, points: Sequence[Point], x: Sequence[float]) -> Series:
 
 def by_data(panels: Sequence[Panel]) -> Section:
   """Accuracy against the share of the training data."""
-  found = []
+  found: list[Figure] = []
   for panel in panels:
     for size in panel.sizes:
       lines = [(name, panel.along_fractions(name, size)) for name in panel.names]
@@ -155,7 +156,7 @@ def _place(point: Point) -> tuple[Any, ...]:
 
 def by_size(panels: Sequence[Panel]) -> Section:
   """Accuracy against the parameters of the student."""
-  found = []
+  found: list[Figure] = []
   for panel in panels:
     sizes = [size for size in panel.sizes if size is not None]
     if len(sizes) < 2:
@@ -233,9 +234,31 @@ def _least_by_size(panel: Panel, goal: float) -> Iterator[Series]:
       yield Series(name, list(least), list(least.values()), place=place)
 
 
-def tests(panels: Sequence[Panel], baseline: str) -> Section:
+def in_short(panels: Sequence[Panel], compared: Sequence[Compared]) -> Section:
+  """What the paired tests say at the most data and the largest student, in sentences."""
+  ends = {(panel.title, panel.fractions[-1], panel.sizes[-1]) for panel in panels}
+  text = [
+    _sentence(one)
+    for one in compared
+    if (one.point.panel, one.point.fraction, one.point.parameters) in ends
+  ]
+  text = text or ['Nothing can be compared: no method shares a seed with the baseline.']
+  return Section('short', 'In short', tuple(text[:MOST_SENTENCES]))
+
+
+def _sentence(one: Compared) -> str:
+  gap, where = one.gap, f' ({one.point.panel})' if one.point.panel else ''
+  seeds = f'{one.seeds} seed{"s" if one.seeds > 1 else ""}'
+  return (
+    f'{one.point.name} against {one.baseline.name}{where}, {percent(one.point.fraction):g} % of '
+    f'the data, {seeds}: {100 * gap.mean:+.2f} points (95 % {100 * gap.low:+.2f} to '
+    f'{100 * gap.high:+.2f}; p {Column("", P).shown(one.holm)} after Holm), '
+    f'{percent(one.point.mean):.2f} against {percent(one.baseline.mean):.2f} %.'
+  )
+
+
+def tests(compared: Sequence[Compared], baseline: str) -> Section:
   """Paired tests at equal labels a step."""
-  compared = series.equal_labels(panels, baseline)
   text = (
     f'Every method against {baseline}, with equally many labels a step and equally many steps: the '
     "paper's protocol. A method that learns more than labels also computes more; see equal "
@@ -252,7 +275,7 @@ def tests(panels: Sequence[Panel], baseline: str) -> Section:
 def equal_compute(panels: Sequence[Panel], baseline: str) -> Section:
   """Paired tests against the baseline that was trained with the costliest method's compute."""
   compared = series.equal_compute(panels, baseline)
-  found = []
+  found: list[Figure] = []
   for panel in panels:
     points = [p for p in panel.points if p.fraction == panel.fractions[-1]]
     points = [p for p in points if p.parameters == panel.sizes[-1]]
@@ -290,8 +313,8 @@ def matching_fractions(panels: Sequence[Panel], baseline: str) -> Section:
   """Where each method first matches the baseline with all data."""
   found = [match for panel in panels for match in matching.matches(panel, baseline)]
   if not found:
-    text = f'This needs several values of TRAIN_FRACTION, and {baseline} at the largest one.'
-    return Section('matching', 'Data that match full finetuning', (text,))
+    why = f'This needs several values of TRAIN_FRACTION, and {baseline} at the largest one.'
+    return Section('matching', 'Data that match full finetuning', (why,))
   columns = (
     Column('method'), Column('setting'), Column(PARAMETERS, ','), Column('seeds', 'd'),
     Column('goal, %', '.2f'), Column('first matches at, % of the data'), Column('95 % from'),

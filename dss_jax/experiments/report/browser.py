@@ -8,13 +8,16 @@ Rationales, which hardly compress, are one block a run, until a budget of bytes 
 
 import base64
 import collections
+import datetime
 import json
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from etils import epath
 
+from dss_jax.experiments import results
 from dss_jax.experiments.report import folder, records
 from dss_jax.experiments.report.folder import Run
 from dss_jax.experiments.report.records import Answers
@@ -211,11 +214,25 @@ def _rationales(found: Sequence[Sheet], count: int, budget: int) -> tuple[list[B
 
 def _configuration(run: Run) -> str:
   """The operative configuration of a run, for people; else its settings."""
-  path = None if run.path is None else run.path / folder.GIN
-  if path is not None and path.exists():
+  if run.path is None:
+    return ''
+  path = run.path / folder.GIN
+  text = json.dumps(run.settings, indent=2)
+  if path.exists():
     text = path.read_bytes()[: 4 * _GIN].decode('utf-8', 'replace')
-    return text[:_GIN]
-  return json.dumps(run.settings, indent=2)[:_GIN] if run.settings else ''
+  return f'{_provenance(run, run.path)}\n\n{text[:_GIN]}'
+
+
+def _provenance(run: Run, path: epath.Path) -> str:
+  """Where a run lies, when it was done, and what it read."""
+  when = datetime.datetime.fromtimestamp((path / results.CELL_FILE).stat().mtime, datetime.UTC)
+  lines = [
+    f'# folder: {path}',
+    f'# done: {when.isoformat(" ", "seconds")}',
+    f'# step: {run.score.steps}, {run.score.seconds:.0f} s of training steps',
+    *(f'# checksum of {name}: {mark}' for name, mark in sorted(run.reads.items())),
+  ]
+  return '\n'.join(lines)
 
 
 def _label(text: str, labels: dict[str, int]) -> int:

@@ -25,7 +25,7 @@ COLOURS = (
 INK, GRID = '#24292f', '#d5dae0'
 MARKERS = 'osD^vPXh'
 FEW = 3
-_STYLE = {
+_STYLE: Any = {
   'axes.axisbelow': True,
   'axes.edgecolor': INK,
   'axes.formatter.use_mathtext': False,
@@ -112,7 +112,7 @@ def figure(
     stars: points of others, such as published ones.
   """
   table = _table(name, title, axes, series, levels, stars)
-  with mpl.rc_context({**mpl.rcParamsDefault, **_STYLE}), warnings.catch_warnings():
+  with mpl.rc_context(_STYLE), warnings.catch_warnings():
     warnings.simplefilter('ignore')  # a name in a script that the font lacks
     drawn = MplFigure(figsize=SIZE, dpi=150)
     FigureCanvasAgg(drawn)
@@ -127,10 +127,13 @@ def figure(
     plot.set_ylabel(axes.y)
     if axes.is_log:
       plot.set_xscale('log')
+    else:
+      plot.locator_params('x', nbins=6)
     if axes.ticks:
       plot.set_xticks([x for x, _ in axes.ticks], [text for _, text in axes.ticks])
       plot.set_xticks([], minor=True)
-    labels = [one.label for one in [*series, *levels, *stars]]
+    labels = [one.label for one in series]
+    labels += [*(level.label for level in levels), *(one.label for one in stars)]
     _add_legend(plot, handles, labels)
     svg, png = _saved(drawn, 'svg'), _saved(drawn, 'png')
   return Figure(name, title, svg, png, inline_svg.inline(svg, name, _variables()), table)

@@ -51,9 +51,8 @@ def _set_attributes(element: ElementTree.Element, name: str, colours: Mapping[st
     elif colon and key not in ('font-family', 'white-space'):
       element.set(key, value)
   for key in ('fill', 'stroke'):
-    value = element.get(key)
-    if value is not None:
-      element.set(key, colours.get(value.lower(), value))
+    if colour := element.get(key):
+      element.set(key, colours.get(colour.lower(), colour))
   if 'id' in element.attrib:
     element.set('id', f'{name}-{element.get("id")}')
   if (target := element.get(_HREF, '')).startswith('#'):

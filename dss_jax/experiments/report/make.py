@@ -93,11 +93,13 @@ def _sections(
   confidences: dict[str, np.ndarray],
 ) -> list[Section]:
   baseline = sweeps[0].baseline
+  compared = series.equal_labels(panels, baseline)
   found = [two_folders.section(*sweeps)] if len(sweeps) > 1 else []
   return [
     *found,
+    accuracy_sections.in_short(panels, compared),
     accuracy_sections.by_data(panels),
-    accuracy_sections.tests(panels, baseline),
+    accuracy_sections.tests(compared, baseline),
     accuracy_sections.equal_compute(panels, baseline),
     accuracy_sections.matching_fractions(panels, baseline),
     accuracy_sections.by_size(panels),

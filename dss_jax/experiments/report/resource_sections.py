@@ -20,7 +20,7 @@ from dss_jax.experiments.report.accuracy_sections import (
   titled,
 )  # fmt: skip
 from dss_jax.experiments.report.cost import Prices
-from dss_jax.experiments.report.document import Column, Section, Table
+from dss_jax.experiments.report.document import Column, Figure, Section, Table
 from dss_jax.experiments.report.figures import Axes, Series, figure
 from dss_jax.experiments.report.folder import Run
 from dss_jax.experiments.report.series import Panel, Point
@@ -38,7 +38,7 @@ _NO_PRICES = (
 def costs(panels: Sequence[Panel], baseline: str, prices: Prices | None) -> Section:
   """What accuracy costs, and what one more point does."""
   unit = 'hours' if prices is None else 'dollars'
-  found = []
+  found: list[Figure] = []
   for panel in panels:
     size = panel.sizes[-1]
     lines = [(name, panel.along_fractions(name, size)) for name in panel.names]
@@ -135,7 +135,8 @@ def _change(before: str, after: str) -> str:
 
 def deferrals(panels: Sequence[Panel], confidences: Mapping[str, np.ndarray]) -> Section:
   """Accuracy against the share of inputs that is handed to the teacher."""
-  found, rows = [], []
+  found: list[Figure] = []
+  rows: list[tuple[Any, ...]] = []
   for panel in panels:
     curves_of = deferral.of_panel(panel, confidences)
     for size in panel.sizes:
@@ -176,7 +177,9 @@ def deferrals(panels: Sequence[Panel], confidences: Mapping[str, np.ndarray]) ->
 def _smooth(panel: Panel, point: Point, x: np.ndarray, y: np.ndarray) -> Series:
   is_dashed = not point.runs[0].is_equal_labels
   place = panel.names.index(point.name)
-  return Series(point.name, x, y, is_dashed=is_dashed, is_marked=False, place=place)
+  return Series(
+    point.name, x.tolist(), y.tolist(), is_dashed=is_dashed, is_marked=False, place=place
+  )
 
 
 def _missing(panels: Sequence[Panel]) -> str:
@@ -192,7 +195,7 @@ def _missing(panels: Sequence[Panel]) -> str:
 
 def learning(panels: Sequence[Panel]) -> Section:
   """Learning curves of each task."""
-  found = []
+  found: list[Figure] = []
   for panel in panels:
     by_quantity: dict[str, list[curves.Curve]] = {}
     for curve in curves.of_panel(panel):

@@ -123,7 +123,10 @@ def panels(runs: Sequence[Run]) -> list[Panel]:
       if not run.is_teacher:
         place = run.name, run.fraction, run.parameters
         groups.setdefault(place, {})[_key(run.seed)] = run
-    points = [Point(title, *place, by_seed) for place, by_seed in groups.items()]
+    points = [
+      Point(title, name, fraction, parameters, by_seed)
+      for (name, fraction, parameters), by_seed in groups.items()
+    ]
     teachers = [run for run in members if run.is_teacher]
     if points:
       found.append(Panel(title, tuple(points), teachers[0] if teachers else None))

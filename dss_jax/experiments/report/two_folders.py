@@ -21,7 +21,7 @@ def section(first: Sweep, second: Sweep) -> Section:
   """Every method of the second sweep against the same one of the first, at the same seeds."""
   pairs = list(_pairs(first, second))
   compared = series.against([(after, before) for before, after in pairs])
-  text = (
+  text: tuple[str, ...] = (
     f'B, {second.path}, against A, {first.path}: the same method, settings of the grid and seed.',
   )
   if not compared:
@@ -43,7 +43,7 @@ def section(first: Sweep, second: Sweep) -> Section:
   )  # fmt: skip
   note = accuracy_sections.ABOUT_TESTS
   gaps = Table('two_folders', 'B against A', columns, rows, note)
-  changed = list(_changes([pair for pair in pairs]))[:_MOST]
+  changed = list(_changes(pairs))[:_MOST]
   names = (Column('method'), Column('what differs, A -> B'))
   settings = Table('two_folders_settings', 'Settings that differ', names, changed)
   return Section('folders', 'The two folders', text, (), (gaps, settings) if changed else (gaps,))
@@ -64,7 +64,10 @@ def _points(sweep: Sweep) -> list[Point]:
     axes = {name: value for name, value in run.axes.items() if name != series.results.SEED}
     title = ', '.join(f'{name.lower()}={value}' for name, value in axes.items())
     groups.setdefault((title, run.name, run.fraction), {})[run.seed] = run
-  return [Point(*place, None, by_seed) for place, by_seed in groups.items()]
+  return [
+    Point(title, name, fraction, None, by_seed)
+    for (title, name, fraction), by_seed in groups.items()
+  ]
 
 
 def _place(point: Point) -> tuple[Any, ...]:
@@ -78,8 +81,8 @@ def _changes(pairs: list[tuple[Point, Point]]) -> Iterator[tuple[str, str]]:
     for seed, run in after.by_seed.items():
       if seed in before.by_seed:
         old = before.by_seed[seed]
-        read = ({**one.settings, 'read': one.reads} for one in (old, run))
-        for line in json_form.differences(*read, ignore=_IGNORED):
+        was, now = ({**one.settings, 'read': one.reads} for one in (old, run))
+        for line in json_form.differences(was, now, _IGNORED):
           if (after.name, line) not in seen:
             seen.add((after.name, line))
             yield after.name, one_line(line, 300)
