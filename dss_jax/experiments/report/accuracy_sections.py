@@ -53,6 +53,11 @@ def size_text(size: int | None) -> str:
   return str(size)
 
 
+def of_size(size: int | None) -> str:
+  """What a caption says of a student's size."""
+  return size_text(size) if size is None else f'{size_text(size)} parameters'
+
+
 def teacher_levels(panel: Panel) -> list[Level]:
   """The teacher's line, with the parser that read its answers."""
   if panel.teacher is None:
@@ -82,7 +87,7 @@ def by_data(panels: Sequence[Panel]) -> Section:
       lines = [(name, panel.along_fractions(name, size)) for name in panel.names]
       lines = [(name, points) for name, points in lines if points]
       shown = [_line(panel, p, [percent(point.fraction) for point in p]) for _, p in lines]
-      more = size_text(size) if len(panel.sizes) > 1 else ''
+      more = of_size(size) if len(panel.sizes) > 1 else ''
       stars = [
         Series(
           f'paper: {name}',
@@ -225,13 +230,14 @@ def least_resources(panels: Sequence[Panel]) -> Section:
 def _least_by_size(panel: Panel, goal: float) -> Iterator[Series]:
   """For each method the least data with which each size of student reaches a goal."""
   for place, name in enumerate(panel.names):
-    least = {}
+    least: dict[int, float] = {}
+    is_dashed = any(not p.runs[0].is_equal_labels for p in panel.points if p.name == name)
     for size in panel.sizes:
       enough = [p.fraction for p in panel.along_fractions(name, size) if p.mean >= goal]
       if size is not None and enough:
         least[size] = percent(min(enough))
     if least:
-      yield Series(name, list(least), list(least.values()), place=place)
+      yield Series(name, list(least), list(least.values()), is_dashed=is_dashed, place=place)
 
 
 def in_short(panels: Sequence[Panel], compared: Sequence[Compared]) -> Section:

@@ -105,7 +105,7 @@
     const why = sheet.rationales && sheet.rationales[example];
     if (sheet.teacher) line(list, 'Teacher', data.labels[sheet.teacher.labels[example]], teacherRight(example), why);
     else if (why) line(list, 'Teacher', 'its rationale:', null, why);
-    for (const [name, id] of [['A', 'run-a'], ['B', 'run-b']]) {
+    for (const [name, id] of [['First', 'run-a'], ['Second', 'run-b']]) {
       const run = Number($(id).value), said = answer(example, run), texts = await rationales(run);
       line(list, `${name}: ${sheet.runs[run].name}`, said.label, said.right, texts && texts[example]);
     }

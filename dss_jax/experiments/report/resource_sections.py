@@ -14,6 +14,7 @@ from dss_jax.experiments.report.accuracy_sections import (
   ACCURACY,
   DATA,
   PARAMETERS,
+  of_size,
   percent,
   size_text,
   teacher_levels,
@@ -53,7 +54,7 @@ def costs(panels: Sequence[Panel], baseline: str, prices: Prices | None) -> Sect
       for name, points in lines
       if points
     ]
-    title = titled('Accuracy against cost', panel, size_text(size) if len(panel.sizes) > 1 else '')
+    title = titled('Accuracy against cost', panel, of_size(size) if len(panel.sizes) > 1 else '')
     axes = Axes(f'{unit} for one student', ACCURACY)
     name = f'accuracy_by_cost_{len(found) + 1}'
     found.append(figure(name, title, axes, shown, teacher_levels(panel)))
@@ -144,7 +145,7 @@ def deferrals(panels: Sequence[Panel], confidences: Mapping[str, np.ndarray]) ->
       if not shown:
         continue
       lines = [_smooth(panel, one.point, 100 * one.shares, 100 * one.mean) for one in shown]
-      title = titled('Accuracy with the teacher behind', panel, size_text(size))
+      title = titled('Accuracy with the teacher behind', panel, of_size(size))
       axes = Axes('inputs handed to the teacher, %', ACCURACY)
       name = f'deferral_{len(found) + 1}'
       found.append(figure(name, title, axes, lines, teacher_levels(panel)))
