@@ -93,6 +93,13 @@ def test_a_cell_that_is_not_done_is_named_and_one_set_aside_is_not(swept):
   assert folder.unfinished_note(found) == f'1 cells are not done and left out: {names[0]}.'
 
 
+def test_a_sweep_that_is_not_done_starts_with_what_others_are_compared_to(swept):
+  (swept / results.RESULTS).unlink()
+  found = folder.read(swept)
+  assert found.baseline == 'standard'
+  assert [run.method for run in found.runs[:8]] == ['standard'] * 8
+
+
 def test_results_that_were_kept_alone_are_read(swept, tmp_path_factory):
   alone = tmp_path_factory.mktemp('kept') / 'results.jsonl'
   alone.write_text((swept / results.RESULTS).read_text())

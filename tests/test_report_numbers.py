@@ -48,6 +48,7 @@ def test_gaps_are_paired_and_corrected_over_their_table(tmp_path):
     np.array([run.correct for run in point.runs]) for point in (found[0].point, found[0].baseline)
   )
   assert found[0].gap == statistics.two_level_bootstrap(own, base)
+  assert found[0].accuracies == (own.mean(), base.mean())
   assert found[0].flips == (int((own & ~base).sum()), int((base & ~own).sum()))
   assert [one.holm for one in found] == statistics.holm([one.gap.p for one in found])
   pairs = zip(own, base, strict=True)
@@ -70,6 +71,17 @@ def test_runs_of_other_questions_are_not_paired(tmp_path):
   sweep_folders.write(tmp_path / 'b', cells, items=11)
   points = [series.panels(folder.read(tmp_path / name).runs)[0].points[0] for name in 'ab']
   assert series.against([(points[0], points[1])]) == []
+
+
+def test_a_seed_that_only_one_has_is_left_out_of_both(tmp_path):
+  panel = panel_of(tmp_path, [one for one in sweep_folders.grid((1.0,)) if one.name != 'dss'])
+  more = panel_of(tmp_path, sweep_folders.grid((1.0,), (1, 2)))
+  point, base = more.at('dss', 1.0, more.sizes[0]), panel.at('standard', 1.0, panel.sizes[0])
+  (found,) = series.against([(point, base)])
+  assert found.seeds == 2 and len(base.runs) == 3
+  shared = np.mean([base.by_seed[seed].score.accuracy for seed in (1, 2)])
+  assert found.accuracies == pytest.approx((point.mean, shared))
+  assert found.gap.mean == pytest.approx(point.mean - shared)
 
 
 # ---------------------------------------------------------------- matching fractions

@@ -259,7 +259,7 @@ def _sentence(one: Compared) -> str:
     f'{one.point.name} against {one.baseline.name}{where}, {percent(one.point.fraction):g} % of '
     f'the data, {seeds}: {100 * gap.mean:+.2f} points (95 % {100 * gap.low:+.2f} to '
     f'{100 * gap.high:+.2f}; p {Column("", P).shown(one.holm)} after Holm), '
-    f'{percent(one.point.mean):.2f} against {percent(one.baseline.mean):.2f} %.'
+    f'{100 * one.accuracies[0]:.2f} against {100 * one.accuracies[1]:.2f} %.'
   )
 
 

@@ -184,7 +184,10 @@ def read(path: epath.PathLike, baseline: str | None = None, prefix: str = '') ->
   first = next((run.method for run in listed if not run.is_teacher), first)
   if baseline is not None and baseline not in students:
     raise ConfigError(f'--baseline={baseline}: {path} has students of {", ".join(students)} only.')
-  return Sweep(path, tuple(found), tuple(unfinished), baseline or first)
+  first = baseline or first
+  if not listed:  # the order of names says nothing
+    found.sort(key=lambda run: run.method != first)
+  return Sweep(path, tuple(found), tuple(unfinished), first)
 
 
 def _cells(path: epath.Path, prefix: str) -> tuple[list[Run], list[str]]:

@@ -164,6 +164,7 @@ class Compared(NamedTuple):
     point: of the method.
     baseline: what it is compared to.
     seeds: that both have.
+    accuracies: of the two, mean over these seeds.
     gap: of accuracies, with a two-level interval and p.
     holm: that p, corrected for all that are listed with it.
     mcnemar: the median over seeds of the exact p.
@@ -173,6 +174,7 @@ class Compared(NamedTuple):
   point: Point
   baseline: Point
   seeds: int
+  accuracies: tuple[float, float]
   gap: statistics.Gap
   holm: float
   mcnemar: float
@@ -202,7 +204,8 @@ def _compared(point: Point, baseline: Point) -> Compared | None:
   gap = statistics.two_level_bootstrap(sides[0], sides[1])
   p = float(np.median([statistics.mcnemar(*pair) for pair in zip(*sides, strict=True)]))
   flips = int((sides[0] & ~sides[1]).sum()), int((sides[1] & ~sides[0]).sum())
-  return Compared(point, baseline, len(shared), gap, gap.p, p, flips)
+  means = float(sides[0].mean()), float(sides[1].mean())
+  return Compared(point, baseline, len(shared), means, gap, gap.p, p, flips)
 
 
 def equal_labels(panels: Sequence[Panel], baseline: str) -> list[Compared]:

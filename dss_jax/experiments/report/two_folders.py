@@ -29,7 +29,7 @@ def section(first: Sweep, second: Sweep) -> Section:
     return Section('folders', 'The two folders', text)
   rows = [
     (
-      one.point.name, one.point.panel, one.seeds, 100 * one.baseline.mean, 100 * one.point.mean,
+      one.point.name, one.point.panel, one.seeds, 100 * one.accuracies[1], 100 * one.accuracies[0],
       100 * one.gap.mean, 100 * one.gap.low, 100 * one.gap.high, one.gap.p, one.holm, one.mcnemar,
       *one.flips,
     )
