@@ -1,5 +1,6 @@
 """The numbers of a report, against values by hand: matching fractions, deferral, cost."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -9,7 +10,15 @@ import sweep_folders
 from sweep_folders import Cell
 
 from dss_jax.experiments import statistics
-from dss_jax.experiments.report import cost, curves, deferral, folder, matching, series
+from dss_jax.experiments.report import (
+  accuracy_sections,
+  cost,
+  curves,
+  deferral,
+  folder,
+  matching,
+  series,
+)
 from dss_jax.settings.errors import ConfigError
 
 FRACTIONS = (0.25, 0.5, 1.0)
@@ -82,6 +91,20 @@ def test_a_seed_that_only_one_has_is_left_out_of_both(tmp_path):
   shared = np.mean([base.by_seed[seed].score.accuracy for seed in (1, 2)])
   assert found.accuracies == pytest.approx((point.mean, shared))
   assert found.gap.mean == pytest.approx(point.mean - shared)
+
+
+def test_the_papers_number_stands_beside_ours(tmp_path):
+  panel = panel_of(tmp_path, sweep_folders.grid((1.0,), (1,)))
+  point = panel.at('dss', 1.0, panel.sizes[0])
+  score = dataclasses.replace(point.runs[0].score, published=89.51, published_error=0.31)
+  runs = {1: dataclasses.replace(point.runs[0], score=score)}
+  beside = panel._replace(points=(dataclasses.replace(point, by_seed=runs),))
+  section = accuracy_sections.by_data([beside])
+  row = section.tables[0].values()[0]
+  assert (row['paper, %'], row["paper's error"]) == (89.51, 0.31)
+  assert row['ours minus paper'] == pytest.approx(100 * point.mean - 89.51)
+  assert [shown[:3] for shown in section.figures[0].table.rows][1] == ('paper: dss', 100.0, 89.51)
+  assert section.figures[0].table.rows[2][0] == 'teacher: few_shot_cot (own parser)'
 
 
 # ---------------------------------------------------------------- matching fractions
@@ -181,8 +204,9 @@ def test_deferral_is_over_seeds_and_needs_the_teachers_questions(tmp_path):
   assert found.mean[-1] == pytest.approx(panel.teacher.score.accuracy)
   assert found.shares[0] == 0 and found.shares[-1] == 1
   assert found.interval[0] <= found.kept <= found.interval[1]
-  short = {name: values[:5] for name, values in confidences.items()}
-  assert deferral.of_panel(panel, short) == []
+  other = dataclasses.replace(panel.teacher, correct=panel.teacher.correct[:-1])
+  assert deferral.of_panel(panel._replace(teacher=other), confidences) == []
+  assert deferral.of_panel(panel._replace(teacher=None), confidences) == []
 
 
 # ---------------------------------------------------------------- cost

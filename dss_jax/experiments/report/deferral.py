@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dss_jax.experiments import statistics
+from dss_jax.experiments.report.folder import Run
 from dss_jax.experiments.report.series import FEW_SEEDS, Panel, Point
 
 STEPS = 50  # points of a curve
@@ -72,23 +73,24 @@ class Deferral(NamedTuple):
   interval: tuple[float, float]
 
 
-def deferral(
-  point: Point, confidences: Mapping[str, np.ndarray], teacher: np.ndarray
-) -> Deferral | None:
+def deferral(point: Point, confidences: Mapping[str, np.ndarray], teacher: Run) -> Deferral | None:
   """The curve of a point; None where no run of it has confidences for the teacher's questions.
 
   Args:
     point: of the students.
     confidences: of runs, by label.
-    teacher: which of the teacher's answers are right, [n].
+    teacher: whose answers stand in.
   """
-  known = [run for run in point.runs if len(confidences.get(run.label, ())) == len(teacher)]
+  known = [
+    run for run in point.runs if run.label in confidences and run.questions == teacher.questions
+  ]
   if not known:
     return None
-  curves = [accuracies(run.correct, confidences[run.label], teacher) for run in known]
-  own = float(teacher.mean())
+  items = len(teacher.correct)
+  curves = [accuracies(run.correct, confidences[run.label], teacher.correct) for run in known]
+  own = float(teacher.correct.mean())
   kept = [kept_share(curve, own) for curve in curves]
-  places = np.unique(np.linspace(0, len(teacher), STEPS + 1).round().astype(int))
+  places = np.unique(np.linspace(0, items, STEPS + 1).round().astype(int))
   mean = np.mean(curves, axis=0)
   best = int(np.argmax(mean))
   low = high = float(np.mean(kept))
@@ -96,11 +98,11 @@ def deferral(
     low, high = statistics.seed_interval(kept)
   return Deferral(
     point,
-    places / len(teacher),
+    places / items,
     mean[places],
     float(mean[0]),
     own,
-    (float(mean[best]), best / len(teacher)),
+    (float(mean[best]), best / items),
     float(np.mean(kept)),
     (max(0.0, low), min(1.0, high)),
   )
@@ -111,5 +113,5 @@ def of_panel(panel: Panel, confidences: Mapping[str, np.ndarray]) -> Sequence[De
   if panel.teacher is None:
     return []
   points = [point for point in panel.points if point.fraction == panel.fractions[-1]]
-  found = (deferral(point, confidences, panel.teacher.correct) for point in points)
+  found = (deferral(point, confidences, panel.teacher) for point in points)
   return [one for one in found if one is not None]

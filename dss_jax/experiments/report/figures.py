@@ -142,7 +142,7 @@ def figure(
 def _draw(plot: Any, one: Series, number: int) -> Line2D:
   place = number if one.place is None else one.place
   colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
-  style = '--' if one.is_dashed else '-'
+  style = '--' if one.is_dashed else '-.' if place >= len(COLOURS) else '-'
   if len(one.low):
     plot.vlines(one.x, one.low, one.high, color=colour, linewidth=1.1, alpha=0.6)
   (line,) = plot.plot(

@@ -163,14 +163,14 @@ def read(path: epath.PathLike, baseline: str | None = None, prefix: str = '') ->
   """
   path = epath.Path(path)
   if path.is_dir():
-    listed = _listed(path / results.RESULTS)
+    listed = _listed(path / results.RESULTS, prefix)
     order = {run.score.folder: place for place, run in enumerate(listed)}
     found, unfinished = _cells(path, prefix)
     if not found:  # only the results were kept
       found = listed
     found.sort(key=lambda run: (order.get(run.score.folder, len(order)), run.label))
   elif path.exists():
-    listed = found = _listed(path)
+    listed = found = _listed(path, prefix)
     unfinished = []
   else:
     raise ConfigError(f'{path} does not exist; expected the folder of a `dss sweep`.')
@@ -210,7 +210,7 @@ def _cells(path: epath.Path, prefix: str) -> tuple[list[Run], list[str]]:
   return found, unfinished
 
 
-def _listed(path: epath.Path) -> list[Run]:
+def _listed(path: epath.Path, prefix: str) -> list[Run]:
   """The runs of a results.jsonl, without their settings; [] where there is none."""
   if not path.exists():
     return []
@@ -218,7 +218,7 @@ def _listed(path: epath.Path) -> list[Run]:
   found = []
   for number, row in rows.read(path, '.jsonl'):
     score = {name: value for name, value in row.items() if name in names}
-    found.append(_run(row, score, f'{path}, line {number}', '', None, {}))
+    found.append(_run(row, score, f'{path}, line {number}', prefix, None, {}))
   return found
 
 

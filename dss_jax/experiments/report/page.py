@@ -22,6 +22,7 @@ from dss_jax.settings import whole_files
 
 FOLDED = 12  # rows of a table that is folded up
 MOST_ROWS = 120  # of a figure's values in the page; more are in its CSV alone
+MOST_FIGURES = 24  # of a section in the page; more are files alone
 MOST_BYTES = 5_000_000
 
 
@@ -102,6 +103,7 @@ def html(
     'folded': FOLDED,
     'footer': f'Made by dss report of dss_jax {__version__}. The file asks no other for anything.',
     'js': jinja2.utils.markupsafe.Markup(js),
+    'most_figures': MOST_FIGURES,
     'most_rows': MOST_ROWS,
     'policy': policy(css, js),
   }

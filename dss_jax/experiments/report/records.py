@@ -32,7 +32,7 @@ class Answers(NamedTuple):
     targets: the gold labels.
     predictions: the labels that were answered.
     correct: bool [n].
-    confidences: float32 [n], the mean log probability of the answer's tokens; None if not stored.
+    confidences: float64 [n], the mean log probability of the answer's tokens; None if not stored.
     rationales: what was written beside the label; '' where nothing was.
   """
 
@@ -125,7 +125,7 @@ def _answers(task: str, file: epath.Path) -> Answers:
     tuple(targets),
     tuple(predictions),
     np.array(correct, bool),
-    np.array(scores, np.float32) if known else None,
+    np.array(scores, np.float64) if known else None,
     tuple(written),
   )
 
