@@ -29,6 +29,7 @@ VERBS = {  # a verb's module has the verb's name, except for those in MODULES
   'predict': 'label and rationale for your own inputs',
   'compare': 'train and evaluate several methods, side by side',
   'sweep': 'compare at every combination of other settings: data, size, seed',
+  'report': 'one HTML page of a sweep: figures, tests, cost, examples',
   'plan': 'whether a run fits on a machine, how fast it is and what it costs',
   'import': 'weights of Hugging Face or T5X, to start from',
   'export': 'a student for Hugging Face or T5X',
@@ -81,7 +82,9 @@ def _run(argv: Sequence[str] | None) -> int:
     if verb in SHARED:
       _cache_compiled_programs()  # before TensorFlow imports JAX, which reads the environment
     reads_settings = verb != 'launch' or rest[:1] in (['tpu-vm'], ['skypilot'], ['gke'])
-    is_light = verb == 'methods' and not any(one.startswith('-') for one in rest)
+    is_light = verb == 'report' or (
+      verb == 'methods' and not any(one.startswith('-') for one in rest)
+    )
     if reads_settings and not is_light and not {'--help', '-h'} & set(rest):
       _import_tensorflow()
     if verb in SHARED and not {'--help', '-h'} & set(rest):

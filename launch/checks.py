@@ -261,14 +261,14 @@ def _paths_of_fields(built: Any) -> list[tuple[str, str]]:
 
 def _compared_files(job: Job, compared: Any) -> list[tuple[str, str]]:
   """The gin files of compared methods and of a grid; refuses a method that is unknown."""
-  from dss_jax.experiments import comparison
+  from dss_jax.experiments import results
 
   if job.command[0] == 'sweep' and job.machine.hosts > 1 and compared.cell is None:
     raise ValueError(
       f'a sweep is one process, and {job.topology} has {job.machine.hosts} hosts: choose a '
       'topology with one, or launch each cell: `dss sweep --commands=TARGET` prints how.'
     )
-  files = [f'methods/{name}.gin' for name in compared.methods if name != comparison.TEACHER]
+  files = [f'methods/{name}.gin' for name in compared.methods if name != results.TEACHER]
   for file in files:
     if not _is_gin_file(file):
       methods.get(pathlib.PurePath(file).stem)  # raises, with the names that there are

@@ -9,7 +9,7 @@ from small_runs import config_of, small_data  # noqa: F401  a fixture
 from dss_jax import methods
 from dss_jax.commands import compare
 from dss_jax.data import pipeline
-from dss_jax.experiments import cells, comparison, configuration, labels
+from dss_jax.experiments import comparison, configuration, labels, results
 from dss_jax.runs import run_config
 from dss_jax.runs.run_folder import RunFolder
 
@@ -120,7 +120,7 @@ def test_the_whole_of_a_comparison(tmp_path, capsys):
   ]  # fmt: skip
   assert compare.main(arguments) == 0
   found = json.loads((tmp_path / compare.FILE).read_text())
-  scores = [cells.Score(**line) for line in found]
+  scores = [results.Score(**line) for line in found]
   assert [line.name for line in scores] == [
     'standard',
     'few_shot_cot',

@@ -4,7 +4,8 @@ import json
 from collections.abc import Sequence
 
 from dss_jax.data import shared_tables
-from dss_jax.experiments import comparison, sweeping, tables
+from dss_jax.experiments import sweeping, tables
+from dss_jax.experiments.results import TEACHER
 from dss_jax.experiments.sweeping import Sweep
 from dss_jax.parallel import distributed
 from dss_jax.runs import memory, run_config, student
@@ -41,7 +42,7 @@ def _report(sweep: Sweep) -> None:
     lines = json.dumps([vars(score) for score in scores], indent=2) + '\n'
     whole_files.write_text(whole_files.absolute(settings.model_dir) / FILE, lines)
     tables.print_comparison(scores, settings.split)
-  own = [cell for cell in sweep.cells if cell.name == cell.method != comparison.TEACHER]
+  own = [cell for cell in sweep.cells if cell.name == cell.method != TEACHER]
   _print_answers(sweep.run_of(own[-1].method, own[-1].macros), settings.split)
   if distributed.is_main():
     print(f'\nRuns, checkpoints, records and {FILE} are in {settings.model_dir}.')

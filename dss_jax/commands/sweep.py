@@ -24,6 +24,7 @@ from dss_jax.experiments import (
   tables,
   workers,
 )
+from dss_jax.experiments.results import RESULTS
 from dss_jax.experiments.sweeping import Sweep
 from dss_jax.parallel import distributed
 from dss_jax.planning import prices, programs, sweep_plan
@@ -32,7 +33,7 @@ from dss_jax.runs.run_folder import RunFolder
 from dss_jax.settings import whole_files
 
 RUN_FILE = 'runs/sweep.gin'
-RESULTS, TABLE = 'results.jsonl', 'table.md'
+TABLE = 'table.md'
 UNFINISHED = 1
 
 

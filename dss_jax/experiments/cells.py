@@ -6,7 +6,6 @@ moved aside. Claims keep two sweeps of one folder from training the same cell.
 """
 
 import contextlib
-import dataclasses
 import itertools
 import json
 import zlib
@@ -17,48 +16,17 @@ import numpy as np
 from etils import epath
 
 from dss_jax.experiments import few_shot_cot, paper
-from dss_jax.experiments.comparison import TEACHER, Cell
+from dss_jax.experiments.comparison import Cell
+from dss_jax.experiments.results import CELL_FILE, TEACHER, Score
 from dss_jax.parallel import distributed
 from dss_jax.runs import evaluation, run_config, training_loop
 from dss_jax.runs.run_folder import InUseError, RunFolder
 from dss_jax.settings import json_form, whole_files
 from dss_jax.tasks import metrics, prepared, registration
 
-FILE = 'cell.json'
 CLAIMS = '.claims'
 # What may change when a run is continued, but changes what a cell is.
 _MATTERS = ('train_steps', 'initial_checkpoint_path', 'vocabulary')
-
-
-@dataclasses.dataclass(frozen=True)
-class Score:
-  """One line of a table.
-
-  Attributes:
-    name: of the method, and how it was trained if that differs.
-    folder: of its run, below the comparison's.
-    accuracy: with the ends of its 95 % interval, accuracy_low and accuracy_high.
-    examples: scored.
-    labels_per_step: rows with a label in a batch, on average.
-    steps: updates.
-    compute: of training, as a multiple of the first line's.
-    seconds: of training steps alone.
-    published: the paper's accuracy of the same, in percent, or None.
-    published_error: its standard error, in points.
-  """
-
-  name: str
-  folder: str
-  accuracy: float
-  accuracy_low: float
-  accuracy_high: float
-  examples: int
-  labels_per_step: float
-  steps: int
-  compute: float
-  seconds: float
-  published: float | None = None
-  published_error: float | None = None
 
 
 class Outcome(NamedTuple):
@@ -91,7 +59,7 @@ def done(
   if found is None or 'score' not in found or _changes(found, run, split):
     return None
   correct = np.array([*str(found.get('correct', ''))]) == '1'
-  return Outcome(cell, json_form.from_dict(Score, found['score'], str(folder / FILE)), correct)
+  return Outcome(cell, json_form.from_dict(Score, found['score'], str(folder / CELL_FILE)), correct)
 
 
 def train(
@@ -114,7 +82,7 @@ def train(
   asked = {**cell._asdict(), 'split': split, 'settings': _settings(run), 'read': _read_by(run)}
   if distributed.is_main():
     cell.folder.mkdir(parents=True, exist_ok=True)
-    whole_files.write_text(cell.folder / FILE, json.dumps(asked, default=dict) + '\n')
+    whole_files.write_text(cell.folder / CELL_FILE, json.dumps(asked, default=dict) + '\n')
   stops = False
   if cell.method == TEACHER:
     outcome = _teacher(cell, run, split)
@@ -130,7 +98,7 @@ def train(
       _write_rationales(run, split, rationales)
   if distributed.is_main():
     content = {**asked, 'score': vars(outcome.score), 'correct': record(outcome)['correct']}
-    whole_files.write_text(cell.folder / FILE, json.dumps(content, default=dict) + '\n')
+    whole_files.write_text(cell.folder / CELL_FILE, json.dumps(content, default=dict) + '\n')
   return outcome, stops
 
 
@@ -181,7 +149,7 @@ def claim(cell: Cell) -> Iterator[bool]:
 
 def _read(folder: epath.Path) -> dict[str, Any] | None:
   """What the `cell.json` of a folder holds; None where there is none."""
-  path = folder / FILE
+  path = folder / CELL_FILE
   if not path.exists():
     return None
   return json_form.parse_object(json_form.read_text(path), str(path))
@@ -284,6 +252,8 @@ def _teacher(cell: Cell, run: run_config.RunConfig, split: str) -> Outcome:
   run = run_config.set_up_tasks(run)
   dataset = registration.dataset_of(run.data.mixture_or_task_name).name
   answers = few_shot_cot.teacher_answers(dataset, split)
+  if distributed.is_main():
+    answers.write(RunFolder(cell.folder))
   count = len(answers.correct)
   low, high = metrics.wilson_interval(int(answers.correct.sum()), count)
   reading = f'{cell.name} ({answers.parser} parser)' if answers.parser else cell.name

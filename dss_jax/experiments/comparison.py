@@ -22,14 +22,11 @@ from etils import epath
 
 from dss_jax import methods
 from dss_jax.experiments import labels
+from dss_jax.experiments.results import TEACHER
 from dss_jax.parallel import partitioning
 from dss_jax.runs import run_config
 from dss_jax.settings import fields, topologies
 
-TEACHER = 'few_shot_cot'
-"""Stands in METHODS for the teacher itself, whose stored answers are scored: nothing is trained."""
-SEED = 'RANDOM_SEED'
-"""The axis over which accuracies are averaged."""
 _OF_THE_SWEEP = (
   'METHOD', 'METHODS', 'MODEL_DIR', 'EQUAL_COMPUTE', 'COMPARE_SPLIT', 'GRID', 'WORKERS',
   'TOPOLOGY', 'PRICE_FILE', 'CELL', 'RATIONALES',

@@ -11,7 +11,8 @@ import numpy as np
 
 from dss_jax.experiments import paper, statistics, tables
 from dss_jax.experiments.cells import Outcome
-from dss_jax.experiments.comparison import SEED, Cell
+from dss_jax.experiments.comparison import Cell
+from dss_jax.experiments.results import SEED
 from dss_jax.runs import run_config
 from dss_jax.tasks import registration
 

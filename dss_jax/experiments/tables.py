@@ -10,8 +10,8 @@ import rich.console
 import rich.table
 
 from dss_jax.experiments import paper, statistics
-from dss_jax.experiments.cells import Outcome, Score
-from dss_jax.experiments.comparison import SEED
+from dss_jax.experiments.cells import Outcome
+from dss_jax.experiments.results import SEED, Score
 
 WIDTH = 100  # columns of the table where no terminal says how many there are
 FEW_SEEDS = 2

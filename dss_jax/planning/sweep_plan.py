@@ -10,7 +10,8 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 from dss_jax.datasets import rows
-from dss_jax.experiments.comparison import TEACHER, Cell
+from dss_jax.experiments.comparison import Cell
+from dss_jax.experiments.results import TEACHER
 from dss_jax.planning import checks, estimate, plans, programs
 from dss_jax.planning.programs import Compiled, Program
 from dss_jax.planning.report import size_text
