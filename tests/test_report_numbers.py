@@ -248,12 +248,12 @@ def test_more_labels_rationales_and_parameters_are_single_steps(tmp_path):
 @pytest.mark.parametrize(
   ('text', 'expected'),
   [
-    ('{"machine_hours": 1}', 'did you mean machine_hour?'),
-    ('{"machine_hour": -1}', 'at least 0'),
-    ('{"machine_hour": "1"}', 'of type float'),
+    ('{"processor_hours": 1}', 'did you mean processor_hour?'),
+    ('{"processor_hour": -1}', 'at least 0'),
+    ('{"processor_hour": "1"}', 'of type float'),
     ('{"label": 1}', 'training_examples is needed'),
     ('[1]', 'expected a JSON object'),
-    ('{"machine_hour": NaN}', 'a finite number'),
+    ('{"processor_hour": NaN}', 'a finite number'),
   ],
 )
 def test_a_price_file_that_is_none_is_refused(tmp_path, text, expected):

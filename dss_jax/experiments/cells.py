@@ -8,10 +8,12 @@ moved aside. Claims keep two sweeps of one folder from training the same cell.
 import contextlib
 import itertools
 import json
+import os
 import zlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from etils import epath
 
@@ -218,7 +220,8 @@ def _scored(
     steps,
     cell.compute * steps / run.train_steps,  # fewer where PATIENCE stopped it
     seconds,
-    *(published or ()),
+    *(published or (None, None)),
+    _processors(),
   )
   return Outcome(cell, score, np.array([record['correct'] for record in records], bool))
 
@@ -259,6 +262,13 @@ def _teacher(cell: Cell, run: run_config.RunConfig, split: str) -> Outcome:
   reading = f'{cell.name} ({answers.parser} parser)' if answers.parser else cell.name
   score = Score(reading, cell.folder.name, answers.accuracy, low, high, count, 0.0, 0, 0.0, 0.0)
   return Outcome(cell, score, answers.correct)
+
+
+def _processors() -> int:
+  """The cores of this process on a CPU, else the devices of all processes."""
+  if jax.default_backend() == 'cpu' and hasattr(os, 'sched_getaffinity'):
+    return len(os.sched_getaffinity(0))
+  return jax.device_count()
 
 
 def _labels_per_step(run: run_config.RunConfig) -> float:

@@ -27,6 +27,7 @@ class Score:
     steps: updates.
     compute: of training, as a multiple of the first line's.
     seconds: of training steps alone.
+    processors: that trained it: cores of a CPU, else devices.
     published: the paper's accuracy of the same, in percent, or None.
     published_error: its standard error, in points.
   """
@@ -43,3 +44,4 @@ class Score:
   seconds: float
   published: float | None = None
   published_error: float | None = None
+  processors: int = 1

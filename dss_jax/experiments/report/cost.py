@@ -1,7 +1,7 @@
-"""What accuracy costs: machine hours, labels, calls of the teacher, and with prices dollars.
+"""What accuracy costs: processor hours, labels, calls of the teacher, and with prices dollars.
 
-Owns the price file and the sums. Hours are of training steps on the machine of the sweep, as
-measured; starting, compiling and scoring are not in them.
+Owns the price file and the sums. Hours are of training steps, times the processors that a
+student had; starting, compiling and scoring are not in them.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from dss_jax.experiments.report.series import Panel, Point
 from dss_jax.settings import fields, json_form
 from dss_jax.settings.errors import ConfigError
 
-EXAMPLE = '{"machine_hour": 1.2, "label": 0.11, "teacher_call": 0.004, "training_examples": 9342}'
+EXAMPLE = '{"processor_hour": 1.2, "label": 0.11, "teacher_call": 0.004, "training_examples": 9342}'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,13 +25,13 @@ class Prices:
   """A price file.
 
   Attributes:
-    machine_hour: dollars for an hour of the machine that trained one student.
+    processor_hour: dollars for an hour of one core, GPU or TPU chip.
     label: dollars for a human's label of one example.
     teacher_call: dollars for one answer of the teacher, label and rationale.
     training_examples: of the whole training split, which labels and calls are counted by.
   """
 
-  machine_hour: float = 0.0
+  processor_hour: float = 0.0
   label: float = 0.0
   teacher_call: float = 0.0
   training_examples: int | None = None
@@ -85,10 +85,10 @@ def cost(point: Point, prices: Prices | None) -> Cost:
   the teacher where its labels or its rationales are learned: one call gives both.
   """
   run = point.runs[0]
-  hours = point.average('seconds') / 3600
+  hours = point.average('seconds') * point.average('processors') / 3600
   if prices is None:
     return Cost(hours, None, None, None)
-  dollars = hours * prices.machine_hour
+  dollars = hours * prices.processor_hour
   if prices.training_examples is None:
     return Cost(hours, None, None, dollars)
   examples = prices.training_examples * point.fraction

@@ -27,7 +27,7 @@ from dss_jax.experiments.report.folder import Run
 from dss_jax.experiments.report.series import Panel, Point
 
 _AMOUNTS = (
-  Column('hours', '.4g'), Column('labels', ',.0f'), Column('teacher calls', ',.0f'),
+  Column('processor hours', '.4g'), Column('labels', ',.0f'), Column('teacher calls', ',.0f'),
   Column('dollars', ',.2f'),
 )  # fmt: skip
 _NO_PRICES = (
@@ -38,7 +38,7 @@ _NO_PRICES = (
 
 def costs(panels: Sequence[Panel], baseline: str, prices: Prices | None) -> Section:
   """What accuracy costs, and what one more point does."""
-  unit = 'hours' if prices is None else 'dollars'
+  unit = 'processor hours' if prices is None else 'dollars'
   found: list[Figure] = []
   for panel in panels:
     size = panel.sizes[-1]
@@ -59,9 +59,9 @@ def costs(panels: Sequence[Panel], baseline: str, prices: Prices | None) -> Sect
     name = f'accuracy_by_cost_{len(found) + 1}'
     found.append(figure(name, title, axes, shown, teacher_levels(panel)))
   text = [
-    'Hours are of training steps on the machine of the sweep, for one student; start, compilation '
-    'and scoring are not in them. Where cells were trained side by side, each had its share of the '
-    'machine. A call of the teacher gives a label and a rationale.'
+    'Hours are of training steps and of one processor (a core, GPU or TPU chip), for one student; '
+    'start, compilation and scoring are not in them. A call of the teacher gives a label and a '
+    'rationale.'
   ]
   if prices is None:
     text.append(_NO_PRICES)
