@@ -123,7 +123,11 @@ def pack(found: Sequence[Sheet], runs: Sequence[Run], budget: int) -> Packed:
 
 def _teachers(sheet: Sheet) -> Mapping[int, str]:
   """The teacher's rationales, as the first student that was asked for its own had them."""
-  found = (records.rationales(run).teacher for run, _ in sheet.runs if records.has_rationales(run))
+  found = (
+    records.rationales(run).teacher
+    for run, _ in sheet.runs
+    if run.learns_teachers_text and records.has_rationales(run)
+  )
   return next(found, {})
 
 
