@@ -25,6 +25,7 @@ ROOMS = (
   'models',
   'data',
   'tasks',
+  'teacher',
   'datasets',
   'methods',
   'parallel',
