@@ -1,0 +1,76 @@
+"""What a teacher costs: the user's price file, and money as whole numbers.
+
+Money is counted in billionths of a dollar, rounded up, so that sums over millions of requests are
+exact. Does not own: what was spent (store.py).
+"""
+
+import dataclasses
+import math
+import os
+
+from dss_jax.settings import json_form
+from dss_jax.settings.errors import ConfigError
+from dss_jax.settings.printable import one_line
+from dss_jax.teacher.requests import Request, Tokens
+
+DOLLAR = 10**9
+"""Billionths of a dollar in one."""
+_PER_TOKEN = DOLLAR / 1_000_000  # of a dollar a million tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class Price:
+  """Dollars per million tokens of a model.
+
+  Attributes:
+    input: of what is sent.
+    output: of what is written, reasoning included.
+    cached_input: of what is sent and found in the server's prompt cache; None: as `input`.
+  """
+
+  input: float
+  output: float
+  cached_input: float | None = None
+
+  def __post_init__(self):
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      if value is not None and not 0 <= value < 1e6:
+        raise ValueError(f'{field.name} is dollars per million tokens, 0 or more, not {value}')
+
+  def cost(self, tokens: Tokens) -> int:
+    """Of a request with its answer, in billionths of a dollar."""
+    cached = self.input if self.cached_input is None else self.cached_input
+    fresh = tokens.input - tokens.cached
+    dollars = fresh * self.input + tokens.cached * cached + tokens.output * self.output
+    return math.ceil(dollars * _PER_TOKEN)
+
+  def worst(self, request: Request) -> int:
+    """The most that a request can cost, in billionths of a dollar."""
+    worst = request.worst_tokens()
+    dearest = max(self.input, self.cached_input or 0)
+    return math.ceil((worst.input * dearest + worst.output * self.output) * _PER_TOKEN)
+
+
+def load(path: str, model: str) -> Price:
+  """The price of a model in a file of the user's.
+
+  Args:
+    path: JSON, `{"MODEL": {"input": 0.4, "cached_input": 0.1, "output": 1.6}}`, dollars per million
+      tokens.
+    model: as the server names it.
+
+  Raises:
+    ConfigError: the file cannot be read, or has no price of the model.
+  """
+  wanted = (
+    f'--price_file is JSON with dollars per million tokens, e.g. {{"{one_line(model)}": '
+    '{"input": 0.4, "cached_input": 0.1, "output": 1.6}}'
+  )
+  try:
+    prices = json_form.read_object(os.path.expanduser(path))
+  except OSError as error:
+    raise ConfigError(f'{wanted}; {path} cannot be read: {error.strerror}.') from error
+  if model not in prices:
+    raise ConfigError(f'{wanted}; {path} has no {one_line(model)!r}.')
+  return json_form.from_dict(Price, prices[model], f'{path}: {one_line(model)}')
