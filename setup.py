@@ -27,5 +27,6 @@ setuptools.setup(
     'dss_jax.launch': ['local.sh', 'startup.sh'],
     'dss_jax.datasets': ['embedded.model', 'embedded_arithmetic.model'],
     'dss_jax.planning': ['table.json'],
+    'dss_jax.teacher': ['prompts/*.toml'],
   },
 )

@@ -1,27 +1,16 @@
 """How predictions are scored: labels by text or by value, rationales by ROUGE-L.
 
 Owns: the metrics in SeqIO's form `(targets, predictions) -> dict`, and the interval of a
-proportion. Does not own: making predictions, nor the arithmetic (equations.py).
+proportion. Does not own: making predictions, whether two labels agree (datasets/labels.py), nor the
+arithmetic (datasets/equations.py).
 All metrics are fractions in [0, 1].
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from dss_jax.datasets import equations
-
-
-def text_correct(target: str, prediction: str) -> bool:
-  """Whether a predicted label is the target, up to white space around it.
-
-  Nothing else is normalised, as in the paper's released code: case and punctuation count.
-  """
-  return target.strip() == prediction.strip()
-
-
-def equation_correct(target: str, prediction: str) -> bool:
-  """Whether a predicted equation has the target's value; see `equations.same_value`."""
-  return equations.same_value(target, prediction)
+from dss_jax.datasets import equations, labels
+from dss_jax.datasets.labels import equation_correct, text_correct
 
 
 def text_accuracy(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
@@ -84,10 +73,7 @@ LABEL_METRICS: Mapping[str, Callable[[Sequence[str], Sequence[str]], dict[str, f
   'text': text_accuracy,
   'equation': equation_accuracy,
 }
-LABEL_CORRECT: Mapping[str, Callable[[str, str], bool]] = {
-  'text': text_correct,
-  'equation': equation_correct,
-}
+LABEL_CORRECT = labels.CORRECT
 
 
 def _paired(

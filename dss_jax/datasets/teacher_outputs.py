@@ -65,17 +65,22 @@ def choice(completion: str, choices: Sequence[str]) -> TeacherOutput:
   teacher's answer was not among the choices).
   """
   rationale, answer = _split_answer_is(completion)
+  return TeacherOutput(rationale, listed_choice(answer, choices))
+
+
+def listed_choice(answer: str, choices: Sequence[str]) -> str:
+  """The label of `choice`, from the text after its answer marker."""
   letters = list(_CHOICE.finditer(answer))
   if len(letters) != 1:  # none, or `either (a) chair or (c) table`
-    return TeacherOutput(rationale, '')
+    return ''
   text = answer[letters[0].end() :].strip().removesuffix('.')
   same = [option for option in choices if _plain(option) == _plain(text)]
   if same:
-    return TeacherOutput(rationale, same[0].strip())
+    return same[0].strip()
   position = ord(letters[0].group(1).lower()) - ord('a')
   if position < len(choices) and _similar(text, choices[position]):
-    return TeacherOutput(rationale, choices[position].strip())
-  return TeacherOutput(rationale, text)
+    return choices[position].strip()
+  return text
 
 
 def equation(completion: str) -> TeacherOutput:
@@ -85,14 +90,19 @@ def equation(completion: str) -> TeacherOutput:
   them. Text in brackets that has no value, `(some - 8)`, stays: it is an answer, and wrong.
   """
   rationale, answer = _split_answer_is(completion)
+  return TeacherOutput(rationale, equation_label(answer))
+
+
+def equation_label(answer: str) -> str:
+  """The label of `equation`, from the text after its answer marker."""
   answer = answer.strip().removesuffix('.')
   if answer.count('(') != answer.count(')'):  # cut off
-    return TeacherOutput(rationale, '')
+    return ''
   in_brackets = answer[answer.find('(') : answer.rfind(')') + 1] if '(' in answer else ''
   for text in (answer, in_brackets):
     if equations.evaluate(text) is not None:
-      return TeacherOutput(rationale, text if _is_one_bracket(text) else f'({text})')
-  return TeacherOutput(rationale, in_brackets)
+      return text if _is_one_bracket(text) else f'({text})'
+  return in_brackets
 
 
 def _own_part(completion: str) -> str:
@@ -102,8 +112,20 @@ def _own_part(completion: str) -> str:
 
 def _split_answer_is(completion: str) -> tuple[str, str]:
   """Rationale, and what follows `the answer is` on its line; both empty if there is no marker."""
-  own = _own_part(completion)
-  markers = list(_ANSWER_IS.finditer(own))
+  return split_at(_own_part(completion), _ANSWER_IS)
+
+
+def split_at(own: str, marker: re.Pattern[str]) -> tuple[str, str]:
+  """The texts before the last marker, without a final `so`, and after it on its line.
+
+  Args:
+    own: a completion without what comes after its end.
+    marker: what stands before an answer.
+
+  Returns:
+    Rationale and answer; both empty if there is no marker.
+  """
+  markers = list(marker.finditer(own))
   if not markers:
     return '', ''
   answer = own[markers[-1].end() :].strip().split('\n', maxsplit=1)[0]
