@@ -21,6 +21,7 @@ from dss_jax.settings.printable import printable
 
 VERBS = {  # a verb's module has the verb's name, except for those in MODULES
   'methods': 'list what a student can be trained with',
+  'annotate': 'rationales and labels of your inputs, from any large language model',
   'prepare': 'build a data set from raw files and teacher outputs',
   'vocab': 'train a SentencePiece vocabulary',
   'train': 'train a student',
@@ -81,6 +82,7 @@ def _run(argv: Sequence[str] | None) -> int:
       _cache_compiled_programs()  # before TensorFlow imports JAX, which reads the environment
     reads_settings = verb != 'launch' or rest[:1] in (['tpu-vm'], ['skypilot'], ['gke'])
     is_light = verb == 'methods' and not any(one.startswith('-') for one in rest)
+    is_light = is_light or verb == 'annotate'
     if reads_settings and not is_light and not {'--help', '-h'} & set(rest):
       _import_tensorflow()
     if verb in SHARED and not {'--help', '-h'} & set(rest):

@@ -89,7 +89,7 @@ class Client:
       ConfigError: nothing will be answered, whatever is asked: a wrong key, an unknown model.
     """
     while True:
-      body = self._body(request)
+      body = spoken(request.body(), self.dialect)
       try:
         async with asyncio.timeout(self.timeout):
           response = await self._openai.post(request.path, cast_to=httpx2.Response, body=body)
@@ -108,15 +108,6 @@ class Client:
       if isinstance(outcome, Failure):
         return self._without_key(outcome)
       return outcome
-
-  def _body(self, request: Request) -> dict[str, Any]:
-    body = request.body()
-    for name, instead in self.dialect.items():
-      if name in body:
-        value = body.pop(name)
-        if instead is not None:
-          body[instead] = value
-    return body
 
   def _failure(
     self, error: openai.APIStatusError, request: Request, body: dict[str, Any]
@@ -158,6 +149,12 @@ class Client:
 
   def _without_key(self, failure: Failure) -> Failure:
     return Failure(self._safe(failure.reason), failure.kind, failure.wait, failure.tokens)
+
+
+def spoken(body: dict[str, Any], dialect: dict[str, str | None]) -> dict[str, Any]:
+  """A body as a server takes it that refuses some parameters; see `Client.dialect`."""
+  renamed = {dialect.get(name, name): value for name, value in body.items()}
+  return {name: value for name, value in renamed.items() if name is not None}
 
 
 def check_address(base_url: str) -> None:

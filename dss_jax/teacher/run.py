@@ -50,6 +50,7 @@ class Progress:
     in_batch: that were written to batch files, whose answers have not been read.
     slowed: times that the server asked to slow down; `repeated`: other tries that came to nothing.
     tokens: of this run's answers.
+    spent: billionths of a dollar, of all runs with the store.
     stopped: why the rest is not asked: OVER, or a signal's number; None: it is.
   """
 
@@ -61,6 +62,7 @@ class Progress:
   slowed: int = 0
   repeated: int = 0
   tokens: Tokens = Tokens(0, 0, 0)  # noqa: RUF009  a tuple
+  spent: int = 0
   failures: dict[str, int] = dataclasses.field(default_factory=dict)
   stopped: str | int | None = None
 
@@ -172,6 +174,7 @@ class _Run:
 
   async def ask_all(self, requests: Iterable[Request]) -> None:
     await self.commits(self.store.end_dead_claims)
+    self.progress.spent = (await self.commits(self.store.ledger)).spent
     workers = 2 * self.pace.most  # some wait for the disk while others are in flight
     async with asyncio.TaskGroup() as group:
       self.tasks = [group.create_task(self._claim_all(requests, workers))]
@@ -283,7 +286,7 @@ class _Run:
       if isinstance(outcome, Answer):
         self.progress.answered += 1
         self._count(outcome.tokens)
-        charged = self.plan.cost(outcome.tokens)
+        charged = self._charged(request, outcome.tokens)
         await self.commits(self.store.answered, request.key, outcome, charged)
         return
       tries += outcome.kind != 'limit'
@@ -345,7 +348,7 @@ class _Run:
       )
     if failure.kind in ('server', 'network'):
       return True
-    charged = self.plan.cost(failure.tokens)
+    charged = self._charged(request, failure.tokens)
     if await self.commits(self.store.lost, request.key, charged, self.plan.limits):
       self.unsent[request.key] = request
       return True
@@ -354,7 +357,8 @@ class _Run:
 
   async def _fail(self, request: Request, failure: Failure) -> None:
     reason, tokens = failure.reason, failure.tokens
-    charged = self.plan.cost(tokens) if failure.kind in ('lost', 'broken', 'final') else 0
+    paid = failure.kind in ('lost', 'broken', 'final')
+    charged = self._charged(request, tokens) if paid else 0
     self._count(tokens)
     self.progress.failed += 1
     self.progress.failures[reason] = self.progress.failures.get(reason, 0) + 1
@@ -363,6 +367,13 @@ class _Run:
     self.refusals += failure.kind == 'refused'
     if self.refusals >= MOST_REFUSALS and not self.progress.answered:
       raise ConfigError(f'{self.client.base_url} refuses every request: {reason}.')
+
+  def _charged(self, request: Request, tokens: Tokens | None) -> int:
+    """What a request cost, the worst case if the server does not say; counts it."""
+    cost = self.plan.cost(tokens)
+    charged = self.plan.worst(request) if cost is None else cost
+    self.progress.spent += charged
+    return charged
 
   def _count(self, tokens: Tokens | None) -> None:
     if tokens is not None:

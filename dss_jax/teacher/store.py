@@ -16,7 +16,7 @@ import dataclasses
 import json
 import pathlib
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from dss_jax.teacher import owners
@@ -38,6 +38,7 @@ CREATE TABLE ledger (spent INTEGER, reserved INTEGER, sent INTEGER, open INTEGER
 INSERT INTO ledger VALUES (0, 0, 0, 0, 0);
 CREATE TABLE notes (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
 """
+_SAME = "same = ? AND state = 'answered' ORDER BY at DESC LIMIT 1"
 _NOW = "strftime('%Y-%m-%dT%H:%M:%SZ', 'now')"
 
 
@@ -75,12 +76,14 @@ class Kept:
     answer: if it is answered.
     failure: why it failed.
     model: which was asked.
+    at: when, in UTC.
   """
 
   state: str
   answer: Answer | None
   failure: str
   model: str
+  at: str
 
 
 class Store:
@@ -101,6 +104,7 @@ class Store:
       )
       self._sql.execute('PRAGMA journal_mode = WAL')
       self._sql.execute('PRAGMA synchronous = FULL')  # money was paid for what is written
+      self._reader = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
     with self.transaction():
       version = self._sql.execute('PRAGMA user_version').fetchone()[0]
       if version == 0:
@@ -120,6 +124,7 @@ class Store:
     with self.transaction():
       self.end_claims(self.owner)
     self._owner.close()
+    self._reader.close()
     self._sql.close()
 
   @contextlib.contextmanager
@@ -174,7 +179,7 @@ class Store:
     """
     select = 'SELECT state, owner FROM requests WHERE key = ?'
     state, holder = self._sql.execute(select, (request.key,)).fetchone() or (None, None)
-    if state == 'answered' or (same_prompt and self._same(request) is not None):
+    if state == 'answered' or (same_prompt and self._has_same(request)):
       return 'answered'
     if holder is not None:
       return 'in_batch' if owners.is_folder(holder) else 'elsewhere'
@@ -188,6 +193,11 @@ class Store:
       (request.key, request.same, owner or self.owner, worst, request.model, request.sample),
     )
     return 'claimed'
+
+  def _has_same(self, request: Request) -> bool:
+    return bool(
+      self._sql.execute(f'SELECT 1 FROM requests WHERE {_SAME}', (request.same,)).fetchone()
+    )
 
   def _reserve(self, worst: int, limits: Limits) -> bool:
     now = self.ledger()
@@ -212,9 +222,9 @@ class Store:
 
   def adopt(self, request: Request, worst: int) -> bool:
     """Claims what was asked already, whatever the limits; False if it is answered."""
-    row = self._sql.execute('SELECT state FROM requests WHERE key = ?', (request.key,)).fetchone()
-    if row and row[0] != 'failed':
-      return row[0] == 'claimed'
+    state = self.state(request.key)
+    if state in ('answered', 'claimed'):
+      return state == 'claimed'
     return self.claim(request, worst, NO_LIMITS, retry_failed=True) == 'claimed'
 
   def lost(self, key: bytes, charged: int | None, limits: Limits) -> bool:
@@ -293,44 +303,34 @@ class Store:
     )
 
   def find(self, request: Request, same_prompt: bool = False) -> Kept | None:
-    """What is kept of a request; `same_prompt`: or else an answer to the same prompt and input."""
-    columns = 'state, text, reasoning, finish_reason, input, cached, output, failure, model'
-    row = self._sql.execute(
-      f'SELECT {columns} FROM requests WHERE key = ?', (request.key,)
-    ).fetchone()
+    """What is kept of a request, at any time, also while another thread changes the store.
+
+    Args:
+      request: as it was asked.
+      same_prompt: or else an answer to the same prompt and input will do.
+    """
+    columns = 'state, text, reasoning, finish_reason, input, cached, output, failure, model, at'
+    select = f'SELECT {columns} FROM requests WHERE'
+    row = self._reader.execute(f'{select} key = ?', (request.key,)).fetchone()
     if same_prompt and (row is None or row[0] != 'answered'):
-      key = self._same(request)
-      if key is not None:
-        row = self._sql.execute(f'SELECT {columns} FROM requests WHERE key = ?', (key,)).fetchone()
+      row = self._reader.execute(f'{select} {_SAME}', (request.same,)).fetchone() or row
     if row is None:
       return None
-    state, text, reasoning, finish, *counts, failure, model = row
+    state, text, reasoning, finish, *counts, failure, model, at = row
     tokens = None if None in counts else Tokens(*counts)
     answer = Answer(text, reasoning or '', finish, tokens) if state == 'answered' else None
-    return Kept(state, answer, failure or '', model)
+    return Kept(state, answer, failure or '', model, at)
 
-  def _same(self, request: Request) -> bytes | None:
-    """The key of the newest answer to the same prompt and input."""
-    row = self._sql.execute(
-      "SELECT key FROM requests WHERE same = ? AND state = 'answered' ORDER BY at DESC LIMIT 1",
-      (request.same,),
-    ).fetchone()
+  def state(self, key: bytes) -> str | None:
+    """'answered', 'failed' or 'claimed'; None if the request is unknown."""
+    row = self._sql.execute('SELECT state FROM requests WHERE key = ?', (key,)).fetchone()
     return row[0] if row else None
 
   def note(self, name: str) -> dict[str, Any]:
     """What was noted under a name; {} if nothing was."""
-    row = self._sql.execute('SELECT value FROM notes WHERE name = ?', (name,)).fetchone()
+    row = self._reader.execute('SELECT value FROM notes WHERE name = ?', (name,)).fetchone()
     return json.loads(row[0]) if row else {}
 
   def set_note(self, name: str, value: dict[str, Any]) -> None:
     """Notes something, within a transaction."""
     self._sql.execute('INSERT OR REPLACE INTO notes VALUES (?, ?)', (name, json.dumps(value)))
-
-  def count(self, keys: Sequence[bytes]) -> dict[str, int]:
-    """How many of these are in which state."""
-    states: dict[str, int] = {}
-    for key in keys:
-      row = self._sql.execute('SELECT state FROM requests WHERE key = ?', (key,)).fetchone()
-      if row:
-        states[row[0]] = states.get(row[0], 0) + 1
-    return states
