@@ -16,7 +16,7 @@ from dss_jax import datasets
 from dss_jax.datasets import release, unpacking
 from dss_jax.settings import arguments
 from dss_jax.settings.errors import ConfigError
-from dss_jax.teacher import asking, client, prices, prompts
+from dss_jax.teacher import asking, client, filters, prices, prompts
 from dss_jax.teacher.annotations import Source
 from dss_jax.teacher.requests import CAP
 from dss_jax.teacher.run import Plan
@@ -72,6 +72,7 @@ def settings(argv: Sequence[str]) -> Settings:
   if not known and given.input is None:
     datasets.get(given.dataset)  # raises
   dataset = datasets.get(given.dataset) if known else prompt.dataset(given.dataset)
+  filters.Filter(given.filter, dataset.metric)  # raises, before money is spent
   client.check_address(given.base_url)
   output = _output(given)
   return Settings(
@@ -222,7 +223,7 @@ def _add_data(group: Any) -> None:
   add('--store', metavar='FILE', help='every answer and what was spent (default: in --output)')
   add('--split', action='append', default=[], help='one split, repeatable (default: all)')
   add('--limit', type=_count, metavar='N', help='the first N rows of each raw file')
-  add('--filter', choices=release.FILTERS, default='none', help='as in dss prepare')
+  add('--filter', default=filters.NONE, metavar='RULE,RULE', help='as in dss prepare')
   add('--parser', choices=release.PARSERS, default=release.PARSERS[0], help='as in dss prepare')
 
 

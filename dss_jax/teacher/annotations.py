@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dss_jax.datasets import labels, release
+from dss_jax.datasets.completions import MAX_COMPLETION
 from dss_jax.settings import whole_files
 from dss_jax.teacher import reading
 from dss_jax.teacher.asking import Asking, Parse
@@ -136,7 +137,7 @@ class Annotator:
       total.add(short)
       text = short.answer.text
     completion = self.asking.completion(kept.answer, parse, text)
-    return completion[: release.MAX_COMPLETION], kept.answer.finish_reason
+    return completion[:MAX_COMPLETION], kept.answer.finish_reason
 
   def write(
     self,
@@ -186,7 +187,7 @@ class Annotator:
       'teacher_label': labels_ if len(read) > 1 else labels_[0],
     }
     raw = {'input': text, 'completions': completions, 'finish_reasons': reasons}
-    return tuple(f'{json.dumps(one, ensure_ascii=False)}\n' for one in (raw, parsed))
+    return _json_line(raw), _json_line(parsed)
 
   def _about(self, total: Written, dollars: float | None) -> Mapping[str, Any]:
     teacher = ', '.join(sorted(total.models)) or self.asking.model
@@ -228,6 +229,10 @@ def judge(
   total.judged += bool(gold)
   total.agree += bool(gold) and labels.CORRECT[dataset.metric](gold, read.label)
   return read
+
+
+def _json_line(values: Mapping[str, Any]) -> str:
+  return f'{json.dumps(values, ensure_ascii=False)}\n'
 
 
 def dollars(spent: int) -> float:

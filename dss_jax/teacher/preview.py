@@ -46,9 +46,9 @@ def table(shown: Sequence[Shown]) -> str:
     status = one.read.status + (marks[one.is_right] if one.read.label else '')
     cells = (one.question, one.read.rationale, one.read.label, one.gold, status)
     grid.add_row(*(rich.text.Text(printable(cell)) for cell in cells))
-  out = rich.console.Console(file=io.StringIO(), width=WIDTH, color_system=None)
-  out.print(grid)
-  return out.file.getvalue()
+  out = io.StringIO()
+  rich.console.Console(file=out, width=WIDTH, color_system=None).print(grid)
+  return out.getvalue()
 
 
 def summary(total: Written, samples: int, all_requests: int, spent: int | None) -> str:
