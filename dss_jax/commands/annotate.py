@@ -66,7 +66,9 @@ def _annotate(given: Settings, store: Store) -> int:
   else:
     _ask_all(given, store, annotator)
   spent = dollars(store.ledger().spent) if given.plan.price else None
-  total = annotator.write(given.sources, given.output, spent, with_rows=bool(flags.input))
+  total = annotator.write(
+    given.sources, given.output, spent, _dialect(given, store), with_rows=bool(flags.input)
+  )
   if not total.requests:
     raise ConfigError('no request has an answer, so there is nothing to prepare.')
   _say(f'{given.output}: {total.rows} rows; {_counts(total.statuses)}.')
@@ -119,14 +121,12 @@ def _ask(given: Settings, store: Store, requests: Callable[[], Iterable[Request]
   progress = Progress()
 
   async def go() -> None:
-    note = f'dialect {flags.base_url} {given.asking.model}'
-
     def keep(name: str, instead: str | None) -> None:
       what = f'{instead} is sent instead' if instead else 'it is left out'
       _say(f'{flags.base_url} refuses {name}: {what}.')
 
     client = Client(
-      flags.base_url, flags.api_key_env, flags.timeout, store.note(note), on_dialect=keep
+      flags.base_url, flags.api_key_env, flags.timeout, _dialect(given, store), on_dialect=keep
     )
     pace = Pace(flags.concurrency, flags.requests_per_minute, flags.tokens_per_minute)
     async with client:
@@ -137,10 +137,19 @@ def _ask(given: Settings, store: Store, requests: Callable[[], Iterable[Request]
         shown.cancel()
         await asyncio.wait([shown])
         with store.transaction():
-          store.set_note(note, client.dialect)
+          store.set_note(_note(given), client.dialect)
 
   asyncio.run(go())
   return progress
+
+
+def _note(given: Settings) -> str:
+  return f'dialect {given.flags.base_url} {given.asking.model}'
+
+
+def _dialect(given: Settings, store: Store) -> dict[str, str | None]:
+  """Parameters that the server is known to refuse."""
+  return store.note(_note(given))
 
 
 async def _show(progress: Progress, total: int, pace: Pace, store: Store, given: Settings) -> None:
@@ -258,11 +267,11 @@ def _write_batch(given: Settings, store: Store, annotator: Annotator) -> int:
   flags = given.flags
   folder = pathlib.Path(flags.write_batch)
   requests = _once(map(annotator.requests, given.sources))
-  note = store.note(f'dialect {flags.base_url} {given.asking.model}')
-  done = batches.write(folder, requests, store, given.plan, note)
+  dialect = _dialect(given, store)
+  done = batches.write(folder, requests, store, given.plan, dialect)
   if given.asking.words is not None:
     short = _once(map(annotator.condensing, given.sources))
-    more = batches.write(folder, short, store, given.plan, note)
+    more = batches.write(folder, short, store, given.plan, dialect)
     done.parts += more.parts
     done.requests += more.requests
   for part in done.parts:

@@ -144,6 +144,7 @@ class Annotator:
     sources: list[Source],
     folder: pathlib.Path,
     dollars: float | None,
+    refused: Mapping[str, str | None],
     with_rows: bool = False,
   ) -> Written:
     """Writes the files of all sources, and teacher.json; rows that nobody asked about are left out.
@@ -152,6 +153,7 @@ class Annotator:
       sources: the data set's, each with a name of its own.
       folder: is made if there is none.
       dollars: that were spent; None: not counted.
+      refused: parameters that the server did not take, and what was sent instead.
       with_rows: also write rows/{split}.jsonl, which tasks.files.source reads.
 
     Returns:
@@ -166,7 +168,7 @@ class Annotator:
       if with_rows:
         (folder / ROWS).mkdir(exist_ok=True)
         whole_files.write_text(folder / ROWS / f'{source.name}.jsonl', ''.join(rows))
-    about = json.dumps(self._about(total, dollars), indent=2, ensure_ascii=False)
+    about = json.dumps(self._about(total, dollars, refused), indent=2, ensure_ascii=False)
     whole_files.write_text(folder / 'teacher.json', f'{about}\n')
     return total
 
@@ -189,7 +191,9 @@ class Annotator:
     raw = {'input': text, 'completions': completions, 'finish_reasons': reasons}
     return _json_line(raw), _json_line(parsed)
 
-  def _about(self, total: Written, dollars: float | None) -> Mapping[str, Any]:
+  def _about(
+    self, total: Written, dollars: float | None, refused: Mapping[str, str | None]
+  ) -> Mapping[str, Any]:
     teacher = ', '.join(sorted(total.models)) or self.asking.model
     prompt = self.asking.prompt
     return {
@@ -201,6 +205,7 @@ class Annotator:
         'samples': self.asking.samples,
         'rationale_from': self.asking.source,
         'condense': self.asking.words,
+        'refused': refused,
       },
       'date': total.latest,
       'requests': total.requests,
