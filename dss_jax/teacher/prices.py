@@ -5,6 +5,8 @@ exact. Does not own: what was spent (store.py).
 """
 
 import dataclasses
+import fractions
+import functools
 import math
 import os
 
@@ -15,7 +17,6 @@ from dss_jax.teacher.requests import Request, Tokens
 
 DOLLAR = 10**9
 """Billionths of a dollar in one."""
-_PER_TOKEN = DOLLAR / 1_000_000  # of a dollar a million tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,14 +43,20 @@ class Price:
     """Of a request with its answer, in billionths of a dollar."""
     cached = self.input if self.cached_input is None else self.cached_input
     fresh = tokens.input - tokens.cached
-    dollars = fresh * self.input + tokens.cached * cached + tokens.output * self.output
-    return math.ceil(dollars * _PER_TOKEN)
+    each = ((fresh, self.input), (tokens.cached, cached), (tokens.output, self.output))
+    return math.ceil(sum(count * _of_token(price) for count, price in each))
 
   def worst(self, request: Request) -> int:
     """The most that a request can cost, in billionths of a dollar."""
     worst = request.worst_tokens()
     dearest = max(self.input, self.cached_input or 0)
-    return math.ceil((worst.input * dearest + worst.output * self.output) * _PER_TOKEN)
+    return math.ceil(worst.input * _of_token(dearest) + worst.output * _of_token(self.output))
+
+
+@functools.cache
+def _of_token(price: float) -> fractions.Fraction:
+  """Billionths of a dollar, exactly as the price file has it: 0.1 is no binary number."""
+  return fractions.Fraction(str(price)) * DOLLAR / 1_000_000
 
 
 def load(path: str, model: str) -> Price:
