@@ -1,38 +1,33 @@
 """The TFDS builder of all data sets: raw release files in, one prepared version out.
 
-Owns: the prepared form, what a filter drops, the counts, when a data set is built again. Does not
-own: reading raw files (release.py), finding prepared data (prepared.py), the command (prepare.py).
+Owns: the prepared form, the counts, who is noted as the teacher, when a data set is built again.
+Does not own: reading raw files (datasets/release.py) and completions (teacher/reading.py), what a
+filter drops (teacher/filters.py), finding prepared data (prepared.py), the command (prepare.py).
 
 A version is written to a temporary folder and renamed when complete; then older ones are deleted. A
 killed preparation leaves the old version, or both, of which the newer is read.
 """
 
+import collections
 import contextlib
 import dataclasses
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import tensorflow_datasets as tfds
 from etils import epath
 
 from dss_jax.datasets import release
-from dss_jax.settings import whole_folders
-from dss_jax.tasks import metrics, prepared
+from dss_jax.datasets.completions import Provenance
+from dss_jax.settings import json_form, whole_folders
+from dss_jax.tasks import prepared
+from dss_jax.teacher import filters, reading
 
-FORMAT = 3
+FORMAT = 4
 """Increase when the parsing or the features change: prepared data is then built again."""
 STALE_SECONDS = 3600
 """Age from which an unfinished folder counts as left by a killed preparation."""
-
-
-class Sample(NamedTuple):
-  """A teacher's sample for a row: rationale, label, gold label, and whether the label is right."""
-
-  rationale: str
-  label: str
-  gold: str
-  correct: bool
 
 
 @dataclasses.dataclass
@@ -51,7 +46,7 @@ class Counts:
   unparsed: int = 0
   empty_rationale: int = 0
 
-  def add(self, sample: Sample) -> None:
+  def add(self, sample: filters.Judged) -> None:
     """Counts one sample of the teacher."""
     self.judged += bool(sample.gold)
     self.agree += sample.correct
@@ -80,79 +75,76 @@ class Prepared:
   Attributes:
     folder: of the prepared version.
     change: 'new', 'unchanged', or 'replaced'.
-    counts: per split, the entry in the command's JSON.
+    notes: what is noted with the data: `counts`, per split the entry in the command's JSON;
+      `statuses`, per split how many completions were read how (reading.STATUSES); `dropped`, how
+      many samples of train each rule of the filter dropped; `teacher`, `provenance` and others.
   """
 
   folder: epath.Path
   change: str
-  counts: Mapping[str, Mapping[str, Any]]
-
-
-def keeps(row_filter: str, sample: Sample) -> bool:
-  """Whether a sample of a train row passes a filter; a row without a gold label never disagrees."""
-  if row_filter == 'none':
-    return True
-  clean = bool(sample.label and sample.rationale)
-  return clean and (row_filter == 'clean' or sample.correct or not sample.gold)
+  notes: Mapping[str, Any]
 
 
 def prepare(
   dataset: release.Dataset,
   splits: Mapping[str, release.SplitFiles],
   data_dir: str | None = None,
-  row_filter: str = 'none',
+  row_filter: str = filters.NONE,
   parser: str = release.PARSERS[0],
+  provenance: Provenance | None = None,
 ) -> Prepared:
-  """Builds a data set, unless the version on disk has the same raw files, filter, parser, format.
+  """Builds a data set, unless the version on disk has the same raw files, filter, parser, teacher.
 
   Args:
     dataset: how its raw files are read.
     splits: the raw files of the splits to be written.
     data_dir: TFDS folder; see prepared.py for the default.
-    row_filter: one of release.FILTERS.
+    row_filter: rules of teacher/filters.py.
     parser: one of release.PARSERS.
+    provenance: who wrote the completions, and how; None: the teacher that the data set names.
 
   Raises:
-    ValueError: the data set has no such parser, raw files are malformed, the filter needs teacher
-      outputs that are missing, or it leaves no train row.
+    ValueError: the data set has no such parser, raw files are malformed, the filter is none or
+      needs teacher outputs that are missing, or it leaves no train row.
   """
-  if row_filter not in release.FILTERS:
-    raise ValueError(f'filter must be one of {", ".join(release.FILTERS)}; got {row_filter!r}.')
+  filters.Filter(row_filter, dataset.metric)
   dataset = release.with_parser(dataset, parser)
   train = splits.get('train')
-  if row_filter != 'none' and train is not None and not train.completions:
+  if row_filter != filters.NONE and train is not None and not train.completions:
     raise ValueError(
       f'--filter={row_filter} judges teacher outputs, but {train.rows} has none next to it '
-      f'(llm/{dataset.splits["train"]}_CoT_<k>.json): add them or set --filter=none.'
+      f'(llm/{dataset.splits["train"]}_CoT_<k>.json) or in --teacher_outputs '
+      f'({dataset.splits["train"]}.jsonl): add them or set --filter=none.'
     )
-  teacher = dataset.teacher if any(files.completions for files in splits.values()) else ''
+  teacher = provenance.teacher if provenance else dataset.teacher
   identity = {
     'format': FORMAT,
     'filter': row_filter,
     'parser': parser,
     'sources': _hashes(splits),
-    'teacher': teacher,
+    'teacher': teacher if any(files.completions for files in splits.values()) else '',
+    'provenance': json_form.to_dict(provenance) if provenance else {},
   }
   folder = prepared.dataset_folder(dataset.name, data_dir)
   existing = prepared.versions(folder)
   if existing:
     path = prepared.version_folder(folder, existing[-1])
-    counts = _counts(path, identity)
-    if counts is not None:
+    notes = _notes(path, identity)
+    if notes is not None:
       _delete_leftovers(folder, existing[-1])
-      return Prepared(path, 'unchanged', counts)
+      return Prepared(path, 'unchanged', notes)
 
   version = (1, 0, existing[-1][2] + 1 if existing else 0)
   path = prepared.version_folder(folder, version)
   builder = Dss(dataset, splits, identity, version=version, data_dir=str(folder.parent.parent))
   builder.write(path)
-  counts = _counts(path, identity)
-  if counts is None:
+  notes = _notes(path, identity)
+  if notes is None:
     prepared.open_version(path)  # raises an error that says what cannot be read
-    # The other process had other raw files, another filter or another parser.
-    return prepare(dataset, splits, data_dir, row_filter, parser)
+    # The other process had other raw files, another filter, parser or teacher.
+    return prepare(dataset, splits, data_dir, row_filter, parser, provenance)
   _delete_leftovers(folder, version)
-  return Prepared(path, 'replaced' if existing else 'new', counts)
+  return Prepared(path, 'replaced' if existing else 'new', notes)
 
 
 class Dss(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
@@ -175,8 +167,10 @@ class Dss(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ign
     """Args: as in `prepare`; `identity` is the metadata by which versions are compared."""
     self._dataset = dataset
     self._splits = splits
-    self._filter = identity['filter']
-    self._notes = tfds.core.MetadataDict(dataset=dataset.name, **identity, counts={})
+    self._identity = identity
+    self._notes = tfds.core.MetadataDict(
+      dataset=dataset.name, **identity, counts={}, statuses={}, dropped={}
+    )
     self.VERSION = tfds.core.Version('.'.join(map(str, version)))
     config = tfds.core.BuilderConfig(name=dataset.name)
     super().__init__(config=config, data_dir=data_dir)
@@ -209,20 +203,18 @@ class Dss(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ign
 
   def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields (number, row), and stores the split's counts at its end."""
-    files = self._splits[split]
-    row_filter = self._filter if split == 'train' else 'none'
-    is_correct = metrics.LABEL_CORRECT[self._dataset.metric]
-    counts = Counts()
-    for example in release.read_examples(self._dataset, files, split):
-      samples = [
-        Sample(
-          rationale, label, example.label, bool(example.label) and is_correct(example.label, label)
-        )
-        for rationale, label in zip(example.rationale, example.teacher_label, strict=True)
-      ] or [Sample('', '', example.label, False)]
+    files, metric = self._splits[split], self._dataset.metric
+    spelling = self._identity['filter'] if split == 'train' else filters.NONE
+    row_filter = filters.Filter(spelling, metric)
+    own = self._identity['parser'] == release.PARSERS[0]
+    read = reading.read if own else reading.read_as_is
+    counts, statuses = Counts(), collections.Counter(dict.fromkeys(reading.STATUSES, 0))
+    for example in release.read_examples(self._dataset, files, split, read):
+      samples = filters.judged(example, metric)
+      statuses.update(example.status)
       for sample in samples:
         counts.add(sample)
-      kept = [sample for sample in samples if keeps(row_filter, sample)]
+      kept = [sample for sample in samples if row_filter.keeps(sample)]
       if kept:
         yield (
           counts.examples,
@@ -236,10 +228,13 @@ class Dss(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ign
         counts.examples += 1
     if not counts.examples:
       raise ValueError(
-        f'{files.rows}: no row of split {split} is left with --filter={row_filter}; expected at '
+        f'{files.rows}: no row of split {split} is left with --filter={spelling}; expected at '
         'least one. Check the file, or set --filter=none.'
       )
-    self._notes['counts'][split] = counts.report(has_teacher=bool(files.completions))
+    has_teacher = bool(files.completions)
+    self._notes['counts'][split] = counts.report(has_teacher)
+    self._notes['statuses'][split] = {k: n for k, n in statuses.items() if n}
+    self._notes['dropped'] |= row_filter.dropped
 
   def _log_download_bytes(self) -> None:
     """Silences TFDS, whose message is about a download."""
@@ -248,17 +243,16 @@ class Dss(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ign
     """Likewise."""
 
 
-def _counts(path: epath.Path, identity: Mapping[str, Any]) -> Mapping[str, Any] | None:
-  """The counts of a version on disk; None if it is of another identity or cannot be opened."""
-  # Before there was a choice, no parser was noted.
-  metadata = {'parser': release.PARSERS[0], **prepared.read_metadata(path)}
+def _notes(path: epath.Path, identity: Mapping[str, Any]) -> Mapping[str, Any] | None:
+  """The notes of a version on disk; None if it is of another identity or cannot be opened."""
+  metadata = prepared.read_metadata(path)
   if any(metadata.get(key) != value for key, value in identity.items()):
     return None
   try:
     prepared.open_version(path)
   except (OSError, ValueError):
     return None
-  return metadata['counts']
+  return metadata
 
 
 def _hashes(splits: Mapping[str, release.SplitFiles]) -> dict[str, dict[str, str]]:

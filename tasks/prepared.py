@@ -81,7 +81,7 @@ def features() -> tfds.features.FeaturesDict:
 
 
 def read_metadata(version: epath.Path) -> dict[str, Any]:
-  """The metadata that builder.py wrote: filter, raw files, counts, ...; empty if not readable."""
+  """What builder.py noted: filter, raw files, counts, teacher, ...; empty if not readable."""
   try:
     metadata = json_form.read_object(version / 'metadata.json')
   except (OSError, ValueError):
@@ -92,10 +92,15 @@ def read_metadata(version: epath.Path) -> dict[str, Any]:
 def _is_metadata(values: Mapping[str, Any]) -> bool:
   texts = all(isinstance(values.get(name), str) for name in ('dataset', 'filter', 'teacher'))
   texts &= isinstance(values.get('parser', ''), str)
-  tables = [values.get('counts'), values.get('sources')]
-  return texts and all(
-    isinstance(table, dict) and all(isinstance(entry, dict) for entry in table.values())
-    for table in tables
+  tables = [values.get('counts'), values.get('sources'), values.get('statuses', {})]
+  plain = all(isinstance(values.get(name, {}), dict) for name in ('provenance', 'dropped'))
+  return (
+    texts
+    and plain
+    and all(
+      isinstance(table, dict) and all(isinstance(entry, dict) for entry in table.values())
+      for table in tables
+    )
   )
 
 

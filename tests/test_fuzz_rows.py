@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from dss_jax import datasets
 from dss_jax.commands import predict
-from dss_jax.datasets import asdiv, release, rows
+from dss_jax.datasets import asdiv, completions, release, rows
+from dss_jax.teacher import reading
 
 REQUIRED, OPTIONAL = ('input', 'label'), ('rationale', 'teacher_label')
 FIELDS = ['input', 'label', 'rationale', 'teacher_label', 'premise', 'hypothesis', 'choices']
@@ -174,8 +175,38 @@ def test_completions_of_every_data_set(name, completion, choices):
 )
 def test_files_of_completions(content):
   with fuzzing.file_of(content, 'test_CoT_0.json') as path, fuzzing.may_refuse():
-    for texts in release._completions(release.SplitFiles(path, (path,))):
-      assert all(isinstance(text, str) for text in texts)
+    for outputs in completions.read((path,)):
+      assert all(isinstance(text, str) for text in outputs.completions)
+
+
+OUTPUTS = st.fixed_dictionaries(
+  {'input': TEXTS | VALUES, 'completions': st.lists(COMPLETIONS | st.none(), max_size=3) | VALUES},
+  optional={'finish_reasons': st.lists(st.sampled_from(['stop', 'length']), max_size=3) | VALUES},
+)
+
+
+@fuzzing.fuzz(mutated(st.lists(OUTPUTS, max_size=3).map(lambda rows: json_lines(rows))))
+def test_json_lines_of_completions_and_what_is_read_in_them(content):
+  dataset = datasets.get('svamp')
+  with fuzzing.file_of(content, 'test.jsonl') as path, fuzzing.may_refuse():
+    for outputs in completions.read((path,)):
+      assert len(outputs.completions) == len(outputs.finish_reasons) > 0
+      for text, reason in zip(outputs.completions, outputs.finish_reasons, strict=True):
+        found = reading.read(text, lambda own: dataset.parse(own, {}), reason)
+        assert found.status in reading.STATUSES
+        f'{found.rationale}{found.label}'.encode()
+
+
+@fuzzing.fuzz(
+  mutated(VALUES.map(lambda value: json.dumps({'teacher': value, 'usd': value}).encode()))
+)
+def test_who_the_teacher_was(content):
+  with fuzzing.file_of(content, 'teacher.json') as path, fuzzing.may_refuse():
+    assert completions.read_provenance(path.parent).teacher.strip()
+
+
+def json_lines(rows):
+  return '\n'.join(map(json.dumps, rows)).encode()
 
 
 @fuzzing.fuzz(mutated(JSON_LINES), st.sampled_from(['svamp', 'cqa', 'esnli']), COMPLETIONS)

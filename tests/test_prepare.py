@@ -42,6 +42,13 @@ def test_the_last_line_is_json_with_counts_before_any_filter(raw, tmp_path, caps
   report = json.loads(prepare_svamp(capsys, raw, tmp_path)[-1])
   assert report == {
     'dataset': 'svamp',
+    'teacher': release.TEACHER,
+    'statuses': {
+      'train': {'ok': 6, 'no_rationale': 1, 'cut_off': 2},
+      'validation': {'ok': 1},
+      'test': {'ok': 2, 'cut_off': 1},
+    },
+    'dropped': {},
     'splits': {
       split: {
         'examples': count,
@@ -152,8 +159,8 @@ from dss_jax import datasets
 from dss_jax.datasets import release
 from dss_jax.experiments import few_shot_cot
 read_examples = release.read_examples
-def die(dataset, files, split):
-  for number, example in enumerate(read_examples(dataset, files, split)):
+def die(dataset, files, split, read):
+  for number, example in enumerate(read_examples(dataset, files, split, read)):
     if (split, number) == ('test', 1):
       os.kill(os.getpid(), signal.SIGKILL)
     yield example

@@ -34,14 +34,15 @@ def test_another_parser_is_another_version_and_its_labels_are_the_papers(raw, tm
   assert (metadata['parser'], metadata['filter']) == ('released', 'none')
 
 
-def test_what_was_prepared_before_there_were_two_parsers_is_up_to_date(raw, tmp_path, capsys):
+def test_what_was_prepared_in_an_older_format_is_prepared_again(raw, tmp_path, capsys):
   prepare_svamp(capsys, raw, tmp_path)
   path = prepared.newest('svamp', str(tmp_path / 'data')) / 'metadata.json'
   metadata = json.loads(path.read_text())
-  del metadata['parser']
-  path.write_text(json.dumps(metadata))
-  assert 'is up to date' in prepare_svamp(capsys, raw, tmp_path)[0]
-  assert 'replaces' in prepare_svamp(capsys, raw, tmp_path, '--parser=released')[0]
+  for name in ('provenance', 'statuses', 'dropped'):
+    del metadata[name]
+  path.write_text(json.dumps({**metadata, 'format': 3}))
+  assert source_of(tmp_path).metadata['format'] == 3  # it is still read
+  assert 'replaces' in prepare_svamp(capsys, raw, tmp_path)[0]
 
 
 def test_a_data_set_without_the_papers_parser_says_so():

@@ -182,7 +182,7 @@ def test_two_preparations_at_once_both_succeed(raw, tmp_path, monkeypatch, secon
 
   monkeypatch.setattr(builder.Counts, 'report', interrupted)
   outcome = prepare(raw, tmp_path / 'data')
-  assert outcomes[0].counts['test']['examples'] == outcome.counts['test']['examples'] == 3
+  assert [one.notes['counts']['test']['examples'] for one in (*outcomes, outcome)] == [3, 3]
   assert outcome.folder.name == ('1.0.0' if second == 'none' else '1.0.1')
   assert [path.name for path in outcome.folder.parent.iterdir()] == [outcome.folder.name]
   assert read(tmp_path / 'data')[0] == b'2 and 0. Sum?'

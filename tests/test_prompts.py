@@ -7,10 +7,12 @@ import re
 import pytest
 
 from dss_jax import datasets
-from dss_jax.datasets import equations
+from dss_jax.datasets import embedded, embedded_arithmetic, equations
 from dss_jax.teacher import prompts
 
-SHIPPED = ('anli1', 'asdiv', 'cqa', 'esnli', 'svamp')
+PAPERS = ('anli1', 'asdiv', 'cqa', 'esnli', 'svamp')
+EMBEDDED = {'embedded_llm': embedded, 'embedded_arithmetic_llm': embedded_arithmetic}
+SHIPPED = (*PAPERS, *EMBEDDED)
 OWN = """
 instruction = "Is the review good or bad? Give a reason, then 'So the answer is' and the word."
 question = "Review: {input}"
@@ -67,11 +69,9 @@ def test_exemplars_are_balanced_over_labels_and_their_neighbours_differ(name):
     operations = re.findall('[-+*/]', one.answer)
     letter = re.match(r'\(([a-e])\) ', one.answer)
     kinds.append(letter[1] if letter else ''.join(operations) if operations else one.answer)
-  counts = collections.Counter(
-    'two' if re.fullmatch(r'[-+*/]{2}', kind) else kind for kind in kinds
-  )
+  counts = collections.Counter('some' if re.match(r'[-+*/]{2}', kind) else kind for kind in kinds)
   assert len(set(counts.values())) == 1, counts
-  assert len(counts) == {'cqa': 5, 'asdiv': 5, 'svamp': 5}.get(name, 3)
+  assert len(counts) == (5 if name == 'cqa' or datasets.get(name).metric == 'equation' else 3)
   assert all(first != second for first, second in itertools.pairwise(kinds))
 
 
@@ -94,7 +94,7 @@ def test_the_letter_of_a_choice_is_that_of_its_text():
     )
 
 
-@pytest.mark.parametrize('name', SHIPPED)
+@pytest.mark.parametrize('name', PAPERS)
 def test_no_question_of_an_exemplar_stands_in_a_raw_file_of_any_split(name, raw_dir):
   """Up to case and punctuation; of an NLI question its premise."""
   folder = raw_dir / name
@@ -107,6 +107,40 @@ def test_no_question_of_an_exemplar_stands_in_a_raw_file_of_any_split(name, raw_
   theirs = {_plain(text) for path in files for _, row in read(path) for text in _texts(row)}
   assert len(theirs) > 500
   assert not ours & theirs
+
+
+@pytest.mark.parametrize('name', EMBEDDED)
+def test_no_exemplar_is_a_validation_or_test_input_of_an_embedded_data_set(name):
+  module = EMBEDDED[name]
+  theirs = {row['input'] for split in ('validation', 'test') for row in module.problems(split)}
+  assert not theirs & {one.row['input'] for one in prompts.load(name).exemplars}
+
+
+def test_exemplars_of_the_embedded_world_follow_from_the_kinds_of_their_words():
+  """Their labels are worked out here, from the tables of words alone."""
+  for one in prompts.load('embedded_llm').exemplars:
+    person, word, claimed, claim = re.fullmatch(
+      r'A (\w+) is (.+)\.</s>A (\w+) is (.+)\.', one.row['input']
+    ).groups()
+    kind = next(kind for kind, words in embedded.PEOPLE.items() if person in words)
+    stated = next(
+      (aspect, of)
+      for aspect, kinds in embedded.ASPECTS.items()
+      for of, words in kinds.items()
+      if word in words
+    )
+    aspect = next(aspect for aspect, kinds in embedded.ASPECTS.items() if claim in kinds)
+    if claimed != kind or (aspect == stated[0] and claim != stated[1]):
+      expected = 'contradiction'
+    else:
+      expected = 'entailment' if aspect == stated[0] else 'neutral'
+    assert one.answer == one.row['label'] == expected
+
+
+def test_results_of_steps_within_embedded_rationales_hold():
+  for one in prompts.load('embedded_arithmetic_llm').exemplars:
+    assert equations.evaluate(one.answer) == int(re.findall(r'\d+', one.rationale)[-1])
+    assert one.answer == one.row['label']
 
 
 def _texts(row):

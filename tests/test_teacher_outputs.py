@@ -8,7 +8,7 @@ import time
 import pytest
 
 from dss_jax import datasets
-from dss_jax.datasets import release, released_parser, teacher_outputs
+from dss_jax.datasets import completions, release, released_parser, teacher_outputs
 from dss_jax.datasets.teacher_outputs import TeacherOutput
 from dss_jax.tasks import metrics
 
@@ -183,7 +183,7 @@ def test_the_teachers_own_accuracy_by_both_readings(name, parser, raw_dir):
 def test_a_brackets_long_line_is_read_in_linear_time():
   started = time.perf_counter()
   for read in (released_parser.equation, released_parser.choice):
-    read('The answer is So the answer is ' + '(' * release.MAX_COMPLETION)
+    read('The answer is So the answer is ' + '(' * completions.MAX_COMPLETION)
   assert time.perf_counter() - started < 5
 
 

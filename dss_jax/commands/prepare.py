@@ -1,8 +1,8 @@
 """`dss prepare`: from the release's raw files to a data set that the tasks read.
 
 Owns: the command's options, where its raw files come from, what it prints. Does not own: reading
-them (datasets/release.py), building (tasks/builder.py), downloading and extracting
-(datasets/download.py, datasets/unpacking.py).
+them (datasets/release.py), building (tasks/builder.py), filters (teacher/filters.py), downloading
+and extracting (datasets/download.py, datasets/unpacking.py).
 """
 
 import argparse
@@ -10,10 +10,13 @@ import json
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from dss_jax import datasets
-from dss_jax.datasets import download, release, unpacking
+from dss_jax.datasets import completions, download, release, unpacking
 from dss_jax.settings import arguments
+from dss_jax.settings.printable import printable
+from dss_jax.teacher import filters
 
 RELEASE_COMMIT = 'ef944263c9ddfd40a9888557f3e7d17513fd1a7e'
 RELEASE_URL = (
@@ -27,7 +30,8 @@ _DESCRIPTION = """\
 Parses the teacher's raw outputs into rationales and labels, and writes a TFDS data set.
 The last line of the output is JSON: examples written and, counted over the whole split before any
 filter, the teacher's accuracy against gold, completions without a usable label (unparsed), without
-a rationale, and with a label that is not the gold one (disagree). null: no teacher outputs.
+a rationale, and with a label that is not the gold one (disagree). null: no teacher outputs. Then
+the teacher, how completions were read (statuses), and what each rule of the filter dropped.
 """
 
 
@@ -53,32 +57,92 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _prepare(given: argparse.Namespace) -> dict[str, object]:
-  """Prepares the data set, prints a report for people, and returns the one for programs."""
+  """Prepares the data set that the options name; see `build`."""
+  dataset = datasets.get(given.dataset)
+  splits = available_splits(dataset, release.release_folder(_raw_folder(given), dataset))
+  outputs = given.teacher_outputs and pathlib.Path(given.teacher_outputs).expanduser()
+  return build(dataset, splits, given.data_dir, given.filter, given.parser, outputs)
+
+
+def build(
+  dataset: release.Dataset,
+  splits: Mapping[str, release.SplitFiles],
+  data_dir: str | None,
+  row_filter: str = filters.NONE,
+  parser: str = release.PARSERS[0],
+  outputs: pathlib.Path | None = None,
+) -> dict[str, object]:
+  """Prepares a data set, prints a report for people, and returns the one for programs.
+
+  Args:
+    dataset: how its files are read.
+    splits: its raw files.
+    data_dir: TFDS folder; see tasks/prepared.py for the default.
+    row_filter: rules of teacher/filters.py.
+    parser: one of release.PARSERS.
+    outputs: a folder that `dss annotate` wrote, whose completions take the place of the release's.
+
+  Raises:
+    ValueError, OSError: files are missing, malformed or cannot be written.
+  """
   from dss_jax.tasks import builder
 
-  dataset = datasets.get(given.dataset)
-  folder = release.release_folder(_raw_folder(given), dataset)
-  splits = _available_splits(dataset, folder)
-  outcome = builder.prepare(dataset, splits, given.data_dir, given.filter, given.parser)
-  how = f'filter {given.filter}, parser {given.parser}'
+  provenance = None
+  if outputs is not None:
+    provenance = completions.read_provenance(outputs)
+    splits = _asked(dataset, release.annotated(dataset, splits, outputs))
+  outcome = builder.prepare(dataset, splits, data_dir, row_filter, parser, provenance)
+  notes, how = outcome.notes, f'filter {row_filter}, parser {parser}'
   print(f'{dataset.name}: {outcome.folder} {_CHANGES[outcome.change]} ({how}).')
+  print(f'Teacher: {printable(notes["teacher"]) or "not known"}.')
   for split, files in splits.items():
     if not files.completions:
+      looked_for = f'{files.rows.parent}/llm/{dataset.splits[split]}_CoT_0.json'
+      if outputs is not None:
+        looked_for = str(outputs / f'{dataset.splits[split]}.jsonl')
       print(
-        f'{split}: no teacher outputs (looked for {files.rows.parent}/llm/'
-        f'{dataset.splits[split]}_CoT_0.json), so no rationales and no teacher labels.'
+        f'{split}: no teacher outputs (looked for {looked_for}), so no rationales and no teacher '
+        'labels.'
       )
-  if given.filter != 'none' and 'train' in splits:
+  if row_filter != filters.NONE and 'train' in splits:
     print('The filter touches train only.')
-  _print_table(outcome.counts)
-  return {'dataset': dataset.name, 'splits': outcome.counts}
+  _print_table(notes['counts'])
+  _print_reasons(notes)
+  report = {name: notes[name] for name in ('teacher', 'statuses', 'dropped')}
+  return {'dataset': dataset.name, 'splits': notes['counts'], **report}
+
+
+def _asked(
+  dataset: release.Dataset, splits: Mapping[str, release.SplitFiles]
+) -> dict[str, release.SplitFiles]:
+  """The splits without those of which no row was asked about; reports what is left out.
+
+  Raises:
+    ValueError: completions are malformed, or there is no other split.
+  """
+  for files in dict.fromkeys(splits.values()):
+    count = sum(1 for _ in completions.read(files.completions))
+    of = sum(1 for _ in dataset.read(files.rows))
+    if files.completions and count < of:
+      print(
+        f'{files.completions[0]} has {count} of the {of} rows of {files.rows.name}; the others are '
+        'left out.'
+      )
+  found = {
+    split: files
+    for split, files in splits.items()
+    if not files.completions or any(True for _ in release.read_examples(dataset, files, split))
+  }
+  for split in splits.keys() - found.keys():
+    print(f'{split} is left out: the teacher was asked about no row of it.')
+  return found
 
 
 _CHANGES = {
   'new': 'is written',
-  'replaced': 'is written and replaces what was prepared from other raw files or by another filter '
-  'or parser',
-  'unchanged': 'is up to date: same raw files, filter and parser',
+  'replaced': 'is written and replaces what was prepared from other raw files or by another '
+  'filter, parser or teacher',
+  'unchanged': 'is up to date: same raw files, filter, parser and teacher',
 }
 
 
@@ -100,15 +164,14 @@ def _raw_folder(given: argparse.Namespace) -> pathlib.Path:
   return raw
 
 
-def _available_splits(
+def available_splits(
   dataset: release.Dataset, folder: pathlib.Path
 ) -> dict[str, release.SplitFiles]:
-  """The splits whose raw files exist; reports the others.
+  """The splits whose raw files exist in a folder of the release's layout; reports the others.
 
   Raises:
     ValueError: there is no raw file.
   """
-
   splits = {}
   for split in dataset.splits:
     files = release.split_files(dataset, folder, split)
@@ -133,6 +196,16 @@ def _print_table(counts: Mapping[str, Mapping[str, object]]) -> None:
   widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
   for row in rows:
     print('  '.join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
+
+
+def _print_reasons(notes: Mapping[str, Mapping[str, Any]]) -> None:
+  """Prints why completions gave nothing, and what each rule of the filter dropped."""
+  for split, statuses in notes['statuses'].items():
+    reasons = [f'{count} {status}' for status, count in statuses.items() if status != 'ok']
+    if reasons:
+      print(f'{split}, completions without label or rationale: {", ".join(reasons)}.')
+  for rule, count in notes['dropped'].items():
+    print(f'{rule} dropped {count} samples of train.')
 
 
 def options(argv: Sequence[str]) -> argparse.Namespace:
@@ -162,6 +235,12 @@ def options(argv: Sequence[str]) -> argparse.Namespace:
     'download resumes; without a value: the release of the paper, whose content is checked, '
     '%(const)s',
   )
+  parser.add_argument(
+    '--teacher_outputs',
+    metavar='OUT',
+    help='folder of completions that take the place of those beside the raw files: SPLIT.jsonl and '
+    'teacher.json, as `dss annotate` writes them; K completions a row',
+  )
   parser.add_argument('--sha256', metavar='SUM', help="the download's expected SHA-256")
   parser.add_argument(
     '--data_dir',
@@ -170,11 +249,14 @@ def options(argv: Sequence[str]) -> argparse.Namespace:
   )
   parser.add_argument(
     '--filter',
-    choices=release.FILTERS,
-    default='none',
-    help='clean drops train rows with an unparsed label or an empty rationale, agree also those '
-    'whose teacher label is not the gold one; validation and test are never filtered '
-    '(default: none, as in the paper)',
+    default=filters.NONE,
+    metavar='RULE,RULE',
+    help='which samples of the teacher train keeps; validation and test are never filtered. clean '
+    'drops those with an unparsed label or an empty rationale, agree also those whose label is not '
+    'the gold one; vote those whose label is not that of most of the K samples of their row, '
+    'margin=X (0 to 1) rows whose vote won by less; unique rationales that came before; no_leak '
+    'those with the label in them; same_language those in another script than the input; '
+    'words=MIN-MAX those of another length (default: none, as in the paper)',
   )
   parser.add_argument(
     '--parser',
@@ -193,5 +275,5 @@ def options(argv: Sequence[str]) -> argparse.Namespace:
       'here, or give --url=https://... of an archive.'
     )
   arguments.import_modules(given.modules)
-  datasets.get(given.dataset)
+  filters.Filter(given.filter, datasets.get(given.dataset).metric)
   return given

@@ -7,7 +7,16 @@ prepare` builds it, and it has SeqIO tasks for every method.
 
 from types import ModuleType
 
-from dss_jax.datasets import anli1, asdiv, cqa, embedded, embedded_arithmetic, esnli, svamp
+from dss_jax.datasets import (
+  anli1,
+  asdiv,
+  cqa,
+  embedded,
+  embedded_arithmetic,
+  embedded_raw,
+  esnli,
+  svamp,
+)
 from dss_jax.datasets.registry import get, names, register
 from dss_jax.datasets.release import Dataset
 
@@ -17,7 +26,9 @@ EMBEDDED: dict[str, ModuleType] = {
 }
 """Data sets that our own code makes, with a vocabulary of the same name."""
 
-for _module in (anli1, asdiv, cqa, esnli, svamp):
-  register(_module.DATASET)
+for _dataset in (
+  anli1.DATASET, asdiv.DATASET, cqa.DATASET, *embedded_raw.DATASETS, esnli.DATASET, svamp.DATASET,
+):  # fmt: skip
+  register(_dataset)
 
 __all__ = ['EMBEDDED', 'Dataset', 'get', 'names', 'register']

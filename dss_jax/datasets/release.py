@@ -15,10 +15,11 @@ import itertools
 import pathlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
-from dss_jax.datasets import rows
+from dss_jax.datasets import completions, rows
 from dss_jax.datasets.rows import Row
 from dss_jax.datasets.teacher_outputs import TeacherOutput
 from dss_jax.methods import Choices
@@ -29,18 +30,11 @@ TEACHER = 'PaLM 540B'
 """The model that wrote the release's completions."""
 VALIDATION_FRACTION = 0.1
 VALIDATION_SEED = 0
-FILTERS = ('none', 'clean', 'agree')
-"""`clean` drops train rows with an unparsed label or an empty rationale; `agree` also drops those
-whose teacher label is not the gold one. Validation and test are never filtered."""
 PARSERS = ('own', 'released')
 """How completions are read: as teacher_outputs.py does, or as the paper's released code does."""
-MAX_COMPLETION = 1_000_000
-"""Characters; the longest of the release has some thousands."""
-_COMPLETIONS = (
-  'expected a JSON list of texts, the raw completions, or of lists of texts if each row has several'
-)
 INPUT_SEPARATOR = '</s>'
 """Stands between the parts of an NLI input; the preprocessor makes it a true EOS id."""
+NO_OUTPUTS = completions.Outputs((), ())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,12 +46,14 @@ class Example:
     label: gold label.
     rationale: the teacher's, one for each of K samples.
     teacher_label: the teacher's answer in each of them.
+    status: how each was read, by a reader that says so; '' by others.
   """
 
   input: str
   label: str
   rationale: tuple[str, ...] = ()
   teacher_label: tuple[str, ...] = ()
+  status: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +105,30 @@ def with_parser(dataset: Dataset, parser: str) -> Dataset:
       f"--parser={parser}: the paper's code has no parser for {dataset.name}; leave --parser out."
     )
   return dataclasses.replace(dataset, parse=lambda completion, row: read(completion))
+
+
+class Output(Protocol):
+  """A completion that was read; teacher/reading.py adds a status."""
+
+  @property
+  def rationale(self) -> str:
+    """The teacher's; may be empty."""
+
+  @property
+  def label(self) -> str:
+    """The teacher's; may be empty."""
+
+
+Reader = Callable[[str, Callable[[str], TeacherOutput], str | None], Output]
+"""Reads a completion by a parser, knowing why the text ends."""
+
+
+def _parsed(
+  completion: str, parse: Callable[[str], TeacherOutput], finish_reason: str | None
+) -> Output:
+  """Reads a completion by the parser alone."""
+  del finish_reason
+  return parse(without_separator(completion))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,18 +204,51 @@ def split_files(dataset: Dataset, folder: pathlib.Path, split: str) -> SplitFile
   return SplitFiles(existing[0], tuple(path for _, path in sorted(batches.items())))
 
 
-def read_examples(dataset: Dataset, files: SplitFiles, split: str) -> Iterator[Example]:
-  """Yields the examples of a split in the order of its file, one batch of completions in memory.
+def annotated(
+  dataset: Dataset, splits: Mapping[str, SplitFiles], folder: pathlib.Path
+) -> dict[str, SplitFiles]:
+  """The raw files of splits with the completions of a folder that `dss annotate` wrote.
+
+  A file of it is named after the split of the raw file that it belongs to, or after ours; a split
+  without one has no completions, whatever lies beside its raw file.
 
   Raises:
-    ValueError: a row or a completions file is malformed, or their numbers differ.
+    ValueError: it has a file for none of the splits.
   """
-  if not dataset.holds_out_validation or split == 'test':
-    yield from _joined(dataset, files)
-    return
-  held_out = held_out_rows(sum(1 for _ in dataset.read(files.rows)))
-  for number, example in enumerate(_joined(dataset, files)):
-    if (number in held_out) == (split == 'validation'):
+  found = {}
+  for split, files in splits.items():
+    names = dict.fromkeys([dataset.splits[split], split])
+    paths = [folder / f'{name}.jsonl{packed}' for name in names for packed in ('', '.gz')]
+    found[split] = SplitFiles(files.rows, tuple(path for path in paths if path.is_file())[:1])
+  if not any(files.completions for files in found.values()):
+    wanted = ', '.join(dict.fromkeys(f'{dataset.splits[split]}.jsonl' for split in splits))
+    raise ValueError(
+      f'{folder}: expected completions in {wanted}, of one split at least; there is none.'
+    )
+  return found
+
+
+def read_examples(
+  dataset: Dataset, files: SplitFiles, split: str, read: Reader = _parsed
+) -> Iterator[Example]:
+  """Yields the examples of a split in the order of its file, one batch of completions in memory.
+
+  Of completions that say what was asked about, rows that were not asked about are left out.
+
+  Args:
+    dataset: how a row reads.
+    files: of the split.
+    split: of ours.
+    read: reads a completion by the data set's parser, as teacher/reading.py does.
+
+  Raises:
+    ValueError: a row or a completions file is malformed, or they do not belong together.
+  """
+  held_out: frozenset[int] = frozenset()
+  if dataset.holds_out_validation and split != 'test':
+    held_out = held_out_rows(sum(1 for _ in dataset.read(files.rows)))
+  for number, example in _joined(dataset, files, read):
+    if not held_out or (number in held_out) == (split == 'validation'):
       yield example
 
 
@@ -209,53 +262,80 @@ def held_out_rows(rows: int) -> frozenset[int]:
   return frozenset(np.random.default_rng(VALIDATION_SEED).permutation(rows)[:held_out].tolist())
 
 
-def _joined(dataset: Dataset, files: SplitFiles) -> Iterator[Example]:
-  """All rows of a file, each with its completion if the split has any."""
-  numbered_rows = dataset.read(files.rows)
+def _joined(dataset: Dataset, files: SplitFiles, read: Reader) -> Iterator[tuple[int, Example]]:
+  """The rows of a file by their number, from 0, each with what the teacher wrote, if anything."""
   if not files.completions:
-    for number, row in numbered_rows:
-      yield _example(dataset, files.rows, number, row, ())
-    return
-  rows_seen = completions_seen = 0
-  for numbered_row, completion in itertools.zip_longest(numbered_rows, _completions(files)):
-    rows_seen += numbered_row is not None
-    completions_seen += completion is not None
-    if numbered_row is not None and completion is not None:
-      number, row = numbered_row
-      yield _example(dataset, files.rows, number, row, completion)
-  if rows_seen != completions_seen:
+    for index, place, row, texts in _rows(dataset, files):
+      yield index, _example(dataset, place, row, texts, NO_OUTPUTS, read)
+  elif completions.is_lines(files.completions[0]):
+    yield from _joined_by_input(dataset, files, read)
+  else:
+    yield from _joined_by_order(dataset, files, read)
+
+
+def _joined_by_order(
+  dataset: Dataset, files: SplitFiles, read: Reader
+) -> Iterator[tuple[int, Example]]:
+  """As `_joined`, of files with one entry for each row."""
+  rows_seen = outputs_seen = 0
+  pairs = itertools.zip_longest(_rows(dataset, files), completions.read(files.completions))
+  for row, outputs in pairs:
+    rows_seen += row is not None
+    outputs_seen += outputs is not None
+    if row is not None and outputs is not None:
+      index, place, values, texts = row
+      yield index, _example(dataset, place, values, texts, outputs, read)
+  if rows_seen != outputs_seen:
     first, last = files.completions[0], files.completions[-1]
     names = str(first) if first == last else f'{first} to {last.name}'
     raise ValueError(
       f'Expected one completion for each row, but {files.rows} has {rows_seen} rows and {names} '
-      f'hold {completions_seen} completions: get both from the same release.'
+      f'hold {outputs_seen} completions: get both from the same release.'
     )
 
 
+def _joined_by_input(
+  dataset: Dataset, files: SplitFiles, read: Reader
+) -> Iterator[tuple[int, Example]]:
+  """As `_joined`, of files that say what was asked; rows that were not are left out."""
+  asked = completions.read(files.completions)
+  outputs = next(asked, None)
+  for index, place, row, texts in _rows(dataset, files):
+    if outputs is not None and outputs.input == texts[0]:
+      yield index, _example(dataset, place, row, texts, outputs, read)
+      outputs = next(asked, None)
+  if outputs is not None:
+    raise ValueError(
+      f'{outputs.place}: the input {rows.shown(outputs.input)} is that of no row of {files.rows}, '
+      'or of an earlier one; expected the inputs of its rows, in their order.'
+    )
+
+
+def _rows(dataset: Dataset, files: SplitFiles) -> Iterator[tuple[int, str, Row, tuple[str, str]]]:
+  """The number, from 0, the place, the row, and its (input, gold label), of all rows of a file."""
+  for index, (number, row) in enumerate(dataset.read(files.rows)):
+    place = f'{files.rows}, line {number}'
+    with rows.at(place):
+      texts = dataset.fields(row)
+    yield index, place, row, texts
+
+
 def _example(
-  dataset: Dataset, path: pathlib.Path, number: int, row: Row, completions: Sequence[str]
+  dataset: Dataset,
+  place: str,
+  row: Row,
+  texts: tuple[str, str],
+  outputs: completions.Outputs,
+  read: Reader,
 ) -> Example:
-  with rows.at(f'{path}, line {number}'):
-    input_text, label = dataset.fields(row)
-    outputs = [dataset.parse(without_separator(text), row) for text in completions]
-  rationales = tuple(output.rationale for output in outputs)
-  return Example(input_text, label, rationales, tuple(output.label for output in outputs))
-
-
-def _completions(files: SplitFiles) -> Iterator[list[str]]:
-  """The completions of each row: one, or K."""
-  for path in files.completions:
-    batch = rows.read_json(path)
-    if not isinstance(batch, list):
-      raise ValueError(f'{path}: {_COMPLETIONS}, got {rows.shown(batch)}.')
-    for number, item in enumerate(batch, start=1):
-      texts = item if isinstance(item, list) else [item]
-      for text_ in texts:
-        if not isinstance(text_, str):
-          raise ValueError(f'{path}: {_COMPLETIONS}; item {number} has {rows.shown(text_)}.')
-        if len(text_) > MAX_COMPLETION:
-          raise ValueError(
-            f'{path}: item {number} has {len(text_)} characters; expected a completion of '
-            f'{MAX_COMPLETION} at most.'
-          )
-      yield texts
+  with rows.at(place):
+    found = [
+      read(text, lambda own: dataset.parse(own, row), reason)
+      for text, reason in zip(outputs.completions, outputs.finish_reasons, strict=True)
+    ]
+  return Example(
+    *texts,
+    rationale=tuple(one.rationale for one in found),
+    teacher_label=tuple(one.label for one in found),
+    status=tuple(getattr(one, 'status', '') for one in found),
+  )

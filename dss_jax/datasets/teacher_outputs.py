@@ -30,7 +30,9 @@ _ANSWER_IS = re.compile(r'\bthe answer is\b', re.IGNORECASE)
 _CONNECTIVE = re.compile(r'\b(?:so|thus|hence|therefore),?$', re.IGNORECASE)
 _LONGEST_CONNECTIVE = len('therefore,')
 _ANSWER_LINE = re.compile(r'\bAnswer:')
-_NLI_LABEL = re.compile(rf'\s*({"|".join(NLI_LABELS)})\b', re.IGNORECASE)
+_NLI_LABEL = re.compile(rf'[\s:"\'(]*({"|".join(NLI_LABELS)})\b', re.IGNORECASE)
+_OPERATORS = str.maketrans('\u00d7\u00b7\u2217\u00f7\u2212', '***/-')
+"""Times, dot, asterisk, division and minus signs of typesetting."""
 _CHOICE = re.compile(r'\(([a-zA-Z])\)')  # IGNORECASE would add others, such as a dotted I
 
 
@@ -50,7 +52,7 @@ def nli_answer_is(completion: str) -> TeacherOutput:
 
 def nli_answer_line(completion: str) -> TeacherOutput:
   """Parses e-SNLI's `<rationale>\\nAnswer: neutral`."""
-  own = _own_part(completion)
+  own = own_part(completion)
   marker = _ANSWER_LINE.search(own)
   if marker is None:
     return TeacherOutput('', '')
@@ -87,7 +89,8 @@ def equation(completion: str) -> TeacherOutput:
   """Parses SVAMP's `<rationale> The answer is (84 / 2).`
 
   An equation without brackets around all of it, `(16 * 17) * 4`, gets them, as gold labels have
-  them. Text in brackets that has no value, `(some - 8)`, stays: it is an answer, and wrong.
+  them; so does one with its result, `16 * 17 = 272`. A times sign is read as `*`. Text in
+  brackets that has no value, `(some - 8)`, stays: it is an answer, and wrong.
   """
   rationale, answer = _split_answer_is(completion)
   return TeacherOutput(rationale, equation_label(answer))
@@ -95,24 +98,24 @@ def equation(completion: str) -> TeacherOutput:
 
 def equation_label(answer: str) -> str:
   """The label of `equation`, from the text after its answer marker."""
-  answer = answer.strip().removesuffix('.')
+  answer = answer.translate(_OPERATORS).strip().removesuffix('.')
   if answer.count('(') != answer.count(')'):  # cut off
     return ''
   in_brackets = answer[answer.find('(') : answer.rfind(')') + 1] if '(' in answer else ''
-  for text in (answer, in_brackets):
+  for text in (answer, answer.partition('=')[0].strip(), in_brackets):
     if equations.evaluate(text) is not None:
       return text if _is_one_bracket(text) else f'({text})'
   return in_brackets
 
 
-def _own_part(completion: str) -> str:
+def own_part(completion: str) -> str:
   """The completion without the invented next example."""
   return _NEXT_EXAMPLE.split(completion, maxsplit=1)[0]
 
 
 def _split_answer_is(completion: str) -> tuple[str, str]:
   """Rationale, and what follows `the answer is` on its line; both empty if there is no marker."""
-  return split_at(_own_part(completion), _ANSWER_IS)
+  return split_at(own_part(completion), _ANSWER_IS)
 
 
 def split_at(own: str, marker: re.Pattern[str]) -> tuple[str, str]:
