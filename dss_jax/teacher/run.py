@@ -167,7 +167,8 @@ class _Run:
     self.on_wire = 0
     self.is_over = False  # an error that cannot pass has come
     self.unsent: dict[bytes, Request] = {}  # claimed, and not on their way
-    self.claimed: asyncio.Queue[Request | None] = asyncio.Queue(maxsize=max(4, pace.most // 4))
+    self.claimed: asyncio.Queue[Request | None] = asyncio.Queue()
+    self.outstanding = 0  # claimed, and not answered or failed
     self.settled = asyncio.Event()
     self.tasks: list[asyncio.Task[None]] = []
     self.grace_ends = math.inf
@@ -175,7 +176,7 @@ class _Run:
   async def ask_all(self, requests: Iterable[Request]) -> None:
     await self.commits(self.store.end_dead_claims)
     self.progress.spent = (await self.commits(self.store.ledger)).spent
-    workers = 2 * self.pace.most  # some wait for the disk while others are in flight
+    workers = 2 * self.pace.most + self._ahead()  # some wait for the disk, some for another try
     async with asyncio.TaskGroup() as group:
       self.tasks = [group.create_task(self._claim_all(requests, workers))]
       self.tasks += [group.create_task(self._work()) for _ in range(workers)]
@@ -207,8 +208,7 @@ class _Run:
     """Claims request after request as the workers take them, then tells the workers to end."""
     waiting: Iterator[Request] = iter(requests)
     while not self.progress.stopped:
-      size = self.claimed.maxsize
-      batch = list(itertools.islice(waiting, size))
+      batch = list(itertools.islice(waiting, await self._room()))
       if not batch:
         break
       elsewhere = await self._claim(batch)
@@ -217,7 +217,18 @@ class _Run:
         await self.commits(self.store.end_dead_claims)
       waiting = itertools.chain(waiting, elsewhere)
     for _ in range(workers):
-      await self.claimed.put(None)
+      self.claimed.put_nowait(None)
+
+  def _ahead(self) -> int:
+    """Requests that are claimed before they can be sent; a crash loses what they reserve."""
+    return max(4, self.pace.most // 4)
+
+  async def _room(self) -> int:
+    """Waits until more requests can be claimed; returns how many."""
+    while (room := int(self.pace.limit) + self._ahead() - self.outstanding) <= 0:
+      self.settled.clear()
+      await self.settled.wait()
+    return room
 
   async def _claim(self, batch: list[Request]) -> list[Request]:
     """Claims requests and hands them to the workers; returns those that others are asking."""
@@ -228,7 +239,8 @@ class _Run:
       refused = []
       for request, verdict in zip(rest, verdicts, strict=True):
         if verdict == 'claimed':
-          await self.claimed.put(request)
+          self.outstanding += 1
+          self.claimed.put_nowait(request)
         elif verdict == 'refused':
           refused.append(request)
         elif verdict == 'elsewhere':
@@ -263,45 +275,35 @@ class _Run:
   # ---------------------------------------------------------------- asking
 
   async def _work(self) -> None:
-    while True:
-      await self.pace.enter()  # first: what is claimed and not sent would be lost at a crash
-      request = None
-      try:
-        request = await self.claimed.get()
-      finally:
-        if request is None:
-          self.pace.leave()
-      if request is None:
-        return
-      await self._ask(request)
+    while (request := await self.claimed.get()) is not None:
+      outcome = await self._ask(request)
+      self.outstanding -= 1
+      self.settled.set()
+      if isinstance(outcome, Answer):
+        await self._keep(request, outcome)
+      elif outcome is not None:
+        await self._fail(request, outcome)
       self.settled.set()
 
-  async def _ask(self, request: Request) -> None:
-    """Asks until there is an answer, or TRIES have failed; has entered the pace."""
+  async def _ask(self, request: Request) -> Answer | Failure | None:
+    """Asks until there is an answer, or TRIES have failed; None if the claim is given up."""
     tries, refusals = 0, 0
     while True:
       outcome = await self._exchange(request)
-      if outcome is None:
-        return
-      if isinstance(outcome, Answer):
-        self.progress.answered += 1
-        self._count(outcome.tokens)
-        charged = self._charged(request, outcome.tokens)
-        await self.commits(self.store.answered, request.key, outcome, charged)
-        return
+      if not isinstance(outcome, Failure) or outcome.kind in ('final', 'refused'):
+        return outcome
       tries += outcome.kind != 'limit'
       refusals += outcome.kind == 'limit'
-      if outcome.kind in ('final', 'refused') or tries >= TRIES:
-        await self._fail(request, outcome)
-        return
+      if tries >= TRIES:
+        return outcome
       if not await self._may_go_on(request, outcome):
-        return
+        return None
       if outcome.wait is None:
         await asyncio.sleep(backoff(max(tries, min(refusals, 5))))
-      await self.pace.enter()
 
   async def _exchange(self, request: Request) -> Answer | Failure | None:
     """One try, at the pace that the server allows; None if the run was told to stop meanwhile."""
+    await self.pace.enter()
     try:
       await self.pace.turn(request.likely_tokens())
       if self.is_over or isinstance(self.progress.stopped, int):
@@ -354,6 +356,12 @@ class _Run:
       return True
     self.progress.stopped = self.progress.stopped or OVER
     return False
+
+  async def _keep(self, request: Request, answer: Answer) -> None:
+    self.progress.answered += 1
+    self._count(answer.tokens)
+    charged = self._charged(request, answer.tokens)
+    await self.commits(self.store.answered, request.key, answer, charged)
 
   async def _fail(self, request: Request, failure: Failure) -> None:
     reason, tokens = failure.reason, failure.tokens
