@@ -169,6 +169,7 @@ class _Run:
     self.unsent: dict[bytes, Request] = {}  # claimed, and not on their way
     self.claimed: asyncio.Queue[Request | None] = asyncio.Queue()
     self.outstanding = 0  # claimed, and not answered or failed
+    self.denied: list[Request] = []  # were lost when there was no room for another try
     self.settled = asyncio.Event()
     self.tasks: list[asyncio.Task[None]] = []
     self.grace_ends = math.inf
@@ -209,13 +210,15 @@ class _Run:
     waiting: Iterator[Request] = iter(requests)
     while not self.progress.stopped:
       batch = list(itertools.islice(waiting, await self._room()))
-      if not batch:
+      if batch:
+        waiting = itertools.chain(waiting, await self._claim(batch))
+      elif self.outstanding:  # any of them may be denied yet
+        self.settled.clear()
+        await self._wait_for_room()
+      elif self.denied:
+        waiting, self.denied = iter(self.denied), []
+      else:
         break
-      elsewhere = await self._claim(batch)
-      if elsewhere and len(elsewhere) == len(batch):
-        await asyncio.sleep(POLL_S)
-        await self.commits(self.store.end_dead_claims)
-      waiting = itertools.chain(waiting, elsewhere)
     for _ in range(workers):
       self.claimed.put_nowait(None)
 
@@ -253,6 +256,9 @@ class _Run:
       elif len(refused) == len(rest):
         await self._wait_for_room()
       rest = refused
+    if elsewhere and len(elsewhere) == len(batch):
+      await asyncio.sleep(POLL_S)
+      await self.commits(self.store.end_dead_claims)
     return elsewhere
 
   def _verdicts(self, batch: list[Request]) -> tuple[list[str], bool]:
@@ -354,7 +360,7 @@ class _Run:
     if await self.commits(self.store.lost, request.key, charged, self.plan.limits):
       self.unsent[request.key] = request
       return True
-    self.progress.stopped = self.progress.stopped or OVER
+    self.denied.append(request)
     return False
 
   async def _keep(self, request: Request, answer: Answer) -> None:
