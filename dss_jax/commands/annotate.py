@@ -184,7 +184,7 @@ def _state(progress: Progress, pace: Pace, store: Store, given: Settings) -> str
   if progress.slowed:
     parts.append(f'slowed {progress.slowed} times')
   if (pause := pace.until - time.monotonic()) > 1:
-    parts.append(f'pausing {pause:.0f} s, as the server asks')
+    parts.append(f'pausing {pause:.0f} s')
   return ', '.join(parts)
 
 

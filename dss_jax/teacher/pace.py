@@ -8,8 +8,12 @@ import asyncio
 import collections
 import random
 import time
+from collections.abc import Awaitable, Callable
 
 import aiolimiter
+
+from dss_jax.teacher.answers import Answer, Failure
+from dss_jax.teacher.requests import Request
 
 DOWN = 0.75
 """What is left of the requests in flight after the server says that they are too many."""
@@ -75,6 +79,23 @@ class Pace:
       if not turn.done():
         turn.set_result(None)
         room -= 1
+
+  async def exchange(
+    self, ask: Callable[[Request], Awaitable[Answer | Failure]], request: Request
+  ) -> Answer | Failure:
+    """One request at the pace that the server allows, which then follows from what comes back."""
+    await self.enter()
+    try:
+      await self.turn(request.likely_tokens())
+      sent = time.monotonic()
+      outcome = await ask(request)
+      if isinstance(outcome, Answer) or outcome.kind in ('final', 'refused', 'broken'):
+        self.answered()
+      elif outcome.kind != 'lost':
+        self.refused(sent, outcome.wait)
+      return outcome
+    finally:
+      self.leave()
 
   def answered(self) -> None:
     """The server answered: one more may be in flight after as many answers as are in flight."""

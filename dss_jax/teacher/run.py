@@ -150,6 +150,10 @@ def _first(error: BaseException) -> BaseException:
   return error
 
 
+class _Ending(Exception):
+  """Nothing more is sent."""
+
+
 class _Run:
   def __init__(
     self,
@@ -295,7 +299,10 @@ class _Run:
     """Asks until there is an answer, or TRIES have failed; None if the claim is given up."""
     tries, refusals = 0, 0
     while True:
-      outcome = await self._exchange(request)
+      try:
+        outcome = await self.pace.exchange(self._sent, request)
+      except _Ending:
+        return None
       if not isinstance(outcome, Failure) or outcome.kind in ('final', 'refused'):
         return outcome
       tries += outcome.kind != 'limit'
@@ -307,25 +314,10 @@ class _Run:
       if outcome.wait is None:
         await asyncio.sleep(backoff(max(tries, min(refusals, 5))))
 
-  async def _exchange(self, request: Request) -> Answer | Failure | None:
-    """One try, at the pace that the server allows; None if the run was told to stop meanwhile."""
-    await self.pace.enter()
-    try:
-      await self.pace.turn(request.likely_tokens())
-      if self.is_over or isinstance(self.progress.stopped, int):
-        return None
-      sent = time.monotonic()
-      outcome = await self._sent(request)
-      if isinstance(outcome, Answer) or outcome.kind in ('final', 'refused', 'broken'):
-        self.pace.answered()
-      elif outcome.kind != 'lost':
-        self.pace.refused(sent, outcome.wait)
-      return outcome
-    finally:
-      self.pace.leave()
-
   async def _sent(self, request: Request) -> Answer | Failure:
     """What comes back; a request that costs nothing is as if it had not been sent."""
+    if self.is_over or isinstance(self.progress.stopped, int):
+      raise _Ending
     self.unsent.pop(request.key, None)
     self.on_wire += 1
     try:
@@ -350,6 +342,7 @@ class _Run:
     if last is None and failure.kind == 'network':
       patience = FIRST_PATIENCE_S
     if failure.kind != 'broken' and time.monotonic() - (last or self.started) > patience:
+      self.is_over = True
       raise ConnectionError(
         f'{self.client.base_url} has not answered for {patience:g} s ({failure.reason}). Nothing '
         'is lost: the same command goes on from here.'
