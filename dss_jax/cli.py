@@ -23,6 +23,7 @@ VERBS = {  # a verb's module has the verb's name, except for those in MODULES
   'methods': 'list what a student can be trained with',
   'annotate': 'rationales and labels of your inputs, from any large language model',
   'prepare': 'build a data set from raw files and teacher outputs',
+  'quality': 'how good the labels and rationales of a teacher are',
   'vocab': 'train a SentencePiece vocabulary',
   'train': 'train a student',
   'evaluate': 'score a student on a split',

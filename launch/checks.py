@@ -104,6 +104,11 @@ def _check_paths(
         f'RAW_DIR {value!r} is not on the hosts, which read raw files from their own disk: give '
         '--url=https://... of an archive, or upload a folder of the working directory by --file.'
       )
+    elif name == 'TEACHER_OUTPUTS' and not _is_shipped(value, files):
+      raise ValueError(
+        f'TEACHER_OUTPUTS {value!r} is not on the hosts: upload a folder of the working directory '
+        'by --file.'
+      )
     elif name == 'INPUT' and value == '-':
       raise ValueError('--input=- is this terminal, which the hosts do not have: give a file.')
     elif name == 'INPUT_FILE' or (name == 'INPUT' and rows.is_path(value)):

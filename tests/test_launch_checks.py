@@ -293,6 +293,10 @@ def test_files_of_a_grid_are_uploaded_and_a_sweep_has_one_host(here, capsys):
     (['prepare', '--dataset=cqa', '--url=file:///x', '--data_dir=gs://b'], 'file of this machine'),
     (['prepare', '--dataset=cqa', '--raw_dir=raw', '--data_dir=gs://b'], "RAW_DIR 'raw' is not on"),
     (['prepare', '--dataset=cqa', '--raw_dir=gs://b/raw', '--data_dir=gs://b'], 'give --url=https'),
+    (
+      ['prepare', '--dataset=cqa', '--url', '--teacher_outputs=out', '--data_dir=gs://b'],
+      "TEACHER_OUTPUTS 'out' is not on",
+    ),
     (['vocab', '--task=cqa_dss', '--output=a.model'], "OUTPUT 'a.model' is on a machine"),
     (
       ['import', '--from=hf', '--path=weights/a', '--output=gs://b/a'],

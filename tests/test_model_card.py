@@ -17,7 +17,7 @@ from dss_jax import datasets, methods
 from dss_jax.checkpoints.hf import tokenizer
 from dss_jax.commands import evaluate
 from dss_jax.data import pipeline
-from dss_jax.datasets import release
+from dss_jax.datasets import completions, release
 from dss_jax.runs import card_facts, model_card, run_config
 from dss_jax.runs.run_folder import RunFolder
 from dss_jax.tasks import builder, vocabulary
@@ -221,7 +221,8 @@ def test_counts_hashes_and_teacher_of_prepared_data(tmp_path, monkeypatch):
   (raw / 'llm' / 'train_CoT_0.json').write_text(json.dumps(said))
   dataset = datasets.get('svamp')
   splits = {s: release.split_files(dataset, raw.parent, s) for s in ('train', 'validation')}
-  builder.prepare(dataset, splits, row_filter='agree')
+  provenance = completions.Provenance('Other *model* 7B', {'name': 'svamp', 'version': '0f'})
+  builder.prepare(dataset, splits, row_filter='agree', provenance=provenance)
 
   folder = tmp_path / 'run'
   run = run_config.RunConfig(
@@ -244,8 +245,26 @@ def test_counts_hashes_and_teacher_of_prepared_data(tmp_path, monkeypatch):
   assert 'filter `agree`' in text
   assert release.file_sha256(raw / 'svamp_train.json') in text
   assert f'{facts.fingerprint:08x}' in text
-  assert row(text, 'teacher').startswith(release.TEACHER)
+  assert row(text, 'teacher') == r'Other \*model\* 7B'  # never the one that the data set names
+  assert release.TEACHER not in text
+  assert row(text, 'prompt') == 'svamp, version 0f'
   assert huggingface_hub.ModelCard(text).data.datasets == ['svamp']
+
+
+def test_how_the_teacher_was_asked_is_told_as_far_as_it_is_known():
+  noted = {
+    'teacher': 'm-1', 'prompt': {'name': 'svamp', 'version': 'ab12'}, 'date': '2026-11-26',
+    'parameters': {'temperature': 0.7, 'stop': None}, 'tokens': {'input': 10, 'output': 2},
+    'usd': 1.5, 'licence_note': 'Ask them.', 'another_field': 1,
+  }  # fmt: skip
+  assert card_facts.teacher_facts({'provenance': noted}) == [
+    ('model', 'm-1'), ('prompt', 'svamp, version ab12'), ('parameters', 'temperature 0.7'),
+    ('asked on', '2026-11-26'), ('tokens', 'input 10, output 2'), ('cost', '1.50 US dollars'),
+    ('licence of its outputs', 'Ask them.'),
+  ]  # fmt: skip
+  for strange in ({}, {'teacher': ' '}, {'teacher': 'a', 'usd': 'free'}, {'prompt': {}}):
+    assert card_facts.teacher_facts({'provenance': strange}) == []
+  assert card_facts.teacher_facts({}) == []
 
 
 def test_it_says_where_it_loads_and_which_ids_differ(facts):

@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+import random
 import re
 
 import pytest
@@ -250,6 +251,23 @@ def test_files_that_are_no_prompts_are_refused_in_a_sentence(tmp_path):
     (tmp_path / 'bad.toml').write_bytes(content)
     with pytest.raises(ValueError, match=r'bad\.toml'):
       prompts.load(str(tmp_path / 'bad.toml'))
+
+
+def test_any_file_is_a_prompt_or_refused_in_a_sentence(tmp_path):
+  rng = random.Random(0)
+  parts = ['[[', ']', '"', '{', '}', '=', '\n', '\\u0000', '\0', 'answer', '1979-05-27', 'inf', '3']
+  for number in range(400):
+    text = OWN
+    for _ in range(rng.randint(1, 4)):
+      start = rng.randrange(len(text))
+      text = text[:start] + rng.choice(parts) + text[start + rng.choice([0, 1, 20]) :]
+    path = tmp_path / f'{number}.toml'
+    path.write_text(text)
+    try:
+      prompt = prompts.load(str(path))
+      assert prompt.chat(prompt.question({'input': 'x'}))[-1]['content']
+    except ValueError as error:
+      assert str(error) and len(str(error)) < 2000
 
 
 def test_a_data_set_without_an_answer_section_has_no_parser_of_the_prompt(own):

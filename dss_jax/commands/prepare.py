@@ -223,25 +223,7 @@ def options(argv: Sequence[str]) -> argparse.Namespace:
   parser.add_argument(
     '--dataset', required=True, help=f'one of {", ".join(datasets.names())}, or of --module'
   )
-  source = parser.add_mutually_exclusive_group(required=True)
-  source.add_argument(
-    '--raw_dir', metavar='DIR', help='folder that holds NAME/, or a datasets.zip of it'
-  )
-  source.add_argument(
-    '--url',
-    nargs='?',
-    const=RELEASE_URL,
-    help='download a datasets.zip (https, http, file), kept in DATA_DIR/downloads; an interrupted '
-    'download resumes; without a value: the release of the paper, whose content is checked, '
-    '%(const)s',
-  )
-  parser.add_argument(
-    '--teacher_outputs',
-    metavar='OUT',
-    help='folder of completions that take the place of those beside the raw files: SPLIT.jsonl and '
-    'teacher.json, as `dss annotate` writes them; K completions a row',
-  )
-  parser.add_argument('--sha256', metavar='SUM', help="the download's expected SHA-256")
+  _add_sources(parser)
   parser.add_argument(
     '--data_dir',
     metavar='DIR',
@@ -277,3 +259,26 @@ def options(argv: Sequence[str]) -> argparse.Namespace:
   arguments.import_modules(given.modules)
   filters.Filter(given.filter, datasets.get(given.dataset).metric)
   return given
+
+
+def _add_sources(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags that say where rows and completions come from."""
+  source = parser.add_mutually_exclusive_group(required=True)
+  source.add_argument(
+    '--raw_dir', metavar='DIR', help='folder that holds NAME/, or a datasets.zip of it'
+  )
+  source.add_argument(
+    '--url',
+    nargs='?',
+    const=RELEASE_URL,
+    help='download a datasets.zip (https, http, file), kept in DATA_DIR/downloads; an interrupted '
+    'download resumes; without a value: the release of the paper, whose content is checked, '
+    '%(const)s',
+  )
+  parser.add_argument(
+    '--teacher_outputs',
+    metavar='OUT',
+    help='folder of completions that take the place of those beside the raw files: SPLIT.jsonl and '
+    'teacher.json, as `dss annotate` writes them; K completions a row',
+  )
+  parser.add_argument('--sha256', metavar='SUM', help="the download's expected SHA-256")

@@ -16,6 +16,7 @@ from etils import epath
 
 from dss_jax import methods
 from dss_jax.data import pipeline
+from dss_jax.datasets import completions
 from dss_jax.methods.base import Row
 from dss_jax.models.t5 import T5Config
 from dss_jax.runs import rationale_scores, run_config
@@ -84,6 +85,35 @@ class Facts:
   fingerprint: int | None = None
   data: Data | str = 'It was not trained here.'
   scores: Sequence[Score] = ()
+
+
+def teacher_facts(notes: Mapping[str, Any]) -> list[tuple[str, str]]:
+  """How the teacher of a prepared data set was asked, as (name, value); what is known of it.
+
+  Args:
+    notes: of builder.py on the data set.
+  """
+  try:
+    found = completions.provenance_of(notes.get('provenance') or None, 'provenance')
+  except ValueError:  # there is none, or somebody wrote another one
+    return []
+  listed = {
+    name: ', '.join(f'{key} {value}' for key, value in values.items() if value is not None)
+    for name, values in (('parameters', found.parameters), ('tokens', found.tokens))
+  }
+  facts = {
+    'model': found.teacher,
+    'prompt': ', version '.join(found.prompt.get(key, '?') for key in ('name', 'version'))
+    if found.prompt
+    else '',
+    'parameters': listed['parameters'],
+    'asked on': found.date,
+    'requests': str(found.requests or ''),
+    'tokens': listed['tokens'],
+    'cost': '' if found.usd is None else f'{found.usd:.2f} US dollars',
+    'licence of its outputs': found.licence_note,
+  }
+  return [(name, value) for name, value in facts.items() if value]
 
 
 def output_lengths(facts: Facts) -> dict[Row, int]:

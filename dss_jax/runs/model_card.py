@@ -279,6 +279,8 @@ def _data(facts: Facts) -> str:
       '<details><summary>SHA-256 of the raw files</summary>\n\n'
       f'{_table(("split", "file", "SHA-256"), files)}\n\n</details>',
     ]
+    if rows_ := card_facts.teacher_facts(notes):
+      parts.append(f'How its teacher was asked:\n\n{_table(("", ""), rows_)}')
   return '\n\n'.join(parts)
 
 

@@ -150,10 +150,9 @@ def _share(part: int, whole: int) -> float | None:
 
 
 def _percentiles(words: list[int]) -> dict[str, int] | None:
-  """The least, the 5th, 50th and 95th percentile (the nearest rank), and the most words."""
+  """The least, the 5th, 50th and 95th percentile (by the nearest rank), and the most words."""
   if not words:
     return None
   ranked = sorted(words)
-  ranks = {'p5': 0.05, 'p50': 0.5, 'p95': 0.95}
-  found = {name: ranked[min(len(ranked) - 1, int(of * len(ranked)))] for name, of in ranks.items()}
+  found = {f'p{of}': ranked[-(-of * len(ranked) // 100) - 1] for of in (5, 50, 95)}
   return {'min': ranked[0], **found, 'max': ranked[-1]}
