@@ -12,7 +12,7 @@ import pathlib
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import rich.console
 import rich.progress
@@ -64,7 +64,7 @@ def _annotate(given: Settings, store: Store) -> int:
   elif flags.preview:
     return _preview(given, store, annotator)
   else:
-    _ask_all(given, store, annotator)
+    _ask_all(given, store, annotator, given.sources)
   spent = dollars(store.ledger().spent) if given.plan.price else None
   total = annotator.write(
     given.sources, given.output, spent, _dialect(given, store), with_rows=bool(flags.input)
@@ -90,19 +90,19 @@ def _annotate(given: Settings, store: Store) -> int:
 # ---------------------------------------------------------------- asking
 
 
-def _ask_all(given: Settings, store: Store, annotator: Annotator) -> None:
-  """Asks everything, first the questions, then what makes long rationales short.
+def _ask_all(given: Settings, store: Store, annotator: Annotator, sources: list[Source]) -> None:
+  """Asks about all rows of sources, then what makes long rationales short.
 
   Raises:
     ConfigError: a limit stopped it.
     SystemExit: a signal stopped it.
   """
-  sources = given.sources
-  questions = lambda: _once(map(annotator.requests, sources))  # noqa: E731
-  _report(given, store, _ask(given, store, questions))
+  count = given.asking.samples * sum(1 for source in sources for _ in source.asked())
+  questions = _once(map(annotator.requests, sources))
+  _report(given, store, _ask(given, store, questions, count))
   if given.asking.words is not None:
-    short = lambda: _once(map(annotator.condensing, sources))  # noqa: E731
-    _report(given, store, _ask(given, store, short))
+    short = list(_once(map(annotator.condensing, sources)))
+    _report(given, store, _ask(given, store, short, len(short)))
 
 
 def _once(parts: Iterable[Iterable[Request]]) -> Iterator[Request]:
@@ -114,10 +114,9 @@ def _once(parts: Iterable[Iterable[Request]]) -> Iterator[Request]:
       yield request
 
 
-def _ask(given: Settings, store: Store, requests: Callable[[], Iterable[Request]]) -> Progress:
-  """Asks requests, of which `requests()` gives all, anew each time."""
+def _ask(given: Settings, store: Store, requests: Iterable[Request], total: int) -> Progress:
+  """Asks requests, about as many as `total`."""
   flags = given.flags
-  total = sum(1 for _ in requests())
   progress = Progress()
 
   async def go() -> None:
@@ -132,7 +131,7 @@ def _ask(given: Settings, store: Store, requests: Callable[[], Iterable[Request]
     async with client:
       shown = asyncio.create_task(_show(progress, total, pace, store, given))
       try:
-        await run(requests(), store, client, pace, given.plan, progress)
+        await run(requests, store, client, pace, given.plan, progress)
       finally:
         shown.cancel()
         await asyncio.wait([shown])
@@ -229,9 +228,7 @@ def _preview(given: Settings, store: Store, annotator: Annotator) -> int:
   """Asks about a few rows, shows what came, and projects the cost of all."""
   few = _some(given)
   before = store.ledger().spent
-  for form in (annotator.requests, annotator.condensing):
-    questions = lambda: _once(map(form, few))  # noqa: B023, E731
-    _report(given, store, _ask(given, store, questions))
+  _ask_all(given, store, annotator, few)
   print(preview.prompt_text(next(iter(annotator.requests(few[0])))))
   total, shown = Written(), []
   for source in few:

@@ -64,12 +64,17 @@ class Request:
   @functools.cached_property
   def key(self) -> bytes:
     """A hash of all that decides the answer: model, prompt, parameters, sample."""
-    return _hash(self.model, self.prompt, self.parameters, self.sample)
+    return _hash(self.model, self._asked, self.parameters, self.sample)
 
   @functools.cached_property
   def same(self) -> bytes:
     """A hash of the prompt, input included, and the sample: the same whatever else changes."""
-    return _hash(self.prompt, self.sample)
+    return _hash(self._asked, self.sample)
+
+  @functools.cached_property
+  def _asked(self) -> str:
+    """A hash of the prompt, which is long."""
+    return _hash(self.prompt).hex()
 
   def worst_tokens(self) -> Tokens:
     """The most tokens that it can be charged for: no token has less than a byte."""
