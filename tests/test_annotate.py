@@ -113,6 +113,9 @@ def test_the_limit_in_dollars_stops_a_run_that_can_be_continued(job):
   _, said = job.annotate(paid, '--max_usd=0.01', status=2)
   assert 'stopped by --max_usd' in said and 0 < job.server.requests < 14
   asked = job.server.requests
+  assert (
+    sum(len(lines(path)) for path in job.out.glob('*.jsonl')) == asked and 'for dss prepare' in said
+  )
   assert job.annotate(paid, '--max_usd=0.01', status=2) and job.server.requests == asked
   out, _ = job.annotate(paid, '--max_usd=1')
   assert job.server.requests == 14 and json.loads(out)['usd'] < 0.02

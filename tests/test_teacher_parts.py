@@ -153,6 +153,14 @@ def test_a_wrong_price_file_is_one_sentence(tmp_path, content, message):
     prices.load(str(tmp_path / 'prices.json'), 'm')
 
 
+def test_prices_of_a_package_are_those_of_the_provider_that_is_asked():
+  pytest.importorskip('genai_prices')
+  price = prices.known('gpt-4.1-mini', 'https://api.openai.com/v1')
+  assert price == prices.Price(input=0.4, output=1.6, cached_input=0.1)
+  assert prices.known('gpt-4.1-mini', 'http://localhost:8000/v1') is None
+  assert prices.known('no-such-model', 'https://api.openai.com/v1') is None
+
+
 # ---------------------------------------------------------------- pace
 
 

@@ -265,6 +265,17 @@ def test_a_server_that_counts_no_tokens_is_charged_the_worst_case(server, kept):
   assert kept.ledger().spent == PRICE.worst(question)
 
 
+def test_a_full_disk_ends_the_run_and_what_was_kept_stays(server, kept):
+  pages = kept._sql.execute('PRAGMA page_count').fetchone()[0]
+  kept._sql.execute(f'PRAGMA max_page_count = {pages + 4}')
+  with pytest.raises(OSError, match=r'store\.sqlite: database or disk is full'):
+    ask(server, kept, asked(200))
+  kept._sql.execute('PRAGMA max_page_count = 100000')
+  questions = asked(200)
+  progress = ask(server, kept, questions)
+  assert 0 < progress.before < 200 and texts(kept, questions) == list(ANSWERS.values())
+
+
 # ---------------------------------------------------------------- processes
 
 PROGRAM = """

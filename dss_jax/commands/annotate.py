@@ -6,6 +6,7 @@ teacher/batches.py), the prepared data set (prepare.py).
 """
 
 import asyncio
+import contextlib
 import itertools
 import json
 import pathlib
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import rich.console
 import rich.progress
@@ -31,6 +33,10 @@ from dss_jax.teacher.store import Store
 LINE_S = 30.0
 """Between two lines of progress where no terminal shows a bar."""
 MOST_REASONS = 5
+
+
+class OverLimitError(ConfigError):
+  """A limit in dollars or requests stopped a run."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -64,15 +70,28 @@ def _annotate(given: Settings, store: Store) -> int:
   elif flags.preview:
     return _preview(given, store, annotator)
   else:
-    _ask_all(given, store, annotator, given.sources)
+    try:
+      _ask_all(given, store, annotator, given.sources)
+    except OverLimitError as error:
+      where = ''
+      with contextlib.suppress(ConfigError):  # if nothing is answered
+        _write(given, store, annotator)
+        where = f' What is answered is in {given.output}, for dss prepare --teacher_outputs.'
+      raise ConfigError(f'{error}{where}') from error
+  print(json.dumps(_write(given, store, annotator)), flush=True)
+  if given.prepare is None:
+    return 0
+  # A process of its own: only this step needs TensorFlow.
+  return subprocess.run([sys.executable, '-m', 'dss_jax', 'prepare', *given.prepare]).returncode
+
+
+def _write(given: Settings, store: Store, annotator: Annotator) -> dict[str, Any]:
+  """Writes what is answered, and returns the report for programs."""
   spent = dollars(store.ledger().spent) if given.plan.price else None
-  total = annotator.write(
-    given.sources, given.output, spent, _dialect(given, store), with_rows=bool(flags.input)
-  )
-  if not total.requests:
-    raise ConfigError('no request has an answer, so there is nothing to prepare.')
+  dialect, with_rows = _dialect(given, store), bool(given.flags.input)
+  total = annotator.write(given.sources, given.output, spent, dialect, with_rows)
   _say(f'{given.output}: {total.rows} rows; {_counts(total.statuses)}.')
-  report = {
+  return {
     'dataset': given.dataset.name,
     'requests': total.requests,
     'tokens': total.tokens._asdict(),
@@ -80,11 +99,6 @@ def _annotate(given: Settings, store: Store) -> int:
     'statuses': total.statuses,
     'agreement': round(total.agree / total.judged, 6) if total.judged else None,
   }
-  print(json.dumps(report), flush=True)
-  if given.prepare is None:
-    return 0
-  # A process of its own: only this step needs TensorFlow.
-  return subprocess.run([sys.executable, '-m', 'dss_jax', 'prepare', *given.prepare]).returncode
 
 
 # ---------------------------------------------------------------- asking
@@ -94,7 +108,7 @@ def _ask_all(given: Settings, store: Store, annotator: Annotator, sources: list[
   """Asks about all rows of sources, then what makes long rationales short.
 
   Raises:
-    ConfigError: a limit stopped it.
+    OverLimitError: a limit stopped it.
     SystemExit: a signal stopped it.
   """
   count = given.asking.samples * sum(1 for source in sources for _ in source.asked())
@@ -203,7 +217,7 @@ def _report(given: Settings, store: Store, progress: Progress) -> None:
       'counted as charged among it.'
     )
   if progress.stopped == OVER:
-    raise ConfigError(
+    raise OverLimitError(
       f'stopped by --max_usd or --max_requests: ${dollars(ledger.spent):.4f} and {ledger.sent} '
       f'requests are spent by {given.store}, all runs together, and {progress.settled} requests '
       'are settled. Raise the limit and run the same command: nothing is asked again.'

@@ -113,12 +113,14 @@ def _asking(given: argparse.Namespace, prompt: prompts.Prompt) -> asking.Asking:
 
 
 def _plan(given: argparse.Namespace) -> Plan:
-  price = prices.load(given.price_file, given.model) if given.price_file else None
+  price = prices.known(given.model, given.base_url)
+  if given.price_file:
+    price = prices.load(given.price_file, given.model)
   if given.max_usd is not None and price is None:
     raise ConfigError(
       f'--max_usd={given.max_usd:g} needs the price of {given.model!r}: --price_file=FILE, JSON '
       f'such as {{"{given.model}": {{"input": 0.4, "cached_input": 0.1, "output": 1.6}}}}, dollars '
-      'per million tokens.'
+      'per million tokens. Or pip install genai-prices, if it knows the model.'
     )
   spent = None if given.max_usd is None else int(given.max_usd * prices.DOLLAR)
   return Plan(

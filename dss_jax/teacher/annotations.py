@@ -17,6 +17,7 @@ from typing import Any
 from dss_jax.datasets import labels, release
 from dss_jax.datasets.completions import MAX_COMPLETION
 from dss_jax.settings import whole_files
+from dss_jax.settings.errors import ConfigError
 from dss_jax.teacher import reading
 from dss_jax.teacher.asking import Asking, Parse
 from dss_jax.teacher.prices import DOLLAR
@@ -158,12 +159,18 @@ class Annotator:
 
     Returns:
       The sums over all sources.
+
+    Raises:
+      ConfigError: there is no answer; files of before stay as they are.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    total = Written()
+    total, files = Written(), []
     for source in sources:
       found = [self._lines(source, row, total) for row in source.asked()]
-      outputs, rows = zip(*found, strict=True) if found else ((), ())
+      files.append((source, *(zip(*found, strict=True) if found else ((), ()))))
+    if not total.requests:
+      raise ConfigError('no request has an answer, so there is nothing to write or to prepare.')
+    folder.mkdir(parents=True, exist_ok=True)
+    for source, outputs, rows in files:
       whole_files.write_text(folder / f'{source.name}.jsonl', ''.join(outputs))
       if with_rows:
         (folder / ROWS).mkdir(exist_ok=True)

@@ -68,7 +68,7 @@ def read(body: Any) -> Answer | Failure:
   message = choice.get('message')
   message = message if isinstance(message, dict) else {'content': choice.get('text')}
   finish = choice.get('finish_reason')
-  finish = finish if isinstance(finish, str) else None
+  finish = one_line(finish, 40) if isinstance(finish, str) else None
   text, reasoning = _without_thought(_text(message.get('content')))
   reasoning = _text(message.get('reasoning') or message.get('reasoning_content')) or reasoning
   if refusal := _text(message.get('refusal')):
@@ -93,7 +93,7 @@ def _why_empty(finish: str | None, reasoning: str) -> str:
     return f'no text: the answer reached the output cap{where}; raise --max_tokens'
   if finish == 'content_filter':
     return "no text: the server's content filter took it"
-  return f'no text{f" (finish_reason {one_line(finish, 40)})" if finish else ""}'
+  return f'no text{f" (finish_reason {finish})" if finish else ""}'
 
 
 def _without_thought(text: str) -> tuple[str, str]:

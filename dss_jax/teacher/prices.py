@@ -1,4 +1,4 @@
-"""What a teacher costs: the user's price file, and money as whole numbers.
+"""What a teacher costs: the user's price file, or a package of prices; money as whole numbers.
 
 Money is counted in billionths of a dollar, rounded up, so that sums over millions of requests are
 exact. Does not own: what was spent (store.py).
@@ -51,6 +51,26 @@ class Price:
     worst = request.worst_tokens()
     dearest = max(self.input, self.cached_input or 0)
     return math.ceil(worst.input * _of_token(dearest) + worst.output * _of_token(self.output))
+
+
+def known(model: str, base_url: str) -> Price | None:
+  """The price that the package `genai-prices` knows, if it is installed, of a provider's model."""
+  try:
+    import genai_prices
+  except ImportError:
+    return None
+
+  def of_million(**tokens: int) -> fractions.Fraction:
+    usage = genai_prices.Usage(**tokens)
+    found = genai_prices.calc_price(usage, model, provider_api_url=base_url)
+    return fractions.Fraction(found.total_price) * 1_000_000 / 1000
+
+  try:
+    fresh, written = of_million(input_tokens=1000), of_million(output_tokens=1000)
+    cached = of_million(input_tokens=1000, cache_read_tokens=1000)
+  except LookupError:  # of no such provider, or model
+    return None
+  return Price(float(fresh), float(written), float(cached))
 
 
 @functools.cache
