@@ -148,6 +148,8 @@ class Server:
     if self.models is not None and body['model'] not in self.models:
       text = f'The model `{body["model"]}` does not exist.'
       return 404, {'error': {'message': text, 'code': 'model_not_found', 'param': 'model'}}
+    if not body.get('messages' if path == CHAT else 'prompt'):
+      return 400, {'error': {'message': 'Nothing is asked.', 'code': None, 'param': None}}
     for name in sorted(self.refuses & set(body)):
       if name == 'temperature' and body[name] == 1:
         continue
@@ -174,9 +176,11 @@ class Server:
       choice['text'] = text
     answer = {'id': 'cmpl-1', 'object': 'completion', 'model': body['model'], 'choices': [choice]}
     if self.has_usage:
+      given, written = _words(body.get('messages') or body['prompt']), len(text.split())
       answer['usage'] = {
-        'prompt_tokens': _words(body.get('messages') or body['prompt']),
-        'completion_tokens': len(text.split()),
+        'prompt_tokens': given,
+        'completion_tokens': written,
+        'total_tokens': given + written,
         'prompt_tokens_details': {'cached_tokens': self.cached_tokens},
       }
     return answer
