@@ -4,6 +4,7 @@
 
 import json
 import subprocess
+import sys
 import types
 
 import annotations
@@ -218,6 +219,16 @@ def test_wrong_options_are_one_sentence(job, more, message):
   said = job.annotate(*more, status=2)[1]
   assert message in said and said.count('\n') == 1 and 'secret' not in said
   assert job.server.requests == 0
+
+
+def test_without_the_extra_it_says_what_to_install():
+  program = (
+    "import sys; sys.modules['openai'] = None\n"
+    "from dss_jax import cli; sys.exit(cli.main(['annotate', '--dataset=svamp']))"
+  )
+  done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True)
+  assert done.returncode == 2 and "pip install 'dss_jax[teacher]'" in done.stderr
+  assert done.stderr.count('\n') == 1
 
 
 # ---------------------------------------------------------------- what it prepares

@@ -143,7 +143,7 @@ def _ask(given: Settings, store: Store, requests: Iterable[Request], total: int)
     )
     pace = Pace(flags.concurrency, flags.requests_per_minute, flags.tokens_per_minute)
     async with client:
-      shown = asyncio.create_task(_show(progress, total, pace, store, given))
+      shown = asyncio.create_task(_show(progress, total, pace, given))
       try:
         await run(requests, store, client, pace, given.plan, progress)
       finally:
@@ -165,7 +165,7 @@ def _dialect(given: Settings, store: Store) -> dict[str, str | None]:
   return store.note(_note(given))
 
 
-async def _show(progress: Progress, total: int, pace: Pace, store: Store, given: Settings) -> None:
+async def _show(progress: Progress, total: int, pace: Pace, given: Settings) -> None:
   """Shows how far a run is: a bar in a terminal, else a line now and then."""
   console = rich.console.Console(stderr=True)
   bar = rich.progress.Progress(
@@ -178,15 +178,15 @@ async def _show(progress: Progress, total: int, pace: Pace, store: Store, given:
     try:
       while True:
         await asyncio.sleep(0.5)
-        bar.update(task, completed=progress.settled, more=_state(progress, pace, store, given))
+        bar.update(task, completed=progress.settled, more=_state(progress, pace, given))
         if not console.is_terminal and time.monotonic() > next_line:
           next_line = time.monotonic() + LINE_S
-          _say(f'{progress.settled} of {total}: {_state(progress, pace, store, given)}')
+          _say(f'{progress.settled} of {total}: {_state(progress, pace, given)}')
     finally:
-      bar.update(task, completed=progress.settled, more=_state(progress, pace, store, given))
+      bar.update(task, completed=progress.settled, more=_state(progress, pace, given))
 
 
-def _state(progress: Progress, pace: Pace, store: Store, given: Settings) -> str:
+def _state(progress: Progress, pace: Pace, given: Settings) -> str:
   """The running total: money, failures, pace."""
   parts = [f'{pace.in_flight} at once']
   if given.plan.price:

@@ -17,8 +17,13 @@ from collections.abc import Callable
 from email import utils as mail
 from typing import Any
 
-import httpx2
-import openai
+try:
+  import httpx2
+  import openai
+except ImportError as error:
+  raise ImportError(
+    f"{error}: asking a teacher needs pip install 'dss_jax[teacher]'.", name=error.name
+  ) from error
 
 from dss_jax.settings.errors import ConfigError
 from dss_jax.settings.printable import one_line

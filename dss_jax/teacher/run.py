@@ -173,7 +173,7 @@ class _Run:
     self.unsent: dict[bytes, Request] = {}  # claimed, and not on their way
     self.claimed: asyncio.Queue[Request | None] = asyncio.Queue()
     self.outstanding = 0  # claimed, and not answered or failed
-    self.denied: list[Request] = []  # were lost when there was no room for another try
+    self.put_off: list[Request] = []  # asked by others, or lost without room for another try
     self.settled = asyncio.Event()
     self.tasks: list[asyncio.Task[None]] = []
     self.grace_ends = math.inf
@@ -211,16 +211,16 @@ class _Run:
 
   async def _claim_all(self, requests: Iterable[Request], workers: int) -> None:
     """Claims request after request as the workers take them, then tells the workers to end."""
-    waiting: Iterator[Request] = iter(requests)
+    waiting = iter(requests)
     while not self.progress.stopped:
       batch = list(itertools.islice(waiting, await self._room()))
       if batch:
-        waiting = itertools.chain(waiting, await self._claim(batch))
-      elif self.outstanding:  # any of them may be denied yet
+        await self._claim(batch)
+      elif self.outstanding:  # any of them may be put off yet
         self.settled.clear()
         await self._wait_for_room()
-      elif self.denied:
-        waiting, self.denied = iter(self.denied), []
+      elif self.put_off:
+        waiting, self.put_off = iter(self.put_off), []
       else:
         break
     for _ in range(workers):
@@ -237,9 +237,9 @@ class _Run:
       await self.settled.wait()
     return room
 
-  async def _claim(self, batch: list[Request]) -> list[Request]:
-    """Claims requests and hands them to the workers; returns those that others are asking."""
-    elsewhere, rest = [], batch
+  async def _claim(self, batch: list[Request]) -> None:
+    """Claims requests and hands them to the workers; those that others are asking are put off."""
+    elsewhere, rest = 0, batch
     while rest and not self.progress.stopped:
       self.settled.clear()
       verdicts, room_may_come = await self.commits(self._verdicts, rest)
@@ -251,7 +251,8 @@ class _Run:
         elif verdict == 'refused':
           refused.append(request)
         elif verdict == 'elsewhere':
-          elsewhere.append(request)
+          self.put_off.append(request)
+          elsewhere += 1
         self.progress.before += verdict == 'answered'
         self.progress.failed_before += verdict == 'failed'
         self.progress.in_batch += verdict == 'in_batch'
@@ -260,10 +261,9 @@ class _Run:
       elif len(refused) == len(rest):
         await self._wait_for_room()
       rest = refused
-    if elsewhere and len(elsewhere) == len(batch):
+    if elsewhere == len(batch):
       await asyncio.sleep(POLL_S)
       await self.commits(self.store.end_dead_claims)
-    return elsewhere
 
   def _verdicts(self, batch: list[Request]) -> tuple[list[str], bool]:
     """What becomes of each, and whether open requests reserve more than they will cost."""
@@ -353,7 +353,7 @@ class _Run:
     if await self.commits(self.store.lost, request.key, charged, self.plan.limits):
       self.unsent[request.key] = request
       return True
-    self.denied.append(request)
+    self.put_off.append(request)
     return False
 
   async def _keep(self, request: Request, answer: Answer) -> None:
