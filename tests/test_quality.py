@@ -1,5 +1,7 @@
 """Properties of a teacher's outputs, the rules that go by them, and sums of them over a split."""
 
+import time
+
 import pytest
 
 from dss_jax.datasets.release import Example
@@ -192,3 +194,15 @@ def test_a_split_without_a_teacher_has_no_shares():
   assert {value for name, value in report.items() if not name.startswith(('rows', 'samples'))} == {
     None
   }
+
+
+def test_properties_of_hostile_texts_take_linear_time():
+  started = time.process_time()
+  for part in ('(', ')', '1.0', '1.', ' ', 'a', '\u4e8c', '((1', '.0'):
+    text = part * (300_000 // len(part))
+    for metric in ('text', 'equation'):
+      quality.leaks(text, text, metric)
+      quality.leaks(text, part * 300, metric)
+      quality.vote([text] * 20, metric)
+    quality.is_foreign(text, text)
+  assert time.process_time() - started < 20

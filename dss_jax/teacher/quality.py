@@ -15,6 +15,8 @@ from dss_jax.datasets import labels
 
 FOREIGN = 0.2
 """Share of a rationale's letters from which it is in another language than its input."""
+MAX_LABEL = 1000
+"""Characters. A longer label is looked for in no rationale."""
 _WORD = re.compile(r'\w+')
 _NUMBER = re.compile(r'(\d+)\.0+(?!\d)')
 _ONE_SCRIPT = {'HIRAGANA': 'CJK', 'KATAKANA': 'CJK', 'KATAKANA-HIRAGANA': 'CJK', 'HALFWIDTH': 'CJK'}
@@ -74,7 +76,7 @@ def leaks(rationale: str, label: str, metric: str) -> bool:
   a chain of thought this is the rule where the answer is a thing that is talked about, or a
   calculation; where labels are classes (`entailment`) it is a fault.
   """
-  if not label.strip():
+  if not label.strip() or len(label) > MAX_LABEL:
     return False
   if metric == 'equation':
     wanted = _tight(label)
