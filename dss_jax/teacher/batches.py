@@ -88,7 +88,7 @@ def write(
   written = {key for part in folder.glob('requests-*.jsonl') for key, _ in _lines(part)}
   with store.transaction():  # a crash may have come between claiming and writing
     store.end_dead_claims()
-    store.release(store.claims(owner) - written)
+    store.release(store.claims(owner) - written, owner)
   number = itertools.count(1)
   waiting = _claimed(requests, store, plan, owner, done)
   for group in _parts(waiting, dialect):

@@ -236,11 +236,18 @@ class Store:
     self._sql.execute('DELETE FROM requests WHERE key = ?', (key,))
     return False
 
-  def release(self, keys: Iterable[bytes]) -> None:
-    """Gives back claims of what was never sent."""
+  def release(self, keys: Iterable[bytes], owner: str | None = None) -> None:
+    """Gives back claims of what was never sent; keys that the owner has not claimed stay.
+
+    Args:
+      keys: of the requests.
+      owner: None: this process.
+    """
+    mine = self.claims(owner or self.owner)
     for key in keys:
-      self._add(reserved=-self._reserved(key), open=-1)
-      self._sql.execute('DELETE FROM requests WHERE key = ?', (key,))
+      if key in mine:
+        self._add(reserved=-self._reserved(key), open=-1)
+        self._sql.execute('DELETE FROM requests WHERE key = ?', (key,))
 
   def end_claims(self, owner: str) -> int:
     """Counts all that an owner has claimed and not settled as lost; returns how many."""
