@@ -1,4 +1,5 @@
 # make smoke   sets up .venv and runs the main job on the embedded data: trains and compares three students
+# make teacher-smoke   a stand-in for a language model annotates the embedded inputs, and a student learns from it
 # make test    sets up what is missing and runs the tests
 # make check   lint, format and types
 # make beam    an environment with Apache Beam in build/beam, for its pipeline and that pipeline's test
@@ -10,11 +11,14 @@ TYPED := build/typed# links that give the package the form in which it installs,
 BEAM := build/beam# its pins contradict ours
 RUN ?= runs/smoke-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: smoke test check beam install install-test clean
+.PHONY: smoke teacher-smoke test check beam install install-test clean
 .DELETE_ON_ERROR:
 
 smoke: install
 	launch/local.sh compare --gin_file=runs/smoke.gin --model_dir=$(RUN)
+
+teacher-smoke: install-test
+	$(VENV)/bin/python tests/teacher_smoke.py
 
 test: install-test
 	$(VENV)/bin/python -m pytest -n auto --dist worksteal
