@@ -18,6 +18,7 @@ from dss_jax.teacher import prompts
 from dss_jax.teacher.requests import Request
 
 pytest.importorskip('torch')
+pytest.importorskip('accelerate')
 pytest.importorskip('fastapi')
 pytest.importorskip('uvicorn')
 pytestmark = pytest.mark.torch
