@@ -37,12 +37,6 @@ def test_the_report_imports_neither_tensorflow_nor_jax():
   assert subprocess.check_output([sys.executable, '-c', code], text=True).strip() == 'set()'
 
 
-def test_the_names_of_files_are_those_of_the_writers(tmp_path):
-  run = RunFolder(tmp_path)
-  names = (run.settings_file.name, run.gin_file.name, run.metrics_file.name)
-  assert names == (folder.SETTINGS, folder.GIN, folder.METRICS)
-
-
 @pytest.mark.parametrize(
   'settings',
   [

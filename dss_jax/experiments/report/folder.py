@@ -1,7 +1,7 @@
 """The folder of a sweep as a report reads it: its finished cells, whatever wrote them.
 
 Owns finding and checking them; imports neither TensorFlow nor JAX, since a report is read in
-seconds. The names of a run's files are RunFolder's (a test compares them). Answers and texts are
+seconds. Answers and texts are
 records.py's, statistics are series.py's.
 """
 
@@ -19,11 +19,11 @@ from dss_jax.experiments.report import student_size
 from dss_jax.experiments.results import Score
 from dss_jax.methods import derived
 from dss_jax.methods.base import fields_of
+from dss_jax.runs import file_names
 from dss_jax.settings import fields, json_form, plain_files
 from dss_jax.settings.errors import ConfigError
 from dss_jax.settings.printable import one_line
 
-SETTINGS, GIN, METRICS = 'config.json', 'config.gin', 'metrics.jsonl'
 FRACTION = 'TRAIN_FRACTION'
 BASELINE = 'standard'
 """What others are compared to, unless the folder or the user says otherwise."""
@@ -216,7 +216,7 @@ def _cells(path: epath.Path, prefix: str) -> tuple[list[Run], list[str]]:
       unfinished.append(folder.name)
       continue
     settings = _object(values, 'settings')
-    config = folder / SETTINGS
+    config = folder / file_names.SETTINGS
     if config.exists():  # there the size of the vocabulary is known
       settings = {**settings, **json_form.read_object(config)}
     run = _run(values, values.get('score'), str(file), prefix, folder, settings)
