@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from dss_jax.settings.errors import ConfigError
 from dss_jax.settings.printable import printable
 from dss_jax.teacher import batches, preview
 from dss_jax.teacher.annotations import Annotator, Source, Written, dollars, judge
-from dss_jax.teacher.client import Client
+from dss_jax.teacher.client import KEY_VARIABLE, Client
 from dss_jax.teacher.pace import Pace
 from dss_jax.teacher.requests import Request
 from dss_jax.teacher.run import OVER, Progress, run
@@ -55,6 +56,8 @@ def main(argv: Sequence[str]) -> int:
   given = settings(argv)
   store = Store(given.store)
   try:
+    if given.plan.price is not None:
+      store.price(given.asking.model, given.plan.price.cost)
     return _annotate(given, store)
   finally:
     store.close()
@@ -81,8 +84,11 @@ def _annotate(given: Settings, store: Store) -> int:
   print(json.dumps(_write(given, store, annotator)), flush=True)
   if given.prepare is None:
     return 0
-  # A process of its own: only this step needs TensorFlow.
-  return subprocess.run([sys.executable, '-m', 'dss_jax', 'prepare', *given.prepare]).returncode
+  # A process of its own, since only this step needs TensorFlow; it needs no key.
+  key = given.flags.api_key_env or KEY_VARIABLE
+  environment = {name: value for name, value in os.environ.items() if name != key}
+  command = [sys.executable, '-m', 'dss_jax', 'prepare', *given.prepare]
+  return subprocess.run(command, env=environment).returncode
 
 
 def _write(given: Settings, store: Store, annotator: Annotator) -> dict[str, Any]:
@@ -91,6 +97,9 @@ def _write(given: Settings, store: Store, annotator: Annotator) -> dict[str, Any
   dialect, with_rows = _dialect(given, store), bool(given.flags.input)
   total = annotator.write(given.sources, given.output, spent, dialect, with_rows)
   _say(f'{given.output}: {total.rows} rows; {_counts(total.statuses)}.')
+  if total.long:
+    _say(f'{total.long} rationales are as long as they came: asking for a shorter one did not help '
+         'or was not done yet.')  # fmt: skip
   return {
     'dataset': given.dataset.name,
     'requests': total.requests,
@@ -276,7 +285,7 @@ def _some(given: Settings) -> list[Source]:
 
 def _write_batch(given: Settings, store: Store, annotator: Annotator) -> int:
   flags = given.flags
-  folder = pathlib.Path(flags.write_batch)
+  folder = pathlib.Path(flags.write_batch).expanduser()
   requests = _once(map(annotator.requests, given.sources))
   dialect = _dialect(given, store)
   done = batches.write(folder, requests, store, given.plan, dialect)
@@ -285,6 +294,7 @@ def _write_batch(given: Settings, store: Store, annotator: Annotator) -> int:
     more = batches.write(folder, short, store, given.plan, dialect)
     done.parts += more.parts
     done.requests += more.requests
+    done.is_over |= more.is_over
   for part in done.parts:
     print(part)
   _say(
@@ -301,7 +311,8 @@ def _read_batch(given: Settings, store: Store, annotator: Annotator) -> None:
   parts = itertools.chain(
     map(annotator.requests, given.sources), map(annotator.condensing, given.sources)
   )
-  done = batches.read(pathlib.Path(flags.read_batch), _once(parts), store, given.plan)
+  folder = pathlib.Path(flags.read_batch).expanduser()
+  done = batches.read(folder, _once(parts), store, given.plan)
   _say(f'{done.answered} answered, {done.failed} failed, {done.known} were read before.')
   _say_failures(done.failures)
   if done.strangers:

@@ -25,7 +25,11 @@ from dss_jax.teacher.store import Limits
 OPENAI = 'https://api.openai.com/v1'
 MODES = ('chat', 'completions')
 REUSES = ('same-request', 'same-prompt')
-_OWN = ('model', 'messages', 'prompt', 'stream', 'n', CAP, 'temperature', 'stop', 'response_format')
+_OWN = (
+  'model', 'messages', 'prompt', 'stream', 'n', CAP, 'temperature', 'stop', 'response_format',
+  # Other names of the cap, and what multiplies an answer: its price is reserved before it is sent.
+  'max_completion_tokens', 'max_output_tokens', 'max_new_tokens', 'best_of', 'num_return_sequences',
+)  # fmt: skip
 _DESCRIPTION = """\
 Asks a large language model, at any server that speaks OpenAI's protocol, for a rationale and a
 label of every input, and prepares the data set from its answers. Every answer is kept at once:
@@ -72,7 +76,10 @@ def settings(argv: Sequence[str]) -> Settings:
   if not known and given.input is None:
     datasets.get(given.dataset)  # raises
   dataset = datasets.get(given.dataset) if known else prompt.dataset(given.dataset)
-  filters.Filter(given.filter, dataset.metric)  # raises, before money is spent
+  # What follows raises, before money is spent.
+  filters.Filter(given.filter, dataset.metric)
+  prompt.check(dataset)
+  dataset = release.with_parser(dataset, given.parser)
   client.check_address(given.base_url)
   output = _output(given)
   return Settings(
@@ -163,6 +170,10 @@ def _input(given: argparse.Namespace, dataset: release.Dataset) -> list[Source]:
     raise ConfigError('expected --input=FILE or --raw_dir=DIR, not both.')
   if not path.is_file():
     raise ConfigError(f'--input={path}: there is no such file.')
+  if len(given.split) > 1:
+    raise ConfigError('--input is one file, so one --split at most.')
+  if given.filter != filters.NONE:
+    raise ConfigError('--filter is of dss prepare, which does not read --input: filter the rows.')
   return [Source(given.split[0] if given.split else 'train', path, dataset, given.limit)]
 
 

@@ -16,15 +16,16 @@ from typing import Any
 
 from dss_jax.datasets import labels, release
 from dss_jax.datasets.completions import MAX_COMPLETION
-from dss_jax.settings import whole_files
+from dss_jax.settings import json_form, whole_files
 from dss_jax.settings.errors import ConfigError
+from dss_jax.settings.printable import one_line
 from dss_jax.teacher import reading
 from dss_jax.teacher.asking import Asking, Parse
 from dss_jax.teacher.prices import DOLLAR
 from dss_jax.teacher.requests import Request, Tokens
 from dss_jax.teacher.store import Kept, Store
 
-ROWS = 'rows'
+ROWS, TEACHER = 'rows', 'teacher.json'
 LICENCE_NOTE = 'Texts written by {teacher}; the terms of its provider may limit their use.'
 
 
@@ -77,6 +78,7 @@ class Written:
   requests: int = 0
   tokens: Tokens = Tokens(0, 0, 0)  # noqa: RUF009  a tuple
   latest: str = ''
+  long: int = 0  # rationales that were to be made short, and were not
 
   def add(self, kept: Kept) -> None:
     """Counts an answer that is used."""
@@ -134,9 +136,10 @@ class Annotator:
     total.add(kept)
     text, request = None, self.asking.condensing(row, kept.answer, parse)
     short = self._store.find(request, self._same) if request else None
-    if short and short.answer:
+    if short and short.answer and self.asking.is_shorter(short.answer, kept.answer, parse):
       total.add(short)
       text = short.answer.text
+    total.long += request is not None and text is None
     completion = self.asking.completion(kept.answer, parse, text)
     return completion[:MAX_COMPLETION], kept.answer.finish_reason
 
@@ -161,7 +164,8 @@ class Annotator:
       The sums over all sources.
 
     Raises:
-      ConfigError: there is no answer; files of before stay as they are.
+      ConfigError: there is no answer, or the folder has other splits of another teacher; files of
+        before stay as they are.
     """
     total, files = Written(), []
     for source in sources:
@@ -169,14 +173,17 @@ class Annotator:
       files.append((source, *(zip(*found, strict=True) if found else ((), ()))))
     if not total.requests:
       raise ConfigError('no request has an answer, so there is nothing to write or to prepare.')
+    about = self._about(total, dollars, refused)
+    _refuse_mixture(folder, {source.name for source in sources}, about)
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / TEACHER).unlink(missing_ok=True)  # without it, nothing is prepared from the folder
     for source, outputs, rows in files:
       whole_files.write_text(folder / f'{source.name}.jsonl', ''.join(outputs))
       if with_rows:
         (folder / ROWS).mkdir(exist_ok=True)
         whole_files.write_text(folder / ROWS / f'{source.name}.jsonl', ''.join(rows))
-    about = json.dumps(self._about(total, dollars, refused), indent=2, ensure_ascii=False)
-    whole_files.write_text(folder / 'teacher.json', f'{about}\n')
+    text = json.dumps(about, indent=2, ensure_ascii=False)
+    whole_files.write_text(folder / TEACHER, f'{text}\n')
     return total
 
   def _lines(self, source: Source, row: release.Row, total: Written) -> tuple[str, str]:
@@ -220,6 +227,22 @@ class Annotator:
       'usd': dollars,
       'licence_note': LICENCE_NOTE.format(teacher=teacher),
     }
+
+
+def _refuse_mixture(folder: pathlib.Path, names: set[str], about: Mapping[str, Any]) -> None:
+  """Refuses to put splits of one teacher beside those of another, whose name they would get."""
+  file = folder / TEACHER
+  others = {path.stem for path in folder.glob('*.jsonl')} - names
+  if not others or not file.exists():
+    return
+  before = json_form.read_object(file)
+  same = ('teacher', 'prompt')
+  if any(before.get(name) != about[name] for name in same):
+    raise ConfigError(
+      f'{folder} has {", ".join(sorted(others))} of {one_line(str(before.get("teacher")), 80)} by '
+      f'the prompt {one_line(str(before.get("prompt")), 80)}; choose another --output for '
+      f'{one_line(str(about["teacher"]), 80)}, or annotate all splits.'
+    )
 
 
 def parser(dataset: release.Dataset, row: release.Row) -> Parse:

@@ -17,6 +17,7 @@ import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from dss_jax.datasets import release
 from dss_jax.settings import json_form
 from dss_jax.settings.errors import ConfigError
 from dss_jax.settings.printable import one_line
@@ -33,6 +34,7 @@ MOST_BYTES = 200_000_000
 PART = 'requests-{:04}.jsonl'
 API = '/v1'
 _AT_ONCE = 500  # claims of one transaction
+_READ = 'batch files that were read'
 _FREE = ('server', 'refused')  # failures that nobody charges for
 
 
@@ -162,7 +164,13 @@ def read(folder: pathlib.Path, requests: Iterable[Request], store: Store, plan: 
   if not folder.is_dir():
     raise ConfigError(f'--read_batch={folder}: there is no such folder.')
   done, strangers = Exchanged(), {}
+  known = store.note(_READ)
   for path in sorted(folder.rglob('*.jsonl')):
+    digest = release.file_sha256(path)
+    if digest in known:  # its failures may have been asked again since: they are not settled twice
+      done.known += sum('method' not in line for _, line in _lines(path))
+      continue
+    known[digest] = path.name
     found = ((key, line) for key, line in _lines(path) if 'method' not in line)
     while batch := list(itertools.islice(found, _AT_ONCE)):
       with store.transaction():
@@ -171,6 +179,9 @@ def read(folder: pathlib.Path, requests: Iterable[Request], store: Store, plan: 
           if not _keep(store, key, outcome, plan, done):
             strangers[key] = outcome
   strangers = _adopt(requests, strangers, store, plan, done)
+  if not strangers:  # else another command may know them
+    with store.transaction():
+      store.set_note(_READ, known)
   done.strangers = len(strangers)
   done.out = len(store.claims(owners.of_folder(folder)))
   if not (done.answered or done.failed or done.known or done.strangers):
@@ -227,7 +238,10 @@ def _outcome(line: dict[str, Any]) -> Answer | Failure:
   if status == 200 and not error:
     return answers.read(body)
   said = answers.error_message(error or body, 'the batch has no answer to it')
-  return Failure(f'HTTP {status}: {said}' if isinstance(status, int) else said, 'refused')
+  kind, tokens = 'refused', None
+  if isinstance(error, dict) and error.get('code') in ('lost', 'broken', 'final'):  # of beam.py
+    kind, tokens = error['code'], answers.tokens_of(error.get('usage'))
+  return Failure(f'HTTP {status}: {said}' if isinstance(status, int) else said, kind, tokens=tokens)
 
 
 def _lines(path: pathlib.Path) -> Iterator[tuple[bytes, dict[str, Any]]]:

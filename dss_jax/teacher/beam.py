@@ -27,7 +27,7 @@ from apache_beam.options import pipeline_options
 from dss_jax.settings.errors import ConfigError
 from dss_jax.teacher import pace
 from dss_jax.teacher.answers import Answer, Failure
-from dss_jax.teacher.client import Client
+from dss_jax.teacher.client import INSTEAD, Client
 from dss_jax.teacher.requests import Request
 
 AT_ONCE = 16
@@ -70,6 +70,9 @@ class Ask(beam.DoFn):
   async def _answered(self, line: str) -> str:
     values = json.loads(line)
     body = values['body']
+    for name, instead in INSTEAD.items():  # as the batch was written for a server that renames
+      if instead in body:
+        body[name] = body.pop(instead)
     prompt = body.pop('messages', None) or body.pop('prompt')
     request = Request(body.pop('model'), prompt, body)
     try:
@@ -105,7 +108,7 @@ def line_of(name: str, outcome: Answer | Failure) -> dict[str, Any]:
     'prompt_tokens_details': {'cached_tokens': outcome.tokens.cached},
   }
   if isinstance(outcome, Failure):
-    error = {'code': outcome.kind, 'message': outcome.reason}
+    error = {'code': outcome.kind, 'message': outcome.reason, 'usage': usage}
     return {'custom_id': name, 'response': None, 'error': error}
   message = {'content': outcome.text, 'reasoning': outcome.reasoning or None}
   choice = {'index': 0, 'message': message, 'finish_reason': outcome.finish_reason}

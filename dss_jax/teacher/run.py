@@ -260,6 +260,7 @@ class _Run:
         self.progress.stopped = self.progress.stopped or OVER
       elif len(refused) == len(rest):
         await self._wait_for_room()
+        await self.commits(self.store.end_dead_claims)  # whose reservations are in the way
       rest = refused
     if elsewhere == len(batch):
       await asyncio.sleep(POLL_S)
@@ -311,8 +312,8 @@ class _Run:
         return outcome
       if not await self._may_go_on(request, outcome):
         return None
-      if outcome.wait is None:
-        await asyncio.sleep(backoff(max(tries, min(refusals, 5))))
+      # Beside what the server asks for, which may be 0 or past.
+      await asyncio.sleep(max(outcome.wait or 0.0, backoff(max(tries, min(refusals, 5)))))
 
   async def _sent(self, request: Request) -> Answer | Failure:
     """What comes back; a request that costs nothing is as if it had not been sent."""
@@ -338,7 +339,7 @@ class _Run:
       self.progress.slowed += 1
       return True
     self.progress.repeated += 1
-    last, patience = self.pace.last_success, PATIENCE_S
+    last, patience = self.pace.last_response, PATIENCE_S + self.client.timeout
     if last is None and failure.kind == 'network':
       patience = FIRST_PATIENCE_S
     if failure.kind != 'broken' and time.monotonic() - (last or self.started) > patience:
@@ -372,7 +373,7 @@ class _Run:
     self.unsent.pop(request.key, None)
     await self.commits(self.store.failed, request.key, reason, charged, tokens)
     self.refusals += failure.kind == 'refused'
-    if self.refusals >= MOST_REFUSALS and not self.progress.answered:
+    if self.refusals >= MOST_REFUSALS and not self.progress.answered + self.progress.before:
       raise ConfigError(f'{self.client.base_url} refuses every request: {reason}.')
 
   def _charged(self, request: Request, tokens: Tokens | None) -> int:

@@ -16,7 +16,7 @@ import dataclasses
 import json
 import pathlib
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from dss_jax.teacher import owners
@@ -230,6 +230,9 @@ class Store:
   def lost(self, key: bytes, charged: int | None, limits: Limits) -> bool:
     """Counts a try that may have been charged, and reserves another one; False: a limit forbids."""
     worst = self._reserved(key)
+    if worst is None:  # as in `_settle`
+      self._add(spent=charged or 0, sent=1, lost=1)
+      return False
     self._spend(worst, worst if charged is None else charged, lost=1)
     if self._reserve(worst, limits):
       return True
@@ -246,7 +249,7 @@ class Store:
     mine = self.claims(owner or self.owner)
     for key in keys:
       if key in mine:
-        self._add(reserved=-self._reserved(key), open=-1)
+        self._add(reserved=-(self._reserved(key) or 0), open=-1)
         self._sql.execute('DELETE FROM requests WHERE key = ?', (key,))
 
   def end_claims(self, owner: str) -> int:
@@ -277,14 +280,18 @@ class Store:
     select = "SELECT key FROM requests WHERE state = 'claimed' AND owner = ?"
     return {key for (key,) in self._sql.execute(select, (owner,))}
 
-  def _reserved(self, key: bytes) -> int:
+  def _reserved(self, key: bytes) -> int | None:
     select = "SELECT reserved FROM requests WHERE key = ? AND state = 'claimed'"
-    return self._sql.execute(select, (key,)).fetchone()[0]
+    row = self._sql.execute(select, (key,)).fetchone()
+    return None if row is None else row[0]
 
   def _settle(
     self, key: bytes, charged: int | None, tokens: Tokens | None, **columns: str | None
   ) -> None:
     reserved = self._reserved(key)
+    if reserved is None:  # another process has settled it meanwhile; this try was charged, too
+      self._add(spent=charged or 0, sent=1)
+      return
     charged = reserved if charged is None else charged
     self._spend(reserved, charged, lost=0)
     counts = tokens._asdict() if tokens else {}
@@ -308,6 +315,16 @@ class Store:
     return Ledger(
       *self._sql.execute('SELECT spent, reserved, sent, open, lost FROM ledger').fetchone()
     )
+
+  def price(self, model: str, cost: Callable[[Tokens], int]) -> None:
+    """Charges the answers of a model that were counted as free, since no price was known then."""
+    where = "state = 'answered' AND charged = 0 AND output > 0 AND model = ?"
+    select = f'SELECT key, input, cached, output FROM requests WHERE {where}'
+    with self.transaction():
+      for key, *counts in self._sql.execute(select, (model,)).fetchall():
+        charged = cost(Tokens(*counts))
+        self._sql.execute('UPDATE requests SET charged = ? WHERE key = ?', (charged, key))
+        self._add(spent=charged)
 
   def find(self, request: Request, same_prompt: bool = False) -> Kept | None:
     """What is kept of a request, at any time, also while another thread changes the store.
