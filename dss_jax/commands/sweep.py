@@ -188,7 +188,7 @@ def _plan(sweep: Sweep) -> int:
   if found:
     _print_groups(found)
     print(sweep_plan.total(found, topology, price))
-  tests = [resolution.test_of(run, settings.split) for run in sweep.runs]
+  tests = resolution.tests_of(sweep.runs, settings.split)
   done = [outcome for outcome in outcomes if outcome is not None]
   for line in resolution.sentences(sweep.cells, tests, settings.split, done, settings.methods[0]):
     print(line)

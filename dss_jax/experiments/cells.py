@@ -28,6 +28,7 @@ from dss_jax.tasks import metrics, prepared, registration
 CLAIMS = '.claims'
 # What may change when a run is continued, but changes what a cell is.
 _MATTERS = ('train_steps', 'initial_checkpoint_path', 'vocabulary')
+_IGNORED = sorted(set(run_config.MAY_CHANGE_ON_RESUME) - set(_MATTERS))
 
 
 class Outcome(NamedTuple):
@@ -102,8 +103,7 @@ def train(cell: Cell, run: run_config.RunConfig, split: str) -> tuple[Outcome | 
 
 def identity(run: run_config.RunConfig, split: str) -> str:
   """A checksum of what decides whether a cell is the one that is asked for; see `done`."""
-  ignored = set(run_config.MAY_CHANGE_ON_RESUME) - set(_MATTERS)
-  matter = {name: value for name, value in _settings(run).items() if name not in ignored}
+  matter = {name: value for name, value in _settings(run).items() if name not in _IGNORED}
   values = [matter, _read_by(run), split]
   return _sum(json.dumps(values, sort_keys=True, default=dict).encode())
 
@@ -213,11 +213,10 @@ def _sum(content: bytes) -> str:
 
 def _changes(found: dict[str, Any], run: run_config.RunConfig, split: str) -> list[str]:
   """How the settings of a cell's file differ from those that are asked for."""
-  ignored = set(run_config.MAY_CHANGE_ON_RESUME) - set(_MATTERS)
   changed = json_form.differences(
     {**found.get('settings', {}), 'read': found.get('read', {})},
     {**_settings(run), 'read': _read_by(run)},
-    sorted(ignored),
+    _IGNORED,
   )
   return changed or (['split'] if found.get('split') != split else [])
 
@@ -265,6 +264,11 @@ def write_rationales(run: run_config.RunConfig, split: str, count: int) -> None:
   """Evaluates the first rationales of a student, where its method has a row for them.
 
   Does nothing where an evaluation of as many is there.
+
+  Args:
+    run: of the student.
+    split: on which it was scored.
+    count: at most the examples of that split.
   """
   run = run_config.set_up_tasks(run)
   assert run.method is not None
@@ -274,10 +278,9 @@ def write_rationales(run: run_config.RunConfig, split: str, count: int) -> None:
     if row.task != 'rationale':
       continue
     task = registration.row_task(dataset, row)
-    items = len(registration.labels_of(task, split))
     written = (one.get('examples', 0) for one in there
                if (one['task'], one['split']) == (task, split))  # fmt: skip
-    if max(written, default=0) < min(count, items):
+    if max(written, default=0) < count:
       evaluation.evaluate(_evaluation(run, split, task=task, num_examples=count))
 
 

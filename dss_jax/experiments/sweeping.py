@@ -131,12 +131,13 @@ def work(sweep: Sweep, is_failure_raised: bool = False) -> bool:
       if not is_ours or failures.are_known():
         continue
       try:
-        if cells.done(cell, asked, sweep.settings.split) is not None:
-          _write_rationales(sweep, cell, asked)
+        done = cells.done(cell, asked, sweep.settings.split)
+        if done is not None:
+          _write_rationales(sweep, done, asked)
           continue
         outcome, stops = _train(sweep, cell, asked)
         if outcome is not None and not stops:
-          _write_rationales(sweep, cell, asked)
+          _write_rationales(sweep, outcome, asked)
       except Exception as error:
         if is_failure_raised or os.environ.get('DSS_TRACEBACK') or distributed.is_multiprocess():
           raise
@@ -164,10 +165,11 @@ def _train(sweep: Sweep, cell: Cell, asked: run_config.RunConfig) -> tuple[Outco
     return cells.train(cell, run, sweep.settings.split)
 
 
-def _write_rationales(sweep: Sweep, cell: Cell, run: run_config.RunConfig) -> None:
-  if sweep.settings.rationales and cell.method != results.TEACHER:
+def _write_rationales(sweep: Sweep, outcome: Outcome, run: run_config.RunConfig) -> None:
+  count = min(sweep.settings.rationales, outcome.score.examples)
+  if count and outcome.cell.method != results.TEACHER:
     with contextlib.redirect_stdout(sys.stderr), memory.explained(memory.DECODING):
-      cells.write_rationales(run, sweep.settings.split, sweep.settings.rationales)
+      cells.write_rationales(run, sweep.settings.split, count)
 
 
 class Failures:

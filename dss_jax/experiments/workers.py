@@ -76,6 +76,6 @@ def limit_cores() -> None:
   if not is_worker() or not hasattr(os, 'sched_setaffinity'):
     return
   number, count = map(int, os.environ[VARIABLE].split('/')[:2])
-  cores = sorted(os.sched_getaffinity(0))
-  if count <= len(cores):
-    os.sched_setaffinity(0, cores[number::count])
+  available = sorted(os.sched_getaffinity(0))
+  if count <= len(available):
+    os.sched_setaffinity(0, available[number::count])

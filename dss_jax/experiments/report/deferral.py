@@ -11,7 +11,7 @@ import numpy as np
 
 from dss_jax.experiments import statistics
 from dss_jax.experiments.report.folder import Run
-from dss_jax.experiments.report.series import FEW_SEEDS, Panel, Point
+from dss_jax.experiments.report.series import Panel, Point
 
 STEPS = 50  # points of a curve
 
@@ -96,7 +96,7 @@ def deferral(point: Point, confidences: Mapping[str, np.ndarray], teacher: Run) 
   mean = np.mean(curves, axis=0)
   best = int(np.argmax(mean))
   interval = None
-  if len(kept) >= FEW_SEEDS:
+  if len(kept) >= statistics.FEW_SEEDS:
     low, high = statistics.seed_interval(kept)
     interval = max(0.0, low), min(1.0, high)
   return Deferral(
