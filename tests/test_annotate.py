@@ -235,7 +235,7 @@ def test_without_the_extra_it_says_what_to_install():
 
 
 def test_the_prepared_data_set_is_built_from_the_answers(job, monkeypatch, capsys):
-  run = lambda words: types.SimpleNamespace(returncode=prepare.main(words[4:]))  # noqa: E731
+  run = lambda words, env: types.SimpleNamespace(returncode=prepare.main(words[4:]))  # noqa: E731
   monkeypatch.setattr(subprocess, 'run', run)  # in this process: TensorFlow is imported already
   out, _ = job.annotate(f'--data_dir={job.folder}/data')
   report = json.loads(out.splitlines()[-1])

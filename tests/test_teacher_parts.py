@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import types
 from email import utils as mail
 
 import httpx2
@@ -41,7 +42,7 @@ def test_a_key_does_not_depend_on_the_order_of_parameters_or_on_the_process():
 
 def test_no_tokenizer_makes_more_tokens_than_the_worst_case():
   text = 'Zwölf 桃 \U0001f351'
-  assert Request('m', text, {'max_tokens': 7}).worst_tokens() == (len(text.encode()) + 32, 0, 7)
+  assert Request('m', text, {'max_tokens': 7}).worst_tokens() == (len(text.encode()) + 49, 0, 7)
 
 
 # ---------------------------------------------------------------- answers
@@ -133,7 +134,7 @@ def test_a_price_counts_cached_input_apart_and_rounds_up():
   price = prices.Price(input=0.4, output=1.6, cached_input=0.1)
   assert price.cost(Tokens(1000, 600, 50)) == 400 * 400 + 600 * 100 + 50 * 1600
   assert prices.Price(input=0.0001, output=0).cost(Tokens(1, 0, 0)) == 1
-  assert price.worst(REQUEST) == (len('userWhy?') + 48) * 400 + 10 * 1600
+  assert price.worst(REQUEST) == (len('userWhy?{"max_tokens": 10}') + 48) * 400 + 10 * 1600
 
 
 @pytest.mark.parametrize(
@@ -188,26 +189,69 @@ def test_the_pace_rises_by_one_after_as_many_answers_as_are_in_flight():
   assert one.limit == 32
 
 
-def test_requests_a_minute_are_never_passed():
-  async def count():
-    one, done = pace.Pace(8, requests_per_minute=1200), 0
-    start = time.monotonic()
-    while time.monotonic() - start < 0.5:
+class Clock(asyncio.SelectorEventLoop):
+  """A loop whose time passes only while everything in it waits."""
+
+  now = 0.0
+
+  def time(self):
+    return self.now
+
+  def _run_once(self):
+    if not self._ready and self._scheduled:
+      self.now = max(self.now, self._scheduled[0].when() + 1e-6)
+    super()._run_once()
+
+
+@pytest.fixture
+def waited(monkeypatch):
+  """Runs a coroutine, and returns the seconds of its own clock that it took."""
+
+  def run(coroutine):
+    async def timed():
+      loop = asyncio.get_running_loop()
+      monkeypatch.setattr(pace, 'time', types.SimpleNamespace(monotonic=loop.time))
+      await coroutine
+      return loop.time()
+
+    with asyncio.Runner(loop_factory=Clock) as runner:
+      return runner.run(timed())
+
+  return run
+
+
+def test_requests_a_minute_are_never_passed(waited):
+  async def ask(count):
+    one = pace.Pace(8, requests_per_minute=1200)
+    for _ in range(count):
       await one.turn(1)
-      done += 1
-    return done
 
-  assert 5 <= asyncio.run(count()) <= 13  # 20 a second, and two at the start
+  assert waited(ask(42)) == pytest.approx(2, abs=0.06)  # 20 a second, and two at the start
 
 
-def test_tokens_a_minute_are_never_passed_even_by_one_large_request():
-  async def seconds():
-    one = pace.Pace(8, tokens_per_minute=60_000)  # 10,000 at once, then 1,000 a second
-    start = time.monotonic()
-    await one.turn(10_400)
-    return time.monotonic() - start
+def test_tokens_a_minute_are_never_passed_even_by_one_large_request(waited):
+  one = pace.Pace(8, tokens_per_minute=60_000)  # 10,000 at once, then 1,000 a second
+  assert waited(one.turn(10_400)) == pytest.approx(0.4, abs=0.01)
 
-  assert 0.3 < asyncio.run(seconds()) < 2
+
+def test_a_pause_that_a_server_asks_for_holds_every_request(waited):
+  async def ask():
+    one = pace.Pace(8)
+    one.refused(0.0, 7.0)
+    await asyncio.gather(*(one.turn(1) for _ in range(5)))
+
+  assert waited(ask()) == pytest.approx(7, abs=0.01)
+
+
+@pytest.mark.parametrize('kind, limit', [('lost', 24), ('network', 24), ('refused', 32)])
+def test_no_answer_in_time_lowers_the_pace_too(kind, limit):
+  async def ask(request):
+    return Failure('x', kind)
+
+  one = pace.Pace(most=32)
+  one.answered()
+  asyncio.run(one.exchange(ask, REQUEST))
+  assert one.limit == limit
 
 
 # ---------------------------------------------------------------- the store

@@ -1,7 +1,7 @@
 """Asking many requests of a real HTTP server that fails: nothing lost, nothing asked twice."""
 
 import asyncio
-import itertools
+import collections
 import os
 import pathlib
 import signal
@@ -48,6 +48,10 @@ def asked(count, **parameters):
   ]
 
 
+def question_of(body):
+  return body['messages'][-1]['content']
+
+
 def ask(server, kept, questions, most=8, plan=NOT_PAID, timeout=10.0, dialect=None):
   """Runs to the end; returns the progress and the dialect."""
   progress = run.Progress()
@@ -83,7 +87,7 @@ def test_what_passes_is_asked_again(server, kept, fault):
   seen = []
 
   def fails_twice(number, body):
-    question = body['messages'][-1]['content']
+    question = question_of(body)
     seen.append(question)
     return fault if question.endswith(('1', '4', '7')) and seen.count(question) <= 2 else None
 
@@ -96,24 +100,43 @@ def test_what_passes_is_asked_again(server, kept, fault):
 
 
 def test_sustained_429_slows_down_and_loses_nothing(server, kept):
-  start = time.monotonic()
-  server.fault = lambda number, body: '429' if time.monotonic() - start < 1 else None
-  progress = ask(server, kept, asked(60), most=16)
-  assert progress.answered == 60 and progress.failed == 0
-  assert progress.slowed > run.TRIES  # more often than any other error may come
+  each = run.TRIES + 1  # more often than any other error may come
+  seen = collections.Counter()
+
+  def fault(number, body):
+    seen[question_of(body)] += 1
+    return '429' if seen[question_of(body)] <= each else None
+
+  server.fault = fault
+  progress = ask(server, kept, asked(20), most=16)
+  assert (progress.answered, progress.failed, progress.slowed) == (20, 0, 20 * each)
 
 
-def test_retry_after_holds_everything(server, kept):
+def test_a_wait_of_nothing_is_no_leave_to_ask_without_end(server, kept, monkeypatch):
+  monkeypatch.setattr(pace, 'LONGEST_PAUSE', 0.4)
+  until = []
+
+  def fault(number, body):
+    until.append(time.monotonic() + 0.5)
+    return '429:0' if time.monotonic() < until[0] else None
+
+  server.fault = fault
+  progress = ask(server, kept, asked(1))
+  assert progress.answered == 1 and progress.slowed <= 4  # 0.12 s at least, then 0.2 s
+
+
+def test_retry_after_is_waited_for(server, kept):
   times = []
 
   def fault(number, body):
+    if question_of(body) != 'q20':
+      return None
     times.append(time.monotonic())
-    return '429:0.4' if number == 20 else None
+    return '429:0.4' if len(times) == 1 else None
 
   server.fault = fault
-  assert ask(server, kept, asked(60), most=4).answered == 60
-  gaps = [after - before for before, after in itertools.pairwise(times)]
-  assert max(gaps) > 0.35  # and those that were on their way came before
+  assert ask(server, kept, asked(40), most=4).answered == 40
+  assert times[1] - times[0] >= 0.4
 
 
 def test_a_cut_off_answer_is_kept_with_its_reason_to_end(server, kept):
@@ -128,30 +151,38 @@ def test_a_cut_off_answer_is_kept_with_its_reason_to_end(server, kept):
   [('refusal', 'refusal: I cannot help with that.'), ('too_long', 'maximum context length')],
 )
 def test_a_failure_is_recorded_and_never_served_as_an_answer(server, kept, fault, reason):
-  server.fault = lambda number, body: fault if number == 3 else None
+  bad = lambda body: question_of(body) == 'q3' and not mended  # noqa: E731
+  mended = False
+  server.fault = lambda number, body: fault if bad(body) else None
   questions = asked(10)
-  progress = ask(server, kept, questions, most=1)
+  progress = ask(server, kept, questions)
   failed = kept.find(questions[3])
   assert (failed.state, failed.answer) == ('failed', None) and reason in failed.failure
   assert progress.answered == 9 and progress.failed == 1
   again = ask(server, kept, questions)
   assert (again.before, again.failed_before, server.requests) == (9, 1, 10)
-  mended = ask(server, kept, questions, plan=run.Plan(retry_failed=True))
-  assert mended.answered == 1 and kept.find(questions[3]).answer.text == 'answer 3'
+  mended = True
+  last = ask(server, kept, questions, plan=run.Plan(retry_failed=True))
+  assert last.answered == 1 and kept.find(questions[3]).answer.text == 'answer 3'
 
 
 def test_a_request_that_always_fails_ends_as_failed_with_its_reason(server, kept):
-  bad = lambda body: body['messages'][-1]['content'] == 'q5'  # noqa: E731
-  server.fault = lambda number, body: '500' if bad(body) else None
+  server.fault = lambda number, body: '500' if question_of(body) == 'q5' else None
   progress = ask(server, kept, asked(20))
   assert progress.answered == 19
   assert progress.failures == {'HTTP 500: The server had an error.': 1}
 
 
 def test_no_answer_in_time_is_tried_again_and_counts_as_charged(server, kept):
-  server.fault = lambda number, body: 'hang' if number == 2 else None
+  seen = []
+
+  def hangs_once(number, body):
+    seen.append(question_of(body))
+    return 'hang' if question_of(body) == 'q2' and seen.count('q2') == 1 else None
+
+  server.fault = hangs_once
   questions = asked(5)
-  assert ask(server, kept, questions, plan=run.Plan(PRICE), timeout=0.3).answered == 5
+  assert ask(server, kept, questions, plan=run.Plan(PRICE), timeout=1.5).answered == 5
   ledger = kept.ledger()
   assert (ledger.lost, ledger.sent, ledger.reserved, ledger.open) == (1, 6, 0, 0)
   charged = 5 * PRICE.cost(requests.Tokens(1, 0, 2)) + PRICE.worst(questions[0])
@@ -240,7 +271,7 @@ def test_a_tight_limit_and_a_server_that_slows_down_do_not_stop_each_other(serve
   seen = []
 
   def fails_first(number, body):
-    question = body['messages'][-1]['content']
+    question = question_of(body)
     seen.append(question)
     first = seen.count(question) == 1 and number > 3
     return ('drop' if question == 'q50' else '429') if first else None
@@ -325,7 +356,7 @@ def test_killed_at_any_moment_nothing_is_lost_or_asked_twice(server, tmp_path):
     have = [n for n, one in enumerate(questions) if (found := kept.find(one)) and found.answer]
     had.append({f'q{n}': server.asked[f'q{n}'] for n in have})
     kept.close()
-    assert len(have) >= count - 10
+    assert len(have) >= count - 12  # one of each worker may not be on disk
   kept = store.Store(path)
   assert ask(server, kept, questions, plan=run.Plan(PRICE)).before == len(had[-1])
   assert all(server.asked[one] == times for part in had for one, times in part.items())
