@@ -13,6 +13,8 @@ from dss_jax.teacher.requests import Tokens
 
 MAX_MESSAGE = 300
 MOST_TOKENS = 10**9
+CHARGED = ('lost', 'broken', 'final')
+"""Kinds of failures of a try that may be charged; nobody charges for the others."""
 _FAILED = ('error', 'abort', 'cancelled')
 _CUT = ('model_length', 'max_tokens', 'MAX_TOKENS')
 _THOUGHT = re.compile(r'\s*(?:<think>)?(.*?)</think>\s*', re.DOTALL)

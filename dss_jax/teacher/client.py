@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import os
+import re
 import time
 import urllib.parse
 from collections.abc import Callable
@@ -45,6 +46,11 @@ _NO_MORE_MONEY = ('insufficient_quota', 'billing_hard_limit_reached')
 # A gateway gave up waiting: the model behind it may have answered and charged.
 _PERHAPS_ANSWERED = (408, 502, 504, 524)
 MAX_WAIT = 86_400.0
+_VARIABLE = re.compile('[A-Z_][A-Z_0-9]{0,40}')
+
+
+class ForbiddenError(ConfigError):
+  """HTTP 403 before the first answer: of everything, or of one request."""
 
 
 class Client:
@@ -95,6 +101,7 @@ class Client:
 
     Raises:
       ConfigError: nothing will be answered, whatever is asked: a wrong key, an unknown model.
+      ForbiddenError: so it seems.
     """
     while True:
       body = spoken(request.body(), self.dialect)
@@ -125,7 +132,8 @@ class Client:
       raise ConfigError(f'{self.base_url} refuses the key: {said} It is read from {self._named()}.')
     out_of_money = status == 402 or code in _NO_MORE_MONEY or 'credit balance' in said.lower()
     if out_of_money or (status in (403, 404) and not self._has_answered):
-      raise ConfigError(f'{self.base_url}, asked for --model={one_line(request.model)}: {said}')
+      kind = ForbiddenError if status == 403 and not out_of_money else ConfigError
+      raise kind(f'{self.base_url}, asked for --model={one_line(request.model)}: {said}')
     if status == 429:
       return Failure(said, 'limit', _wait(error.response.headers))
     if status in _PERHAPS_ANSWERED:
@@ -189,8 +197,10 @@ def _key(variable: str | None) -> str:
   """The key in the environment, '' if none is needed."""
   key = os.environ.get(variable or KEY_VARIABLE, '').strip()
   if variable is not None and not key:
+    named = f'={variable}' if _VARIABLE.fullmatch(variable) else ''  # else it may be the key itself
     raise ConfigError(
-      f'--api_key_env={one_line(variable, 60)}: this variable is not set, or empty.'
+      f'--api_key_env{named}: expected the name of a variable of the environment that holds the '
+      'key, as MY_KEY; this variable is not set, or empty.'
     )
   if not key.isprintable() or not key.isascii():
     raise ConfigError(f'the key in {variable or KEY_VARIABLE} has letters that no key has.')
