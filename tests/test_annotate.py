@@ -140,6 +140,11 @@ def test_a_preview_asks_a_few_and_projects_the_cost_of_all(job):
   assert job.server.requests == 14
 
 
+def test_a_preview_of_more_than_there_is_asks_all(job):
+  job.annotate('--preview=50')
+  assert job.server.requests == 14
+
+
 def test_a_preview_projects_what_failures_cost_too(job):
   job.server.fault = lambda _, body: 'refusal'
   out, _ = job.annotate('--preview=4', f'--price_file={job.folder}/prices.json')

@@ -61,7 +61,8 @@ class Source:
   def few(self, count: int) -> 'Source':
     """The same with so many of its rows, evenly spread over them."""
     numbers = [number for number, _ in self._numbered()]
-    chosen = {numbers[one * len(numbers) // count] for one in range(min(count, len(numbers)))}
+    count = min(count, len(numbers))
+    chosen = {numbers[one * len(numbers) // count] for one in range(count)}
     return dataclasses.replace(self, chosen=frozenset(chosen))
 
   def whole(self) -> 'Source':

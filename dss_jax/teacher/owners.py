@@ -59,12 +59,12 @@ def is_being_written(name: str) -> bool:
 
 def folder_of(name: str) -> pathlib.Path:
   """The folder that an owner is."""
-  return pathlib.Path(name.split(' ', 2)[2])
+  return pathlib.Path(name[name.index('/') :])
 
 
 def batch_of(name: str) -> str:
   """The batch of a folder's requests."""
-  return name.split(' ', 2)[1]
+  return name[: name.index('/')].split(' ')[1]
 
 
 @contextlib.contextmanager
