@@ -78,7 +78,8 @@ def test_a_folder_never_has_files_of_two_teachers(job):
   job.annotate('--model=first', '--split=test')
   before = (job.out / 'teacher.json').read_bytes()
   said = job.annotate('--model=second', '--split=train', status=2)[1]
-  assert 'test.jsonl of first' in said and 'choose another --output' in said
+  assert 'test.jsonl of first by the prompt svamp' in said and 'another --output' in said
+  assert job.server.requests == 4  # it was said before anything was asked
   assert (job.out / 'teacher.json').read_bytes() == before and not (
     job.out / 'train.jsonl'
   ).exists()

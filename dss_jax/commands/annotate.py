@@ -103,6 +103,7 @@ def _annotate(given: Settings, store: Store) -> int:
   elif flags.preview:
     return _preview(given, store, annotator)
   else:
+    annotator.check(given.sources, given.output)
     try:
       _ask_all(given, store, annotator, given.sources)
     except OverLimitError as error:

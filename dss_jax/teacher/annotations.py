@@ -178,6 +178,16 @@ class Annotator:
     completion = self.asking.completion(kept.answer, parse, text)
     return completion[:MAX_COMPLETION], kept.answer.finish_reason
 
+  def check(self, sources: list[Source], folder: pathlib.Path) -> None:
+    """Refuses, before anything is asked, a folder whose other files `write` would refuse.
+
+    Raises:
+      ConfigError: it has other splits of another teacher.
+    """
+    if not self._same:  # else the teacher may be another one
+      names = {f'{source.name}.jsonl' for source in sources}
+      teacher_notes.others_of(folder, names, self._by(self.asking.model))
+
   def write(
     self,
     sources: list[Source],
@@ -271,13 +281,13 @@ class Annotator:
 
   def _about(self, total: Written) -> dict[str, Any]:
     """Who was asked."""
-    teacher, prompt = ', '.join(sorted(total.models)), self.asking.prompt
-    return {
-      'teacher': teacher,
-      'prompt': {'name': prompt.name, 'version': prompt.version},
-      'date': total.latest,
-      'licence_note': LICENCE_NOTE.format(teacher=teacher),
-    }
+    teacher = ', '.join(sorted(total.models))
+    note = LICENCE_NOTE.format(teacher=teacher)
+    return {**self._by(teacher), 'date': total.latest, 'licence_note': note}
+
+  def _by(self, teacher: str) -> dict[str, Any]:
+    prompt = self.asking.prompt
+    return {'teacher': teacher, 'prompt': {'name': prompt.name, 'version': prompt.version}}
 
 
 def parser(dataset: release.Dataset, row: release.Row) -> Parse:

@@ -55,7 +55,7 @@ def together(
   Raises:
     ConfigError: other files are of another teacher or prompt, or of nobody known.
   """
-  others, date = _others(folder, set(records), about)
+  others, date = others_of(folder, set(records), about)
   files = dict(sorted({**others, **records}.items()))
   how = {name: one.parameters for name, one in files.items()}
   first, *rest = how.values()
@@ -79,10 +79,14 @@ def write(folder: pathlib.Path, notes: Mapping[str, Any]) -> None:
   whole_files.write_text(folder / completions.TEACHER_FILE, f'{text}\n')
 
 
-def _others(
+def others_of(
   folder: pathlib.Path, names: set[str], about: Mapping[str, Any]
 ) -> tuple[dict[str, Record], str]:
-  """The records of files that are not written now, and when the last answer in them came."""
+  """The records of files that are not written now, and when the last answer in them came.
+
+  Raises:
+    ConfigError: as `together`.
+  """
   others = sorted(path.name for path in completions.files_in(folder) if path.name not in names)
   if not others:
     return {}, ''
@@ -90,13 +94,17 @@ def _others(
   notes = json_form.read_object(file) if file.exists() else {}
   if 'files' not in notes or any(notes.get(name) != about[name] for name in ('teacher', 'prompt')):
     raise ConfigError(
-      f'{folder} has {", ".join(others)} of '
-      f'{one_line(str(notes.get("teacher", "nobody known")), 80)} by the prompt '
-      f'{one_line(str(notes.get("prompt", "?")), 80)}; choose another --output for '
-      f'{one_line(about["teacher"], 80)}, or annotate all splits.'
+      f'{folder} has {", ".join(others)} of {_who(notes)}; choose another --output for '
+      f'{_who(about)}, or annotate all splits.'
     )
   for name in others:
     completions.check_file(folder / name, notes)
   return {
     name: json_form.from_dict(Record, notes['files'][name], f'{file}, {name}') for name in others
   }, str(notes.get('date', ''))
+
+
+def _who(notes: Mapping[str, Any]) -> str:
+  prompt = notes.get('prompt')
+  by = ' '.join(str(one) for one in prompt.values()) if isinstance(prompt, Mapping) else '?'
+  return one_line(f'{notes.get("teacher", "nobody known")} by the prompt {by}', 120)
