@@ -9,6 +9,7 @@ import pathlib
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / 'build' / 'test-programs'
 WORTH_KEEPING_S = 0.05  # of compilation
 VARIABLES = {
+  'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
   'JAX_COMPILATION_CACHE_DIR': str(FOLDER),
   'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': str(WORTH_KEEPING_S),
 }

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import plan_runs
+import programs
 import pytest
 import train_processes
 from small_runs import compiled_once, config_of, small_data  # noqa: F401  fixtures
@@ -15,13 +16,14 @@ from dss_jax import methods
 from dss_jax.commands import sweep
 from dss_jax.datasets import embedded, embedded_arithmetic
 from dss_jax.experiments import cells, comparison, handover, sweeping, workers
-from dss_jax.planning import programs
+from dss_jax.planning import programs as plan_programs
 from dss_jax.runs.run_folder import RunFolder
 
 ARGUMENTS = (
   '--gin_file=models/t5_1_1/tiny.gin', '--gin_file=datasets/embedded_arithmetic.gin',
   "--task_feature_lengths={'inputs': 96, 'targets': 64}", '--batch_size=8', '--train_steps=2',
-  '--eval_period=0', '--eval_batch_size=8', '--max_decode_length=24', '--log_period=1',
+  '--eval_period=0', '--eval_batch_size=64', '--max_decode_length=24', '--log_period=1',
+  '--gin.t5.T5Config.num_encoder_layers=1', '--gin.t5.T5Config.num_decoder_layers=1',
   '--gin.t5.T5Config.emb_dim=16', '--gin.t5.T5Config.head_dim=4', '--gin.t5.T5Config.mlp_dim=16',
   '--equal_compute=False',
 )  # fmt: skip
@@ -39,7 +41,10 @@ def results(folder):
 @pytest.fixture(scope='module')
 def swept(tmp_path_factory):
   folder = tmp_path_factory.mktemp('swept')
-  assert run(folder, '--workers=2', '--rationales=5') == 0
+  with pytest.MonkeyPatch.context() as patch:  # workers compile as other processes of tests do
+    for name, value in programs.VARIABLES.items():
+      patch.setenv(name, value)
+    assert run(folder, '--workers=2', '--rationales=5') == 0
   return folder
 
 
@@ -284,7 +289,7 @@ def test_a_plan_says_what_a_sweep_takes_and_what_it_can_find(tmp_path, capsys, m
     asked.append(program)
     return plan_runs.answer()
 
-  monkeypatch.setattr(programs, 'compile_program', compile_program)
+  monkeypatch.setattr(plan_programs, 'compile_program', compile_program)
   (tmp_path / 'prices').write_text('{"v5e-8": 1.5}')
   flags = ('--plan', '--topology=v5e-8', f'--price_file={tmp_path}/prices')
   assert run(tmp_path / 'there', *flags) == 0
