@@ -44,6 +44,7 @@ SHARED = (
 )  # several processes may run these together
 CACHE_VARIABLE = 'JAX_COMPILATION_CACHE_DIR'
 CACHE_DAYS = 90  # a compiled program that is unused for so long is removed
+EXPLAIN = '--explain_t5x'  # `dss train` prints and ends: one process does
 READER_IS_GONE = 141  # the exit code of programs that SIGPIPE ends
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 MODULES = {'import': 'import_weights', 'export': 'export_weights'}  # `import` is a Python keyword
@@ -87,7 +88,8 @@ def _run(argv: Sequence[str] | None) -> int:
     )
     if reads_settings and not is_light and not {'--help', '-h'} & set(rest):
       _import_tensorflow()
-    if verb in SHARED and not {'--help', '-h'} & set(rest):
+    is_explained = any(one.startswith(EXPLAIN) for one in rest)
+    if verb in SHARED and not {'--help', '-h'} & set(rest) and not is_explained:
       return _run_shared(verb, rest)
     return importlib.import_module(module_of(verb)).main(rest)
   except KeyboardInterrupt:

@@ -319,10 +319,15 @@ def _concatenate(batches: Sequence[Mapping[str, Any]], task_name: str, split: st
     texts={
       key: [text.decode('utf-8') for batch in batches for text in batch[key].numpy()]
       for key in TEXTS
-      if key in batches[0]
+      if key in batches[0] and _is_text(batches[0][key])
     },
     loss_weights=scalars.get('loss_weight', np.ones(n)).astype(np.float32),
   )
+
+
+def _is_text(column: Any) -> bool:
+  """Whether a column holds one text a row; a task of somebody else's may have anything there."""
+  return column.dtype.name == 'string' and column.shape.rank == 1
 
 
 def _join(batches: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:

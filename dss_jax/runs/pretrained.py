@@ -116,6 +116,7 @@ def train_steps(
   train_steps: int = 10_000,
   train_steps_relative: int | None = None,
   initial_checkpoint_path: fields.Path | None = None,
+  counts_pretraining: bool = False,
 ) -> int:
   """The length of a run in updates, for gin; schedules and all else that counts updates use it.
 
@@ -126,9 +127,11 @@ def train_steps(
       as T5X would include those.
     train_steps_relative: updates from where the run starts; where given, TRAIN_STEPS is ignored.
     initial_checkpoint_path: what the run starts from.
+    counts_pretraining: whether `train_steps` is meant as T5X counts it, as in T5X's own files.
 
   Raises:
-    ValueError: `train_steps` may be meant as T5X counts it; both readings are spelled out.
+    ValueError: `train_steps` may be meant as T5X counts it; both readings are spelled out. Or it is
+      meant so, and the checkpoint has as many.
   """
   for name, value in {
     'TRAIN_STEPS': train_steps,
@@ -139,15 +142,28 @@ def train_steps(
   if train_steps_relative is not None:
     return train_steps_relative
   before = _t5x_step(initial_checkpoint_path)
-  if before is None or train_steps <= before:
+  if before is None or (train_steps <= before and not counts_pretraining):
     return train_steps
   updates = train_steps - before
+  if counts_pretraining and updates > 0:
+    return updates
+  if counts_pretraining:
+    raise ValueError(
+      f'TRAIN_STEPS = {train_steps:,} counts the steps of the T5X checkpoint '
+      f'INITIAL_CHECKPOINT_PATH too, which has {before:,}: nothing would be trained. Give '
+      f'--train_steps_relative={train_steps} for so many updates from there.'
+    )
   raise ValueError(
     f'TRAIN_STEPS = {train_steps:,}, but INITIAL_CHECKPOINT_PATH is a T5X checkpoint of step '
     f'{before:,}. As T5X counts, that is {updates:,} updates: give '
     f'--train_steps_relative={updates}; if you do mean {train_steps:,} updates, give '
     f'--train_steps_relative={train_steps}.'
   )
+
+
+def first_step(initial_checkpoint_path: fields.Path | None = None) -> int:
+  """The step of the T5X checkpoint that a run starts from, for gin; 0 where it is no such one."""
+  return _t5x_step(initial_checkpoint_path) or 0
 
 
 def check_network(weights: Weights, wanted: T5Config) -> None:

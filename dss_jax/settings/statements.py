@@ -68,12 +68,12 @@ class Statement:
   @property
   def macros(self) -> set[str]:
     """Names of the macros that the value reads."""
-    return {leaf.name for leaf in _leaves(self.value) if isinstance(leaf, Macro)}
+    return {leaf.name for leaf in leaves(self.value) if isinstance(leaf, Macro)}
 
   @property
   def references(self) -> list[Reference]:
     """The configurables that the value refers to."""
-    return [leaf for leaf in _leaves(self.value) if isinstance(leaf, Reference)]
+    return [leaf for leaf in leaves(self.value) if isinstance(leaf, Reference)]
 
 
 def gin_root() -> pathlib.Path:
@@ -159,12 +159,13 @@ def _resolved(value: Any, aliases: dict[str, str]) -> Any:
   return value
 
 
-def _leaves(value: Any) -> Iterator[Any]:
+def leaves(value: Any) -> Iterator[Any]:
+  """The parts of a value that are no list, tuple or dict."""
   if isinstance(value, dict):
     value = [*value, *value.values()]
   if isinstance(value, list | tuple):
     for item in value:
-      yield from _leaves(item)
+      yield from leaves(item)
   else:
     yield value
 
