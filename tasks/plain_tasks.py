@@ -70,9 +70,11 @@ def check_vocabulary(name: str) -> None:
   for task in provider.tasks if isinstance(provider, seqio.Mixture) else [provider]:
     for feature in task.output_features.values():
       if feature.vocabulary != vocabulary.get_vocabulary():
+        kind = type(feature.vocabulary).__name__
+        model = getattr(feature.vocabulary, 'sentencepiece_model_file', '')
         raise ValueError(
-          f'the task {task.name!r} has the vocabulary {feature.vocabulary}, not '
-          f"{vocabulary.get_vocabulary()}: set VOCABULARY to the task's."
+          f'the task {task.name!r} has another vocabulary than VOCABULARY, a {kind} {model}'.rstrip()
+          + ": set VOCABULARY to the task's."
         )
 
 

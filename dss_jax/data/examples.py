@@ -40,7 +40,8 @@ class Examples:
       `load_mixture`.
     example_ids: int64 [n], the row of the source example. Neighbours with equal ids (the two rows
       of a paired task) form a group that is drawn and packed together.
-    texts: name -> n strings, for evaluation; empty unless asked for.
+    texts: name -> n strings, for evaluation; empty unless asked for. The rows of a task of somebody
+      else's too, where it is evaluated (inference/evaluator.py).
     loss_weights: float32 [n], of the target tokens of each; None becomes all 1.
   """
 
@@ -50,7 +51,7 @@ class Examples:
   target_offsets: np.ndarray
   task_ids: np.ndarray
   example_ids: np.ndarray
-  texts: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+  texts: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
   loss_weights: np.ndarray = None  # type: ignore[assignment]
 
   def __post_init__(self):

@@ -131,7 +131,7 @@ def _evaluate_plain(
   """As `evaluate`, for a task that `register_dataset` did not make."""
   tokens, scores = decoder(params, examples, progress)
   outputs = [to_text(of_one, get_vocabulary()) for of_one in tokens]
-  scored = plain_tasks.score(task, examples.texts[ROWS], outputs)  # type: ignore[arg-type]
+  scored = plain_tasks.score(task, examples.texts[ROWS], outputs)
   unfinished = float(np.mean(~(tokens == decoding.EOS_ID).any(axis=1)))
   inputs = examples.texts.get('inputs_pretokenized') or [''] * len(examples)
   lines = zip(

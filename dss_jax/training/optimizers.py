@@ -76,6 +76,10 @@ class OptimizerConfig:
       raise ValueError(
         f'OptimizerConfig.schedule (SCHEDULE) is one of {SCHEDULES}, not {self.schedule!r}.'
       )
+    if self.factors and not self.warmup_steps and set(self.factors.names) != {'constant'}:
+      raise ValueError(
+        "OptimizerConfig.warmup_steps (WARMUP_STEPS) of schedule 'factors' is at least 1, not 0."
+      )
     if self.clip_norm is not None and self.clip_norm <= 0:
       raise ValueError(
         f'OptimizerConfig.clip_norm (CLIP_NORM) is above 0, or None, not {self.clip_norm}.'
