@@ -73,8 +73,8 @@ def check_vocabulary(name: str) -> None:
         kind = type(feature.vocabulary).__name__
         model = getattr(feature.vocabulary, 'sentencepiece_model_file', '')
         raise ValueError(
-          f'the task {task.name!r} has another vocabulary than VOCABULARY, a {kind} {model}'.rstrip()
-          + ": set VOCABULARY to the task's."
+          f'the task {task.name!r} has another vocabulary than VOCABULARY, a '
+          f"{f'{kind} {model}'.rstrip()}: set VOCABULARY to the task's."
         )
 
 
