@@ -110,6 +110,15 @@ def read(argv: Sequence[str], run_file: str) -> gin_reader.Reader:
   return reader
 
 
+def read_plainly() -> None:
+  """Makes gin read files from folders and buckets alone, for a program that parses by itself.
+
+  By default gin also looks into Python packages, and takes a folder `datasets/` of the working
+  directory for one when it reads datasets/cqa.gin.
+  """
+  gin.config._FILE_READERS[:] = [(lambda path: epath.Path(fields.expanded(path)).open(), _is_file)]
+
+
 def configured(selector: str) -> Any:
   """The object that gin builds for a configurable, e.g. 'run_config.RunConfig'.
 
