@@ -1,18 +1,24 @@
 # make smoke   sets up .venv and runs the main job on the embedded data: trains and compares three students
+# make teacher-smoke   a stand-in for a language model annotates the embedded inputs, and a student learns from it
 # make test    sets up what is missing and runs the tests
 # make check   lint, format and types
+# make beam    an environment with Apache Beam in build/beam, for its pipeline and that pipeline's test
 # make install, make install-test: the set-up alone
 
 PYTHON ?= python3
 VENV := .venv
 TYPED := build/typed# links that give the package the form in which it installs, for mypy
+BEAM := build/beam# its pins contradict ours
 RUN ?= runs/smoke-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: smoke test check install install-test clean
+.PHONY: smoke teacher-smoke test check beam install install-test clean
 .DELETE_ON_ERROR:
 
 smoke: install
 	launch/local.sh compare --gin_file=runs/smoke.gin --model_dir=$(RUN)
+
+teacher-smoke: install-test
+	$(VENV)/bin/python tests/teacher_smoke.py
 
 test: install-test
 	$(VENV)/bin/python -m pytest -n auto --dist worksteal
@@ -23,6 +29,8 @@ check: install-test
 	rm -rf $(TYPED) && mkdir -p $(TYPED)/dss_jax
 	ln -s $(CURDIR)/dss_jax/* $(CURDIR)/tasks $(CURDIR)/launch $(TYPED)/dss_jax/
 	cd $(TYPED) && $(CURDIR)/$(VENV)/bin/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p dss_jax
+
+beam: $(BEAM)/.installed
 
 install: $(VENV)/.installed
 install-test: $(VENV)/.installed-test
@@ -35,6 +43,11 @@ $(VENV)/.installed: requirements.txt setup.py pyproject.toml
 
 $(VENV)/.installed-test: $(VENV)/.installed requirements-test.txt
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
+	touch $@
+
+$(BEAM)/.installed: requirements-beam.txt
+	test -x $(BEAM)/bin/python || $(PYTHON) -m venv $(BEAM)
+	$(BEAM)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-beam.txt
 	touch $@
 
 clean:

@@ -21,6 +21,7 @@ from dss_jax.settings.printable import printable
 
 VERBS = {  # a verb's module has the verb's name, except for those in MODULES
   'methods': 'list what a student can be trained with',
+  'annotate': 'rationales and labels of your inputs, from any large language model',
   'prepare': 'build a data set from raw files and teacher outputs',
   'quality': 'how good the labels and rationales of a teacher are',
   'vocab': 'train a SentencePiece vocabulary',
@@ -83,7 +84,7 @@ def _run(argv: Sequence[str] | None) -> int:
     if verb in SHARED:
       _cache_compiled_programs()  # before TensorFlow imports JAX, which reads the environment
     reads_settings = verb != 'launch' or rest[:1] in (['tpu-vm'], ['skypilot'], ['gke'])
-    is_light = verb == 'report' or (
+    is_light = verb in ('report', 'annotate') or (
       verb == 'methods' and not any(one.startswith('-') for one in rest)
     )
     if reads_settings and not is_light and not {'--help', '-h'} & set(rest):

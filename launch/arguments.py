@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 
-from dss_jax.launch import checks, gke, local, package, skypilot, tpu_vm
+from dss_jax.launch import checks, gke, local, package, skypilot, tpu_vm, vllm_batch
 from dss_jax.launch import job as jobs
 from dss_jax.launch import watch as watching
 from dss_jax.launch.folder import JobFolder
@@ -28,6 +28,7 @@ HELP = """Targets, which only print what they would do unless --submit is given:
   tpu-vm     a Cloud TPU queued resource, made again when it is lost, deleted at the end
   skypilot   a SkyPilot task with spot recovery
   gke        a `gcluster job submit` of Cluster Toolkit
+  vllm       prints a SkyPilot task: vLLM answers the batch files of `dss annotate` on GPUs
 
 Actions on a submitted tpu-vm job:
   status     the resource, the hosts, the result
@@ -89,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     if name == 'gke':
       target.add_argument('--image', required=True, help='required; with dss_jax[tpu]')
       target.add_argument('--cluster', required=True, help='required')
+  _add_vllm_flags(add_target('vllm'))
   for name, act in (
     ('status', _status),
     ('logs', _logs),
@@ -124,6 +126,19 @@ def _add_remote_flags(parser: argparse.ArgumentParser) -> None:
     '--restarts', type=int, default=2, help='how often a failed command is run again on its hosts'
   )
   add('--retries', type=int, default=20, help='how often a resource is requested again, in total')
+
+
+def _add_vllm_flags(parser: argparse.ArgumentParser) -> None:
+  parser.set_defaults(act=_vllm)
+  parser.usage = 'dss launch vllm [flags] [-- more arguments of vllm]'
+  add = parser.add_argument
+  add('--name', required=True, help='required; of the job')
+  add('--bucket', required=True, help='required; gs:// or s3:// folder with requests-*.jsonl')
+  add('--model', required=True, help='required; as of dss annotate')
+  add('--accelerators', required=True, help='required; of SkyPilot, e.g. H100:1')
+  add('--spot', action='store_true', help='cheaper; may be preempted')
+  add('--env', action='append', default=[], metavar='NAME', help='variable to pass; repeat')
+  add('--output', help='write the task file there')
 
 
 def _job(options: argparse.Namespace, command: tuple[str, ...], *needed: str) -> jobs.Job:
@@ -238,6 +253,22 @@ def _skypilot(options: argparse.Namespace, command: tuple[str, ...]) -> int:
   print(text if not options.output else f'Wrote {path}')
   print(f'# {_describe_folder(job, files, ())}')
   print(f'# --submit does that, then: {shlex.join(line)}')
+  return 0
+
+
+def _vllm(options: argparse.Namespace, command: tuple[str, ...]) -> int:
+  given = (options.name, options.bucket, options.model, options.accelerators, options.spot)
+  batch = vllm_batch.Batch(*given, tuple(options.env), command)
+  text = vllm_batch.text_of(batch)
+  path = options.output or f'{options.name}.yaml'
+  secrets = [word for name in options.env for word in ('--secret', name)]
+  line = ['sky', 'jobs', 'launch', '--yes', '--name', options.name, *secrets, path]
+  if options.output:
+    whole_files.write_text(path, text)
+  print(text if not options.output else f'Wrote {path}')
+  print(f'# Copy the files that `dss annotate --write_batch` wrote to {options.bucket}, then:')
+  print(f'# {shlex.join(line)}')
+  print('# At the end copy answers-*.jsonl back beside them, and run dss annotate --read_batch.')
   return 0
 
 

@@ -62,6 +62,11 @@ def task(job: Job, files: bool) -> dict[str, Any]:
 
 def text_of(job: Job, files: bool) -> str:
   """The task file."""
+  return dumped(task(job, files))
+
+
+def dumped(values: dict[str, Any]) -> str:
+  """A task as YAML, with its scripts as blocks."""
   import yaml  # not at the top: most launches do not need it
 
   class Dumper(yaml.SafeDumper):
@@ -72,7 +77,7 @@ def text_of(job: Job, files: bool) -> str:
     return dumper.represent_scalar('tag:yaml.org,2002:str', value, style)
 
   Dumper.add_representer(str, lines)
-  return yaml.dump(task(job, files), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100)
+  return yaml.dump(values, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
 def launch_command(job: Job, path: str) -> list[str]:

@@ -78,8 +78,8 @@ def _ran(layout):
   mesh, programs = _mesh(layout), []
 
   def compiled(function, **settings):
-    made = jit(function, **settings).lower().compile()
-    programs.append(made.as_text())
+    made = jit(function, **settings)
+    programs.append(made.lower(np.uint32(0)).compile().as_text())
     return made
 
   jit = jax.jit

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 
@@ -34,12 +35,6 @@ def test_the_report_imports_neither_tensorflow_nor_jax():
     'print({"jax", "tensorflow", "seqio", "orbax"} & set(sys.modules))'
   )
   assert subprocess.check_output([sys.executable, '-c', code], text=True).strip() == 'set()'
-
-
-def test_the_names_of_files_are_those_of_the_writers(tmp_path):
-  run = RunFolder(tmp_path)
-  names = (run.settings_file.name, run.gin_file.name, run.metrics_file.name)
-  assert names == (folder.SETTINGS, folder.GIN, folder.METRICS)
 
 
 @pytest.mark.parametrize(
@@ -77,6 +72,23 @@ def test_the_teacher_is_asked_for_answers_where_they_start_from_its_rationale(tm
   assert folder.read(tmp_path).runs[0].asks_the_teacher
 
 
+def test_cells_are_those_that_the_sweep_asks_for_now(swept):
+  names = sorted(path.name for path in swept.iterdir() if path.is_dir())
+  stale, gathered, *rest = names
+  for name in (stale, *rest):
+    content = cell_of(swept / name)
+    content['identity'] = 'old' if name == stale else 'now'
+    (swept / name / results.CELL_FILE).write_text(json.dumps(content))
+  shutil.rmtree(swept / gathered)
+  left_out, *asked = rest
+  noted = {'devices': 1, 'cells': dict.fromkeys([stale, gathered, *asked, 'not begun'], 'now')}
+  (swept / results.SWEEP_FILE).write_text(json.dumps(noted))
+  found = folder.read(swept)
+  assert found.unfinished == tuple(sorted([stale, left_out, 'not begun']))
+  assert {run.score.folder for run in found.runs} == {gathered, *asked}
+  assert [run.path for run in found.runs if run.score.folder == gathered] == [None]
+
+
 def test_a_cell_that_is_not_done_is_named_and_one_set_aside_is_not(swept):
   names = sorted(path.name for path in swept.iterdir() if path.is_dir())
   first = swept / names[0]
@@ -87,7 +99,10 @@ def test_a_cell_that_is_not_done_is_named_and_one_set_aside_is_not(swept):
   found = folder.read(swept)
   assert found.unfinished == (names[0],)
   assert len(found.runs) == 14
-  assert folder.unfinished_note(found) == f'1 cells are not done and left out: {names[0]}.'
+  assert (
+    folder.unfinished_note(found)
+    == f'1 cells are not done, or not as the sweep asks now: {names[0]}.'
+  )
 
 
 def test_a_sweep_that_is_not_done_starts_with_what_others_are_compared_to(swept):

@@ -127,10 +127,10 @@ def test_the_fraction_where_a_goal_is_first_reached(accuracies, expected):
 
 def test_a_matching_fraction_by_hand():
   items = 100
-  correct = np.zeros((2, 3, items), bool)
+  correct = np.zeros((5, 3, items), bool)
   for place, right in enumerate((40, 60, 80)):
     correct[:, place, :right] = True
-  full = np.zeros((2, items), bool)
+  full = np.zeros((5, items), bool)
   full[:, :70] = True
   found = matching.matching_fraction(FRACTIONS, correct, full)
   assert found.fraction == pytest.approx(0.75)

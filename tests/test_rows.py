@@ -3,12 +3,11 @@
 import gzip
 import io
 import json
-import pathlib
 import time
 
 import pytest
 
-from dss_jax.datasets import asdiv, cqa, esnli, release, rows, teacher_outputs
+from dss_jax.datasets import asdiv, completions, cqa, esnli, release, rows, teacher_outputs
 
 FULL = {'input': 'q', 'label': 'a', 'rationale': 'r', 'teacher_label': 't'}
 REQUIRED, OPTIONAL = ('input', 'label'), ('rationale', 'teacher_label')
@@ -251,7 +250,7 @@ def test_completions_that_are_no_texts_are_named(tmp_path, content, message):
   path = tmp_path / 'test_CoT_0.json'
   path.write_bytes(content)
   with pytest.raises(ValueError, match=rf'test_CoT_0\.json.*: .*{message}'):
-    list(release._completions(release.SplitFiles(path, (path,))))
+    list(completions.read((path,)))
 
 
 HOSTILE = 200_000
@@ -290,9 +289,13 @@ def test_only_letters_of_the_alphabet_name_a_choice(letter):
 
 
 def test_a_key_that_a_users_function_misses_is_named(tmp_path):
-  dataset = release.Dataset('mine', 'text', lambda row: (row['q'], row['answer']), None, {})
+  dataset = release.Dataset(
+    'mine', 'text', lambda row: (row['q'], row['answer']), None, {'train': 'train'}
+  )
+  path = tmp_path / 'a.csv'
+  path.write_text('q\nx\n')
   with pytest.raises(ValueError, match=r"a\.csv, line 2: the row has no field 'answer'\."):
-    release._example(dataset, pathlib.Path('a.csv'), 2, {'q': 'x'}, ())
+    list(release.read_examples(dataset, release.SplitFiles(path, ()), 'test'))
 
 
 @pytest.mark.parametrize('value', [[['x' * 60] * 9] * 9, 10**999, 'x' * 9999, {'x' * 99: [[[[]]]]}])

@@ -215,7 +215,7 @@ def test_evaluations_of_a_step_are_found_by_what_they_say(folder):
 
 def test_only_this_module_names_the_files_of_a_run(repository):
   names = ("'config.gin'", "'metrics.jsonl'", "'checkpoints'")
-  code = [path for path in (repository / 'dss_jax').rglob('*.py') if path.name != 'run_folder.py']
+  code = [path for path in (repository / 'dss_jax').rglob('*.py') if path.name != 'file_names.py']
   code = [path for path in code if path.parts[-3:-1] != ('checkpoints', 't5x')]  # T5X's config.gin
   assert not [path for path in code if any(name in path.read_text() for name in names)]
 

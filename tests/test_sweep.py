@@ -1,6 +1,7 @@
 """`dss sweep`: its cells, its resumption, its failures, and two at once."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from small_runs import compiled_once, config_of, small_data  # noqa: F401  fixtu
 from dss_jax import methods
 from dss_jax.commands import sweep
 from dss_jax.datasets import embedded, embedded_arithmetic
-from dss_jax.experiments import cells, comparison, handover
+from dss_jax.experiments import cells, comparison, handover, sweeping, workers
 from dss_jax.planning import programs
 from dss_jax.runs.run_folder import RunFolder
 
@@ -96,6 +97,11 @@ def test_the_whole_of_a_sweep(swept):
       assert len(written.read_text().splitlines()) == 5
   logs = [(swept / f'worker_{number}.log').read_text() for number in range(2)]
   assert sum(log.count('training on') for log in logs) == 4, 'each cell is trained by one worker'
+  noted = json.loads((swept / 'sweep.json').read_text())
+  for row in rows:
+    cell = json.loads((swept / row['folder'] / 'cell.json').read_text())
+    assert noted['cells'][row['folder']] == cell['identity']
+    assert row['processors'] == len(os.sched_getaffinity(0)) // 2, 'half of the cores'
   table = (swept / sweep.TABLE).read_text()
   assert '### train_fraction=0.25' in table
   assert table.count('| standard |') == table.count('| dss |') == 1
@@ -121,6 +127,8 @@ def test_a_cell_whose_settings_changed_is_trained_again_and_the_old_one_kept(tmp
   assert RunFolder(old).load_settings().optimizer.learning_rate == rate
   assert trained() == rate and not old.exists()
   assert f'{old} has the settings of {folder.name}' in capsys.readouterr().err
+  assert trained('--learning_rate=0.5') == 0.5
+  assert f'{tmp_path / folder.name}.before_2 has the settings' in capsys.readouterr().err
 
 
 def test_a_cell_whose_vocabulary_has_another_content_is_not_done(tmp_path, small_data):  # noqa: F811
@@ -141,6 +149,15 @@ def test_a_cell_that_fails_is_named_and_the_others_are_done(tmp_path, capsys):
   assert 'FAILED standard,train_split=nope: split (TRAIN_SPLIT' in printed
   assert '1 of 2 cells are not done: standard,train_split=nope.' in printed
   assert [row['axes'] for row in results(tmp_path)] == [{'TRAIN_SPLIT': 'validation'}]
+
+
+def test_a_failure_is_known_to_the_workers_of_the_same_start(tmp_path, monkeypatch):
+  cell = listed(tmp_path, {'RANDOM_SEED': (3,)})[0]
+  monkeypatch.setenv(workers.VARIABLE, '0/2/one')
+  sweeping.Failures(cell).note()
+  assert sweeping.Failures(cell).are_known()
+  monkeypatch.setenv(workers.VARIABLE, '1/2/other')
+  assert not sweeping.Failures(cell).are_known()
 
 
 def test_a_cell_that_another_sweep_trains_is_left_to_it(tmp_path, capsys):

@@ -28,8 +28,12 @@ def main(argv: Sequence[str]) -> int:
       for cell in sweep.cells:
         with RunFolder(cell.folder).lock():
           pass  # a training that has one of them is found before anything is trained
+      sweeping.note(sweep)
       if sweeping.work(sweep, is_failure_raised=True):
         return 0
+      if missing := sweep.missing():
+        names = '; '.join(cell.folder.name for cell in missing)
+        raise ValueError(f'another process trains {names} of {sweep.settings.model_dir}: wait.')
       _report(sweep)
   return 0
 

@@ -25,7 +25,7 @@ from dss_jax.inference import evaluator
 from dss_jax.models import t5
 from dss_jax.models.t5 import T5Config
 from dss_jax.parallel import partitioning
-from dss_jax.runs import card_facts, model_card, pretrained, run_config, run_folder
+from dss_jax.runs import card_facts, file_names, model_card, pretrained, run_config
 from dss_jax.runs.run_folder import RunFolder
 from dss_jax.settings import arguments, fields, json_form, plain_files, whole_files, whole_folders
 from dss_jax.settings.printable import printable
@@ -144,7 +144,7 @@ def _read(folder: epath.Path, step: int | str, moments: bool) -> _Checkpoint:
   values = RunFolder(folder).load_values() if plain_files.exists(path) else {}
   if 'model' not in values:
     raise ValueError(
-      f'{folder} holds no {run_folder.SETTINGS} with a model; CHECKPOINT is a folder that '
+      f'{folder} holds no {file_names.SETTINGS} with a model; CHECKPOINT is a folder that '
       '`dss train` or `dss import` wrote.'
     )
   run = RunFolder(folder).load_settings() if 'train_steps' in values else None
@@ -199,7 +199,7 @@ def _write_huggingface(
   if vocabulary is None:
     raise ValueError(
       f'{source.folder} has no vocabulary, without which transformers cannot use it: put the '
-      f'SentencePiece model that it was trained with there, as {run_folder.VOCABULARY}.'
+      f'SentencePiece model that it was trained with there, as {file_names.VOCABULARY}.'
     )
   facts = _facts(source, vocabulary, name, has_module)
   length = max(card_facts.output_lengths(facts).values())
@@ -272,9 +272,9 @@ def _write_t5x(source: _Checkpoint, folder: pathlib.Path, output: epath.Path) ->
   vocabulary = _set_up(source)
   model = None if vocabulary is None else tokenizer.sentencepiece_path(vocabulary)
   if model is not None:
-    copied = folder / run_folder.VOCABULARY
+    copied = folder / file_names.VOCABULARY
     copied.write_bytes(epath.Path(model).read_bytes())
-  gin = _t5x_gin(source.model, vocabulary, output / run_folder.VOCABULARY)
+  gin = _t5x_gin(source.model, vocabulary, output / file_names.VOCABULARY)
   (folder / T5X_GIN).write_text(gin, encoding='utf-8')
   (folder / README).write_text(_t5x_readme(source, output, place), encoding='utf-8')
   return {**compared, 'adafactor': source.moments is not None}

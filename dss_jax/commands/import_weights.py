@@ -21,7 +21,7 @@ from etils import epath
 from dss_jax.checkpoints import manager, transfer
 from dss_jax.models import t5
 from dss_jax.parallel import partitioning
-from dss_jax.runs import pretrained, run_folder
+from dss_jax.runs import file_names, pretrained
 from dss_jax.runs.run_folder import RunFolder
 from dss_jax.settings import fields, json_form, whole_files, whole_folders
 
@@ -103,7 +103,7 @@ def import_weights(
     RunFolder(folder).save_vocabulary(epath.Path(model).read_bytes())
   values = {
     'model': json_form.to_dict(weights.config),
-    'vocabulary': vocabulary if vocabulary in (None, 'bytes') else run_folder.VOCABULARY,
+    'vocabulary': vocabulary if vocabulary in (None, 'bytes') else file_names.VOCABULARY,
     'source': weights.origin,
   }
   RunFolder(folder).save_values(values)

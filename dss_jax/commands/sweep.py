@@ -11,9 +11,11 @@ import shlex
 import sys
 from collections.abc import Sequence
 
+import jax
 import rich.box
 import rich.console
 import rich.table
+from etils import epath
 
 from dss_jax.data import shared_tables
 from dss_jax.experiments import (
@@ -24,13 +26,13 @@ from dss_jax.experiments import (
   tables,
   workers,
 )
-from dss_jax.experiments.results import RESULTS
+from dss_jax.experiments.results import RESULTS, TEACHER
 from dss_jax.experiments.sweeping import Sweep
 from dss_jax.parallel import distributed
 from dss_jax.planning import prices, programs, sweep_plan
-from dss_jax.runs import memory
+from dss_jax.runs import memory, run_config
 from dss_jax.runs.run_folder import RunFolder
-from dss_jax.settings import whole_files
+from dss_jax.settings import fields, whole_files
 
 RUN_FILE = 'runs/sweep.gin'
 TABLE = 'table.md'
@@ -49,10 +51,6 @@ def main(argv: Sequence[str]) -> int:
 def _run(sweep: Sweep, flags: argparse.Namespace, rest: Sequence[str]) -> int:
   """Does what the flags ask for; returns the exit code."""
   settings = sweep.settings
-  if settings.workers > 1 and '://' in str(settings.model_dir):
-    raise ValueError(
-      'a bucket has no locks, which WORKERS need: give WORKERS=1, or a local MODEL_DIR.'
-    )
   if flags.plan:
     return _plan(sweep)
   if flags.commands:
@@ -91,12 +89,42 @@ def _flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def _work(sweep: Sweep, argv: Sequence[str]) -> bool:
   """Trains what is not done, in this process or in several; returns whether a signal stopped it."""
-  waiting, settings = len(sweep.missing()), sweep.settings
-  distributed.log(f'{len(sweep.cells)} cells, of which {waiting} are to be trained')
-  if settings.workers > 1 and waiting > 1:
-    folder = RunFolder(settings.model_dir).path
-    return workers.work_together(argv, min(settings.workers, waiting), folder)
-  return sweeping.work(sweep)
+  missing, folder = sweep.missing(), RunFolder(sweep.settings.model_dir).path
+  distributed.log(f'{len(sweep.cells)} cells, of which {len(missing)} are to be trained')
+  sweeping.note(sweep)
+  count = min(_workers(sweep), len(missing))
+  return workers.work_together(argv, count, folder) if count > 1 else sweeping.work(sweep)
+
+
+def _workers(sweep: Sweep) -> int:
+  """WORKERS, or as many as there are cores and memory for.
+
+  Raises:
+    ValueError: several processes cannot share the folder or the accelerator.
+  """
+  asked = sweep.settings.workers
+  if asked == 1:
+    return 1
+  if '://' in str(sweep.settings.model_dir):
+    raise ValueError(
+      'a bucket has no locks, which WORKERS need: give WORKERS=1, or a local MODEL_DIR.'
+    )
+  if jax.default_backend() != 'cpu':
+    raise ValueError('WORKERS share the cores of a CPU, but one process has the accelerator: 1.')
+  students = [cell.method != TEACHER for cell in sweep.cells]
+  needed = max(
+    (memory.least_bytes(run_config.set_up_tasks(run))
+     for run, is_student in zip(sweep.runs, students, strict=True) if is_student),
+    default=1,
+  )  # fmt: skip
+  available = memory.available_bytes() or needed * asked
+  count = max(1, min(asked, workers.cores(), available // needed))
+  if count < asked:
+    distributed.log(
+      f'WORKERS {asked}: {count} are started, since there are {workers.cores()} cores and '
+      f'{available / 1e9:.1f} GB, of which a student takes {needed / 1e9:.1f} GB at least'
+    )
+  return count
 
 
 def _report(sweep: Sweep, elsewhere: str = '') -> int:
@@ -106,7 +134,12 @@ def _report(sweep: Sweep, elsewhere: str = '') -> int:
     sweep: it.
     elsewhere: more folders with cells of it, with commas between them.
   """
-  found = sweep.outcomes([place for place in elsewhere.split(',') if place])
+  places = [fields.expanded(place) for place in elsewhere.split(',') if place]
+  for place in places:
+    if not epath.Path(place).is_dir():
+      raise ValueError(f'--gather: there is no folder {place}.')
+  sweeping.note(sweep)
+  found = sweep.outcomes(places)
   outcomes = [outcome for outcome in found if outcome is not None]
   folder = whole_files.absolute(sweep.settings.model_dir)
   if outcomes:
@@ -155,7 +188,7 @@ def _plan(sweep: Sweep) -> int:
   if found:
     _print_groups(found)
     print(sweep_plan.total(found, topology, price))
-  tests = [resolution.test_of(run, settings.split) for run in sweep.runs]
+  tests = resolution.tests_of(sweep.runs, settings.split)
   done = [outcome for outcome in outcomes if outcome is not None]
   for line in resolution.sentences(sweep.cells, tests, settings.split, done, settings.methods[0]):
     print(line)

@@ -1,4 +1,4 @@
-"""What a process has read of its tasks, for further runs in it: the last few tables.
+"""What a process has read of its tasks, for further runs in it: the tables used last.
 
 Off until `keeping`, since a source may change between two runs of one process. Does not own reading
 (examples.py).
@@ -8,7 +8,7 @@ import contextlib
 from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
-MOST = 8
+MOST = 2 * 10**9  # bytes of arrays
 
 _tables: dict[Hashable, Any] | None = None
 _depend_on: Hashable = None
@@ -34,11 +34,15 @@ def depend_on(what: Hashable) -> None:
 
 
 def get(key: Hashable, read: Callable[[], Any]) -> Any:
-  """The table of a key; read where none is kept."""
+  """The table of a key, a dataclass of arrays; read where none is kept."""
   if _tables is None:
     return read()
-  if key not in _tables:
-    _tables[key] = read()
-    if len(_tables) > MOST:
-      del _tables[next(iter(_tables))]
-  return _tables[key]
+  table = _tables.pop(key) if key in _tables else read()
+  _tables[key] = table  # the last one
+  while len(_tables) > 1 and sum(map(_bytes, _tables.values())) > MOST:
+    del _tables[next(iter(_tables))]
+  return table
+
+
+def _bytes(table: Any) -> int:
+  return sum(getattr(value, 'nbytes', 0) for value in vars(table).values())

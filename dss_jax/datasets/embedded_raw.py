@@ -15,7 +15,7 @@ from types import ModuleType
 from dss_jax.datasets import embedded, embedded_arithmetic, release, rows, teacher_outputs
 from dss_jax.settings import whole_files
 
-_SPLITS = {'train': 'train', 'validation': 'validation', 'test': 'test'}
+SPLITS = {'train': 'train', 'validation': 'validation', 'test': 'test'}
 
 
 def _fields(row: release.Row) -> tuple[str, str]:
@@ -28,7 +28,7 @@ DATASETS = (
     metric=embedded.METRIC,
     fields=_fields,
     parse=lambda completion, row: teacher_outputs.nli_answer_is(completion),
-    splits=_SPLITS,
+    splits=SPLITS,
     choices=embedded.CHOICES,
   ),
   release.Dataset(
@@ -36,7 +36,7 @@ DATASETS = (
     metric=embedded_arithmetic.METRIC,
     fields=_fields,
     parse=lambda completion, row: teacher_outputs.equation(completion),
-    splits=_SPLITS,
+    splits=SPLITS,
   ),
 )
 _MODULES: dict[str, ModuleType] = {
@@ -50,7 +50,7 @@ def write(folder: pathlib.Path) -> list[pathlib.Path]:
   written = []
   for name, module in _MODULES.items():
     (folder / name).mkdir(parents=True, exist_ok=True)
-    for split in _SPLITS:
+    for split in SPLITS:
       lines = [
         json.dumps({'input': row['input'], 'label': row['label']}) for row in module.problems(split)
       ]

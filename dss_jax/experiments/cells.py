@@ -6,18 +6,17 @@ moved aside. Claims keep two sweeps of one folder from training the same cell.
 """
 
 import contextlib
-import itertools
+import dataclasses
 import json
-import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from etils import epath
 
-from dss_jax.experiments import few_shot_cot, paper
+from dss_jax.experiments import few_shot_cot, paper, workers
 from dss_jax.experiments.comparison import Cell
 from dss_jax.experiments.results import CELL_FILE, TEACHER, Score
 from dss_jax.parallel import distributed
@@ -29,6 +28,7 @@ from dss_jax.tasks import metrics, prepared, registration
 CLAIMS = '.claims'
 # What may change when a run is continued, but changes what a cell is.
 _MATTERS = ('train_steps', 'initial_checkpoint_path', 'vocabulary')
+_IGNORED = sorted(set(run_config.MAY_CHANGE_ON_RESUME) - set(_MATTERS))
 
 
 class Outcome(NamedTuple):
@@ -61,19 +61,14 @@ def done(
   if found is None or 'score' not in found or _changes(found, run, split):
     return None
   correct = np.array([*str(found.get('correct', ''))]) == '1'
-  return Outcome(cell, json_form.from_dict(Score, found['score'], str(folder / CELL_FILE)), correct)
+  score: Score = json_form.from_dict(Score, found['score'], str(folder / CELL_FILE))
+  if cell.method != TEACHER:  # a multiple of the first method's, which may be another one by now
+    score = dataclasses.replace(score, compute=cell.compute * score.steps / run.train_steps)
+  return Outcome(cell, score, correct)
 
 
-def train(
-  cell: Cell, run: run_config.RunConfig, split: str, rationales: int = 0
-) -> tuple[Outcome | None, bool]:
+def train(cell: Cell, run: run_config.RunConfig, split: str) -> tuple[Outcome | None, bool]:
   """Trains and scores a cell, continuing what its folder holds.
-
-  Args:
-    cell: it.
-    run: its settings.
-    split: what it is scored on.
-    rationales: how many rationales it writes too, into the records of an evaluation of its run.
 
   Returns:
     The outcome, None where a signal ended the training early; and whether a signal came.
@@ -81,7 +76,10 @@ def train(
   Raises:
     ValueError: as training and evaluation do.
   """
-  asked = {**cell._asdict(), 'split': split, 'settings': _settings(run), 'read': _read_by(run)}
+  known = {'split': split, 'settings': _settings(run), 'read': _read_by(run)}
+  asked = {**cell._asdict(), **known, 'identity': identity(run, split)}
+  processors = (_read(cell.folder) or {}).get('processors', _processors())
+  asked['processors'] = processors  # that train it, not those that score it again
   if distributed.is_main():
     cell.folder.mkdir(parents=True, exist_ok=True)
     whole_files.write_text(cell.folder / CELL_FILE, json.dumps(asked, default=dict) + '\n')
@@ -95,13 +93,19 @@ def train(
       distributed.log(f'stopped in {run.model_dir}; the same command continues it')
       return None, True
     stops = result.is_stop_requested
-    outcome = _scored(cell, run, result.step, result.seconds, split)
-    if rationales:
-      _write_rationales(run, split, rationales)
+    outcome = _scored(cell, run, result.step, result.seconds, split, processors)
   if distributed.is_main():
     content = {**asked, 'score': vars(outcome.score), 'correct': record(outcome)['correct']}
     whole_files.write_text(cell.folder / CELL_FILE, json.dumps(content, default=dict) + '\n')
+  distributed.barrier()  # before any process looks for that file
   return outcome, stops
+
+
+def identity(run: run_config.RunConfig, split: str) -> str:
+  """A checksum of what decides whether a cell is the one that is asked for; see `done`."""
+  matter = {name: value for name, value in _settings(run).items() if name not in _IGNORED}
+  values = [matter, _read_by(run), split]
+  return _sum(json.dumps(values, sort_keys=True, default=dict).encode())
 
 
 def set_aside(cell: Cell, run: run_config.RunConfig, split: str) -> None:
@@ -115,16 +119,27 @@ def set_aside(cell: Cell, run: run_config.RunConfig, split: str) -> None:
   if not changed or changed == ['split']:  # the student is the same, it is scored again
     return
   distributed.barrier()  # all processes have seen the same
-  if not distributed.is_main():
-    return
-  names = (folder.parent / f'{folder.name}.before_{number}' for number in itertools.count(1))
-  before = list(itertools.takewhile(lambda path: path.exists(), names))
-  target = folder.parent / f'{folder.name}.before_{len(before) + 1}'
+  if distributed.is_main():
+    _move_aside(folder, changed[0], lambda path: _has_settings(path, run, split))
+  distributed.barrier()
+
+
+def _has_settings(folder: epath.Path, run: run_config.RunConfig, split: str) -> bool:
+  found = _read(folder)
+  return found is not None and _changes(found, run, split) in ([], ['split'])
+
+
+def _move_aside(folder: epath.Path, change: str, is_wanted: Callable[[epath.Path], bool]) -> None:
+  start = f'{folder.name}.before_'
+  ends = (path.name.removeprefix(start) for path in folder.parent.iterdir()
+          if path.name.startswith(start))  # fmt: skip
+  numbers = sorted(int(end) for end in ends if end.isdecimal())
+  before = [folder.parent / f'{start}{number}' for number in numbers]
+  target = folder.parent / f'{start}{max(numbers, default=0) + 1}'
   folder.rename(target)
-  distributed.log(f'{folder.name} has other settings, its run is now in {target}: {changed[0]}')
+  distributed.log(f'{folder.name} has other settings, its run is now in {target}: {change}')
   for path in before:
-    found = _read(path)
-    if found is not None and _changes(found, run, split) in ([], ['split']):
+    if is_wanted(path):
       path.rename(folder)
       distributed.log(f'{path} has the settings of {folder.name}, and is that run again')
       return
@@ -139,7 +154,13 @@ def record(outcome: Outcome) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def claim(cell: Cell) -> Iterator[bool]:
-  """Whether this process may train a cell; while it does, no other may."""
+  """Whether this process may train a cell; while it does, no other may.
+
+  Processes that train one cell together claim nothing: the run's lock refuses a second training.
+  """
+  if distributed.is_multiprocess():
+    yield True
+    return
   with contextlib.ExitStack() as stack:
     try:
       stack.enter_context(RunFolder(cell.folder.parent / CLAIMS / cell.folder.name).lock())
@@ -192,23 +213,22 @@ def _sum(content: bytes) -> str:
 
 def _changes(found: dict[str, Any], run: run_config.RunConfig, split: str) -> list[str]:
   """How the settings of a cell's file differ from those that are asked for."""
-  ignored = set(run_config.MAY_CHANGE_ON_RESUME) - set(_MATTERS)
   changed = json_form.differences(
     {**found.get('settings', {}), 'read': found.get('read', {})},
     {**_settings(run), 'read': _read_by(run)},
-    sorted(ignored),
+    _IGNORED,
   )
   return changed or (['split'] if found.get('split') != split else [])
 
 
 def _scored(
-  cell: Cell, run: run_config.RunConfig, steps: int, seconds: float, split: str
+  cell: Cell, run: run_config.RunConfig, steps: int, seconds: float, split: str, processors: int
 ) -> Outcome:
   """Scores the best checkpoint of a cell's run."""
   summary, records = evaluation.evaluate(_evaluation(run, split))
   found = summary['metrics']
   is_papers = split == 'test' and cell.name == cell.method  # not a line of equal compute
-  published = paper.published(run) if is_papers else None
+  percent, error = (paper.published(run) if is_papers else None) or (None, None)
   score = Score(
     cell.name,
     cell.folder.name,
@@ -220,8 +240,9 @@ def _scored(
     steps,
     cell.compute * steps / run.train_steps,  # fewer where PATIENCE stopped it
     seconds,
-    *(published or (None, None)),
-    _processors(),
+    percent,
+    error,
+    processors,
   )
   return Outcome(cell, score, np.array([record['correct'] for record in records], bool))
 
@@ -239,14 +260,27 @@ def _evaluation(
   )
 
 
-def _write_rationales(run: run_config.RunConfig, split: str, count: int) -> None:
-  """Evaluates a student's rationales, where its method has a row for them."""
+def write_rationales(run: run_config.RunConfig, split: str, count: int) -> None:
+  """Evaluates the first rationales of a student, where its method has a row for them.
+
+  Does nothing where an evaluation of as many is there.
+
+  Args:
+    run: of the student.
+    split: on which it was scored.
+    count: at most the examples of that split.
+  """
   run = run_config.set_up_tasks(run)
   assert run.method is not None
   dataset = registration.dataset_of(run.data.mixture_or_task_name).name
+  there = [found.summary for found in RunFolder(run.model_dir).evaluations()]
   for row in run.method.other_rows:
-    if row.task == 'rationale':
-      task = registration.row_task(dataset, row)
+    if row.task != 'rationale':
+      continue
+    task = registration.row_task(dataset, row)
+    written = (one.get('examples', 0) for one in there
+               if (one['task'], one['split']) == (task, split))  # fmt: skip
+    if max(written, default=0) < count:
       evaluation.evaluate(_evaluation(run, split, task=task, num_examples=count))
 
 
@@ -266,9 +300,7 @@ def _teacher(cell: Cell, run: run_config.RunConfig, split: str) -> Outcome:
 
 def _processors() -> int:
   """The cores of this process on a CPU, else the devices of all processes."""
-  if jax.default_backend() == 'cpu' and hasattr(os, 'sched_getaffinity'):
-    return len(os.sched_getaffinity(0))
-  return jax.device_count()
+  return workers.cores() if jax.default_backend() == 'cpu' else jax.device_count()
 
 
 def _labels_per_step(run: run_config.RunConfig) -> float:

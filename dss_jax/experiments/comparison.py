@@ -136,6 +136,7 @@ def cells(
   compared: SweepConfig,
   run_of: RunOf,
   labels_per_row: Callable[[run_config.RunConfig], float] = labels.per_row,
+  devices: int | None = None,
 ) -> list[Cell]:
   """The cells of a comparison or sweep, in the order of the table.
 
@@ -143,13 +144,17 @@ def cells(
     compared: what is compared.
     run_of: gives the settings of a run, before any protocol.
     labels_per_row: gives the labels in a row of a run's batches, on average.
+    devices: of the machine that trains them, by which batches can be divided; None: this one's.
   """
+  devices = devices or jax.device_count()
   grid = compared.grid or {}
   combinations = [
     dict(zip(grid, combination, strict=True)) for combination in itertools.product(*grid.values())
   ]
   return [
-    cell for axes in combinations for cell in _cells_at(compared, axes, run_of, labels_per_row)
+    cell
+    for axes in combinations
+    for cell in _cells_at(compared, axes, run_of, labels_per_row, devices)
   ]
 
 
@@ -158,10 +163,9 @@ def _cells_at(
   axes: Mapping[str, Any],
   run_of: RunOf,
   labels_per_row: Callable[[run_config.RunConfig], float],
+  devices: int,
 ) -> Iterator[Cell]:
   """The cells of all methods with the same values of the grid."""
-  topology = compared.topology
-  devices = topologies.topology(topology).devices if topology else jax.device_count()
   students = [name for name in compared.methods if name != TEACHER]
   runs = {name: run_of(name, axes) for name in students}
   # A packed row holds several labels: one that is not packed would have fewer of them a step.

@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Sequence
 
 from dss_jax.experiments.comparison import Cell
+from dss_jax.experiments.results import TEACHER
 
 LAUNCHED = ('tpu-vm', 'skypilot', 'gke')
 TARGETS = ('local', 'slurm', *LAUNCHED)
@@ -87,15 +88,17 @@ def commands(
   if topology is None:
     raise ValueError(f'--commands={target} needs the slice of each cell, such as --topology=v5e-8.')
   launch = [
-    ['dss', 'launch', target, f'--name={_job_name(cell)}', f'--topology={topology}', *flags]
+    ['dss', 'launch', target, f'--name={_job_name(cell)}', f'--topology={topology}', *flags, '--']
+    if cell.method != TEACHER  # which trains nothing
+    else ['dss']
     for cell in cells
   ]
   return ''.join(
-    shlex.join([*start, '--', *line]) + '\n' for start, line in zip(launch, own, strict=True)
+    shlex.join([*start, *line]) + '\n' for start, line in zip(launch, own, strict=True)
   )
 
 
 def _job_name(cell: Cell) -> str:
-  """A name that `dss launch` takes, different for different cells of one sweep."""
+  """A name that `dss launch` takes, different for different cells and sweeps."""
   method = re.sub(r'[^a-z0-9]+', '-', cell.method.lower()).strip('-')
-  return f'cell-{method[:13].strip("-")}-{zlib.crc32(cell.folder.name.encode()):08x}'
+  return f'cell-{method[:13].strip("-")}-{zlib.crc32(str(cell.folder).encode()):08x}'

@@ -29,18 +29,29 @@ class Test(NamedTuple):
   items: int | None
 
 
-def test_of(run: run_config.RunConfig, split: str) -> Test:
-  """The test of a run's students; reads the size of its data set, or the paper's of that name."""
+def tests_of(runs: Sequence[run_config.RunConfig], split: str) -> list[Test]:
+  """The different tests of runs; counts the rows of each data set once, or takes the paper's."""
+  found: dict[str, Test] = {}
+  for task in dict.fromkeys(run.data.mixture_or_task_name for run in runs):
+    try:
+      name = registration.dataset_of(task).name
+    except ValueError:  # somebody else's SeqIO task
+      found[task] = Test(task, None)
+      continue
+    if name not in found:
+      found[name] = Test(name, _counted(task, split) or _published(name, split))
+  return list(found.values())
+
+
+def _published(dataset: str, split: str) -> int | None:
+  return paper.TEST_ITEMS.get(dataset) if split == 'test' else None
+
+
+def _counted(task: str, split: str) -> int | None:
   try:
-    dataset = registration.dataset_of(run.data.mixture_or_task_name)
-  except ValueError:  # somebody else's SeqIO task
-    return Test(run.data.mixture_or_task_name, None)
-  published = paper.TEST_ITEMS.get(dataset.name) if split == 'test' else None
-  try:
-    counted = len(registration.labels_of(run.data.mixture_or_task_name, split))
+    return len(registration.labels_of(task, split))
   except (ValueError, OSError, KeyError):  # not prepared yet
-    counted = None
-  return Test(dataset.name, counted or published)
+    return None
 
 
 def sentences(
@@ -54,7 +65,7 @@ def sentences(
 
   Args:
     cells: of the sweep.
-    tests: of each of them.
+    tests: of `tests_of`.
     split: of all tests.
     outcomes: what is done.
     first: the method that others are compared to.
@@ -62,7 +73,7 @@ def sentences(
   seeds = len({cell.axes.get(SEED) for cell in cells})
   lines = {(cell.name, _without_seed(cell.axes)) for cell in cells if cell.name != first}
   count = max(1, len(lines))
-  for test in dict.fromkeys(tests):
+  for test in tests:
     if test.items is None:
       yield f'How many examples {test.dataset} {split} has is not known: prepare it first.'
       continue
@@ -75,7 +86,7 @@ def sentences(
   found = tables.lines(outcomes, first).values()
   gaps = [line.gap for group in found for line in group if line.gap is not None]
   shared = [len(line.accuracies) for group in found for line in group if line.gap is not None]
-  if gaps and min(shared) >= tables.FEW_SEEDS:
+  if gaps and min(shared) >= statistics.FEW_SEEDS:
     errors = [gap.error * (n / seeds) ** 0.5 for gap, n in zip(gaps, shared, strict=True)]
     yield (
       f'By the {len(gaps)} gaps that are done, {_seeds(seeds)} find '

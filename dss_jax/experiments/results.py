@@ -8,6 +8,8 @@ import dataclasses
 
 CELL_FILE = 'cell.json'
 RESULTS = 'results.jsonl'
+SWEEP_FILE = 'sweep.json'
+"""What a sweep asks for now: the names of its cells' folders with their identities, and devices."""
 TEACHER = 'few_shot_cot'
 """Stands in METHODS for the teacher itself, whose stored answers are scored: nothing is trained."""
 SEED = 'RANDOM_SEED'

@@ -12,6 +12,8 @@ import numpy as np
 import scipy.stats
 
 DRAWS = 10_000
+FEW_SEEDS = 2
+"""From as many seeds on there is an interval over seeds."""
 POWER = 0.8
 DISCORDANCE = 0.2
 """Share of the answers in which exactly one of two students is right, where it is not known."""
@@ -82,6 +84,17 @@ def mcnemar(correct: np.ndarray, baseline: np.ndarray) -> float:
   if not better + worse:
     return 1.0
   return float(scipy.stats.binomtest(better, better + worse, 0.5).pvalue)
+
+
+def paired(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[Gap, float]:
+  """The gap of two methods, and the median over seeds of McNemar's exact p.
+
+  Args:
+    pairs: for each seed which answers of the method and of its baseline are right, [items] both.
+  """
+  correct, baseline = (np.array(side) for side in zip(*pairs, strict=True))
+  p = float(np.median([mcnemar(*pair) for pair in pairs]))
+  return two_level_bootstrap(correct, baseline), p
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

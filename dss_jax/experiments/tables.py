@@ -14,7 +14,6 @@ from dss_jax.experiments.cells import Outcome
 from dss_jax.experiments.results import SEED, Score
 
 WIDTH = 100  # columns of the table where no terminal says how many there are
-FEW_SEEDS = 2
 
 
 class Line(NamedTuple):
@@ -66,17 +65,18 @@ def _lines(group: Sequence[Outcome], first: str) -> Iterator[Line]:
     scores = [one.score for one in by_seed.values()]
     accuracies = [100 * score.accuracy for score in scores]
     answers = {one.correct.tobytes() for one in by_seed.values()}
-    if len(accuracies) >= FEW_SEEDS and len(answers) > 1:  # the teacher's are always the same
+    if (
+      len(accuracies) >= statistics.FEW_SEEDS and len(answers) > 1
+    ):  # the teacher's are always the same
       interval = statistics.seed_interval(accuracies)
     else:
       interval = 100 * scores[0].accuracy_low, 100 * scores[0].accuracy_high
     shared = [seed for seed in by_seed if seed in baseline]
     gap, p = None, 1.0
     if name != first and shared:
-      pairs = [(by_seed[seed].correct, baseline[seed].correct) for seed in shared]
-      own, others = (np.array([pair[side] for pair in pairs]) for side in (0, 1))
-      gap = statistics.two_level_bootstrap(own, others)
-      p = float(np.median([statistics.mcnemar(*pair) for pair in pairs]))
+      gap, p = statistics.paired(
+        [(by_seed[seed].correct, baseline[seed].correct) for seed in shared]
+      )
     seconds = float(np.mean([score.seconds for score in scores]))
     yield Line(name, tuple(accuracies), interval, gap, p, scores[0], seconds)
 
@@ -88,7 +88,7 @@ def beside_published(line: Line) -> str:
     return ''
   published = paper.Published(score.published, score.published_error)
   ours = float(np.mean(line.accuracies))
-  spread = float(np.std(line.accuracies, ddof=1)) if count >= FEW_SEEDS else 0.0
+  spread = float(np.std(line.accuracies, ddof=1)) if count >= statistics.FEW_SEEDS else 0.0
   error = np.hypot(spread / count**0.5, (ours * (100 - ours) / score.examples) ** 0.5)
   verdict = 'compatible' if published.is_compatible(ours, float(error)) else 'differs'
   return f'{published.percent:.2f} ± {published.error:.2f}, {verdict}'

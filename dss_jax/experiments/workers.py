@@ -7,18 +7,28 @@ import os
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Sequence
 
 from etils import epath
 
 from dss_jax.parallel import distributed
 
-VARIABLE = 'DSS_SWEEP_WORKER'  # in the environment of a worker: which one it is, and of how many
+# In the environment of a worker: which one it is, of how many, and which start of the sweep's.
+VARIABLE = 'DSS_SWEEP_WORKER'
 
 
 def is_worker() -> bool:
   """Whether this process is one of them."""
   return VARIABLE in os.environ
+
+
+def start() -> str:
+  """A name of this start of a sweep, the same in all its workers."""
+  return os.environ[VARIABLE].split('/')[2] if is_worker() else _START
+
+
+_START = uuid.uuid4().hex
 
 
 def work_together(argv: Sequence[str], workers: int, folder: epath.Path) -> bool:
@@ -34,7 +44,7 @@ def work_together(argv: Sequence[str], workers: int, folder: epath.Path) -> bool
   processes = []
   for number in range(workers):
     with open(folder / f'worker_{number}.log', 'ab') as log:
-      environment = {**os.environ, VARIABLE: f'{number}/{workers}'}
+      environment = {**os.environ, VARIABLE: f'{number}/{workers}/{_START}'}
       processes.append(subprocess.Popen(command, env=environment, stderr=log))
   stop, is_told = distributed.StopSignal(), False
   try:
@@ -54,11 +64,18 @@ def work_together(argv: Sequence[str], workers: int, folder: epath.Path) -> bool
   return stop.requested()
 
 
+def cores() -> int:
+  """The cores that this process may use."""
+  if hasattr(os, 'sched_getaffinity'):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
 def limit_cores() -> None:
   """Keeps a worker on its share of the cores; called before JAX starts its threads."""
   if not is_worker() or not hasattr(os, 'sched_setaffinity'):
     return
-  number, count = map(int, os.environ[VARIABLE].split('/'))
-  cores = sorted(os.sched_getaffinity(0))
-  if count <= len(cores):
-    os.sched_setaffinity(0, cores[number::count])
+  number, count = map(int, os.environ[VARIABLE].split('/')[:2])
+  available = sorted(os.sched_getaffinity(0))
+  if count <= len(available):
+    os.sched_setaffinity(0, available[number::count])

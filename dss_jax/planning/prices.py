@@ -1,9 +1,11 @@
-"""Dollars an hour of machines, from a user's file: {"v5e-8": 9.6, ...}."""
+"""Dollars an hour of machines, from a user's file: {"v5e-8": 9.6, ...}.
 
-import json
-from typing import Any
+The file may have other prices too, which `dss report` reads.
+"""
 
-from etils import epath
+import math
+
+from dss_jax.settings import fields, json_form
 
 
 def dollars_per_hour(file: str | None, topology: str) -> float | None:
@@ -18,13 +20,11 @@ def dollars_per_hour(file: str | None, topology: str) -> float | None:
   """
   if file is None:
     return None
-  path = epath.Path(file)
   wanted = f'PRICE_FILE is JSON with dollars an hour, e.g. {{"{topology}": 9.6}}'
   try:
-    prices: Any = json.loads(path.read_text())
+    price = json_form.read_object(file).get(topology)
   except (OSError, ValueError) as error:
-    raise ValueError(f'{wanted}; {path} cannot be read: {error}.') from error
-  price = prices.get(topology) if isinstance(prices, dict) else None
-  if isinstance(price, bool) or not isinstance(price, int | float) or price <= 0:
-    raise ValueError(f'{wanted}; {path} has {price!r} for {topology}.')
-  return float(price)
+    raise ValueError(f'{wanted}; {file} cannot be read: {error}') from error
+  if not fields.fits(price, float) or not 0 < price < math.inf:  # type: ignore[operator]
+    raise ValueError(f'{wanted}; {file} has {price!r} for {topology}.')
+  return float(price)  # type: ignore[arg-type]

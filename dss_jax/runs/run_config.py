@@ -142,6 +142,8 @@ class RunConfig:
         raise ValueError(
           f'RunConfig.{name} ({name.upper()}) is at least 1 and below 2^31, not {given}.'
         )
+    if not 0 <= self.seed < 2**32:
+      raise ValueError(f'RunConfig.seed (RANDOM_SEED) is from 0 to 2**32 - 1, not {self.seed}.')
     if self.data.batch_size % self.num_microbatches:
       raise ValueError(
         f'NUM_MICROBATCHES {self.num_microbatches} does not divide BATCH_SIZE '

@@ -32,13 +32,12 @@ from etils import epath
 from dss_jax.checkpoints import finished, manager
 from dss_jax.parallel import distributed
 from dss_jax.runs import run_config
+from dss_jax.runs.file_names import CHECKPOINTS, GIN, METRICS, SETTINGS, VOCABULARY
 from dss_jax.runs.run_config import RunConfig
 from dss_jax.settings import fields, json_form, plain_files, whole_files
 from dss_jax.settings.errors import ConfigError
 from dss_jax.settings.printable import one_line
 
-SETTINGS = 'config.json'
-VOCABULARY = 'spiece.model'
 _MENDED = 'Put a copy of it back, or remove it: the `dss train` that made the run writes it again.'
 _NO_FOLDER = (
   errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.EROFS, errno.EACCES, errno.EPERM, errno.ELOOP,
@@ -78,11 +77,11 @@ class RunFolder:
   def __init__(self, path: epath.PathLike):
     self.path = epath.Path(path)
     self.settings_file = self.path / SETTINGS
-    self.gin_file = self.path / 'config.gin'
+    self.gin_file = self.path / GIN
     self.vocabulary_file = self.path / VOCABULARY
-    self.metrics_file = self.path / 'metrics.jsonl'
+    self.metrics_file = self.path / METRICS
     self.events_folder = self.path
-    self.checkpoints_folder = self.path / 'checkpoints'
+    self.checkpoints_folder = self.path / CHECKPOINTS
 
   def __str__(self) -> str:
     return str(self.path)

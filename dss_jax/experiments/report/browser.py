@@ -18,9 +18,10 @@ import numpy as np
 from etils import epath
 
 from dss_jax.experiments import results
-from dss_jax.experiments.report import folder, records
+from dss_jax.experiments.report import records
 from dss_jax.experiments.report.folder import Run
 from dss_jax.experiments.report.records import Answers
+from dss_jax.runs import file_names
 
 LONGEST = 2_000  # letters of an input or a rationale
 _KEPT = 0.8  # of the examples, each time they do not fit
@@ -123,7 +124,11 @@ def pack(found: Sequence[Sheet], runs: Sequence[Run], budget: int) -> Packed:
 
 def _teachers(sheet: Sheet) -> Mapping[int, str]:
   """The teacher's rationales, as the first student that was asked for its own had them."""
-  found = (records.rationales(run).teacher for run, _ in sheet.runs if records.has_rationales(run))
+  found = (
+    records.rationales(run).teacher
+    for run, _ in sheet.runs
+    if run.learns_teachers_text and records.has_rationales(run)
+  )
   return next(found, {})
 
 
@@ -216,7 +221,7 @@ def _configuration(run: Run) -> str:
   """The operative configuration of a run, for people; else its settings."""
   if run.path is None:
     return ''
-  path = run.path / folder.GIN
+  path = run.path / file_names.GIN
   text = json.dumps(run.settings, indent=2)
   if path.exists():
     text = path.read_bytes()[: 4 * _GIN].decode('utf-8', 'replace')

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from dss_jax.experiments.report.series import Panel, Point
-from dss_jax.settings import fields, json_form
+from dss_jax.settings import fields, json_form, topologies
 from dss_jax.settings.errors import ConfigError
 
 EXAMPLE = '{"processor_hour": 1.2, "label": 0.11, "teacher_call": 0.004, "training_examples": 9342}'
@@ -51,8 +51,9 @@ def read_prices(path: epath.PathLike) -> Prices:
   Raises:
     ConfigError: it is no JSON object of the fields of `Prices`.
   """
-  values = json_form.read_object(path)
+  values: Mapping[str, Any] = json_form.read_object(path)  # prices of slices are `dss plan`'s
   known = [field.name for field in dataclasses.fields(Prices)]
+  values = {name: value for name, value in values.items() if name not in topologies.TOPOLOGIES}
   for name in values:
     if name not in known:
       near = difflib.get_close_matches(name, known, n=1)
@@ -85,7 +86,8 @@ def cost(point: Point, prices: Prices | None) -> Cost:
   the teacher where its labels or its rationales are learned: one call gives both.
   """
   run = point.runs[0]
-  hours = point.average('seconds') * point.average('processors') / 3600
+  scores = [run.score for run in point.runs]
+  hours = sum(score.seconds * score.processors for score in scores) / len(scores) / 3600
   if prices is None:
     return Cost(hours, None, None, None)
   dollars = hours * prices.processor_hour

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dss_jax.datasets import rows
-from dss_jax.experiments.report import folder
 from dss_jax.experiments.report.folder import Run
 from dss_jax.experiments.report.series import Panel, Point
+from dss_jax.runs import file_names
 from dss_jax.settings import fields
 from dss_jax.settings.printable import one_line
 
@@ -65,7 +65,7 @@ def _mean(point: Point, name: str, seeds: list[Mapping[int, float]]) -> Curve:
 
 def _quantities(run: Run) -> dict[str, dict[int, float]]:
   """What a run logged, by quantity and step; {} where it has no metrics."""
-  path = None if run.path is None else run.path / folder.METRICS
+  path = None if run.path is None else run.path / file_names.METRICS
   if path is None or not path.exists() or not path.stat().length:
     return {}
   found: dict[str, dict[int, float]] = {}

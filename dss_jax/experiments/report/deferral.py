@@ -11,7 +11,7 @@ import numpy as np
 
 from dss_jax.experiments import statistics
 from dss_jax.experiments.report.folder import Run
-from dss_jax.experiments.report.series import FEW_SEEDS, Panel, Point
+from dss_jax.experiments.report.series import Panel, Point
 
 STEPS = 50  # points of a curve
 
@@ -60,7 +60,8 @@ class Deferral(NamedTuple):
     teacher: the teacher's.
     best: the highest mean accuracy of the curve, and its share.
     kept: the largest share that students take over at the teacher's accuracy, mean over seeds.
-    interval: 95 % of it over seeds; the same number twice for one seed.
+    interval: 95 % of it over seeds; None for one seed.
+    seeds: how many students have their confidences.
   """
 
   point: Point
@@ -70,7 +71,8 @@ class Deferral(NamedTuple):
   teacher: float
   best: tuple[float, float]
   kept: float
-  interval: tuple[float, float]
+  interval: tuple[float, float] | None
+  seeds: int
 
 
 def deferral(point: Point, confidences: Mapping[str, np.ndarray], teacher: Run) -> Deferral | None:
@@ -93,9 +95,10 @@ def deferral(point: Point, confidences: Mapping[str, np.ndarray], teacher: Run) 
   places = np.unique(np.linspace(0, items, STEPS + 1).round().astype(int))
   mean = np.mean(curves, axis=0)
   best = int(np.argmax(mean))
-  low = high = float(np.mean(kept))
-  if len(kept) >= FEW_SEEDS:
+  interval = None
+  if len(kept) >= statistics.FEW_SEEDS:
     low, high = statistics.seed_interval(kept)
+    interval = max(0.0, low), min(1.0, high)
   return Deferral(
     point,
     places / items,
@@ -104,7 +107,8 @@ def deferral(point: Point, confidences: Mapping[str, np.ndarray], teacher: Run) 
     own,
     (float(mean[best]), best / items),
     float(np.mean(kept)),
-    (max(0.0, low), min(1.0, high)),
+    interval,
+    len(known),
   )
 
 

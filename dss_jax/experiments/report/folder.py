@@ -1,7 +1,7 @@
 """The folder of a sweep as a report reads it: its finished cells, whatever wrote them.
 
 Owns finding and checking them; imports neither TensorFlow nor JAX, since a report is read in
-seconds. The names of a run's files are RunFolder's (a test compares them). Answers and texts are
+seconds. Answers and texts are
 records.py's, statistics are series.py's.
 """
 
@@ -19,11 +19,11 @@ from dss_jax.experiments.report import student_size
 from dss_jax.experiments.results import Score
 from dss_jax.methods import derived
 from dss_jax.methods.base import fields_of
+from dss_jax.runs import file_names
 from dss_jax.settings import fields, json_form, plain_files
 from dss_jax.settings.errors import ConfigError
 from dss_jax.settings.printable import one_line
 
-SETTINGS, GIN, METRICS = 'config.json', 'config.gin', 'metrics.jsonl'
 FRACTION = 'TRAIN_FRACTION'
 BASELINE = 'standard'
 """What others are compared to, unless the folder or the user says otherwise."""
@@ -99,6 +99,13 @@ class Run:
     return 'rationale' in self._sources('rows')
 
   @property
+  def learns_teachers_text(self) -> bool:
+    """Whether a row's whole target is the teacher's rationale, as it is."""
+    rows = self._method.get('rows')
+    listed = rows if isinstance(rows, list) else []
+    return any(isinstance(row, Mapping) and row.get('target') == '{rationale}' for row in listed)
+
+  @property
   def learns_teacher_labels(self) -> bool:
     """Whether its labels are the teacher's, so that no human wrote any."""
     return self._method.get('label_source') == 'teacher'
@@ -166,8 +173,10 @@ def read(path: epath.PathLike, baseline: str | None = None, prefix: str = '') ->
     listed = _listed(path / results.RESULTS, prefix)
     order = {run.score.folder: place for place, run in enumerate(listed)}
     found, unfinished = _cells(path, prefix)
-    if not found:  # only the results were kept
-      found = listed
+    # The others were gathered from elsewhere, or only the results were kept.
+    there = {one.name.split(_ASIDE)[0] for one in path.iterdir() if one.is_dir()}
+    found += [run for run in listed if run.score.folder not in there]
+    unfinished = [name for name in unfinished if name in there or name not in order]
     found.sort(key=lambda run: (order.get(run.score.folder, len(order)), run.label))
   elif path.exists():
     listed = found = _listed(path, prefix)
@@ -191,23 +200,34 @@ def read(path: epath.PathLike, baseline: str | None = None, prefix: str = '') ->
 
 
 def _cells(path: epath.Path, prefix: str) -> tuple[list[Run], list[str]]:
-  """The cells that are done, and the names of those that are not; not those set aside."""
+  """The cells that are done as the sweep asks for them now, and the names of all others.
+
+  Those that were set aside are neither.
+  """
   found, unfinished = [], []
+  asked = _asked(path)
   for folder in sorted(path.iterdir(), key=lambda one: one.name):
     file = folder / results.CELL_FILE
     if _ASIDE in folder.name or not plain_files.exists(file):
       continue
     values = json_form.read_object(file)
-    if 'score' not in values:
+    identity = asked.pop(folder.name, None) if asked is not None else values.get('identity')
+    if 'score' not in values or identity != values.get('identity', identity):
       unfinished.append(folder.name)
       continue
     settings = _object(values, 'settings')
-    config = folder / SETTINGS
+    config = folder / file_names.SETTINGS
     if config.exists():  # there the size of the vocabulary is known
       settings = {**settings, **json_form.read_object(config)}
     run = _run(values, values.get('score'), str(file), prefix, folder, settings)
     found.append(run)
-  return found, unfinished
+  return found, sorted([*unfinished, *(asked or ())])
+
+
+def _asked(path: epath.Path) -> dict[str, Any] | None:
+  """The identities of a sweep's cells by their folders; None where it noted none."""
+  file = path / results.SWEEP_FILE
+  return _object(json_form.read_object(file), 'cells') if file.exists() else None
 
 
 def _listed(path: epath.Path, prefix: str) -> list[Run]:
@@ -276,7 +296,7 @@ def unfinished_note(sweep: Sweep, most: int = 5) -> str:
     return ''
   names = '; '.join(sweep.unfinished[:most])
   more = f' and {len(sweep.unfinished) - most} more' if len(sweep.unfinished) > most else ''
-  return f'{len(sweep.unfinished)} cells are not done and left out: {names}{more}.'
+  return f'{len(sweep.unfinished)} cells are not done, or not as the sweep asks now: {names}{more}.'
 
 
 def datasets(runs: tuple[Run, ...]) -> Iterator[str]:

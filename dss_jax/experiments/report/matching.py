@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy.stats
 
 from dss_jax.experiments.report.series import Panel, Point
 
@@ -60,9 +61,10 @@ def matching_fraction(
 
   Both mean accuracies are over seeds and items. Between the fractions of the sweep, accuracy is
   taken to be linear. The interval is of a bootstrap that draws seeds and items with replacement; a
-  seed's students at all fractions stay together, and so do an item's answers. With n > 1 seeds each
-  drawn accuracy is moved from the mean by sqrt(n / (n - 1)) times its distance, as in
-  `statistics.two_level_bootstrap`. The ends are the 2.5 and 97.5 % quantiles.
+  seed's students at all fractions stay together, and so do an item's answers. The ends are the 2.5
+  and 97.5 % quantiles. With n > 1 seeds each drawn accuracy is moved from the mean, by
+  sqrt(n / (n - 1)) and by the ratio of the quantiles of Student with n - 1 degrees to the normal's,
+  as in `statistics.two_level_bootstrap`.
 
   Args:
     fractions: rising, [f].
@@ -83,7 +85,10 @@ def matching_fraction(
     of_items = rng.multinomial(items, np.full(items, 1 / items), len(weights)) / items
     per_seed = (of_items @ answers.reshape(-1, items).T).reshape(len(weights), seeds, -1)
     drawn.append(np.einsum('ds,dsf->df', weights, per_seed))
-  spread = math.sqrt(seeds / (seeds - 1)) if seeds > 1 else 1.0
+  spread = 1.0
+  if seeds > 1:
+    ratio = scipy.stats.t.ppf(0.975, seeds - 1) / scipy.stats.norm.ppf(0.975)
+    spread = math.sqrt(seeds / (seeds - 1)) * ratio
   moved = mean + (np.concatenate(drawn) - mean) * spread
   found = first_reached(fractions, moved[:, :-1], moved[:, -1])
   low, high = np.quantile(found, [0.025, 0.975], method='closest_observation')

@@ -150,10 +150,10 @@ def deferrals(panels: Sequence[Panel], confidences: Mapping[str, np.ndarray]) ->
       name = f'deferral_{len(found) + 1}'
       found.append(figure(name, title, axes, lines, teacher_levels(panel)))
     for one in curves_of:
-      place = one.point.name, panel.title, one.point.parameters, len(one.point.runs)
-      low, high = one.interval
+      place = one.point.name, panel.title, one.point.parameters, one.seeds
       best = percent(one.best[0]), percent(one.best[1])
-      kept = percent(one.kept), percent(low), percent(high)
+      ends = map(percent, one.interval) if one.interval else (None, None)
+      kept = percent(one.kept), *ends
       rows.append((*place, percent(one.alone), percent(one.teacher), *kept, *best))
   if not rows:
     return Section('deferral', 'Asking the teacher when unsure', (_missing(panels),))

@@ -16,8 +16,6 @@ from dss_jax.experiments.report import folder
 from dss_jax.experiments.report.folder import Run
 from dss_jax.settings.printable import one_line
 
-FEW_SEEDS = 2
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Point:
@@ -55,7 +53,7 @@ class Point:
   @property
   def interval(self) -> tuple[float, float]:
     """95 % of the mean: over seeds by Student's t, or over the items of a single answer sheet."""
-    if len({run.correct.tobytes() for run in self.runs}) >= FEW_SEEDS:
+    if len({run.correct.tobytes() for run in self.runs}) >= statistics.FEW_SEEDS:
       low, high = statistics.seed_interval(self.accuracies)
       return max(0.0, low), min(1.0, high)
     return self.runs[0].score.accuracy_low, self.runs[0].score.accuracy_high
@@ -115,25 +113,30 @@ def panels(runs: Sequence[Run]) -> list[Panel]:
   hidden = {results.SEED, folder.FRACTION} | _size_axes(runs)
   titles: dict[str, list[Run]] = {}
   for run in runs:
-    titles.setdefault(_title(run.axes, hidden), []).append(run)
+    titles.setdefault(title_of(run.axes, hidden), []).append(run)
   found = []
   for title, members in titles.items():
-    groups: dict[tuple[Any, ...], dict[Any, Run]] = {}
-    for run in members:
-      if not run.is_teacher:
-        place = run.name, run.fraction, run.parameters
-        groups.setdefault(place, {})[_key(run.seed)] = run
-    points = [
-      Point(title, name, fraction, parameters, by_seed)
-      for (name, fraction, parameters), by_seed in groups.items()
-    ]
+    points = points_of(title, [run for run in members if not run.is_teacher])
     teachers = [run for run in members if run.is_teacher]
     if points:
       found.append(Panel(title, tuple(points), teachers[0] if teachers else None))
   return found
 
 
-def _title(axes: Mapping[str, Any], hidden: set[str]) -> str:
+def points_of(title: str, students: Sequence[Run]) -> list[Point]:
+  """The points of runs that share the values of the grid in their title."""
+  groups: dict[tuple[Any, ...], dict[Any, Run]] = {}
+  for run in students:
+    place = run.name, run.fraction, run.parameters
+    groups.setdefault(place, {})[_key(run.seed)] = run
+  return [
+    Point(title, name, fraction, parameters, by_seed)
+    for (name, fraction, parameters), by_seed in groups.items()
+  ]
+
+
+def title_of(axes: Mapping[str, Any], hidden: set[str]) -> str:
+  """Values of the grid as text, without those of hidden axes."""
   shown = (f'{name.lower()}={value}' for name, value in axes.items() if name not in hidden)
   return one_line(', '.join(shown))
 
@@ -201,8 +204,7 @@ def _compared(point: Point, baseline: Point) -> Compared | None:
   if not shared:
     return None
   sides = [np.array([one.by_seed[seed].correct for seed in shared]) for one in (point, baseline)]
-  gap = statistics.two_level_bootstrap(sides[0], sides[1])
-  p = float(np.median([statistics.mcnemar(*pair) for pair in zip(*sides, strict=True)]))
+  gap, p = statistics.paired(list(zip(*sides, strict=True)))
   flips = int((sides[0] & ~sides[1]).sum()), int((sides[1] & ~sides[0]).sum())
   means = float(sides[0].mean()), float(sides[1].mean())
   return Compared(point, baseline, len(shared), means, gap, gap.p, p, flips)

@@ -6,6 +6,7 @@ Owns which cells are the same and what differs between their settings.
 from collections.abc import Iterator
 from typing import Any
 
+from dss_jax.experiments import results
 from dss_jax.experiments.report import accuracy_sections, series
 from dss_jax.experiments.report.document import Column, P, Section, Table
 from dss_jax.experiments.report.folder import Run, Sweep
@@ -59,15 +60,10 @@ def _pairs(first: Sweep, second: Sweep) -> Iterator[tuple[Point, Point]]:
 
 def _points(sweep: Sweep) -> list[Point]:
   """The points of a sweep, each panel named by all of the grid's values but the seed."""
-  groups: dict[tuple[Any, ...], dict[Any, Run]] = {}
+  titles: dict[str, list[Run]] = {}
   for run in sweep.students:
-    axes = {name: value for name, value in run.axes.items() if name != series.results.SEED}
-    title = ', '.join(f'{name.lower()}={value}' for name, value in axes.items())
-    groups.setdefault((title, run.name, run.fraction), {})[run.seed] = run
-  return [
-    Point(title, name, fraction, None, by_seed)
-    for (title, name, fraction), by_seed in groups.items()
-  ]
+    titles.setdefault(series.title_of(run.axes, {results.SEED}), []).append(run)
+  return [point for title, runs in titles.items() for point in series.points_of(title, runs)]
 
 
 def _place(point: Point) -> tuple[Any, ...]:

@@ -1,0 +1,308 @@
+"""The command line of `dss annotate`, and what it asks for.
+
+Owns the options, their checks, and which files they mean. Does not own: what is done (annotate.py).
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from dss_jax import datasets
+from dss_jax.datasets import release, unpacking
+from dss_jax.settings import arguments
+from dss_jax.settings.errors import ConfigError
+from dss_jax.teacher import asking, client, filters, prices, prompts
+from dss_jax.teacher.annotations import Source
+from dss_jax.teacher.requests import CAP
+from dss_jax.teacher.run import Plan
+from dss_jax.teacher.store import Limits
+
+OPENAI = 'https://api.openai.com/v1'
+MODES = ('chat', 'completions')
+REUSES = ('same-request', 'same-prompt')
+_OWN = ('model', 'messages', 'prompt', 'stream', 'n', CAP, 'temperature', 'stop', 'response_format')
+_DESCRIPTION = """\
+Asks a large language model, at any server that speaks OpenAI's protocol, for a rationale and a
+label of every input, and prepares the data set from its answers. Every answer is kept at once:
+after a crash, a signal or a limit the same command goes on, and nothing is asked twice.
+Start with --preview: it asks about 20 inputs and says what all would cost.
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """A checked command line.
+
+  Attributes:
+    dataset: how rows and completions read.
+    sources: the raw files whose rows are asked about.
+    output: folder of what is written.
+    store: file of the answers.
+    asking: what is asked, and how.
+    plan: price and limits.
+    flags: as they came.
+    prepare: the command that builds the data set from `output`; None: there is none.
+  """
+
+  dataset: release.Dataset
+  sources: list[Source]
+  output: pathlib.Path
+  store: pathlib.Path
+  asking: asking.Asking
+  plan: Plan
+  flags: argparse.Namespace
+  prepare: list[str] | None
+
+
+def settings(argv: Sequence[str]) -> Settings:
+  """What a command line asks for.
+
+  Raises:
+    ValueError: options that do not go together, or files that are missing or malformed.
+  """
+  given = _parser().parse_args(argv)
+  arguments.import_modules(given.modules)
+  prompt = prompts.load(given.prompt or given.dataset)
+  known = given.dataset in datasets.names()
+  if not known and given.input is None:
+    datasets.get(given.dataset)  # raises
+  dataset = datasets.get(given.dataset) if known else prompt.dataset(given.dataset)
+  filters.Filter(given.filter, dataset.metric)  # raises, before money is spent
+  client.check_address(given.base_url)
+  output = _output(given)
+  return Settings(
+    dataset=dataset,
+    sources=_input(given, dataset) if given.input else _raw_files(given, dataset),
+    output=output,
+    store=pathlib.Path(given.store).expanduser() if given.store else output / 'answers.sqlite',
+    asking=_asking(given, prompt),
+    plan=_plan(given),
+    flags=given,
+    prepare=_prepare(given, output),
+  )
+
+
+def _asking(given: argparse.Namespace, prompt: prompts.Prompt) -> asking.Asking:
+  if given.samples > 1 and not given.temperature:
+    raise ConfigError(
+      f'--samples={given.samples} of the same question are all the same unless --temperature is '
+      'above 0: add, say, --temperature=0.7.'
+    )
+  parameters: dict[str, Any] = {CAP: given.max_tokens or prompt.max_tokens}
+  parameters['temperature'] = given.temperature
+  if prompt.stop:
+    parameters['stop'] = list(prompt.stop)
+  if given.schema:
+    if given.mode != 'chat':
+      raise ConfigError('--schema is for --mode=chat: completions have no structured output.')
+    parameters['response_format'] = asking.SCHEMA
+  return asking.Asking(
+    model=given.model,
+    prompt=prompt,
+    parameters={**parameters, **given.parameters},
+    is_chat=given.mode == 'chat',
+    samples=given.samples,
+    source=given.rationale_from,
+    words=given.condense,
+  )
+
+
+def _plan(given: argparse.Namespace) -> Plan:
+  price = prices.known(given.model, given.base_url)
+  if given.price_file:
+    price = prices.load(given.price_file, given.model)
+  if given.max_usd is not None and price is None:
+    raise ConfigError(
+      f'--max_usd={given.max_usd:g} needs the price of {given.model!r}: --price_file=FILE, JSON '
+      f'such as {{"{given.model}": {{"input": 0.4, "cached_input": 0.1, "output": 1.6}}}}, dollars '
+      'per million tokens. Or pip install genai-prices, if it knows the model.'
+    )
+  spent = None if given.max_usd is None else int(given.max_usd * prices.DOLLAR)
+  return Plan(
+    price=price,
+    limits=Limits(spent, given.max_requests),
+    retry_failed=given.retry_failed,
+    same_prompt=given.reuse == REUSES[1],
+  )
+
+
+# ---------------------------------------------------------------- files
+
+
+def _output(given: argparse.Namespace) -> pathlib.Path:
+  if given.output:
+    return pathlib.Path(given.output).expanduser()
+  if not given.data_dir or '://' in given.data_dir:
+    raise ConfigError(
+      'expected --data_dir=DIR of this machine, where the prepared data set goes, or '
+      '--output=DIR for the answers alone.'
+    )
+  return pathlib.Path(given.data_dir).expanduser() / 'annotations' / given.dataset
+
+
+def _prepare(given: argparse.Namespace, output: pathlib.Path) -> list[str] | None:
+  """The command line of dss prepare; a data set of one file has no raw folder that it reads."""
+  if given.input or not given.data_dir:
+    return None
+  modules = [f'--module={name}' for name in given.modules]
+  return [
+    f'--dataset={given.dataset}', f'--raw_dir={given.raw_dir}', f'--teacher_outputs={output}',
+    f'--data_dir={given.data_dir}', f'--filter={given.filter}', f'--parser={given.parser}',
+    *modules,
+  ]  # fmt: skip
+
+
+def _input(given: argparse.Namespace, dataset: release.Dataset) -> list[Source]:
+  path = pathlib.Path(given.input).expanduser()
+  if given.raw_dir:
+    raise ConfigError('expected --input=FILE or --raw_dir=DIR, not both.')
+  if not path.is_file():
+    raise ConfigError(f'--input={path}: there is no such file.')
+  return [Source(given.split[0] if given.split else 'train', path, dataset, given.limit)]
+
+
+def _raw_files(given: argparse.Namespace, dataset: release.Dataset) -> list[Source]:
+  """A source for each raw file of the wanted splits: train holds validation too, if it is so."""
+  if not given.raw_dir:
+    raise ConfigError('expected --raw_dir=DIR, which holds NAME/, or --input=FILE of inputs.')
+  folder = release.release_folder(_raw_folder(given), dataset)
+  if unknown := [split for split in given.split if split not in dataset.splits]:
+    raise ConfigError(f'--split={unknown[0]}: {dataset.name} has {", ".join(dataset.splits)}.')
+  sources = {}
+  for split in given.split or dataset.splits:
+    name, wanted = dataset.splits[split], release.wanted_files(dataset, folder, split)
+    path = next((path for path in wanted if path.is_file()), None)
+    if path is not None:
+      sources[name] = Source(name, path, dataset, given.limit)
+    elif given.split:
+      raise ConfigError(f'--split={split}: {" or ".join(map(str, wanted))} is missing.')
+    else:
+      print(f'{split} is left out: {wanted[0]} is missing.', file=sys.stderr)
+  if not sources:
+    raise ConfigError(f'no raw file of {dataset.name} is in {folder / dataset.name}.')
+  return list(sources.values())
+
+
+def _raw_folder(given: argparse.Namespace) -> pathlib.Path:
+  raw = pathlib.Path(given.raw_dir).expanduser()
+  if raw.is_file():
+    return unpacking.extract(raw, _output(given) / 'raw')
+  if not raw.is_dir():
+    raise ConfigError(f'--raw_dir={raw}: expected a folder of raw files or a zip archive of it.')
+  return raw
+
+
+# ---------------------------------------------------------------- options
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog='dss annotate',
+    description=_DESCRIPTION,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  _add_data(parser.add_argument_group('what is asked about'))
+  _add_teacher(parser.add_argument_group('the teacher'))
+  _add_answers(parser.add_argument_group('its answers'))
+  _add_limits(parser.add_argument_group('pace and money'))
+  arguments.add_module_flag(parser)
+  return parser
+
+
+def _add_data(group: Any) -> None:
+  add = group.add_argument
+  add('--dataset', required=True, help=f'{", ".join(datasets.names())}, of --module, or your own')
+  add('--raw_dir', metavar='DIR', help='folder that holds NAME/, or a zip of it')
+  add('--input', metavar='FILE', help='rows with `input`, perhaps `label`, instead of --raw_dir')
+  add('--data_dir', metavar='DIR', help='TFDS folder of the prepared data set')
+  add('--output', metavar='DIR', help='the answers as files (default: DATA_DIR/annotations/NAME)')
+  add('--store', metavar='FILE', help='every answer and what was spent (default: in --output)')
+  add('--split', action='append', default=[], help='one split, repeatable (default: all)')
+  add('--limit', type=_count, metavar='N', help='the first N rows of each raw file')
+  add('--filter', default=filters.NONE, metavar='RULE,RULE', help='as in dss prepare')
+  add('--parser', choices=release.PARSERS, default=release.PARSERS[0], help='as in dss prepare')
+
+
+def _add_teacher(group: Any) -> None:
+  add = group.add_argument
+  add('--model', required=True, help="the server's name of it")
+  base = os.environ.get('OPENAI_BASE_URL') or OPENAI
+  add('--base_url', default=base, metavar='URL', help=f'of the API (default: {OPENAI})')
+  add('--api_key_env', metavar='NAME', help='variable with the key (default: OPENAI_API_KEY)')
+  add('--mode', choices=MODES, default=MODES[0], help='default: chat')
+  add('--prompt', metavar='NAME', help='one that ships, or a .toml file (default: as --dataset)')
+  add('--max_tokens', type=_count, metavar='N', help="of an answer (default: the prompt's)")
+  add('--temperature', type=_rate, default=0.0, metavar='T', help='default: 0')
+  add('--samples', type=_count, default=1, metavar='K', help='answers to each question')
+  add('--parameters', type=_parameters, default={}, metavar='JSON', help='more of the API: '
+      '\'{"reasoning_effort": "low"}\'')  # fmt: skip
+
+
+def _add_answers(group: Any) -> None:
+  add = group.add_argument
+  add('--preview', type=_count, nargs='?', const=20, metavar='N',
+      help='ask about N inputs (20), show answers and projected cost, and stop')  # fmt: skip
+  add('--rationale_from', choices=asking.SOURCES, default=asking.SOURCES[0],
+      help='the text of the answer, or what a reasoning model thought before it')  # fmt: skip
+  add('--condense', type=_count, nargs='?', const=50, metavar='WORDS',
+      help='a second request makes rationales of more words (50) short')  # fmt: skip
+  add('--schema', action='store_true', help='ask for structured output; some models then stop '
+      'thinking')  # fmt: skip
+  add('--retry_failed', action='store_true', help='ask again what failed before')
+  add('--reuse', choices=REUSES, default=REUSES[0], help='take an answer to the same request, or '
+      'to the same prompt and input whatever else changed')  # fmt: skip
+  batch = group.add_mutually_exclusive_group()
+  batch.add_argument('--write_batch', metavar='DIR', help='ask nothing; write requests as files '
+                     'for a batch API or `vllm run-batch`')  # fmt: skip
+  batch.add_argument('--read_batch', metavar='DIR', help='ask nothing; read output and error '
+                     'files of a batch')  # fmt: skip
+
+
+def _add_limits(group: Any) -> None:
+  add = group.add_argument
+  add('--concurrency', type=_count, default=32, metavar='N', help='most requests at once (32)')
+  add('--requests_per_minute', type=_positive, metavar='N', help='of this process')
+  add('--tokens_per_minute', type=_positive, metavar='N', help='of this process')
+  add('--timeout', type=_positive, default=120.0, metavar='S', help='seconds for an answer (120)')
+  add('--price_file', metavar='FILE', help='JSON: dollars per million tokens of each model')
+  add('--max_usd', type=_rate, metavar='USD', help='never spend more, all runs together')
+  add('--max_requests', type=_count, metavar='N', help='never send more, all runs together')
+
+
+def _count(text: str) -> int:
+  value = int(text)
+  if value < 1:
+    raise argparse.ArgumentTypeError(f'expected 1 or more, got {value}')
+  return value
+
+
+def _rate(text: str) -> float:
+  value = float(text)
+  if not 0 <= value < 1e9:
+    raise argparse.ArgumentTypeError(f'expected 0 or more, got {text}')
+  return value
+
+
+def _positive(text: str) -> float:
+  value = _rate(text)
+  if value <= 0:
+    raise argparse.ArgumentTypeError(f'expected more than 0, got {text}')
+  return value
+
+
+def _parameters(text: str) -> dict[str, Any]:
+  try:
+    values = json.loads(text)
+  except ValueError:
+    values = None
+  if not isinstance(values, dict):
+    raise argparse.ArgumentTypeError(f'expected a JSON object, got {text!r}')
+  if taken := sorted(set(values) & set(_OWN)):
+    raise argparse.ArgumentTypeError(f'{taken[0]} has an option of its own, or none')
+  return values
