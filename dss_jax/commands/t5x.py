@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
   _check_installed()
   if data_dir := _last_value(argv, DATA_DIR):
-    os.environ['TFDS_DATA_DIR'] = whole_files.absolute(fields.expanded(data_dir)).as_posix()
+    os.environ['TFDS_DATA_DIR'] = absolute(data_dir)
   gin_files.read_plainly()
   arguments.search_working_directory()  # T5X's users keep their tasks there
   logging.getLogger('absl').setLevel(logging.INFO)  # T5X tells how it goes by nothing else
@@ -52,6 +52,11 @@ def main(argv: Sequence[str]) -> int:
   except SystemExit as end:
     return _exit_code(end)
   return 0
+
+
+def absolute(path: str) -> str:
+  """MODEL_DIR for T5X, whose checkpoints take no path from the working directory; for gin."""
+  return str(whole_files.absolute(fields.expanded(path)))
 
 
 def _check_installed() -> None:
