@@ -50,8 +50,8 @@ def sources(given: str, copies: pathlib.Path) -> list[str]:
     checkout = pathlib.Path(given).expanduser() / name
     if not checkout.is_dir():
       raise ConfigError(
-        f'{SOURCE}={given}: expected a folder with checkouts of t5x, airio and jestimator, and there '
-        f'is no {checkout}. Without {SOURCE} they come from GitHub.'
+        f'{SOURCE}={given}: expected a folder with checkouts of t5x, airio and jestimator, and '
+        f'there is no {checkout}. Without {SOURCE} they come from GitHub.'
       )
     kept = shutil.ignore_patterns('.git', 'build', '*.egg-info')
     made.append(str(shutil.copytree(checkout, copies / name, ignore=kept)))

@@ -18,7 +18,7 @@ from dss_jax.settings.errors import ConfigError
 PROGRAM = 't5x.train'
 USAGE = """usage: dss t5x --gin_file=t5x/models/base.gin --gin_file=t5x/train.gin [flags]
 
-T5X's own trainer, with our data sets, methods and loss. The flags are those of `python -m t5x.train`:
+T5X's own trainer with our data sets, methods and loss. Flags are those of `python -m t5x.train`:
 
   --gin_file=FILE           repeat for several, later ones win. t5x/models/SIZE.gin (base large xl
                             xxl), t5x/train.gin, then datasets/NAME.gin and methods/NAME.gin
@@ -66,9 +66,9 @@ def _check_installed() -> None:
     found = None
   if found is None:
     raise ImportError(
-      'T5X is not installed. It is on no package index: `make t5x` in a clone, or `python -m '
-      "dss_jax.launch.t5x_source` beside pip install 'dss_jax[t5x]', installs the commits that this "
-      'was tried with.'
+      'T5X is not installed. It is on no package index: `make t5x` in a clone, else `pip install '
+      "'dss_jax[t5x]'` and `python -m dss_jax.launch.t5x_source`, install the commits that this is "
+      'tested with.'
     )
 
 

@@ -34,7 +34,6 @@ from dss_jax.settings.errors import ConfigError
 from dss_jax.settings.printable import printable
 from dss_jax.settings.statements import gin_root
 
-FROM_T5X = 'from_t5x'  # the folder of files by which T5X's own are found without T5X
 GIN_ERRORS = (
   OSError, ValueError, SyntaxError, NameError, AttributeError, ImportError, RuntimeError
 )  # fmt: skip
@@ -93,7 +92,7 @@ def read(argv: Sequence[str], run_file: str) -> gin_reader.Reader:
   logging.disable(logging.ERROR)  # gin logs every folder in which it does not find a file
   try:
     _parse_file(run_file)  # ours, whatever files the working directory has
-    roots = [str(gin_root()), str(gin_root() / FROM_T5X)]
+    roots = [str(gin_root()), str(gin_root() / statements.FROM_T5X)]
     gin.config._LOCATION_PREFIXES[:] = ['', *given.search_paths, *roots]
     for name in given.files:
       _parse_file(name)
