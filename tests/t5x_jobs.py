@@ -1,4 +1,4 @@
-"""T5X's own jobs on the embedded data, made by gin as T5X's command makes them, to compare ours with.
+"""T5X's own jobs on the embedded data, made by gin as T5X's command makes them, to compare with.
 
 Owns the gin text, how its parts are built, and what of ours corresponds to them. Needs T5X.
 """
@@ -143,7 +143,8 @@ def configured(*bindings: str, task: str = TASK, mesh: tuple[int, int] = (1, 1))
 def made(macro: str) -> Any:
   """What a macro of the configuration stands for: an object, or a function to call."""
   reference = gin.query_parameter(f'%{macro}')
-  return reference.scoped_configurable_fn() if reference.evaluate else reference.scoped_configurable_fn
+  function = reference.scoped_configurable_fn
+  return function() if reference.evaluate else function
 
 
 def state_of(model: Any, partitioner: Any, seed: int = 0) -> tuple[Any, Any]:

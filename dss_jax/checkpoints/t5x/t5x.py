@@ -2,7 +2,8 @@
 
 Owns what T5X's names mean in its two networks: the minimal T5 (t5x/examples/t5), whose layers share
 a relative bias, and the one with scanned layers that have a bias each (t5x/examples/scalable_t5).
-Files are t5x_files.py's, the optimizers' states t5x_adafactor.py's and t5x_adamw.py's. Weights are [in, out] in all.
+Files are t5x_files.py's, optimizer states t5x_adafactor.py's and t5x_adamw.py's. Weights are [in,
+out] in all.
 """
 
 import ast

@@ -45,9 +45,7 @@ def find(
   for name, mean in _means(weights, where):
     if mean not in tensors or tensors[mean].shape != tensors[name].shape:
       there = tensors[mean].shape if mean in tensors else 'missing'
-      return None, (
-        f'{left_out}expected {mean} {tensors[name].shape} for AdamW, not {there}',
-      )
+      return None, (f'{left_out}expected {mean} {tensors[name].shape} for AdamW, not {there}',)
   if f'{place}count' not in tensors:
     return None, (f'{left_out}{place}count is missing, which AdamW needs',)
   step = t5x_files.whole_number(f'{place}count', tensors[f'{place}count'])
