@@ -121,7 +121,7 @@ def hf_checkpoints_arrays(opened) -> dict[transfer.Path, np.ndarray]:
 def test_t5x_gets_the_state_of_adafactor_the_network_and_the_vocabulary(tmp_path, capsys):
   run = run_folders.make_run(tmp_path / 'run', optimizer='adafactor', steps=(2,), best=2)
   assert export(run, tmp_path / 'out', 't5x') == 0
-  assert json.loads(capsys.readouterr().out.splitlines()[-1])['adafactor']
+  assert json.loads(capsys.readouterr().out.splitlines()[-1])['optimizer_state'] == 'Adafactor'
   opened = t5x.open_pretrained(str(tmp_path / 'out' / 'checkpoint_2'))
   assert_same(opened, params_of(run, 2))
   assert opened.moments is not None
@@ -141,7 +141,7 @@ def test_t5x_gets_a_relative_bias_of_every_layer_in_its_scalable_t5(tmp_path, ca
   run = run_folders.make_run(tmp_path / 'run', **made)
   assert export(run, tmp_path / 'out', 't5x') == 0
   captured = capsys.readouterr()
-  assert not json.loads(captured.out.splitlines()[-1])['adafactor']
+  assert json.loads(captured.out.splitlines()[-1])['optimizer_state'] is None
   assert "Adafactor's state is left out: T5X factors layers smaller than 128" in captured.err
   assert_same(t5x.open_pretrained(str(tmp_path / 'out' / 'checkpoint_2')), params_of(run, 2))
   gin = (tmp_path / 'out' / 'model.gin').read_text()
@@ -152,7 +152,7 @@ def test_t5x_gets_a_relative_bias_of_every_layer_in_its_scalable_t5(tmp_path, ca
 
 def test_t5x_is_told_where_the_vocabulary_is_and_of_its_sentinels(tmp_path):
   loaded = vocabulary.load_vocabulary('embedded_arithmetic')
-  gin = export_weights._t5x_gin(run_folders.MODEL, loaded, tmp_path / 'spiece.model')
+  gin = t5x_texts.gin(run_folders.MODEL, loaded, tmp_path / 'spiece.model', None)
   assert f"  sentencepiece_model_file = '{tmp_path}/spiece.model'\n  extra_ids = 100\n" in gin
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from etils import epath
 
-from dss_jax.checkpoints import adafactor, manager, transfer
+from dss_jax.checkpoints import manager, moments, transfer
 from dss_jax.checkpoints.hf import huggingface
 from dss_jax.checkpoints.t5x import t5x
 from dss_jax.models.t5 import Params, T5Config
@@ -44,8 +44,8 @@ class Weights:
     config: the network that they belong to.
     vocabulary: the setting VOCABULARY that fits, or None where they came without one.
     load: reads the parameters; takes a nested dict of ShapeDtypeStructs with their shardings.
-    load_moments: reads Adafactor's state ({'step', 'rows', 'columns', 'full'}, see
-      checkpoints/adafactor.py), or None where there is none.
+    load_moments: reads the optimizer's state (see checkpoints/moments.py), or None where there is
+      none.
     notes: lines for the log.
   """
 
@@ -73,13 +73,13 @@ def open_weights(path: str, program: str | None = None) -> Weights:
   if program == 'ours':
     return _ours(path)
   opened = {'hf': huggingface, 't5x': t5x}[program].open_pretrained(path)
-  moments = opened.moments
+  there = opened.moments
   return Weights(
     origin=opened.origin,
     config=opened.config,
     vocabulary=opened.vocabulary,
     load=functools.partial(transfer.load, opened.recipe, opened.tensors),
-    load_moments=moments and functools.partial(_load_moments, moments, opened.tensors),
+    load_moments=there and functools.partial(_load_moments, there, opened.tensors),
     notes=opened.notes,
   )
 
@@ -181,8 +181,7 @@ def start(
 ) -> TrainState:
   """The state before the first update of a run that starts from a checkpoint's parameters.
 
-  Adafactor's second moments are kept where the checkpoint has them and `optimizer` is
-  Adafactor.
+  The optimizer's state is kept where the checkpoint has one and `optimizer` is the same.
 
   Args:
     path: INITIAL_CHECKPOINT_PATH.
@@ -204,11 +203,13 @@ def start(
   state = jax.jit(make, out_shardings=place, donate_argnums=0)(params)
   notes = [f'starting from {weights.origin}', *weights.notes]
   if weights.load_moments is not None:
-    continued = adafactor.with_moments(state.opt_state, weights.load_moments())
+    loaded = weights.load_moments()
+    continued = moments.with_moments(state.opt_state, loaded)
+    name = moments.optimizer_of(loaded)
     notes.append(
-      'its Adafactor state is left out: OPTIMIZER is another one'
+      f'its {name} state is left out: OPTIMIZER is another one'
       if continued is None
-      else 'its Adafactor state is continued'
+      else f'its {name} state is continued'
     )
     state = state if continued is None else state._replace(opt_state=continued)
   _check_finite(state, weights.origin)
@@ -291,7 +292,9 @@ def _load_ours(folder: RunFolder, abstract_params: Params) -> Params:
     return checkpoints.restore_params('best', abstract_params)
 
 
-def _load_moments(moments: transfer.Moments, tensors: Mapping[str, transfer.Tensor]):
-  parts = {name: getattr(moments, name) for name in ('rows', 'columns', 'full')}
-  read = {name: transfer.read_all(recipe, tensors) for name, recipe in parts.items()}
-  return {'step': moments.step, **read}
+def _load_moments(
+  where: transfer.Moments | transfer.AdamMoments, tensors: Mapping[str, transfer.Tensor]
+) -> dict[str, Any]:
+  kinds = where._fields[1:]
+  read = {kind: transfer.read_all(getattr(where, kind), tensors) for kind in kinds}
+  return {'step': where.step, **read}

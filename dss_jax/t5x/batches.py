@@ -80,7 +80,7 @@ class Batches(dataset_iterator.DatasetIterator):
       ) from error
     if fingerprint != self._fingerprint:
       raise ValueError(
-        'the data of MIXTURE_OR_TASK_NAME is not what MODEL_DIR was trained on so far: prepare it as '
+        'the data of MIXTURE_OR_TASK_NAME is not what MODEL_DIR was trained on: prepare it as '
         'before (raw files, filter), or choose another MODEL_DIR.'
       )
     self._batches.restore(start)

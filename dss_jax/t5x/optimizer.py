@@ -3,6 +3,7 @@
 Owns its form there. T5X's Adafactor is T5X's own; see gin/t5x/adafactor.gin.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from t5x import optimizers as t5x_optimizers
@@ -18,7 +19,7 @@ def adamw(
   clip_norm: float | None = 1.0,
   weight_decay: float = 0.0,
 ) -> Any:
-  """The AdamW of `dss train`, for T5X's OPTIMIZER; T5X's own learning_rate_fn has no effect on it.
+  """The AdamW of `dss train`, for T5X's OPTIMIZER; T5X's own learning_rate_fn is only logged.
 
   Args: see `optimizers.OptimizerConfig`. The schedule counts the updates of this optimizer.
   """
@@ -32,3 +33,20 @@ def adamw(
     weight_decay=weight_decay,
   )
   return t5x_optimizers.OptaxWrapper(optimizers.make_optimizer(config, {}))
+
+
+def learning_rate(
+  learning_rate: float = 5e-5,
+  schedule: str = 'linear',
+  warmup_steps: int = 0,
+  decay_steps: int | None = None,
+) -> Callable[[Any], Any]:
+  """The rate of `adamw` by step, which T5X's trainer is to log; see there."""
+  return optimizers.make_schedule(
+    optimizers.OptimizerConfig(
+      learning_rate=learning_rate,
+      schedule=schedule,
+      warmup_steps=warmup_steps,
+      decay_steps=decay_steps,
+    )
+  )
