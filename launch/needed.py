@@ -67,9 +67,12 @@ def _is_on_hosts(name: str, is_t5x: bool) -> bool:
   roots = [ours] if is_t5x else [ours, ours / statements.FROM_T5X]
   if any(os.path.isfile(root / name) for root in roots):
     return True
-  if not is_t5x or not name.startswith('t5x/'):
-    return False
-  installed = importlib.util.find_spec('t5x')  # here it may be missing
+  return is_t5x and name.startswith('t5x/') and _has_t5x_file(name)
+
+
+def _has_t5x_file(name: str) -> bool:
+  """Whether T5X has a gin file, as far as is known here, where it may not be installed."""
+  installed = importlib.util.find_spec('t5x')
   places = list(installed.submodule_search_locations or ()) if installed else []
   return not places or any(os.path.isfile(os.path.join(place, '..', name)) for place in places)
 
