@@ -196,11 +196,12 @@ def their_params(config: T5Config, params: Any) -> dict[str, np.ndarray]:
 
 
 @functools.cache
-def our_batches(count: int, pack: bool = True, task: str = TASK) -> list[dict[str, np.ndarray]]:
+def our_batches(count: int, pack: bool = True, task: str = TASK) -> list[dict[str, jax.Array]]:
   """The arrays of the first batches of our own stream."""
   from dss_jax.tasks import registration
 
+  set_vocabulary('bytes')
   config = pipeline.DataConfig(task, LENGTHS, ROWS, pack=pack)
   tasks = registration.method_of(task).tasks
   stream = pipeline.TrainBatches(pipeline.load_mixture(task, 'train', tasks), config)
-  return [next(stream).arrays for _ in range(count)]
+  return [jax.tree.map(jnp.asarray, next(stream).arrays) for _ in range(count)]

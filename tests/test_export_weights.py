@@ -18,7 +18,7 @@ from dss_jax import cli
 from dss_jax.checkpoints import adafactor, transfer
 from dss_jax.checkpoints.hf import huggingface
 from dss_jax.checkpoints.t5x import t5x
-from dss_jax.commands import export_weights, predict
+from dss_jax.commands import predict, t5x_texts
 from dss_jax.inference import evaluator
 from dss_jax.inference.decoding import EOS_ID, Decoding
 from dss_jax.models import t5

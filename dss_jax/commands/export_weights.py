@@ -37,8 +37,8 @@ COMPARED = 2000  # inputs of the validation split that the tokenizer is compared
 _DESCRIPTION = """\
 Writes a student for other programs: for Hugging Face a folder that `transformers` loads, with
 tokenizer and model card; for T5X a folder with checkpoint_<step>, the optimizer's state
-included, a gin file of the network (and of AdamW), and the vocabulary. Every tensor is read back and
-compared before the folder appears. The last line of the output is JSON.
+included, a gin file of the network (and of AdamW), and the vocabulary. Every tensor is read back
+and compared before the folder appears. The last line of the output is JSON.
 
   dss export --to=hf --checkpoint=runs/cqa --output=cqa_student
   dss export --to=t5x --checkpoint=runs/cqa --output=cqa_t5x --step=latest

@@ -89,7 +89,8 @@ def readme(
     note = (
       f'\nIts optimizer is AdamW, which `{GIN}` sets up at a constant learning rate; bind another\n'
       'schedule to `optax.adamw.learning_rate`. To continue with Adafactor, which has another\n'
-      'state, restore the weights alone: `utils.RestoreCheckpointConfig.fallback_to_scratch = True` with\n'
+      'state, restore the weights alone:\n'
+      '`utils.RestoreCheckpointConfig.fallback_to_scratch = True` with\n'
       "`state_utils.apply_assignment_map.assignment_map = ((r'state.*', None),)`.\n"
     )
   templates = ', '.join(model_card.code(row.input) for row in (method.answer, *method.other_rows))
