@@ -124,7 +124,7 @@ def _macros(*names):
   return {one.name for one in parsed} - {''}, {name for one in parsed for name in one.macros}
 
 
-@pytest.mark.parametrize('size', ['tiny', 'base', 'large', 'xl', 'xxl'])
+@pytest.mark.parametrize('size', ['tiny', 'small', 'base', 'large', 'xl', 'xxl'])
 def test_every_macro_that_train_reads_has_a_value(size):
   defined, read = _macros(f't5x/models/{size}.gin', 't5x/train.gin')
   assert read - defined <= ELSEWHERE
@@ -133,7 +133,7 @@ def test_every_macro_that_train_reads_has_a_value(size):
 
 def test_no_file_of_ours_has_the_name_of_one_of_t5xs():
   names = {str(file.relative_to(statements.gin_root())) for file in OURS}
-  assert len(names) == 8
+  assert len(names) == 9
   assert not [name for name in names if name.startswith(('t5x/configs', 't5x/examples'))]
 
 
@@ -184,7 +184,7 @@ def combinations():
 
 
 def test_sizes_data_sets_and_methods_compose_under_t5x(combinations):
-  heads = {'tiny': 4, 'base': 12, 'large': 16, 'xl': 32, 'xxl': 64}
+  heads = {'tiny': 4, 'small': 6, 'base': 12, 'large': 16, 'xl': 32, 'xxl': 64}
   for one in combinations:
     assert one['heads'] == heads[pathlib.Path(one['size']).stem]
     assert one['DATASET'] == pathlib.Path(one['dataset']).stem
