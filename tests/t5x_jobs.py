@@ -42,6 +42,7 @@ from dss_jax.t5x import model
 from dss_jax.t5x import optimizer
 from dss_jax.t5x import trainer
 from t5x import adafactor
+from t5x import decoding
 from t5x import gin_utils
 from t5x import models
 from t5x import partitioning
@@ -56,7 +57,11 @@ models.EncoderDecoderModel:
   input_vocabulary = @seqio.ByteVocabulary()
   output_vocabulary = @seqio.ByteVocabulary()
   optimizer_def = %OPTIMIZER
+  decode_fn = @decoding.temperature_sample
   z_loss = 0.0
+decoding.temperature_sample:  # greedy
+  temperature = 0.0
+  topk = 1
 network.Transformer.config = @network.T5Config()
 {network}
 OPTIMIZER = @adafactor.Adafactor()

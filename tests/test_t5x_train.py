@@ -7,6 +7,7 @@ import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
@@ -20,6 +21,7 @@ from t5x import trainer as t5x_trainer
 from dss_jax import methods
 from dss_jax.checkpoints import moments, transfer
 from dss_jax.checkpoints.t5x import t5x
+from dss_jax.inference import decoding
 from dss_jax.models import t5
 from dss_jax.t5x import model as distilled
 from dss_jax.training import losses, optimizers, steps, train_state
@@ -254,6 +256,27 @@ def test_each_continues_from_the_others_checkpoint(name, tmp_path):
     theirs = their_updates(trainer, 5, first=15)
   ours, _ = our_updates(name, config, state, 5, first=15)
   np.testing.assert_allclose(theirs, ours, rtol=1e-5)
+
+
+def test_greedy_outputs_are_ours():
+  batch = t5x_jobs.our_batches(1, pack=False)[0]
+  with job('OPTIMIZER = @optimizer.adamw()', 'optimizer.adamw.learning_rate = 0.01'):
+    model, trainer, _ = built()
+    their_updates(trainer, 20)
+    params = jax.device_get(trainer.train_state.params)
+    asked = {name: batch[name] for name in ('encoder_input_tokens', 'decoder_input_tokens')}
+    theirs = np.asarray(jax.jit(model.predict_batch)(params, asked))
+  config, ours = t5x_jobs.our_params(params)
+  length = theirs.shape[1]
+  outputs, _ = decoding.decode(
+    config,
+    jax.tree.map(jnp.asarray, ours),
+    batch['encoder_input_tokens'],
+    batch['encoder_segment_ids'],
+    decoding.Decoding(max_length=length),
+  )
+  assert len({tuple(row) for row in theirs.tolist()}) > 1
+  np.testing.assert_array_equal(theirs, outputs)
 
 
 # ---------------------------------------------------------------- whole jobs of T5X
