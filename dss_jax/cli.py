@@ -26,6 +26,7 @@ VERBS = {  # a verb's module has the verb's name, except for those in MODULES
   'quality': 'how good the labels and rationales of a teacher are',
   'vocab': 'train a SentencePiece vocabulary',
   'train': 'train a student',
+  't5x': "train with T5X's own trainer on the same tasks, method and loss",
   'evaluate': 'score a student on a split',
   'predict': 'label and rationale for your own inputs',
   'compare': 'train and evaluate several methods, side by side',
@@ -42,6 +43,7 @@ SHARED = (
   'predict',
   'compare',
   'sweep',
+  't5x',
 )  # several processes may run these together
 CACHE_VARIABLE = 'JAX_COMPILATION_CACHE_DIR'
 CACHE_DAYS = 90  # a compiled program that is unused for so long is removed

@@ -117,6 +117,7 @@ def test_functions_that_register_themselves_may_be_called_by_any_code(parse, tmp
 def test_every_shipped_file_goes_with_every_verb_without_a_word(verb, capsys):
   root = gin_files.gin_root()
   files = [file.relative_to(root) for file in root.rglob('*.gin') if file.parent.name != 'runs']
+  files = [file for file in files if file.parts[0] != 't5x']  # of another program
   assert len(files) > 20
   for file in files:
     argv = [*VERBS[verb], f'--gin_file={file}', '--initial_checkpoint_path=x']

@@ -75,6 +75,8 @@ def split(argv: Sequence[str]) -> Arguments:
       raise ConfigError(f'expected --name=value, not {argument!r}; see --help.')
     if not equals and name[2:] in T5X_SWITCHES:
       continue
+    if name[2:] in T5X_REFUSED:
+      raise ConfigError(f'{name} is a flag of T5X; here {T5X_REFUSED[name[2:]]}.')
     if not equals:
       if not rest or rest[0].startswith('--'):
         raise ConfigError(f'{name} needs a value: {name}=VALUE; see --help.')
@@ -103,8 +105,6 @@ def split(argv: Sequence[str]) -> Arguments:
 
 def _check_t5x_flag(name: str, value: str) -> None:
   """Raises ConfigError for a flag of T5X's programs that has another form here."""
-  if name in T5X_REFUSED:
-    raise ConfigError(f'--{name} is a flag of T5X; here {T5X_REFUSED[name]}.')
   if name == 'run_mode' and value != 'train':
     raise ConfigError(
       f'--run_mode={value} is a flag of T5X; here `dss evaluate`, `dss predict` and `dss export` '

@@ -34,7 +34,6 @@ from dss_jax.settings.errors import ConfigError
 from dss_jax.settings.printable import printable
 from dss_jax.settings.statements import gin_root
 
-FROM_T5X = 'from_t5x'  # the folder of files by which T5X's own are found without T5X
 GIN_ERRORS = (
   OSError, ValueError, SyntaxError, NameError, AttributeError, ImportError, RuntimeError
 )  # fmt: skip
@@ -93,7 +92,7 @@ def read(argv: Sequence[str], run_file: str) -> gin_reader.Reader:
   logging.disable(logging.ERROR)  # gin logs every folder in which it does not find a file
   try:
     _parse_file(run_file)  # ours, whatever files the working directory has
-    roots = [str(gin_root()), str(gin_root() / FROM_T5X)]
+    roots = [str(gin_root()), str(gin_root() / statements.FROM_T5X)]
     gin.config._LOCATION_PREFIXES[:] = ['', *given.search_paths, *roots]
     for name in given.files:
       _parse_file(name)
@@ -108,6 +107,15 @@ def read(argv: Sequence[str], run_file: str) -> gin_reader.Reader:
   finally:
     logging.disable(logging.NOTSET)
   return reader
+
+
+def read_plainly() -> None:
+  """Makes gin read files from folders and buckets alone, for a program that parses by itself.
+
+  By default gin also looks into Python packages, and takes a folder `datasets/` of the working
+  directory for one when it reads datasets/cqa.gin.
+  """
+  gin.config._FILE_READERS[:] = [(lambda path: epath.Path(fields.expanded(path)).open(), _is_file)]
 
 
 def configured(selector: str) -> Any:

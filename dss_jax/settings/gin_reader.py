@@ -17,6 +17,8 @@ from dss_jax.settings.errors import ConfigError
 from dss_jax.settings.statements import Statement, gin_root
 from dss_jax.settings.t5x_files import Line as Line
 
+FOR_T5X = 't5x'  # the folder of our files that T5X's own trainer reads
+
 
 class _Open(NamedTuple):
   """A file that gin is reading.
@@ -58,9 +60,14 @@ class Reader:
     """A file for gin, without what is T5X's.
 
     Raises:
-      ConfigError: the file is not text in UTF-8.
+      ConfigError: the file is not text in UTF-8, or is for T5X's trainer.
       SyntaxError, tokenize.TokenError: the text is not valid gin.
     """
+    if pathlib.Path(path).is_relative_to(gin_root() / FOR_T5X):
+      raise ConfigError(
+        f"{pathlib.Path(path).relative_to(gin_root())} is for `dss t5x`, T5X's own trainer; files "
+        'of models/, datasets/ and methods/ are for this command.'
+      )
     text = _text(fields.expanded(path))
     read = t5x_files.read(text, path)
     if self._open:

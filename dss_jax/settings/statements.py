@@ -16,6 +16,7 @@ from gin import config_parser
 
 import dss_jax
 
+FROM_T5X = 'from_t5x'  # the folder of files by which `dss train` finds T5X's own without T5X
 REQUIRED = 'gin.REQUIRED'
 
 
@@ -118,6 +119,14 @@ def of_text(text: str, file: str = '') -> tuple[list[Statement], list[str]]:
         )
       )
   return statements, includes
+
+
+def modules_of_text(text: str, file: str = '') -> list[str]:
+  """The modules that one file imports; raises as `of_text`."""
+  content = io.StringIO(text)
+  content.name = file or None
+  nodes = config_parser.ConfigParser(content, _Delegate())
+  return [node.module for node in nodes if isinstance(node, config_parser.ImportStatement)]
 
 
 def of_shipped(name: str) -> list[Statement]:

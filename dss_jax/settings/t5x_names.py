@@ -42,6 +42,10 @@ _ALWAYS_SAVES = refused(
   'many are kept'
 )
 _MODEL_IS = 'the network is a T5, trained as an encoder and decoder'
+_OTHER_NETWORK = f"MODEL is a file of models/; {_MODEL_IS}, of which T5X's minimal T5 is the same"
+_GREEDY = (
+  'validation decodes greedily; `dss evaluate --decoding=beam` or `=temperature` does otherwise'
+)
 _CACHE = 'tasks are tokenised when a run starts; the examples are the same'
 _EXPORT = '`dss export` writes a student for other programs'
 _EVALUATE = '`dss evaluate --model_dir=FOLDER` scores a student: SPLIT, BATCH_SIZE, DECODING'
@@ -119,9 +123,7 @@ def _is_minimal(name: str) -> Rule:
     parts = value.configurable.split('.') if isinstance(value, Reference) else []
     if parts[-1:] == [name] and not {'scalable_t5', 'decoder_only'} & set(parts):
       return nothing(_MODEL_IS)
-    return refused(
-      f"MODEL is a file of models/; {_MODEL_IS}, of which T5X's minimal T5 is the same"
-    )
+    return refused(_OTHER_NETWORK)
 
   return rule
 
@@ -242,12 +244,24 @@ MODEL: dict[str, Rule] = {
   'EncoderDecoderModel.z_loss': Becomes('Z_LOSS'),
   'EncoderDecoderModel.label_smoothing': Becomes('LABEL_SMOOTHING'),
   'EncoderDecoderModel.loss_normalizing_factor': _normalizing,
-  'EncoderDecoderModel.predict_batch_with_aux.num_decodes': only(
-    (1,), 'validation decodes greedily; `dss evaluate --decoding=beam --beams=4` has beams'
-  ),
+  'EncoderDecoderModel.decode_fn': refused(_GREEDY),
+  'EncoderDecoderModel.predict_batch_with_aux.num_decodes': only((1,), _GREEDY),
   'EncoderDecoderModel.predict_batch_with_aux.return_all_decodes': only((False,), _EXPORT),
   'network.Transformer.config': _is_minimal('T5Config'),
   **{f'network.T5Config.{name}': Becomes(f'{_NETWORK}.{name}') for name in NETWORK_DEFAULTS},
+  'network.T5Config.scan_layers': refused('SCAN_LAYERS says it, in a file of models/'),
+  'network.T5Config.remat_policy': refused('REMAT_POLICY says it, in a file of models/'),
+  **{
+    f'{name}.*': refused(_OTHER_NETWORK)
+    for name in (
+      'DecoderOnlyModel',
+      'DecoderOnlyModel.predict_batch_with_aux',
+      'network.DecoderWrapper',
+      'network.TransformerConfig',
+    )
+  },
+  'temperature_sample.*': refused(_GREEDY),
+  'beam_search.*': refused(_GREEDY),
   'SentencePieceVocabulary.sentencepiece_model_file': Becomes('VOCABULARY'),
   'SentencePieceVocabulary.extra_ids': only((100, None), 'a vocabulary has 100 extra ids'),
   'ByteVocabulary.extra_ids': only((0,), "VOCABULARY 'bytes' has no extra ids"),
@@ -324,7 +338,7 @@ ANSWERS: Mapping[str, str] = {
 }
 _MODULES = (
   'utils', 'trainer', 'partitioning', 'models', 'adafactor', 'optimizers', 'network', 'checkpoints',
-  'export_lib', 'gin_utils', 'train_script', 'eval_script', 'infer_script',
+  'decoding', 'export_lib', 'gin_utils', 'train_script', 'eval_script', 'infer_script',
 )  # fmt: skip
 _KNOWN = {rule.rpartition('/')[2].rpartition('.')[0] for rule in RULES}
 
