@@ -6,6 +6,10 @@ Owns the gin text, how its parts are built, and what of ours corresponds to them
 import contextlib
 import functools
 import math
+import os
+import socket
+import subprocess
+import sys
 from typing import Any
 from unittest import mock
 
@@ -145,6 +149,32 @@ def configured(*bindings: str, task: str = TASK, mesh: tuple[int, int] = (1, 1))
       gin.clear_config()
 
 
+def run(folder: Any, until: int, *bindings: str, mesh: tuple[int, int]) -> Any:
+  """A whole job of T5X's `train` in a folder, which it continues; returns the last state."""
+  from t5x import train as t5x_train
+
+  lines = ['utils.SaveCheckpointConfig.period = 3', *bindings]
+  with configured(*lines, mesh=mesh):
+    train = gin.get_configurable(t5x_train.train)
+    return train(model_dir=str(folder), total_steps=until, stats_period=1)[1]
+
+
+def run_in_two_processes(folder: Any, until: int) -> None:
+  """As `run`, by two processes of one device each."""
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    port = free.getsockname()[1]
+  command = [sys.executable, __file__, str(folder), str(until), str(port)]
+  environment = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': ''}
+  processes = [
+    subprocess.Popen([*command, str(number)], env=environment, stderr=subprocess.PIPE, text=True)
+    for number in range(2)
+  ]
+  for process in processes:
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said[-3000:]
+
+
 def made(macro: str) -> Any:
   """What a macro of the configuration stands for: an object, or a function to call."""
   reference = gin.query_parameter(f'%{macro}')
@@ -210,3 +240,15 @@ def our_batches(count: int, pack: bool = True, task: str = TASK) -> list[dict[st
   tasks = registration.method_of(task).tasks
   stream = pipeline.TrainBatches(pipeline.load_mixture(task, 'train', tasks), config)
   return [jax.tree.map(jnp.asarray, next(stream).arrays) for _ in range(count)]
+
+
+def main() -> None:
+  """One of two processes of a job."""
+  folder, until, port, number = sys.argv[1:]
+  jax.config.update('jax_cpu_collectives_implementation', 'gloo')
+  jax.distributed.initialize(f'localhost:{port}', num_processes=2, process_id=int(number))
+  run(folder, int(until), mesh=(2, 1))
+
+
+if __name__ == '__main__':
+  main()

@@ -119,7 +119,7 @@ def test_means_of_other_parameters_are_refused(golden):
   'change, message',
   [
     (lambda a, p: a.pop(f'{p}count'), 'count is missing, which AdamW needs'),
-    (lambda a, p: a.pop(f'{p}mu/token_embedder/embedding'), r'embedding \(16, 8\) for AdamW, not missing'),
+    (lambda a, p: a.pop(f'{p}mu/token_embedder/embedding'), r'\(16, 8\) for AdamW, not missing'),
     (lambda a, p: a.update({f'{p}1/nu/x': np.zeros(3, np.float32)}), 'expected one AdamW'),
   ],
 )  # fmt: skip

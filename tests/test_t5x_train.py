@@ -15,7 +15,6 @@ from flax import traverse_util
 pytest.importorskip('t5x', reason='needs T5X beside us: make t5x')
 
 import t5x_jobs
-from t5x import train as t5x_train
 from t5x import trainer as t5x_trainer
 
 from dss_jax import methods
@@ -284,13 +283,8 @@ def test_greedy_outputs_are_ours():
 
 def run(folder, until: int, *bindings: str) -> dict:
   """A whole job of T5X's `train` in a folder; its last state's arrays."""
-  import gin
-
-  lines = ['utils.SaveCheckpointConfig.period = 3', *bindings]
-  with t5x_jobs.configured(*lines, mesh=MESH):
-    train = gin.get_configurable(t5x_train.train)
-    _, state = train(model_dir=str(folder), total_steps=until, stats_period=1)
-    return traverse_util.flatten_dict(jax.device_get(state.state_dict()), sep='/')
+  state = t5x_jobs.run(folder, until, *bindings, mesh=MESH)
+  return traverse_util.flatten_dict(jax.device_get(state.state_dict()), sep='/')
 
 
 def test_a_job_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path):
@@ -318,3 +312,18 @@ def test_seqios_own_stream_trains_too(tmp_path):
   ]
   state = run(tmp_path, 3, *bindings)
   assert int(state['state/step']) == 3
+
+
+def test_two_processes_train_as_one(tmp_path):
+  """Each makes its half of every batch, and restores its own place."""
+  whole = run(tmp_path / 'one', 6)
+  for until in (3, 6):
+    t5x_jobs.run_in_two_processes(tmp_path / 'two', until)
+  found = t5x.open_pretrained(str(tmp_path / 'two'))
+  assert t5x.step_of(str(tmp_path / 'two')) == 6
+  for path, leaf in found.recipe.items():
+    for name in leaf.names:
+      array = found.tensors[name].read((slice(None),) * len(found.tensors[name].shape))
+      np.testing.assert_allclose(array, whole[name], rtol=0, atol=2e-6, err_msg='/'.join(path))
+  places = sorted(file.read_text() for file in (tmp_path / 'two').glob('checkpoint_6/dataset/*/*'))
+  assert len(places) == 2 and places[0] == places[1]
