@@ -56,12 +56,14 @@ class Run(NamedTuple):
     rates: steps a second until the step, by step.
     peak_bytes: the process's largest memory.
     wall: the whole process, in seconds.
+    processor: what it used of all cores, in seconds.
   """
 
   losses: dict[int, float]
   rates: dict[int, float]
   peak_bytes: int
   wall: float
+  processor: float
 
 
 def start_from(vocabulary: str, folder: pathlib.Path) -> tuple[str, int]:
@@ -131,7 +133,8 @@ def run(engine: str, dataset: str, options: argparse.Namespace, log: int, pack: 
   if status:
     raise SystemExit((options.work / 'log.txt').read_text()[-3000:])
   losses, rates = ours(folder, options) if engine == 'dss train' else theirs(folder)
-  return Run(losses, rates, usage.ru_maxrss * 1024, time.time() - began)
+  used = usage.ru_utime + usage.ru_stime
+  return Run(losses, rates, usage.ru_maxrss * 1024, time.time() - began, used)
 
 
 def ours(
@@ -195,6 +198,7 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
       ],
       'peak memory MB': [round(one.peak_bytes / 1e6) for one in runs],
       'whole command s': [round(one.wall, 1) for one in runs],
+      'processor s': [round(one.processor, 1) for one in runs],
     }
     for engine, runs in found.items()
   }
@@ -205,7 +209,7 @@ def main() -> None:
   parser.add_argument('--data_dir', required=True, help='what `dss prepare` wrote')
   parser.add_argument('--vocabulary', action='append', required=True, help='DATASET=FILE.model')
   parser.add_argument('--work', required=True, type=pathlib.Path)
-  parser.add_argument('--curves', required=True, type=pathlib.Path)
+  parser.add_argument('--curves', type=pathlib.Path, help='a file; without one, speed alone')
   parser.add_argument('--steps', type=int, default=100)
   parser.add_argument('--batch_size', type=int, default=8)
   parser.add_argument('--pairs', type=int, default=2)
@@ -213,7 +217,8 @@ def main() -> None:
   options.work = options.work.absolute()
   options.work.mkdir(parents=True, exist_ok=True)
   options.vocabularies = dict(text.split('=', 1) for text in options.vocabulary)
-  result = {'losses': curves(options), 'speed': speed(options), 'load': os.getloadavg()}
+  losses = curves(options) if options.curves else {}
+  result = {'losses': losses, 'speed': speed(options), 'load': os.getloadavg()}
   print(json.dumps(result, indent=2))
 
 

@@ -153,18 +153,19 @@ def run(folder: Any, until: int, *bindings: str, mesh: tuple[int, int]) -> Any:
   """A whole job of T5X's `train` in a folder, which it continues; returns the last state."""
   from t5x import train as t5x_train
 
-  lines = ['utils.SaveCheckpointConfig.period = 3', *bindings]
+  place = f'batches.get_dataset.model_dir = {str(folder)!r}'
+  lines = ['utils.SaveCheckpointConfig.period = 3', place, *bindings]
   with configured(*lines, mesh=mesh):
     train = gin.get_configurable(t5x_train.train)
     return train(model_dir=str(folder), total_steps=until, stats_period=1)[1]
 
 
-def run_in_two_processes(folder: Any, until: int) -> None:
-  """As `run`, by two processes of one device each."""
+def run_in_two_processes(folder: Any, until: int, axis: str) -> None:
+  """As `run`, by two processes of one device each, along T5X's axis 'data' or 'model'."""
   with socket.socket() as free:
     free.bind(('localhost', 0))
     port = free.getsockname()[1]
-  command = [sys.executable, __file__, str(folder), str(until), str(port)]
+  command = [sys.executable, __file__, str(folder), str(until), axis, str(port)]
   environment = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': ''}
   processes = [
     subprocess.Popen([*command, str(number)], env=environment, stderr=subprocess.PIPE, text=True)
@@ -244,10 +245,10 @@ def our_batches(count: int, pack: bool = True, task: str = TASK) -> list[dict[st
 
 def main() -> None:
   """One of two processes of a job."""
-  folder, until, port, number = sys.argv[1:]
+  folder, until, axis, port, number = sys.argv[1:]
   jax.config.update('jax_cpu_collectives_implementation', 'gloo')
   jax.distributed.initialize(f'localhost:{port}', num_processes=2, process_id=int(number))
-  run(folder, int(until), mesh=(2, 1))
+  run(folder, int(until), mesh=(2, 1) if axis == 'data' else (1, 2))
 
 
 if __name__ == '__main__':

@@ -14,6 +14,7 @@ import numpy as np
 from clu.data import dataset_iterator
 from etils import epath
 
+from dss_jax.checkpoints.t5x import t5x_files
 from dss_jax.data import pipeline
 from dss_jax.runs import training_setup
 from dss_jax.settings import arguments
@@ -95,6 +96,7 @@ def get_dataset(
   num_epochs: int | None = None,
   continue_from_last_checkpoint: bool = False,
   fraction: float = 1.0,
+  model_dir: str | None = None,
 ) -> Batches:
   """Our batches for T5X's `train.get_dataset_fn`.
 
@@ -106,6 +108,8 @@ def get_dataset(
     num_epochs: None; the stream is endless.
     continue_from_last_checkpoint: False, as T5X calls it.
     fraction: TRAIN_FRACTION, see `pipeline.DataConfig`.
+    model_dir: MODEL_DIR. A job that continues starts at the place that is stored there. T5X itself
+      restores it in the first host of each group of hosts that share their rows only.
 
   Raises:
     ValueError: the settings do not fit; the message says which.
@@ -134,4 +138,16 @@ def get_dataset(
   mixture = pipeline.load_mixture(config.mixture_or_task_name, config.split, tasks)
   mixture = training_setup.sample(mixture, config)
   batches = pipeline.TrainBatches(mixture, config, (shard_id,), num_shards)
-  return Batches(batches, pipeline.fingerprint(mixture))
+  stream = Batches(batches, pipeline.fingerprint(mixture))
+  if model_dir is not None and (place := _latest_place(model_dir)):
+    stream.restore(place)
+  return stream
+
+
+def _latest_place(model_dir: str) -> epath.Path | None:
+  """A place in the latest checkpoint of a job; all its hosts' are the same."""
+  folder = t5x_files.find(model_dir)
+  if folder is None:
+    return None
+  stored = folder / 'dataset'
+  return next(iter(sorted([*stored.glob('train_ds-*'), *stored.glob('*/train_ds-*')])), None)
