@@ -5,19 +5,22 @@ Needs T5X, which is on no package index: `make t5x`. All else is skipped there w
 
 import dataclasses
 import json
+import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import run_folders
 from flax import traverse_util
 
 pytest.importorskip('t5x', reason='needs T5X beside us: make t5x')
 
 import t5x_jobs
+from t5x import partitioning
 from t5x import trainer as t5x_trainer
 
-from dss_jax import methods
+from dss_jax import cli, methods
 from dss_jax.checkpoints import moments, transfer
 from dss_jax.checkpoints.t5x import t5x
 from dss_jax.inference import decoding
@@ -255,6 +258,30 @@ def test_each_continues_from_the_others_checkpoint(name, tmp_path):
     theirs = their_updates(trainer, 5, first=15)
   ours, _ = our_updates(name, config, state, 5, first=15)
   np.testing.assert_allclose(theirs, ours, rtol=1e-5)
+
+
+@pytest.mark.parametrize('name', OPTIMIZERS)
+def test_the_gin_file_of_an_export_restores_its_optimizer(name, tmp_path):
+  import gin
+  from t5x import checkpoints, models
+
+  run = run_folders.make_run(tmp_path / 'run', optimizer=name, steps=(2,), best=2)
+  command = ['export', '--to=t5x', f'--checkpoint={run}', f'--output={tmp_path / "out"}']
+  assert cli.main(command) == 0
+  with job():
+    gin.clear_config()
+    gin.add_config_file_search_path(pathlib.Path(models.__file__).parent.parent)
+    gin.parse_config_file(str(tmp_path / 'out' / 'model.gin'))
+    gin.bind_parameter('%DROPOUT_RATE', 0.0)
+    model = t5x_jobs.made('MODEL')
+    partitioner = partitioning.PjitPartitioner(num_partitions=1)
+    state, _ = t5x_jobs.state_of(model, partitioner, seed=1)
+    reader = checkpoints.Checkpointer(state, partitioner, str(tmp_path / 'out'))
+    restored = reader.restore(path=str(tmp_path / 'out' / 'checkpoint_2'))
+  before, after = (
+    traverse_util.flatten_dict(jax.device_get(each.params), sep='/') for each in (state, restored)
+  )
+  assert all((before[n] != after[n]).any() for n in before if n.endswith('kernel'))
 
 
 def test_greedy_outputs_are_ours():
