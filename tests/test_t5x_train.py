@@ -23,8 +23,10 @@ from t5x import trainer as t5x_trainer
 from dss_jax import cli, methods
 from dss_jax.checkpoints import moments, transfer
 from dss_jax.checkpoints.t5x import t5x
+from dss_jax.data import pipeline
 from dss_jax.inference import decoding
 from dss_jax.models import t5
+from dss_jax.t5x import batches
 from dss_jax.t5x import model as distilled
 from dss_jax.training import losses, optimizers, steps, train_state
 
@@ -330,6 +332,25 @@ def test_the_checkpoint_before_the_first_step_is_before_the_first_batch(tmp_path
   later = json.loads((tmp_path / 'checkpoint_3' / 'dataset' / 'train_ds-000-of-001').read_text())
   assert (first['window'], first['row']) == (0, 0)
   assert (later['window'], later['row']) == (0, 3 * t5x_jobs.ROWS)
+
+
+@pytest.mark.parametrize(
+  'text, message',
+  [
+    ('{"window": 0, "row": 8, "fingerprint": 1}', 'is not what MODEL_DIR was trained on'),
+    ('{"window": -1, "row": 8, "fingerprint": 1}', 'is no place in our batches'),
+    ('\x0a\x05', 'is no place in our batches: continue with the get_dataset_fn'),
+    ('[1]', 'is no place in our batches'),
+  ],
+)
+def test_a_place_in_other_data_is_refused(tmp_path, text, message):
+  (tmp_path / 'place').write_text(text)
+  t5x_jobs.our_batches(1)
+  config = pipeline.DataConfig(t5x_jobs.TASK, t5x_jobs.LENGTHS, t5x_jobs.ROWS)
+  mixture = pipeline.load_mixture(t5x_jobs.TASK, 'train', OBJECTIVE.tasks)
+  stream = batches.Batches(pipeline.TrainBatches(mixture, config), fingerprint=2)
+  with pytest.raises(ValueError, match=message):
+    stream.restore(tmp_path / 'place')
 
 
 def test_seqios_own_stream_trains_too(tmp_path):
