@@ -1,8 +1,8 @@
 """What becomes of every line of T5X's own gin files: `dss train --explain_t5x`, over all of them.
 
-    python benchmarks/t5x_gin_files.py T5X_SRC [--refused]
+    python benchmarks/t5x_gin_files.py CHECKOUT [--refused]
 
-T5X_SRC is the folder that holds T5X's folder `t5x`; nothing of it is copied. Each file is explained
+CHECKOUT is one of T5X; nothing of it is copied. Each file is explained
 as a command line of its own would be. A line counts in the file that has it, once, under what it
 becomes by itself. A statement that no printed line tells of would count as ignored: those of the
 file are found by reading it a second time. Owns the table; what a line becomes is settings/t5x_*'s.
@@ -56,7 +56,7 @@ def counts_of(file: pathlib.Path, source: pathlib.Path) -> tuple[collections.Cou
 def main() -> int:
   """Prints the table; returns 1 where a line is ignored."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('source', type=pathlib.Path)
+  parser.add_argument('source', metavar='CHECKOUT', type=pathlib.Path)
   parser.add_argument('--refused', action='store_true', help='print every refused line too')
   options = parser.parse_args()
   groups: dict[str, collections.Counter] = {}

@@ -121,8 +121,8 @@ def _flag(name: str) -> str:
 def _check_task(job: Job, macros: Mapping[str, Any]) -> None:
   """Refuses a method that is unknown, or that T5X cannot train, and data that nobody prepared."""
   name, module = macros.get('METHOD'), macros.get(arguments.MODULE)
-  is_here = isinstance(name, str) and (name in methods.names() or not module)
-  if is_here and methods.get(name).is_grouped:  # raises for an unknown one
+  known = name in methods.names() or not module  # `get` raises for an unknown one
+  if isinstance(name, str) and known and methods.get(name).is_grouped:
     raise ValueError(
       f'METHOD {name} compares the rows of an example, which T5X would split over microbatches: '
       'use `dss train`.'

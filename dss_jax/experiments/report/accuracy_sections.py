@@ -10,7 +10,7 @@ from typing import Any
 
 from dss_jax.experiments.report import matching, series
 from dss_jax.experiments.report.document import Column, Figure, P, Section, Table
-from dss_jax.experiments.report.figures import Axes, Level, Series, figure
+from dss_jax.experiments.report.figures import Axes, Level, Series, figure, intervals
 from dss_jax.experiments.report.series import Compared, Panel, Point
 
 ACCURACY = 'accuracy, %'
@@ -242,14 +242,15 @@ def _least_by_size(panel: Panel, goal: float) -> Iterator[Series]:
 
 def in_short(panels: Sequence[Panel], compared: Sequence[Compared]) -> Section:
   """What the paired tests say at the most data and the largest student, in sentences."""
-  ends = {(panel.title, panel.fractions[-1], panel.sizes[-1]) for panel in panels}
-  text = [
-    _sentence(one)
-    for one in compared
-    if (one.point.panel, one.point.fraction, one.point.parameters) in ends
-  ]
+  text = [_sentence(one) for panel in panels for one in _at_most(panel, compared)]
   text = text or ['Nothing can be compared: no method shares a seed with the baseline.']
   return Section('short', 'In short', tuple(text[:MOST_SENTENCES]))
+
+
+def _at_most(panel: Panel, compared: Sequence[Compared]) -> list[Compared]:
+  """The gaps of a panel at its most data and its largest student."""
+  end = panel.title, panel.fractions[-1], panel.sizes[-1]
+  return [c for c in compared if (c.point.panel, c.point.fraction, c.point.parameters) == end]
 
 
 def _sentence(one: Compared) -> str:
@@ -263,8 +264,8 @@ def _sentence(one: Compared) -> str:
   )
 
 
-def tests(compared: Sequence[Compared], baseline: str) -> Section:
-  """Paired tests at equal labels a step."""
+def tests(panels: Sequence[Panel], compared: Sequence[Compared], baseline: str) -> Section:
+  """Paired tests at equal labels a step, and the gaps with the most data as a figure."""
   text = (
     f'Every method against {baseline}, with equally many labels a step and equally many steps: the '
     "paper's protocol. A method that learns more than labels also computes more; see equal "
@@ -275,7 +276,23 @@ def tests(compared: Sequence[Compared], baseline: str) -> Section:
       'tests', 'Paired tests, equal labels', (f'No method shares a seed with {baseline}.',)
     )
   table = tests_table('tests_equal_labels', f'Gaps to {baseline} at equal labels', compared)
-  return Section('tests', 'Paired tests, equal labels', text, (), (table,))
+  found = [
+    _gaps(panel, rows, baseline, number)
+    for number, panel in enumerate(panels, 1)
+    if (rows := [one for one in _at_most(panel, compared) if one.point.average('compute') > 0.1])
+  ]
+  return Section('tests', 'Paired tests, equal labels', text, tuple(found), (table,))
+
+
+def _gaps(panel: Panel, compared: Sequence[Compared], baseline: str, number: int) -> Figure:
+  """The gaps of trained students; one that was not trained would take the axis for itself."""
+  rows = [
+    (one.point.name, percent(one.gap.mean), percent(one.gap.low), percent(one.gap.high))
+    for one in compared
+  ]
+  more = f'{percent(panel.fractions[-1]):g} % of the data', of_size(panel.sizes[-1])
+  title = titled(f'Gaps to {baseline}', panel, *more)
+  return intervals(f'gaps_{number}', title, f'gap to {baseline}, points', rows)
 
 
 def equal_compute(panels: Sequence[Panel], baseline: str) -> Section:

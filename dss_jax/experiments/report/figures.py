@@ -139,6 +139,38 @@ def figure(
   return Figure(name, title, svg, png, inline_svg.inline(svg, name, _variables()), table)
 
 
+def intervals(
+  name: str, title: str, x: str, rows: Sequence[tuple[str, float, float, float]]
+) -> Figure:
+  """A figure of one interval a row, beside a line at 0.
+
+  Args:
+    name: of its files.
+    title: its caption.
+    x: title of the x axis, with its unit.
+    rows: label, value, and both ends of its interval; the first row is the uppermost.
+  """
+  places = range(len(rows), 0, -1)
+  with mpl.rc_context(_STYLE), warnings.catch_warnings():
+    warnings.simplefilter('ignore')
+    drawn = MplFigure(figsize=(SIZE[0], 0.7 + 0.27 * len(rows)), dpi=150)
+    FigureCanvasAgg(drawn)
+    plot = drawn.add_subplot()
+    plot.axvline(0.0, color=INK, linestyle=(0, (1, 1.5)), linewidth=1.4)
+    for place, (_, value, low, high) in zip(places, rows, strict=True):
+      plot.hlines(place, low, high, color=COLOURS[0], linewidth=1.6)
+      plot.plot([value], [place], 'o', color=COLOURS[0], markersize=5)
+    plot.set_yticks(places, [_short(label) for label, *_ in rows])
+    plot.set_ylim(0.4, len(rows) + 0.6)
+    plot.grid(visible=False, axis='y')
+    plot.set_xlabel(x)
+    svg, png = _saved(drawn, 'svg'), _saved(drawn, 'png')
+  ends = Column('95 % from', '+.2f'), Column('95 % to', '+.2f')
+  columns = (Column('series'), Column(x, '+.2f'), *ends)
+  table = Table(name, title, columns, [tuple(row) for row in rows])
+  return Figure(name, title, svg, png, inline_svg.inline(svg, name, _variables()), table)
+
+
 def _draw(plot: Any, one: Series, number: int) -> Line2D:
   place = number if one.place is None else one.place
   colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]

@@ -99,7 +99,7 @@ def _sections(
     *found,
     accuracy_sections.in_short(panels, compared),
     accuracy_sections.by_data(panels),
-    accuracy_sections.tests(compared, baseline),
+    accuracy_sections.tests(panels, compared, baseline),
     accuracy_sections.equal_compute(panels, baseline),
     accuracy_sections.matching_fractions(panels, baseline),
     accuracy_sections.by_size(panels),
