@@ -25,7 +25,7 @@ class Server:
 
   Attributes:
     fault: from (number of the request from 0, its body) to a fault's name, or None for an answer:
-      429 (`429:2` with Retry-After), 500, 503, 403, quota, too_long, broken_json, cut_off,
+      429 (`429:2` with Retry-After), another HTTP status, quota, too_long, broken_json, cut_off,
       empty_choices, refusal, drop (before the head), drop_midway, hang, slow:SECONDS.
     key: what the Authorization header must have; None: anything.
     models: the names that exist; None: all.

@@ -2,6 +2,7 @@
 
 # ruff: noqa: F811  a fixture
 
+import collections
 import json
 import subprocess
 import sys
@@ -12,7 +13,9 @@ import pytest
 from annotations import completion, job, lines, question  # noqa: F401  a fixture
 
 from dss_jax.commands import prepare
-from dss_jax.teacher import prompts
+from dss_jax.datasets import completions, release
+from dss_jax.settings.errors import ConfigError
+from dss_jax.teacher import prompts, store
 
 
 def test_every_row_is_asked_about_and_its_completion_is_written(job):
@@ -71,6 +74,53 @@ def test_another_teacher_is_never_named_for_reused_answers(job):
   assert job.server.requests == 14
 
 
+def test_a_folder_never_has_files_of_two_teachers(job):
+  job.annotate('--model=first', '--split=test')
+  before = (job.out / 'teacher.json').read_bytes()
+  said = job.annotate('--model=second', '--split=train', status=2)[1]
+  assert 'test.jsonl of first by the prompt svamp' in said and 'another --output' in said
+  assert job.server.requests == 4  # it was said before anything was asked
+  assert (job.out / 'teacher.json').read_bytes() == before and not (
+    job.out / 'train.jsonl'
+  ).exists()
+  (job.out / 'teacher.json').unlink()  # nobody knows who wrote test.jsonl
+  assert 'nobody known' in job.annotate('--model=second', '--split=train', status=2)[1]
+  job.annotate('--model=second')
+  assert json.loads((job.out / 'teacher.json').read_text())['teacher'] == 'second'
+
+
+def test_teacher_json_speaks_of_all_files_whichever_run_has_written_them(job):
+  paid = f'--price_file={job.folder}/prices.json'
+  job.annotate(paid, '--split=test', '--temperature=0.5')
+  first = json.loads((job.out / 'teacher.json').read_text())
+  job.annotate(paid, '--split=train')
+  about = json.loads((job.out / 'teacher.json').read_text())
+  assert (first['requests'], about['requests']) == (4, 13)  # one is held out
+  assert about['usd'] > first['usd'] > 0 and about['tokens']['input'] > first['tokens']['input']
+  assert about['parameters']['test.jsonl']['temperature'] == 0.5
+  assert about['parameters']['train.jsonl']['temperature'] == 0
+  (job.out / 'test.jsonl').write_text('')
+  with pytest.raises(ConfigError, match='is not the file that'):
+    completions.read_provenance(job.out)
+
+
+def test_a_split_that_is_held_out_is_asked_about_alone(job):
+  (held_out,) = release.held_out_rows(10)
+  job.annotate('--split=validation')
+  assert job.server.requests == 1 and job.server.asked[question('train', held_out)] == 1
+  assert [one['input'] for one in lines(job.out / 'train.jsonl')] == [question('train', held_out)]
+  job.annotate('--split=train')
+  assert job.server.requests == 10 and set(job.server.asked.values()) == {1}
+  assert len(lines(job.out / 'train.jsonl')) == 10
+
+
+def test_completions_are_read_as_dss_prepare_will_read_them(job):
+  job.server.answers[question('test', 1)] = '**The answer is (1 + 2).**'
+  own = json.loads(job.annotate('--split=test')[0])['statuses']
+  released = json.loads(job.annotate('--split=test', '--parser=released')[0])['statuses']
+  assert own == {'no_rationale': 1, 'ok': 3} and released == {'ok': 4}  # the asterisks
+
+
 def test_k_samples_are_asked_for_and_kept_apart(job):
   _, said = job.annotate('--samples=3', status=2)
   assert '--temperature' in said
@@ -89,6 +139,19 @@ def test_a_preview_asks_a_few_and_projects_the_cost_of_all(job):
   assert 'Nothing more is asked' in out and 'the preview cost $' in said
   job.annotate()
   assert job.server.requests == 14
+
+
+def test_a_preview_of_more_than_there_is_asks_all(job):
+  job.annotate('--preview=50')
+  assert job.server.requests == 14
+
+
+def test_a_preview_projects_what_failures_cost_too(job):
+  job.server.fault = lambda _, body: 'refusal'
+  out, _ = job.annotate('--preview=4', f'--price_file={job.folder}/prices.json')
+  kept = store.Store(job.out / 'answers.sqlite')
+  assert f'about ${kept.ledger().spent / 1e9 * 14 / 4:.2f}' in out and kept.ledger().spent > 0
+  kept.close()
 
 
 def test_a_failed_row_is_written_as_empty_and_asked_again_on_request(job):
@@ -128,6 +191,37 @@ def test_a_limit_in_dollars_needs_a_price(job):
     '--model=x', '--max_usd=1', f'--price_file={job.folder}/prices.json', status=2
   )
   assert "has no 'x'" in other[1] and job.server.requests == 0
+
+
+def test_a_limit_in_dollars_counts_what_was_asked_without_a_price(job):
+  paid = f'--price_file={job.folder}/prices.json'
+  job.annotate('--split=test')
+  job.annotate(paid, '--max_usd=1', '--split=test')
+  about = json.loads((job.out / 'teacher.json').read_text())
+  kept = store.Store(job.out / 'answers.sqlite')
+  assert kept.ledger().spent / 1e9 == pytest.approx(about['usd']) and about['usd'] > 0
+  kept.close()
+  job.annotate('--model=other', '--split=test')
+  said = job.annotate(paid, '--max_usd=1', '--split=test', status=2)[1]
+  assert '--max_usd cannot hold' in said and 'requests to other that were sent without' in said
+  job.annotate(paid, '--split=test')  # without the limit
+
+
+def test_a_limit_in_dollars_is_refused_where_tokens_were_not_counted(job):
+  job.server.has_usage = False
+  job.annotate('--split=test')
+  paid = f'--price_file={job.folder}/prices.json'
+  assert '--max_usd cannot hold' in job.annotate(paid, '--max_usd=1', status=2)[1]
+
+
+def test_a_data_set_cost_what_its_own_requests_cost(job):
+  paid = f'--price_file={job.folder}/prices.json'
+  job.annotate(paid, '--split=train')
+  out, _ = job.annotate(
+    paid, '--split=test', f'--output={job.folder}/b', f'--store={job.out}/answers.sqlite'
+  )
+  tokens = json.loads(out)['tokens']
+  assert json.loads(out)['usd'] == pytest.approx((tokens['input'] + 2 * tokens['output']) / 1e6)
 
 
 def test_the_limit_of_requests_counts_all_runs(job):
@@ -171,6 +265,16 @@ def test_a_long_chain_is_made_short_by_a_second_request_that_is_kept(job):
   assert job.server.requests == 8
 
 
+@pytest.mark.parametrize('short', ["I'm sorry, I cannot help with that.", 'word ' * 40])
+def test_a_rationale_that_was_not_made_shorter_stays_and_is_counted(job, short):
+  job.server.reasoning = 'reasoning'
+  known = job.server.answers
+  job.server.answers = collections.defaultdict(lambda: short, known)
+  _, said = job.annotate('--split=test', '--rationale_from=reasoning', '--condense=10')
+  assert job.server.requests == 8 and '4 rationales are as long as they came' in said
+  assert 'Let me think about this.' in lines(job.out / 'test.jsonl')[1]['completions'][0]
+
+
 def test_structured_answers_are_asked_for_only_if_wanted(job):
   structured = {'rationale': 'She gets 2 more.', 'answer': '(1 + 2)'}
   job.server.answers[question('test', 1)] = json.dumps(structured)
@@ -197,8 +301,12 @@ def test_what_a_server_refuses_is_said_once_and_remembered(job):
 def test_more_parameters_are_sent_and_keep_their_own_answers(job):
   job.annotate('--split=test', '--parameters={"reasoning_effort": "low"}')
   assert job.server.bodies[-1]['reasoning_effort'] == 'low'
+
+
+@pytest.mark.parametrize('name', ['stop', 'max_completion_tokens', 'best_of', 'n'])
+def test_parameters_that_would_pass_the_reservation_are_refused(job, name):
   with pytest.raises(SystemExit):
-    job.annotate('--parameters={"stop": "x"}')
+    job.annotate(f'--parameters={{"{name}": 4}}')
 
 
 @pytest.mark.parametrize(
@@ -210,7 +318,11 @@ def test_more_parameters_are_sent_and_keep_their_own_answers(job):
     (['--raw_dir=/nowhere'], 'expected a folder'),
     (['--split=dev'], 'svamp has train, validation, test'),
     (['--api_key_env=NOT_SET'], 'this variable is not set'),
+    (['--api_key_env=sk-this-is-secret'], 'this variable is not set'),
     (['--filter=nice'], 'nice'),
+    (['--prompt=cqa'], 'exemplar 1'),
+    (['--dataset=embedded_llm', '--parser=released'], 'no parser for embedded_llm'),
+    (['--raw_dir=', f'--input={__file__}', '--filter=clean'], '--filter is of dss prepare'),
     (['--schema', '--mode=completions'], '--schema is for --mode=chat'),
     (['--output=', '--data_dir=gs://b/c'], '--output=DIR'),
   ],
@@ -235,7 +347,7 @@ def test_without_the_extra_it_says_what_to_install():
 
 
 def test_the_prepared_data_set_is_built_from_the_answers(job, monkeypatch, capsys):
-  run = lambda words: types.SimpleNamespace(returncode=prepare.main(words[4:]))  # noqa: E731
+  run = lambda words, env: types.SimpleNamespace(returncode=prepare.main(words[4:]))  # noqa: E731
   monkeypatch.setattr(subprocess, 'run', run)  # in this process: TensorFlow is imported already
   out, _ = job.annotate(f'--data_dir={job.folder}/data')
   report = json.loads(out.splitlines()[-1])

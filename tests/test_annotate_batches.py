@@ -9,7 +9,7 @@ import shutil
 import pytest
 from annotations import completion, job, lines, question  # noqa: F401
 
-from dss_jax.teacher import batches, store
+from dss_jax.teacher import batches, owners, store
 
 KEYS = ('custom_id', 'method', 'url', 'body')
 
@@ -48,7 +48,7 @@ def test_all_requests_are_written_in_the_form_of_the_batch_api(job, batch):
   written = requests_of(batch)
   assert len(written) == 14 and all(tuple(line) == KEYS for line in written)
   assert {line['url'] for line in written} == {'/v1/chat/completions'}
-  assert all(len(line['custom_id']) == 64 for line in written)
+  assert all(len(line['custom_id']) <= 64 for line in written)
   assert job.server.requests == 0
   job.annotate('--output=' + str(job.folder / 'online'))
   bodies = [json.dumps(body, sort_keys=True) for body in job.server.bodies]
@@ -60,6 +60,11 @@ def test_parts_hold_no_more_than_the_api_takes(job, monkeypatch):
   first = job.folder / 'first'
   job.annotate(f'--write_batch={first}')
   assert [len(lines(part)) for part in parts(first)] == [6, 6, 2]
+  job.annotate(f'--give_up_batch={first}')
+  small = job.folder / 'small'
+  job.annotate(f'--write_batch={small}', '--part=5')
+  assert [len(lines(part)) for part in parts(small)] == [5, 5, 4]
+  job.annotate(f'--give_up_batch={small}')
   shutil.rmtree(first)
   size = 15_000
   monkeypatch.setattr(batches, 'MOST_BYTES', size)
@@ -79,14 +84,54 @@ def test_answers_are_read_in_any_order_and_only_once(job, batch):
   assert job.server.requests == 0
 
 
-def test_what_is_in_a_batch_is_not_asked_until_the_folder_is_gone(job, batch):
-  assert '14 are in batch files' in job.annotate(status=2)[1]
-  assert job.server.requests == 0
+def test_what_is_in_a_batch_is_not_asked_until_it_is_given_up(job, batch):
+  said = job.annotate(status=2)[1]
+  assert f'14 are in batch files (of {batch}: --read_batch' in said and job.server.requests == 0
   job.annotate(f'--write_batch={job.folder / "again"}')
   assert not parts(job.folder / 'again')
-  shutil.rmtree(batch)
+  shutil.move(batch, job.folder / 'elsewhere')  # to be sent from there
+  job.annotate(status=2)
+  assert job.server.requests == 0
+  said = job.annotate(f'--give_up_batch={job.folder}/x', status=2)[1]
+  assert f'expected a folder whose answers are awaited, {batch}.' in said
+  assert '14 requests' in job.annotate(f'--give_up_batch={batch}')[1]
   job.annotate()
   assert job.server.requests == 14
+
+
+def test_parts_that_were_taken_away_are_not_written_again(job, batch):
+  taken = job.folder / 'taken'
+  taken.mkdir()
+  for part in parts(batch):
+    part.rename(taken / part.name)
+  job.annotate(f'--write_batch={batch}')
+  assert not parts(batch)
+  write_lines(batch / 'output.jsonl', [answer(line) for line in requests_of(taken)])
+  assert '14 answered' in job.annotate(f'--read_batch={batch}')[1]
+
+
+def test_the_failure_of_a_batch_is_not_that_of_a_later_one(job, batch):
+  error = {'code': 'batch_expired', 'message': 'This request expired.'}
+  first = requests_of(batch)
+  write_lines(batch / 'error.jsonl', [answer(line, response=None, error=error) for line in first])
+  job.annotate(f'--read_batch={batch}', status=2)
+  job.annotate('--retry_failed', f'--write_batch={batch}')
+  write_lines(  # as if the file had grown meanwhile
+    batch / 'error.jsonl',
+    [answer(line, response=None, error={**error, 'id': n}) for n, line in enumerate(first)],
+  )
+  said = job.annotate(f'--read_batch={batch}', status=2)[1]
+  assert '0 answered, 0 failed, 14 were read before' in said and '14 requests of' in said
+  second = requests_of(batch)[14:]
+  assert not {one['custom_id'] for one in first} & {one['custom_id'] for one in second}
+  write_lines(batch / 'output.jsonl', [answer(line) for line in second])
+  assert '14 answered, 0 failed' in job.annotate(f'--read_batch={batch}')[1]
+
+
+def test_one_process_writes_to_a_folder_at_a_time(job, batch):
+  with owners.writing(batch):
+    said = job.annotate('--model=x', f'--write_batch={batch}', status=2)[1]
+  assert 'another process is writing there' in said
 
 
 def test_a_completed_batch_with_only_an_error_file_is_read_as_failures(job, batch):
@@ -148,6 +193,9 @@ def test_writing_goes_on_after_a_crash_between_claiming_and_writing(job, monkeyp
   monkeypatch.setattr(pathlib.Path, 'rename', rename)
   job.annotate(f'--write_batch={folder}')
   assert len(requests_of(folder)) == 14 and len(parts(folder)) == 1
+  kept = store.Store(job.out / 'answers.sqlite')
+  assert kept.ledger() == (0, 0, 0, 14, 0)
+  kept.close()
 
 
 @pytest.mark.parametrize(

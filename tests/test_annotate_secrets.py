@@ -5,10 +5,13 @@
 import os
 import subprocess
 import sys
+import types
 
 import annotations
 import pytest
 from annotations import job  # noqa: F401
+
+from dss_jax.teacher import answers
 
 KEY = 'sk-5f0e2c-do-not-tell'
 
@@ -36,6 +39,26 @@ def test_a_server_that_repeats_the_key_is_quoted_without_it(job, monkeypatch):
   said = job.annotate(status=2)[1]
   assert 'Incorrect API key provided: ***.' in said and 'OPENAI_API_KEY' in said
   assert KEY not in said and KEY.encode() not in everything_in(job.folder)
+
+
+def test_a_long_message_is_not_cut_within_the_key():
+  for before in range(answers.MAX_MESSAGE - len(KEY) - 10, answers.MAX_MESSAGE + 5):
+    said = answers.error_message({'error': 'x' * before + KEY}, '', KEY)
+    assert KEY[:5] not in said and len(said) <= answers.MAX_MESSAGE + 3
+
+
+def test_the_process_that_prepares_gets_no_key(job, monkeypatch):
+  monkeypatch.setenv('OPENAI_API_KEY', KEY)
+  monkeypatch.setenv('MY_KEY', KEY)
+  seen = []
+
+  def run(words, env):
+    seen.append(env)
+    return types.SimpleNamespace(returncode=0)
+
+  monkeypatch.setattr(subprocess, 'run', run)
+  job.annotate('--api_key_env=MY_KEY', f'--data_dir={job.folder}/data')
+  assert 'PATH' in seen[0] and KEY not in seen[0].values()
 
 
 @pytest.mark.parametrize('log', ['debug', 'info'])

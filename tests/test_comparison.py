@@ -37,6 +37,12 @@ def test_every_method_gets_as_many_label_rows_a_step():
   assert [entry.compute for entry in listed] == [1.0, 1.0, 2.0]
 
 
+@pytest.mark.parametrize('names', [('dss', 'standard'), ('dss', 'paired'), ('paired', 'dss')])
+def test_rows_do_not_depend_on_the_other_methods_or_their_order(names):
+  rows = {cell.name: cell.macros['BATCH_SIZE'] for cell in entries('there', names)}
+  assert rows == {name: 8 if name == 'standard' else 16 for name in names}
+
+
 def test_the_first_method_also_gets_the_compute_of_the_costliest():
   *_, last = entries('there', ('standard', 'dss'))
   assert (last.name, last.method, last.compute) == ('standard, equal compute', 'standard', 2.0)

@@ -7,7 +7,7 @@ import tempfile
 import fuzzing
 from hypothesis import strategies
 
-from dss_jax.teacher import answers, batches, store
+from dss_jax.teacher import answers, batch_lines, store
 from dss_jax.teacher.answers import Answer
 from dss_jax.teacher.requests import Request
 
@@ -65,5 +65,5 @@ def test_any_error_is_one_line(body):
 
 @fuzzing.fuzz(maybe(response=maybe(status_code=COUNTS, body=BODIES), error=VALUES))
 def test_any_line_of_a_batch_is_an_answer_or_a_failure(line):
-  outcome = batches._outcome(json.loads(json.dumps(line)))
+  outcome = batch_lines.outcome_of(json.loads(json.dumps(line)))
   assert isinstance(outcome, Answer) or outcome.reason.isprintable()

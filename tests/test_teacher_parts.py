@@ -2,13 +2,14 @@
 
 import asyncio
 import time
+import types
 from email import utils as mail
 
 import httpx2
 import pytest
 
 from dss_jax.settings.errors import ConfigError
-from dss_jax.teacher import answers, client, pace, prices, store
+from dss_jax.teacher import answers, client, commits, pace, prices, store
 from dss_jax.teacher.answers import Answer, Failure
 from dss_jax.teacher.requests import Request, Tokens
 
@@ -41,7 +42,15 @@ def test_a_key_does_not_depend_on_the_order_of_parameters_or_on_the_process():
 
 def test_no_tokenizer_makes_more_tokens_than_the_worst_case():
   text = 'Zwölf 桃 \U0001f351'
-  assert Request('m', text, {'max_tokens': 7}).worst_tokens() == (len(text.encode()) + 32, 0, 7)
+  assert Request('m', text, {'max_tokens': 7}).worst_tokens() == (len(text.encode()) + 49, 0, 7)
+
+
+def test_what_a_model_reads_beside_the_prompt_is_in_the_worst_case():
+  schema = {'type': 'json_schema', 'json_schema': {'description': 'x' * 1000}}
+  wide = Request('m', 'Why?', {'max_tokens': 7, 'response_format': schema})
+  assert (
+    wide.worst_tokens().input > Request('m', 'Why?', {'max_tokens': 7}).worst_tokens().input + 1000
+  )
 
 
 # ---------------------------------------------------------------- answers
@@ -79,6 +88,10 @@ def test_text_and_reasoning_are_found_wherever_servers_put_them(message, text, r
     (body({'content': ''}, 'content_filter'), 'final', 'content filter'),
     (body({'refusal': 'No.'}), 'final', 'refusal: No.'),
     (body({'content': 5}, finish=3), 'final', 'no text'),
+    (body({'content': 'Ye'}, finish='abort'), 'broken', 'broken off: finish_reason abort'),
+    (body({'content': 'Ye'}, finish='error'), 'broken', 'broken off: finish_reason error'),
+    ({'error': {'code': 429, 'message': 'Slow down.'}}, 'limit', 'Slow down.'),
+    ({'error': {'message': 'Upstream is gone.'}}, 'broken', 'Upstream is gone.'),
   ],
 )
 def test_what_is_no_answer_is_a_failure_with_its_reason(given, kind, reason):
@@ -86,9 +99,17 @@ def test_what_is_no_answer_is_a_failure_with_its_reason(given, kind, reason):
   assert isinstance(failure, Failure) and failure.kind == kind and reason in failure.reason
 
 
+@pytest.mark.parametrize('finish', ['model_length', 'max_tokens', 'MAX_TOKENS', 'length'])
+def test_an_answer_at_the_cap_says_so_in_one_way(finish):
+  assert answers.read(body({'content': 'Ye'}, finish)).finish_reason == 'length'
+
+
 @pytest.mark.parametrize(
   'usage, tokens',
   [
+    # A thought that is charged, and is not among completion_tokens.
+    ({'prompt_tokens': 9, 'completion_tokens': 3, 'total_tokens': 40}, Tokens(9, 0, 31)),
+    ({'prompt_tokens': 0, 'completion_tokens': 0}, None),
     ({'prompt_tokens': 9, 'completion_tokens': 3}, Tokens(9, 0, 3)),
     (
       {'prompt_tokens': 9, 'completion_tokens': 3, 'prompt_tokens_details': {'cached_tokens': 8}},
@@ -126,6 +147,13 @@ def test_retry_after_may_be_a_date():
   assert 98 <= client._wait(httpx2.Headers({'retry-after': date})) <= 100
 
 
+def test_the_date_of_retry_after_is_compared_with_the_servers_clock():
+  headers = {
+    name: mail.formatdate(at, usegmt=True) for name, at in (('date', 1e9), ('retry-after', 1e9 + 7))
+  }
+  assert client._wait(httpx2.Headers(headers)) == 7
+
+
 # ---------------------------------------------------------------- money
 
 
@@ -133,7 +161,7 @@ def test_a_price_counts_cached_input_apart_and_rounds_up():
   price = prices.Price(input=0.4, output=1.6, cached_input=0.1)
   assert price.cost(Tokens(1000, 600, 50)) == 400 * 400 + 600 * 100 + 50 * 1600
   assert prices.Price(input=0.0001, output=0).cost(Tokens(1, 0, 0)) == 1
-  assert price.worst(REQUEST) == (len('userWhy?') + 48) * 400 + 10 * 1600
+  assert price.worst(REQUEST) == (len('userWhy?{"max_tokens": 10}') + 48) * 400 + 10 * 1600
 
 
 @pytest.mark.parametrize(
@@ -188,26 +216,69 @@ def test_the_pace_rises_by_one_after_as_many_answers_as_are_in_flight():
   assert one.limit == 32
 
 
-def test_requests_a_minute_are_never_passed():
-  async def count():
-    one, done = pace.Pace(8, requests_per_minute=1200), 0
-    start = time.monotonic()
-    while time.monotonic() - start < 0.5:
+class Clock(asyncio.SelectorEventLoop):
+  """A loop whose time passes only while everything in it waits."""
+
+  now = 0.0
+
+  def time(self):
+    return self.now
+
+  def _run_once(self):
+    if not self._ready and self._scheduled:
+      self.now = max(self.now, self._scheduled[0].when() + 1e-6)
+    super()._run_once()
+
+
+@pytest.fixture
+def waited(monkeypatch):
+  """Runs a coroutine, and returns the seconds of its own clock that it took."""
+
+  def run(coroutine):
+    async def timed():
+      loop = asyncio.get_running_loop()
+      monkeypatch.setattr(pace, 'time', types.SimpleNamespace(monotonic=loop.time))
+      await coroutine
+      return loop.time()
+
+    with asyncio.Runner(loop_factory=Clock) as runner:
+      return runner.run(timed())
+
+  return run
+
+
+def test_requests_a_minute_are_never_passed(waited):
+  async def ask(count):
+    one = pace.Pace(8, requests_per_minute=1200)
+    for _ in range(count):
       await one.turn(1)
-      done += 1
-    return done
 
-  assert 5 <= asyncio.run(count()) <= 13  # 20 a second, and two at the start
+  assert waited(ask(42)) == pytest.approx(2, abs=0.06)  # 20 a second, and two at the start
 
 
-def test_tokens_a_minute_are_never_passed_even_by_one_large_request():
-  async def seconds():
-    one = pace.Pace(8, tokens_per_minute=60_000)  # 10,000 at once, then 1,000 a second
-    start = time.monotonic()
-    await one.turn(10_400)
-    return time.monotonic() - start
+def test_tokens_a_minute_are_never_passed_even_by_one_large_request(waited):
+  one = pace.Pace(8, tokens_per_minute=60_000)  # 10,000 at once, then 1,000 a second
+  assert waited(one.turn(10_400)) == pytest.approx(0.4, abs=0.01)
 
-  assert 0.3 < asyncio.run(seconds()) < 2
+
+def test_a_pause_that_a_server_asks_for_holds_every_request(waited):
+  async def ask():
+    one = pace.Pace(8)
+    one.refused(0.0, 7.0)
+    await asyncio.gather(*(one.turn(1) for _ in range(5)))
+
+  assert waited(ask()) == pytest.approx(7, abs=0.01)
+
+
+@pytest.mark.parametrize('kind, limit', [('lost', 24), ('network', 24), ('refused', 32)])
+def test_no_answer_in_time_lowers_the_pace_too(kind, limit):
+  async def ask(request):
+    return Failure('x', kind)
+
+  one = pace.Pace(most=32)
+  one.answered()
+  asyncio.run(one.exchange(ask, REQUEST))
+  assert one.limit == limit
 
 
 # ---------------------------------------------------------------- the store
@@ -240,6 +311,49 @@ def test_a_change_that_fails_leaves_nothing(kept):
     kept.claim(REQUEST, 50, store.NO_LIMITS)
     raise ZeroDivisionError
   assert kept.ledger() == (0, 0, 0, 0, 0) and kept.find(REQUEST) is None
+
+
+def test_an_answer_to_a_claim_that_another_process_has_settled_is_charged_too(kept):
+  with kept.transaction():
+    kept.claim(REQUEST, 50, store.NO_LIMITS)
+    kept.answered(REQUEST.key, Answer('First.'), 20)
+    kept.answered(REQUEST.key, Answer('Second.'), 20)
+    assert not kept.lost(REQUEST.key, 5, store.NO_LIMITS)
+  assert kept.ledger() == (45, 0, 3, 0, 1) and kept.find(REQUEST).answer.text == 'First.'
+
+
+def test_one_change_that_fails_does_not_undo_those_written_with_it(kept):
+  def fails():
+    kept.claim(REQUEST, 50, store.NO_LIMITS)
+    raise ZeroDivisionError
+
+  async def together():
+    async with commits.Commits(kept) as change:
+      other = Request('m', 'other', {'max_tokens': 1})
+      changes = (change(fails), change(kept.claim, other, 7, store.NO_LIMITS))
+      return await asyncio.gather(*changes, return_exceptions=True)
+
+  error, verdict = asyncio.run(together())
+  assert isinstance(error, ZeroDivisionError) and verdict == 'claimed'
+  assert kept.ledger() == (0, 7, 0, 1, 0) and kept.find(REQUEST) is None
+
+
+@pytest.mark.parametrize('end', ['release', 'lost', 'end_claims'])
+def test_a_failure_that_is_asked_again_in_vain_is_a_failure_again(kept, end):
+  with kept.transaction():
+    kept.claim(REQUEST, 50, store.NO_LIMITS)
+    kept.failed(REQUEST.key, 'refused', 20, None)
+    assert kept.claim(REQUEST, 50, store.NO_LIMITS) == 'failed'
+    assert kept.claim(REQUEST, 50, store.NO_LIMITS, retry_failed=True) == 'claimed'
+    if end == 'release':
+      kept.release([REQUEST.key])
+    elif end == 'lost':
+      kept.lost(REQUEST.key, 50, store.Limits(sent=1))
+    else:
+      kept.end_claims(kept.owner)
+    assert kept.claim(REQUEST, 50, store.NO_LIMITS) == 'failed'
+  assert kept.find(REQUEST).failure == 'refused'
+  assert (kept.ledger().reserved, kept.ledger().open) == (0, 0)
 
 
 def test_a_file_that_is_no_store_is_one_sentence(tmp_path):

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -19,12 +20,12 @@ from typing import Any
 import rich.console
 import rich.progress
 
-from dss_jax.commands.annotate_options import Settings, settings
+from dss_jax.commands.annotate_options import Settings, price_of, settings
 from dss_jax.settings.errors import ConfigError
 from dss_jax.settings.printable import printable
-from dss_jax.teacher import batches, preview
+from dss_jax.teacher import batches, owners, preview
 from dss_jax.teacher.annotations import Annotator, Source, Written, dollars, judge
-from dss_jax.teacher.client import Client
+from dss_jax.teacher.client import KEY_VARIABLE, Client
 from dss_jax.teacher.pace import Pace
 from dss_jax.teacher.requests import Request
 from dss_jax.teacher.run import OVER, Progress, run
@@ -33,6 +34,8 @@ from dss_jax.teacher.store import Store
 LINE_S = 30.0
 """Between two lines of progress where no terminal shows a bar."""
 MOST_REASONS = 5
+UNPRICED = 'requests without a price'
+"""The store's note on models that were asked when no price was known."""
 
 
 class OverLimitError(ConfigError):
@@ -55,14 +58,44 @@ def main(argv: Sequence[str]) -> int:
   given = settings(argv)
   store = Store(given.store)
   try:
+    _count_money(given, store)
     return _annotate(given, store)
   finally:
     store.close()
 
 
+def _count_money(given: Settings, store: Store) -> None:
+  """Charges what was asked when there was no price, so that the limit holds over all runs.
+
+  Raises:
+    ConfigError: there is a limit, and the price of such requests is not known, or their tokens.
+  """
+  model, price = given.asking.model, given.plan.price
+  unknown = store.note(UNPRICED)  # from model to the requests whose cost is not known
+  if price is None:
+    unknown[model] = 1
+  for name in list(unknown) if price else ():
+    with contextlib.suppress(ConfigError), store.transaction():
+      found = price_of(given.flags, name)
+      if found is not None:
+        left = store.price(name, found.cost)
+        unknown[name] = 0 if found.is_free else left + store.ledger().lost
+  unknown = {name: count for name, count in unknown.items() if count}
+  with store.transaction():
+    store.set_note(UNPRICED, unknown)
+  if given.plan.limits.spent is not None and unknown:
+    raise ConfigError(
+      f'--max_usd cannot hold for {given.store}: it has requests to {", ".join(unknown)} that were '
+      'sent without a price, and what they cost is not known. Add the price to --price_file, name '
+      'another --store, or leave out --max_usd.'
+    )
+
+
 def _annotate(given: Settings, store: Store) -> int:
   flags = given.flags
   annotator = Annotator(given.asking, store, given.plan.same_prompt)
+  if flags.give_up_batch:
+    return _give_up_batch(given, store)
   if flags.write_batch:
     return _write_batch(given, store, annotator)
   if flags.read_batch:
@@ -70,6 +103,7 @@ def _annotate(given: Settings, store: Store) -> int:
   elif flags.preview:
     return _preview(given, store, annotator)
   else:
+    annotator.check(given.sources, given.output)
     try:
       _ask_all(given, store, annotator, given.sources)
     except OverLimitError as error:
@@ -81,21 +115,27 @@ def _annotate(given: Settings, store: Store) -> int:
   print(json.dumps(_write(given, store, annotator)), flush=True)
   if given.prepare is None:
     return 0
-  # A process of its own: only this step needs TensorFlow.
-  return subprocess.run([sys.executable, '-m', 'dss_jax', 'prepare', *given.prepare]).returncode
+  # A process of its own, since only this step needs TensorFlow; it needs no key.
+  keys = (given.flags.api_key_env, KEY_VARIABLE)
+  environment = {name: value for name, value in os.environ.items() if name not in keys}
+  command = [sys.executable, '-m', 'dss_jax', 'prepare', *given.prepare]
+  return subprocess.run(command, env=environment).returncode
 
 
 def _write(given: Settings, store: Store, annotator: Annotator) -> dict[str, Any]:
   """Writes what is answered, and returns the report for programs."""
-  spent = dollars(store.ledger().spent) if given.plan.price else None
-  dialect, with_rows = _dialect(given, store), bool(given.flags.input)
-  total = annotator.write(given.sources, given.output, spent, dialect, with_rows)
+  has_price, with_rows = given.plan.price is not None, bool(given.flags.input)
+  sources = [source.whole() for source in given.sources]  # answers to other splits stay
+  total = annotator.write(sources, given.output, has_price, _dialect(given, store), with_rows)
   _say(f'{given.output}: {total.rows} rows; {_counts(total.statuses)}.')
+  if total.long:
+    _say(f'{total.long} rationales are as long as they came: asking for a shorter one did not help '
+         'or was not done yet.')  # fmt: skip
   return {
     'dataset': given.dataset.name,
     'requests': total.requests,
     'tokens': total.tokens._asdict(),
-    'usd': spent,
+    'usd': dollars(total.charged) if has_price else None,
     'statuses': total.statuses,
     'agreement': round(total.agree / total.judged, 6) if total.judged else None,
   }
@@ -209,6 +249,9 @@ def _report(given: Settings, store: Store, progress: Progress) -> None:
     f', {progress.failed_before} failed before (--retry_failed)' if progress.failed_before else ''
   )
   out = f', {progress.in_batch} are in batch files' if progress.in_batch else ''
+  if progress.in_batch:
+    folders = sorted({str(owners.folder_of(one)) for one in batches.open_folders(store)})
+    out += f' (of {", ".join(folders)}: --read_batch, or --give_up_batch if no answers will come)'
   _say(f'{progress.answered} answered{before}{old}{out}, {progress.failed} failed.')
   _say_failures(progress.failures)
   if given.plan.price:
@@ -250,14 +293,13 @@ def _preview(given: Settings, store: Store, annotator: Annotator) -> int:
       gold = source.dataset.fields(row)[1]
       for completion, reason in annotator.completions(source, row, total) or ():
         right = total.agree
-        read = judge(source.dataset, row, gold, completion, reason, total)
+        read = judge(source, row, gold, completion, reason, total)
         is_right = total.agree > right if gold else None
         shown.append(preview.Shown(given.asking.prompt.question(row), gold, read, is_right))
   print(preview.table(shown))
   everything = given.asking.samples * sum(1 for source in given.sources for _ in source.asked())
-  cost = None
-  if given.plan.price:
-    cost = given.plan.price.cost(total.tokens)
+  cost = total.charged if given.plan.price else None
+  if cost is not None:
     _say(f'the preview cost ${dollars(store.ledger().spent - before):.4f}.')
   print(preview.summary(total, len(shown), everything, cost))
   print('Nothing more is asked: leave out --preview to annotate all; these answers are kept.')
@@ -276,15 +318,17 @@ def _some(given: Settings) -> list[Source]:
 
 def _write_batch(given: Settings, store: Store, annotator: Annotator) -> int:
   flags = given.flags
-  folder = pathlib.Path(flags.write_batch)
+  folder = pathlib.Path(flags.write_batch).expanduser()
   requests = _once(map(annotator.requests, given.sources))
   dialect = _dialect(given, store)
-  done = batches.write(folder, requests, store, given.plan, dialect)
+  most = flags.part or batches.MOST_REQUESTS
+  done = batches.write(folder, requests, store, given.plan, dialect, most)
   if given.asking.words is not None:
     short = _once(map(annotator.condensing, given.sources))
-    more = batches.write(folder, short, store, given.plan, dialect)
+    more = batches.write(folder, short, store, given.plan, dialect, most)
     done.parts += more.parts
     done.requests += more.requests
+    done.is_over |= more.is_over
   for part in done.parts:
     print(part)
   _say(
@@ -301,13 +345,21 @@ def _read_batch(given: Settings, store: Store, annotator: Annotator) -> None:
   parts = itertools.chain(
     map(annotator.requests, given.sources), map(annotator.condensing, given.sources)
   )
-  done = batches.read(pathlib.Path(flags.read_batch), _once(parts), store, given.plan)
+  folder = pathlib.Path(flags.read_batch).expanduser()
+  done = batches.read(folder, _once(parts), store, given.plan)
   _say(f'{done.answered} answered, {done.failed} failed, {done.known} were read before.')
   _say_failures(done.failures)
   if done.strangers:
     _say(f'{done.strangers} answers are to other requests: another model, prompt or setting.')
   if done.out:
     _say(f'{done.out} requests of {flags.read_batch} have no answer yet.')
+
+
+def _give_up_batch(given: Settings, store: Store) -> int:
+  folder = pathlib.Path(given.flags.give_up_batch).expanduser()
+  count = batches.give_up(folder, store)
+  _say(f'{count} requests of {folder} count as charged, and are asked by the next run.')
+  return 0
 
 
 def _counts(counts: dict[str, int]) -> str:

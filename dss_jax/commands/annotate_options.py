@@ -16,8 +16,8 @@ from dss_jax import datasets
 from dss_jax.datasets import release, unpacking
 from dss_jax.settings import arguments
 from dss_jax.settings.errors import ConfigError
-from dss_jax.teacher import asking, client, filters, prices, prompts
-from dss_jax.teacher.annotations import Source
+from dss_jax.teacher import asking, client, filters, prices, prompts, reading
+from dss_jax.teacher.annotations import Read, Source
 from dss_jax.teacher.requests import CAP
 from dss_jax.teacher.run import Plan
 from dss_jax.teacher.store import Limits
@@ -25,7 +25,11 @@ from dss_jax.teacher.store import Limits
 OPENAI = 'https://api.openai.com/v1'
 MODES = ('chat', 'completions')
 REUSES = ('same-request', 'same-prompt')
-_OWN = ('model', 'messages', 'prompt', 'stream', 'n', CAP, 'temperature', 'stop', 'response_format')
+_OWN = (
+  'model', 'messages', 'prompt', 'stream', 'n', CAP, 'temperature', 'stop', 'response_format',
+  # Other names of the cap, and what multiplies an answer: its price is reserved before it is sent.
+  'max_completion_tokens', 'max_output_tokens', 'max_new_tokens', 'best_of', 'num_return_sequences',
+)  # fmt: skip
 _DESCRIPTION = """\
 Asks a large language model, at any server that speaks OpenAI's protocol, for a rationale and a
 label of every input, and prepares the data set from its answers. Every answer is kept at once:
@@ -72,7 +76,10 @@ def settings(argv: Sequence[str]) -> Settings:
   if not known and given.input is None:
     datasets.get(given.dataset)  # raises
   dataset = datasets.get(given.dataset) if known else prompt.dataset(given.dataset)
-  filters.Filter(given.filter, dataset.metric)  # raises, before money is spent
+  # What follows raises, before money is spent.
+  filters.Filter(given.filter, dataset.metric)
+  prompt.check(dataset)
+  dataset = release.with_parser(dataset, given.parser)
   client.check_address(given.base_url)
   output = _output(given)
   return Settings(
@@ -112,10 +119,19 @@ def _asking(given: argparse.Namespace, prompt: prompts.Prompt) -> asking.Asking:
   )
 
 
-def _plan(given: argparse.Namespace) -> Plan:
-  price = prices.known(given.model, given.base_url)
+def price_of(given: argparse.Namespace, model: str) -> prices.Price | None:
+  """What a model costs by the price file, or else by a package of prices.
+
+  Raises:
+    ConfigError: the price file cannot be read, or has no price of the model.
+  """
   if given.price_file:
-    price = prices.load(given.price_file, given.model)
+    return prices.load(given.price_file, model)
+  return prices.known(model, given.base_url)
+
+
+def _plan(given: argparse.Namespace) -> Plan:
+  price = price_of(given, given.model)
   if given.max_usd is not None and price is None:
     raise ConfigError(
       f'--max_usd={given.max_usd:g} needs the price of {given.model!r}: --price_file=FILE, JSON '
@@ -163,29 +179,51 @@ def _input(given: argparse.Namespace, dataset: release.Dataset) -> list[Source]:
     raise ConfigError('expected --input=FILE or --raw_dir=DIR, not both.')
   if not path.is_file():
     raise ConfigError(f'--input={path}: there is no such file.')
-  return [Source(given.split[0] if given.split else 'train', path, dataset, given.limit)]
+  if len(given.split) > 1:
+    raise ConfigError('--input is one file, so one --split at most.')
+  if given.filter != filters.NONE:
+    raise ConfigError('--filter is of dss prepare, which does not read --input: filter the rows.')
+  name = given.split[0] if given.split else 'train'
+  return [Source(name, path, dataset, given.limit, read=_reader(given))]
+
+
+def _reader(given: argparse.Namespace) -> Read:
+  """How dss prepare reads completions with the same --parser."""
+  return reading.read if given.parser == release.PARSERS[0] else reading.read_as_is
 
 
 def _raw_files(given: argparse.Namespace, dataset: release.Dataset) -> list[Source]:
-  """A source for each raw file of the wanted splits: train holds validation too, if it is so."""
+  """A source for each raw file of the wanted splits."""
   if not given.raw_dir:
     raise ConfigError('expected --raw_dir=DIR, which holds NAME/, or --input=FILE of inputs.')
   folder = release.release_folder(_raw_folder(given), dataset)
   if unknown := [split for split in given.split if split not in dataset.splits]:
     raise ConfigError(f'--split={unknown[0]}: {dataset.name} has {", ".join(dataset.splits)}.')
-  sources = {}
-  for split in given.split or dataset.splits:
-    name, wanted = dataset.splits[split], release.wanted_files(dataset, folder, split)
-    path = next((path for path in wanted if path.is_file()), None)
+  sources, wanted = {}, given.split or list(dataset.splits)
+  for split in wanted:
+    name, paths = dataset.splits[split], release.wanted_files(dataset, folder, split)
+    path = next((path for path in paths if path.is_file()), None)
     if path is not None:
-      sources[name] = Source(name, path, dataset, given.limit)
+      rows = _rows_of(dataset, path, wanted) if name == dataset.splits['train'] else None
+      sources[name] = Source(name, path, dataset, given.limit, rows, _reader(given))
     elif given.split:
-      raise ConfigError(f'--split={split}: {" or ".join(map(str, wanted))} is missing.')
+      raise ConfigError(f'--split={split}: {" or ".join(map(str, paths))} is missing.')
     else:
-      print(f'{split} is left out: {wanted[0]} is missing.', file=sys.stderr)
+      print(f'{split} is left out: {paths[0]} is missing.', file=sys.stderr)
   if not sources:
     raise ConfigError(f'no raw file of {dataset.name} is in {folder / dataset.name}.')
   return list(sources.values())
+
+
+def _rows_of(
+  dataset: release.Dataset, path: pathlib.Path, wanted: list[str]
+) -> frozenset[int] | None:
+  """Which rows of train's file are of the wanted splits; None: all of them."""
+  if not dataset.holds_out_validation or {'train', 'validation'} <= set(wanted):
+    return None
+  count = sum(1 for _ in dataset.read(path))
+  held_out = release.held_out_rows(count)
+  return held_out if 'validation' in wanted else frozenset(range(count)) - held_out
 
 
 def _raw_folder(given: argparse.Namespace) -> pathlib.Path:
@@ -262,6 +300,10 @@ def _add_answers(group: Any) -> None:
                      'for a batch API or `vllm run-batch`')  # fmt: skip
   batch.add_argument('--read_batch', metavar='DIR', help='ask nothing; read output and error '
                      'files of a batch')  # fmt: skip
+  batch.add_argument('--give_up_batch', metavar='DIR', help='its answers will never come: count '
+                     'them as charged, so that they can be asked again')  # fmt: skip
+  add('--part', type=_count, metavar='N', help='requests in a file of --write_batch (50,000, the '
+      'most; fewer for machines that may be lost)')  # fmt: skip
 
 
 def _add_limits(group: Any) -> None:

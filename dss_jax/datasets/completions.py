@@ -10,6 +10,7 @@ Owns: both forms, what is refused in them, `teacher.json`. Does not own: which r
 """
 
 import dataclasses
+import hashlib
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -89,7 +90,7 @@ def read_provenance(folder: pathlib.Path) -> Provenance:
   """The provenance of a folder of JSON lines.
 
   Raises:
-    ConfigError: `teacher.json` is missing or malformed.
+    ConfigError: `teacher.json` is missing or malformed, or has the hashes of other files.
   """
   path = folder / TEACHER_FILE
   if not path.is_file():
@@ -97,7 +98,35 @@ def read_provenance(folder: pathlib.Path) -> Provenance:
       f'{path} is missing; expected who wrote the completions, at least {{"teacher": "NAME OF THE '
       'MODEL"}, so that model cards name the right one.'
     )
-  return provenance_of(json_form.read_object(path), str(path))
+  values = json_form.read_object(path)
+  found = provenance_of(values, str(path))
+  if 'files' in values:  # of other tools it may be missing
+    for file in files_in(folder):
+      check_file(file, values)
+  return found
+
+
+def files_in(folder: pathlib.Path) -> list[pathlib.Path]:
+  """The JSON lines in a folder."""
+  return sorted(path for path in folder.glob('*.jsonl*') if is_lines(path))
+
+
+def check_file(path: pathlib.Path, notes: Mapping[str, Any]) -> None:
+  """Compares a file with its hash in `files` of teacher.json.
+
+  Raises:
+    ConfigError: it is another one.
+  """
+  files = notes['files']
+  record = files.get(path.name) if isinstance(files, Mapping) else None
+  wanted = record.get('sha256') if isinstance(record, Mapping) else None
+  with path.open('rb') as file:
+    if hashlib.file_digest(file, 'sha256').hexdigest() == wanted:
+      return
+  raise ConfigError(
+    f'{path} is not the file that {TEACHER_FILE} speaks of: run the same dss annotate again, or if '
+    f'you changed the file yourself, take "files" out of {TEACHER_FILE}.'
+  )
 
 
 def read(paths: Sequence[pathlib.Path]) -> Iterator[Outputs]:

@@ -176,9 +176,11 @@ def _cells_at(
   in_row = {name: 1 / run_config.rows_per_example(run) for name, run in runs.items()}
   with contextlib.suppress(ValueError):  # of data that cannot be read: its training will say so
     in_row = {name: labels_per_row(run) for name, run in runs.items()}
-  rows = {
-    name: _rows(run, in_row[students[0]], in_row[name], devices) for name, run in runs.items()
-  }
+  # Of a method with one row an example, or what one would have: whichever methods are asked for.
+  per_example = {name: run_config.rows_per_example(run) for name, run in runs.items()}
+  plainest = min(students, key=per_example.__getitem__)
+  labels_of_one = in_row[plainest] * per_example[plainest]
+  rows = {name: _rows(run, labels_of_one, in_row[name], devices) for name, run in runs.items()}
   passes = {name: (run.method or methods.get(methods.DEFAULT)).passes for name, run in runs.items()}
   work = {name: rows[name] * passes[name] * run.train_steps for name, run in runs.items()}
   first = students[0]
@@ -201,25 +203,23 @@ def _cells_at(
     yield cell(title, first, ratio, BATCH_SIZE=rows[first], TRAIN_STEPS_RELATIVE=steps)
 
 
-def _rows(
-  run: run_config.RunConfig, labels_of_first: float, labels_here: float, devices: int
-) -> int:
-  """The rows of a batch that has as many labels as BATCH_SIZE rows of the first method.
+def _rows(run: run_config.RunConfig, labels_of_one: float, labels_here: float, devices: int) -> int:
+  """The rows of a batch with as many labels as BATCH_SIZE rows of a method with one an example.
 
   Args:
     run: whose batch.
-    labels_of_first: in a row of the first method.
+    labels_of_one: in a row of such a method.
     labels_here: in a row of this one.
     devices: of the machine.
   """
   each = run_config.rows_per_example(run)
-  if abs(each * labels_here / labels_of_first - 1) <= TOLERANCE:
+  if abs(each * labels_here / labels_of_one - 1) <= TOLERANCE:
     return run.data.batch_size * each
   method = run.method or methods.get(methods.DEFAULT)
   sizes = partitioning.mesh_sizes(run.mesh, devices)
   unit = sizes[0] * sizes[1] * run.num_microbatches
   unit *= run_config.rows_per_example(run) if method.is_grouped else 1
-  return unit * max(1, round(run.data.batch_size * labels_of_first / labels_here / unit))
+  return unit * max(1, round(run.data.batch_size * labels_of_one / labels_here / unit))
 
 
 def _slug(value: Any) -> str:

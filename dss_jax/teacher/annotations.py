@@ -5,27 +5,32 @@ Owns the exchange form (docs/teacher.md), in which outputs of other tools come i
     OUT/{split}.jsonl   {"input": .., "completions": [..], "finish_reasons": [..]} for each raw row
     OUT/teacher.json    who was asked, how, when, at what cost
 
-Does not own: asking (run.py), what is prepared from it (commands/prepare.py).
+Does not own: asking (run.py), what teacher.json says of several files (teacher_notes.py), what is
+prepared from it (commands/prepare.py).
 """
 
 import dataclasses
 import json
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from dss_jax.datasets import labels, release
 from dss_jax.datasets.completions import MAX_COMPLETION
 from dss_jax.settings import whole_files
 from dss_jax.settings.errors import ConfigError
-from dss_jax.teacher import reading
+from dss_jax.teacher import reading, teacher_notes
 from dss_jax.teacher.asking import Asking, Parse
 from dss_jax.teacher.prices import DOLLAR
 from dss_jax.teacher.requests import Request, Tokens
 from dss_jax.teacher.store import Kept, Store
 
 ROWS = 'rows'
+"""The folder of parsed rows."""
 LICENCE_NOTE = 'Texts written by {teacher}; the terms of its provider may limit their use.'
+
+
+Read = Callable[[str, Parse, str | None], reading.Reading]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +42,8 @@ class Source:
     path: of the raw file.
     dataset: how its rows and completions read.
     limit: rows that are asked about, from the first; None: all.
-    chosen: or only these, by number from 0.
+    chosen: of these only those with a number in it, from 0.
+    read: a completion, by the data set's parser.
   """
 
   name: str
@@ -45,6 +51,7 @@ class Source:
   dataset: release.Dataset
   limit: int | None = None
   chosen: frozenset[int] | None = None
+  read: Read = reading.read
 
   def asked(self) -> Iterator[release.Row]:
     """The rows that are asked about, read anew."""
@@ -52,10 +59,15 @@ class Source:
       yield row
 
   def few(self, count: int) -> 'Source':
-    """The same with so many of its rows, evenly spread over the file."""
-    rows = sum(1 for _ in self._numbered())
-    chosen = {number * rows // count for number in range(min(count, rows))}
+    """The same with so many of its rows, evenly spread over them."""
+    numbers = [number for number, _ in self._numbered()]
+    count = min(count, len(numbers))
+    chosen = {numbers[one * len(numbers) // count] for one in range(count)}
     return dataclasses.replace(self, chosen=frozenset(chosen))
+
+  def whole(self) -> 'Source':
+    """The same with all rows up to the limit."""
+    return dataclasses.replace(self, chosen=None)
 
   def _numbered(self) -> Iterator[tuple[int, release.Row]]:
     for number, (_, row) in enumerate(self.dataset.read(self.path)):
@@ -67,7 +79,19 @@ class Source:
 
 @dataclasses.dataclass
 class Written:
-  """What was written of a source, or of all: rows, statuses of completions, who answered."""
+  """What was written of a source, or of all: rows, statuses of completions, who answered.
+
+  Attributes:
+    rows: that were asked about.
+    judged: completions of rows with a gold label; `agree`: those with that label.
+    statuses: of completions, counted.
+    models: that wrote what is used.
+    requests: whose answers are used; `tokens`: of these.
+    charged: billionths of a dollar for all that was asked, failures included.
+    latest: when the last answer came.
+    long: rationales that were to be made short, and were not.
+    seen: requests that are counted.
+  """
 
   rows: int = 0
   agree: int = 0
@@ -76,14 +100,23 @@ class Written:
   models: set[str] = dataclasses.field(default_factory=set)
   requests: int = 0
   tokens: Tokens = Tokens(0, 0, 0)  # noqa: RUF009  a tuple
+  charged: int = 0
   latest: str = ''
+  long: int = 0
+  seen: set[bytes] = dataclasses.field(default_factory=set)
 
-  def add(self, kept: Kept) -> None:
-    """Counts an answer that is used."""
+  def add(self, request: Request, kept: Kept | None, is_used: bool = True) -> None:
+    """Counts what is kept of a request, once."""
+    if kept is None or request.key in self.seen:
+      return
+    self.seen.add(request.key)
+    self.charged += kept.charged
+    if not is_used or kept.answer is None:
+      return
     self.models.add(kept.model)
     self.requests += 1
     self.latest = max(self.latest, kept.at)
-    if kept.answer and kept.answer.tokens:
+    if kept.answer.tokens:
       total = zip(self.tokens, kept.answer.tokens, strict=True)
       self.tokens = Tokens(*(before + more for before, more in total))
 
@@ -124,27 +157,42 @@ class Annotator:
     if not any(one and one.state != 'claimed' for one in kept):
       return None
     parse = parser(source.dataset, row)
-    return [self._completion(row, one, parse, total) for one in kept]
+    return [
+      self._completion(row, request, one, parse, total)
+      for request, one in zip(requests, kept, strict=True)
+    ]
 
   def _completion(
-    self, row: release.Row, kept: Kept | None, parse: Parse, total: Written
+    self, row: release.Row, request: Request, kept: Kept | None, parse: Parse, total: Written
   ) -> tuple[str, str | None]:
+    total.add(request, kept)
     if kept is None or kept.answer is None:
       return '', None
-    total.add(kept)
-    text, request = None, self.asking.condensing(row, kept.answer, parse)
-    short = self._store.find(request, self._same) if request else None
-    if short and short.answer:
-      total.add(short)
-      text = short.answer.text
+    text, condensing = None, self.asking.condensing(row, kept.answer, parse)
+    if condensing is not None:
+      short = self._store.find(condensing, self._same)
+      if short and short.answer and self.asking.is_shorter(short.answer, kept.answer, parse):
+        text = short.answer.text
+      total.add(condensing, short, is_used=text is not None)
+      total.long += text is None
     completion = self.asking.completion(kept.answer, parse, text)
     return completion[:MAX_COMPLETION], kept.answer.finish_reason
+
+  def check(self, sources: list[Source], folder: pathlib.Path) -> None:
+    """Refuses, before anything is asked, a folder whose other files `write` would refuse.
+
+    Raises:
+      ConfigError: it has other splits of another teacher.
+    """
+    if not self._same:  # else the teacher may be another one
+      names = {f'{source.name}.jsonl' for source in sources}
+      teacher_notes.others_of(folder, names, self._by(self.asking.model))
 
   def write(
     self,
     sources: list[Source],
     folder: pathlib.Path,
-    dollars: float | None,
+    has_price: bool,
     refused: Mapping[str, str | None],
     with_rows: bool = False,
   ) -> Written:
@@ -153,7 +201,7 @@ class Annotator:
     Args:
       sources: the data set's, each with a name of its own.
       folder: is made if there is none.
-      dollars: that were spent; None: not counted.
+      has_price: money was counted.
       refused: parameters that the server did not take, and what was sent instead.
       with_rows: also write rows/{split}.jsonl, which tasks.files.source reads.
 
@@ -161,22 +209,30 @@ class Annotator:
       The sums over all sources.
 
     Raises:
-      ConfigError: there is no answer; files of before stay as they are.
+      ConfigError: there is no answer, or the folder has other splits of another teacher; files of
+        before stay as they are.
     """
-    total, files = Written(), []
+    total = Written()
+    texts: dict[str, tuple[str, str]] = {}
+    records: dict[str, teacher_notes.Record] = {}
     for source in sources:
-      found = [self._lines(source, row, total) for row in source.asked()]
-      files.append((source, *(zip(*found, strict=True) if found else ((), ()))))
+      before = dataclasses.replace(total)
+      lines = [self._lines(source, row, total) for row in source.asked()]
+      outputs, rows = (''.join(line[kind] for line in lines) for kind in (0, 1))
+      name = f'{source.name}.jsonl'
+      texts[name] = (outputs, rows)
+      records[name] = self._record(outputs, before, total, has_price, refused)
     if not total.requests:
       raise ConfigError('no request has an answer, so there is nothing to write or to prepare.')
+    notes = teacher_notes.together(folder, records, self._about(total))
     folder.mkdir(parents=True, exist_ok=True)
-    for source, outputs, rows in files:
-      whole_files.write_text(folder / f'{source.name}.jsonl', ''.join(outputs))
+    for name, (outputs, rows) in texts.items():
+      whole_files.write_text(folder / name, outputs)
       if with_rows:
         (folder / ROWS).mkdir(exist_ok=True)
-        whole_files.write_text(folder / ROWS / f'{source.name}.jsonl', ''.join(rows))
-    about = json.dumps(self._about(total, dollars, refused), indent=2, ensure_ascii=False)
-    whole_files.write_text(folder / 'teacher.json', f'{about}\n')
+        whole_files.write_text(folder / ROWS / name, rows)
+    # Last: until then the hashes of before keep the folder from being prepared.
+    teacher_notes.write(folder, notes)
     return total
 
   def _lines(self, source: Source, row: release.Row, total: Written) -> tuple[str, str]:
@@ -186,7 +242,7 @@ class Annotator:
       return '', ''
     text, gold = source.dataset.fields(row)
     total.rows += 1
-    read = [judge(source.dataset, row, gold, *one, total) for one in found]
+    read = [judge(source, row, gold, *one, total) for one in found]
     completions, reasons = zip(*found, strict=True)
     rationales, labels_ = [one.rationale for one in read], [one.label for one in read]
     parsed = {
@@ -198,28 +254,40 @@ class Annotator:
     raw = {'input': text, 'completions': completions, 'finish_reasons': reasons}
     return _json_line(raw), _json_line(parsed)
 
-  def _about(
-    self, total: Written, dollars: float | None, refused: Mapping[str, str | None]
-  ) -> Mapping[str, Any]:
-    teacher = ', '.join(sorted(total.models)) or self.asking.model
-    prompt = self.asking.prompt
-    return {
-      'teacher': teacher,
-      'prompt': {'name': prompt.name, 'version': prompt.version},
-      'parameters': {
+  def _record(
+    self,
+    outputs: str,
+    before: Written,
+    total: Written,
+    has_price: bool,
+    refused: Mapping[str, str | None],
+  ) -> teacher_notes.Record:
+    """What teacher.json says of a file, from the sums before it and after it."""
+    tokens = (after - earlier for after, earlier in zip(total.tokens, before.tokens, strict=True))
+    return teacher_notes.Record(
+      sha256=teacher_notes.sha256(outputs),
+      parameters={
         **self.asking.parameters,
         'mode': 'chat' if self.asking.is_chat else 'completions',
         'samples': self.asking.samples,
         'rationale_from': self.asking.source,
         'condense': self.asking.words,
-        'refused': refused,
+        'refused': dict(refused),
       },
-      'date': total.latest,
-      'requests': total.requests,
-      'tokens': total.tokens._asdict(),
-      'usd': dollars,
-      'licence_note': LICENCE_NOTE.format(teacher=teacher),
-    }
+      requests=total.requests - before.requests,
+      tokens=Tokens(*tokens)._asdict(),
+      usd=dollars(total.charged - before.charged) if has_price else None,
+    )
+
+  def _about(self, total: Written) -> dict[str, Any]:
+    """Who was asked."""
+    teacher = ', '.join(sorted(total.models))
+    note = LICENCE_NOTE.format(teacher=teacher)
+    return {**self._by(teacher), 'date': total.latest, 'licence_note': note}
+
+  def _by(self, teacher: str) -> dict[str, Any]:
+    prompt = self.asking.prompt
+    return {'teacher': teacher, 'prompt': {'name': prompt.name, 'version': prompt.version}}
 
 
 def parser(dataset: release.Dataset, row: release.Row) -> Parse:
@@ -228,7 +296,7 @@ def parser(dataset: release.Dataset, row: release.Row) -> Parse:
 
 
 def judge(
-  dataset: release.Dataset,
+  source: Source,
   row: release.Row,
   gold: str,
   completion: str,
@@ -236,10 +304,10 @@ def judge(
   total: Written,
 ) -> reading.Reading:
   """Reads a completion, and counts its status and whether its label is the gold one."""
-  read = reading.read(completion, parser(dataset, row), reason)
+  read = source.read(completion, parser(source.dataset, row), reason)
   total.statuses[read.status] = total.statuses.get(read.status, 0) + 1
   total.judged += bool(gold)
-  total.agree += bool(gold) and labels.CORRECT[dataset.metric](gold, read.label)
+  total.agree += bool(gold) and labels.CORRECT[source.dataset.metric](gold, read.label)
   return read
 
 

@@ -92,6 +92,13 @@ class Asking:
     cap = max(self.words * TOKENS_OF_WORD, self.parameters[CAP] if answer.reasoning else 0)
     return Request(self.model, form, {**kept, CAP: cap})
 
+  def is_shorter(self, short: Answer, answer: Answer, parse: Parse) -> bool:
+    """Whether the answer to `condensing` can stand for a rationale: whole, shorter, no refusal."""
+    chain, _ = self._parts(answer, parse)
+    whole = short.finish_reason in (None, 'stop')
+    fewer = 0 < len(short.text.split()) < len(chain.split())
+    return whole and fewer and not reading.refuses(short.text)
+
   def completion(self, answer: Answer, parse: Parse, short: str | None = None) -> str:
     """An answer as the data set's parser reads it: the rationale, then the answer.
 

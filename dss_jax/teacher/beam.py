@@ -6,9 +6,10 @@
 Reads what `dss annotate --write_batch=DIR` wrote, and writes what `--read_batch=DIR` reads: Beam
 takes the place of a batch API. So answers of laptop, batch API and Beam come together in one store,
 by the key of their request, and under one budget, which was reserved when the files were written.
+Run again, it asks what has no line in DIR/answers*.jsonl yet.
 
-Owns: the pipeline. Does not own: one exchange (client.py), the pace (pace.py), the form of the
-files (batches.py). Beam's pins contradict ours, so it lives in an environment of its own
+Owns: the pipeline. Does not own: one exchange (client.py), the pace (pace.py), the form of a line
+(batch_lines.py). Beam's pins contradict ours, so it lives in an environment of its own
 (requirements-beam.txt), with this package installed without its dependencies. Nothing else imports
 this module.
 """
@@ -16,30 +17,38 @@ this module.
 import argparse
 import asyncio
 import json
+import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from typing import Any
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import apache_beam as beam
+from apache_beam.io import filesystems
 from apache_beam.options import pipeline_options
 
 from dss_jax.settings.errors import ConfigError
-from dss_jax.teacher import pace
-from dss_jax.teacher.answers import Answer, Failure
-from dss_jax.teacher.client import Client
+from dss_jax.teacher import batch_lines, pace
+from dss_jax.teacher.answers import CHARGED, Answer, Failure
+from dss_jax.teacher.client import Client, ForbiddenError
 from dss_jax.teacher.requests import Request
 
 AT_ONCE = 16
 """Requests of one worker thread."""
 TRIES = 6
-"""As of run.py, which keeps answers where Beam has no store."""
+"""As of run.py, of what costs nothing: one try is reserved, so no more than one may be charged."""
+MOST_FORBIDDEN = 10
+"""Requests that a worker may be forbidden before its first answer: then all of them are."""
+UNSENT = 'unsent'
+"""The pipeline's counter of requests that nobody was asked."""
 
 
 class Ask(beam.DoFn):
   """Asks lines of a batch file, and yields lines of an output file; an error is a line, too.
 
-  It never fails a bundle: Beam would ask all of it again, and lose what was paid for.
+  It never fails a bundle: Beam would ask all of it again, and lose what was paid for. What is not
+  sent, since the server will answer nothing, has no line.
   """
 
   def __init__(self, base_url: str, key_variable: str | None, timeout: float, rate: float | None):
@@ -53,7 +62,9 @@ class Ask(beam.DoFn):
     self._client = Client(*self._arguments)
     self._loop.run_until_complete(self._client.__aenter__())
     self._pace = pace.Pace(AT_ONCE, requests_per_minute=self._rate)
-    self._over: str | None = None
+    self._is_over = False
+    self._forbidden = 0
+    self._unsent = beam.metrics.Metrics.counter('teacher', UNSENT)
 
   def teardown(self) -> None:
     """Closes it."""
@@ -65,52 +76,52 @@ class Ask(beam.DoFn):
     yield from self._loop.run_until_complete(self._ask_all(lines))
 
   async def _ask_all(self, lines: list[str]) -> list[str]:
-    return list(await asyncio.gather(*map(self._answered, lines)))
+    found = await asyncio.gather(*map(self._answered, lines))
+    self._unsent.inc(found.count(None))
+    return [line for line in found if line is not None]
 
-  async def _answered(self, line: str) -> str:
+  async def _answered(self, line: str) -> str | None:
     values = json.loads(line)
-    body = values['body']
-    prompt = body.pop('messages', None) or body.pop('prompt')
-    request = Request(body.pop('model'), prompt, body)
-    try:
-      outcome = await self._ask(request)
-    except ConfigError as error:
-      self._over = str(error)  # nothing will be answered: the rest is not sent
-      outcome = Failure(self._over, 'refused')
-    return json.dumps(line_of(values['custom_id'], outcome), ensure_ascii=False)
+    outcome = await self._ask(batch_lines.request_of(values))
+    if outcome is None:
+      return None
+    written = batch_lines.of_outcome(values['custom_id'], outcome)
+    return json.dumps(written, ensure_ascii=False)
 
-  async def _ask(self, request: Request) -> Answer | Failure:
+  async def _ask(self, request: Request) -> Answer | Failure | None:
+    """The outcome of a request; None if it is not sent."""
     tries = 0
-    while True:
-      if self._over is not None:
-        return Failure(self._over, 'refused')
-      outcome = await self._pace.exchange(self._client.ask, request)
-      tries += not isinstance(outcome, Answer) and outcome.kind != 'limit'
-      if isinstance(outcome, Answer) or outcome.kind in ('final', 'refused') or tries >= TRIES:
+    while not self._is_over:
+      try:
+        outcome = await self._pace.exchange(self._sent, request)
+      except ForbiddenError as error:
+        self._forbidden += 1
+        if self._forbidden < MOST_FORBIDDEN:
+          return Failure(str(error), 'refused')
+        self._end(error)
+        break
+      except ConfigError as error:
+        self._end(error)
+        break
+      if isinstance(outcome, Answer):
         return outcome
-      if outcome.wait is None:
-        await asyncio.sleep(pace.backoff(max(1, tries)))
+      tries += outcome.kind != 'limit'
+      if outcome.kind in (*CHARGED, 'refused') or tries >= TRIES:
+        return outcome
+      await asyncio.sleep(max(outcome.wait or 0.0, pace.backoff(max(1, tries))))
+    return None
 
+  async def _sent(self, request: Request) -> Answer | Failure:
+    """Asks once, unless an error that cannot pass came while the request waited for its turn."""
+    if self._is_over:
+      raise ConfigError('not sent')
+    return await self._client.ask(request)
 
-def line_of(name: str, outcome: Answer | Failure) -> dict[str, Any]:
-  """What an output file of OpenAI's Batch API has for a request.
-
-  Args:
-    name: the request's custom_id.
-    outcome: its answer, or why it has none.
-  """
-  usage = outcome.tokens and {
-    'prompt_tokens': outcome.tokens.input,
-    'completion_tokens': outcome.tokens.output,
-    'prompt_tokens_details': {'cached_tokens': outcome.tokens.cached},
-  }
-  if isinstance(outcome, Failure):
-    error = {'code': outcome.kind, 'message': outcome.reason}
-    return {'custom_id': name, 'response': None, 'error': error}
-  message = {'content': outcome.text, 'reasoning': outcome.reasoning or None}
-  choice = {'index': 0, 'message': message, 'finish_reason': outcome.finish_reason}
-  response = {'status_code': 200, 'body': {'choices': [choice], 'usage': usage}}
-  return {'custom_id': name, 'response': response, 'error': None}
+  def _end(self, error: ConfigError) -> None:
+    """The rest is not sent: nothing will be answered."""
+    if not self._is_over:
+      logging.error('%s', error)
+    self._is_over = True
 
 
 def main(argv: Sequence[str]) -> None:
@@ -125,17 +136,55 @@ def main(argv: Sequence[str]) -> None:
   add('--requests_per_minute', type=float, help='of all workers together')
   add('--workers', type=int, default=1, help='most workers (threads), which share the rate')
   given, rest = parser.parse_known_args(argv)
-  rate = given.requests_per_minute and given.requests_per_minute / given.workers
-  options = pipeline_options.PipelineOptions(rest, save_main_session=False)
-  with beam.Pipeline(options=options) as pipeline:
-    _ = (
-      pipeline
-      | 'read' >> beam.io.ReadFromText(given.input)
-      | 'spread' >> beam.Reshuffle()
-      | 'batch' >> beam.BatchElements(min_batch_size=AT_ONCE, max_batch_size=4 * AT_ONCE)
-      | 'ask' >> beam.ParDo(Ask(given.base_url, given.api_key_env, given.timeout, rate))
-      | 'write' >> beam.io.WriteToText(given.output, file_name_suffix='.jsonl')
+  unsent = _run(given, pipeline_options.PipelineOptions(rest, save_main_session=False))
+  if unsent:
+    sys.exit(
+      f'{unsent} requests were not sent: the log of the workers says why. The same command goes on '
+      'from here.'
     )
+
+
+def _run(given: argparse.Namespace, options: pipeline_options.PipelineOptions) -> int:
+  """Runs the pipeline; returns how many requests were not sent."""
+  rate = given.requests_per_minute and given.requests_per_minute / given.workers
+  # Beam writes a file of the same name anew: each run has names of its own.
+  output = f'{given.output}-{time.strftime("%Y%m%dT%H%M%S")}-{uuid.uuid4().hex[:4]}'
+  pipeline = beam.Pipeline(options=options)
+  lines = {
+    'asked': pipeline | 'requests' >> beam.io.ReadFromText(given.input),
+    'done': pipeline | 'done' >> _lines_of(f'{given.output}*.jsonl'),
+  }
+  named = {name: found | f'{name} by name' >> beam.Map(_named) for name, found in lines.items()}
+  _ = (
+    named
+    | 'join' >> beam.CoGroupByKey()
+    | 'open' >> beam.FlatMap(_open)
+    | 'spread' >> beam.Reshuffle()
+    | 'batch' >> beam.BatchElements(min_batch_size=AT_ONCE, max_batch_size=4 * AT_ONCE)
+    | 'ask' >> beam.ParDo(Ask(given.base_url, given.api_key_env, given.timeout, rate))
+    | 'write' >> beam.io.WriteToText(output, file_name_suffix='.jsonl')
+  )
+  result = pipeline.run()
+  result.wait_until_finish()
+  counters = result.metrics().query(beam.metrics.MetricsFilter().with_name(UNSENT))['counters']
+  return sum(one.result for one in counters)
+
+
+def _lines_of(pattern: str) -> beam.PTransform:
+  """The lines of files, of which there may be none."""
+  (found,) = filesystems.FileSystems.match([pattern])
+  return beam.io.ReadFromText(pattern) if found.metadata_list else beam.Create([])
+
+
+def _named(line: str) -> tuple[str, str]:
+  return json.loads(line)['custom_id'], line
+
+
+def _open(named: tuple[str, Mapping[str, Iterable[str]]]) -> Iterator[str]:
+  """The request of a name, if there is no line about it yet."""
+  _, found = named
+  if not any(True for _ in found['done']):
+    yield from list(found['asked'])[:1]
 
 
 if __name__ == '__main__':

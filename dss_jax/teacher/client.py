@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import os
+import re
 import time
 import urllib.parse
 from collections.abc import Callable
@@ -42,7 +43,14 @@ _REFUSALS = (
 )  # fmt: skip
 _NEVER_SENT = ('ConnectError', 'ConnectTimeout', 'PoolTimeout', 'UnsupportedProtocol')
 _NO_MORE_MONEY = ('insufficient_quota', 'billing_hard_limit_reached')
+# A gateway gave up waiting: the model behind it may have answered and charged.
+_PERHAPS_ANSWERED = (408, 502, 504, 524)
 MAX_WAIT = 86_400.0
+_VARIABLE = re.compile('[A-Z_][A-Z_0-9]{0,40}')
+
+
+class ForbiddenError(ConfigError):
+  """HTTP 403 before the first answer: of everything, or of one request."""
 
 
 class Client:
@@ -71,11 +79,12 @@ class Client:
       ConfigError: no address, a key within it, or no key in the variable.
     """
     check_address(base_url)
-    self._key = _key(base_url, key_variable)
+    self._key = _key(key_variable)
     self._key_variable = key_variable or KEY_VARIABLE
     self.base_url, self.timeout = base_url, timeout
     self.dialect = dict(dialect or {})
     self._on_dialect = on_dialect
+    self._has_answered = False
     logging.getLogger('httpx2').setLevel(logging.WARNING)  # a line for each request
 
   async def __aenter__(self) -> 'Client':
@@ -92,6 +101,7 @@ class Client:
 
     Raises:
       ConfigError: nothing will be answered, whatever is asked: a wrong key, an unknown model.
+      ForbiddenError: so it seems.
     """
     while True:
       body = spoken(request.body(), self.dialect)
@@ -109,24 +119,26 @@ class Client:
         parsed = json.loads(response.content)
       except (ValueError, RecursionError):
         return Failure('the answer is not JSON', 'broken')
-      outcome = answers.read(parsed)
-      if isinstance(outcome, Failure):
-        return self._without_key(outcome)
-      return outcome
+      self._has_answered = True
+      return answers.read(parsed, self._key)
 
   def _failure(
     self, error: openai.APIStatusError, request: Request, body: dict[str, Any]
   ) -> Failure | None:
     """What an HTTP error means; None if the same request can be sent in another dialect."""
     status, code = error.status_code, getattr(error, 'code', None)
-    said = self._safe(answers.error_message(error.body, f'HTTP status {status}'))
+    said = answers.error_message(error.body, f'HTTP status {status}', self._key)
     if status == 401:
       raise ConfigError(f'{self.base_url} refuses the key: {said} It is read from {self._named()}.')
-    if status in (403, 404) or code in _NO_MORE_MONEY:
-      raise ConfigError(f'{self.base_url}, asked for --model={one_line(request.model)}: {said}')
+    out_of_money = status == 402 or code in _NO_MORE_MONEY or 'credit balance' in said.lower()
+    if out_of_money or (status in (403, 404) and not self._has_answered):
+      kind = ForbiddenError if status == 403 and not out_of_money else ConfigError
+      raise kind(f'{self.base_url}, asked for --model={one_line(request.model)}: {said}')
     if status == 429:
       return Failure(said, 'limit', _wait(error.response.headers))
-    if status in (408, 409, 425) or status >= 500:
+    if status in _PERHAPS_ANSWERED:
+      return Failure(f'HTTP {status}: {said}', 'lost', _wait(error.response.headers))
+    if status in (409, 425) or status >= 500:
       return Failure(f'HTTP {status}: {said}', 'server', _wait(error.response.headers))
     name = _refused_parameter(error, said, body)
     if name is None:
@@ -150,10 +162,7 @@ class Client:
 
   def _safe(self, text: str) -> str:
     """A server's words without the key, and as one line."""
-    return one_line(text.replace(self._key, '***') if self._key else text, answers.MAX_MESSAGE)
-
-  def _without_key(self, failure: Failure) -> Failure:
-    return Failure(self._safe(failure.reason), failure.kind, failure.wait, failure.tokens)
+    return one_line(answers.hidden(text, self._key), answers.MAX_MESSAGE)
 
 
 def spoken(body: dict[str, Any], dialect: dict[str, str | None]) -> dict[str, Any]:
@@ -184,12 +193,14 @@ def check_address(base_url: str) -> None:
     raise ConfigError(f'{wanted}, got {one_line(base_url, 100)!r}.')
 
 
-def _key(base_url: str, variable: str | None) -> str:
+def _key(variable: str | None) -> str:
   """The key in the environment, '' if none is needed."""
   key = os.environ.get(variable or KEY_VARIABLE, '').strip()
   if variable is not None and not key:
+    named = f'={variable}' if _VARIABLE.fullmatch(variable) else ''  # else it may be the key itself
     raise ConfigError(
-      f'--api_key_env={one_line(variable, 60)}: this variable is not set, or empty.'
+      f'--api_key_env{named}: expected the name of a variable of the environment that holds the '
+      'key, as MY_KEY; this variable is not set, or empty.'
     )
   if not key.isprintable() or not key.isascii():
     raise ConfigError(f'the key in {variable or KEY_VARIABLE} has letters that no key has.')
@@ -220,7 +231,13 @@ def _wait(headers: Any) -> float | None:
       parsed = mail.parsedate_tz(text)
       if parsed is None:
         continue
-      seconds = mail.mktime_tz(parsed) - time.time()
+      seconds = mail.mktime_tz(parsed) - _now(headers)
     if math.isfinite(seconds):
       return min(max(seconds, 0.0), MAX_WAIT)
   return None
+
+
+def _now(headers: Any) -> float:
+  """The server's time, since this machine's clock may be wrong; ours if it does not say."""
+  parsed = mail.parsedate_tz(headers.get('date') or '')
+  return time.time() if parsed is None else mail.mktime_tz(parsed)

@@ -8,6 +8,7 @@ disk can do.
 import asyncio
 import concurrent.futures
 import functools
+import sqlite3
 from collections.abc import Callable
 from typing import Any
 
@@ -59,9 +60,23 @@ class Commits:
             done.set_exception(error)
         continue
       for (_, done), result in zip(batch, results, strict=True):
-        if not done.done():  # else its task was cancelled
+        if done.done():  # its task was cancelled
+          continue
+        if isinstance(result, Exception):
+          done.set_exception(result)
+        else:
           done.set_result(result)
 
   def _together(self, batch: list[tuple[Change, asyncio.Future[Any]]]) -> list[Any]:
     with self._store.transaction():
-      return [change() for change, _ in batch]
+      return [self._outcome(change) for change, _ in batch]
+
+  def _outcome(self, change: Change) -> Any:
+    """What a change returns, or its error, which leaves the other changes as they are."""
+    try:
+      with self._store.part():
+        return change()
+    except sqlite3.Error:
+      raise
+    except Exception as error:
+      return error

@@ -30,6 +30,7 @@ class Pace:
   Attributes:
     limit: requests that may be in flight.
     last_success: when an answer last came, by `time.monotonic`; None before the first.
+    last_response: when the server last said anything, or a pause that it asked for ends.
     until: when the pause ends that holds everything, likewise.
   """
 
@@ -44,6 +45,7 @@ class Pace:
     self.limit = 1.0
     self.in_flight = 0
     self.last_success: float | None = None
+    self.last_response: float | None = None
     self.until = 0.0
     self._strain = 0  # refusals in a row, one a round trip, without an answer between them
     self._lowered = 0.0
@@ -91,8 +93,10 @@ class Pace:
       outcome = await ask(request)
       if isinstance(outcome, Answer) or outcome.kind in ('final', 'refused', 'broken'):
         self.answered()
-      elif outcome.kind != 'lost':
+      else:  # time-outs too: the server may have too much to do
         self.refused(sent, outcome.wait)
+        if outcome.kind in ('limit', 'server'):
+          self.last_response = max(time.monotonic(), self.until)
       return outcome
     finally:
       self.leave()
@@ -100,7 +104,7 @@ class Pace:
   def answered(self) -> None:
     """The server answered: one more may be in flight after as many answers as are in flight."""
     first = self.last_success is None
-    self.last_success = time.monotonic()
+    self.last_success = self.last_response = time.monotonic()
     self._strain = 0
     self.limit = float(self.most) if first else min(self.most, self.limit + 1 / self.limit)
 
@@ -119,7 +123,7 @@ class Pace:
     self._lowered = now
     self.limit = max(1.0, self.limit * DOWN)
     self._strain += 1
-    if wait is None and self._strain > 1:
+    if not wait and self._strain > 1:
       self.until = max(self.until, now + backoff(self._strain))
 
 

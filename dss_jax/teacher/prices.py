@@ -39,6 +39,11 @@ class Price:
       if value is not None and not 0 <= value < 1e6:
         raise ValueError(f'{field.name} is dollars per million tokens, 0 or more, not {value}')
 
+  @property
+  def is_free(self) -> bool:
+    """Whether nothing costs anything."""
+    return self.input == self.output == 0
+
   def cost(self, tokens: Tokens) -> int:
     """Of a request with its answer, in billionths of a dollar."""
     cached = self.input if self.cached_input is None else self.cached_input

@@ -106,7 +106,7 @@ def _status(output: TeacherOutput, text: str, finish_reason: str | None) -> str:
   if output.label:
     return 'ok' if output.rationale else 'no_rationale'
   text = text.strip()
-  if finish_reason == FILTERED or _REFUSES.search(text[:_START]):
+  if finish_reason == FILTERED or refuses(text):
     return 'refusal'
   if finish_reason == CUT:
     return 'cut_off'
@@ -119,3 +119,8 @@ def _status(output: TeacherOutput, text: str, finish_reason: str | None) -> str:
 def _is_finished(text: str) -> bool:
   """Whether a text ends with a mark that ends sentences, quotes or brackets, in any script."""
   return unicodedata.category(text[-1]) in ('Po', 'Pe', 'Pf') and text[-1] not in _GOES_ON
+
+
+def refuses(text: str) -> bool:
+  """Whether a text opens with a refusal, in English."""
+  return _REFUSES.search(text[:_START]) is not None

@@ -80,6 +80,7 @@ class Request:
     """The most tokens that it can be charged for: no token has less than a byte."""
     texts = [self.prompt] if isinstance(self.prompt, str) else _texts(self.prompt)
     size = sum(len(text.encode()) for text in texts)
+    size += len(json.dumps(dict(self.parameters)))  # a schema is part of what the model reads
     return Tokens(size + EXTRA_TOKENS * (len(texts) + 1), 0, self.cap)
 
   def likely_tokens(self) -> int:

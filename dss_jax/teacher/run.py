@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from dss_jax.settings.errors import ConfigError
-from dss_jax.teacher.answers import Answer, Failure
+from dss_jax.teacher.answers import CHARGED, Answer, Failure
 from dss_jax.teacher.client import Client
 from dss_jax.teacher.commits import Commits
 from dss_jax.teacher.pace import Pace, backoff
@@ -167,8 +167,7 @@ class _Run:
     self.store, self.client, self.pace, self.plan = store, client, pace, plan
     self.progress, self.commits = progress, commits
     self.started = time.monotonic()
-    self.refusals = 0
-    self.on_wire = 0
+    self.refusals = self.on_wire = 0
     self.is_over = False  # an error that cannot pass has come
     self.unsent: dict[bytes, Request] = {}  # claimed, and not on their way
     self.claimed: asyncio.Queue[Request | None] = asyncio.Queue()
@@ -196,11 +195,16 @@ class _Run:
     self.ending = asyncio.create_task(self._end())
 
   async def _end(self) -> None:
-    while self.on_wire and time.monotonic() < self.grace_ends:
-      await asyncio.sleep(0.05)
-    await self.commits(list)  # what has come in is on disk
+    await self._drain()
     for task in self.tasks:
       task.cancel()
+
+  async def _drain(self) -> None:
+    """Waits for answers on their way, and until they are on disk."""
+    while self.on_wire and time.monotonic() < self.grace_ends:
+      await asyncio.sleep(0.05)
+    await asyncio.sleep(0)  # to their tasks, which keep them
+    await self.commits(list)
 
   async def give_back(self) -> None:
     """Releases what was not sent; what was, and is not settled, counts as lost."""
@@ -212,7 +216,7 @@ class _Run:
   async def _claim_all(self, requests: Iterable[Request], workers: int) -> None:
     """Claims request after request as the workers take them, then tells the workers to end."""
     waiting = iter(requests)
-    while not self.progress.stopped:
+    while not (self.progress.stopped or self.is_over):
       batch = list(itertools.islice(waiting, await self._room()))
       if batch:
         await self._claim(batch)
@@ -240,7 +244,7 @@ class _Run:
   async def _claim(self, batch: list[Request]) -> None:
     """Claims requests and hands them to the workers; those that others are asking are put off."""
     elsewhere, rest = 0, batch
-    while rest and not self.progress.stopped:
+    while rest and not (self.progress.stopped or self.is_over):
       self.settled.clear()
       verdicts, room_may_come = await self.commits(self._verdicts, rest)
       refused = []
@@ -260,6 +264,7 @@ class _Run:
         self.progress.stopped = self.progress.stopped or OVER
       elif len(refused) == len(rest):
         await self._wait_for_room()
+        await self.commits(self.store.end_dead_claims)  # whose reservations are in the way
       rest = refused
     if elsewhere == len(batch):
       await asyncio.sleep(POLL_S)
@@ -285,6 +290,14 @@ class _Run:
   # ---------------------------------------------------------------- asking
 
   async def _work(self) -> None:
+    try:
+      await self._ask_claimed()
+    except (ConfigError, ConnectionError):
+      self.is_over, self.grace_ends = True, min(self.grace_ends, time.monotonic() + GRACE_S)
+      await self._drain()  # what other answers on their way cost is paid
+      raise
+
+  async def _ask_claimed(self) -> None:
     while (request := await self.claimed.get()) is not None:
       outcome = await self._ask(request)
       self.outstanding -= 1
@@ -311,8 +324,8 @@ class _Run:
         return outcome
       if not await self._may_go_on(request, outcome):
         return None
-      if outcome.wait is None:
-        await asyncio.sleep(backoff(max(tries, min(refusals, 5))))
+      # Beside what the server asks for, which may be 0 or past.
+      await asyncio.sleep(max(outcome.wait or 0.0, backoff(max(tries, min(refusals, 5)))))
 
   async def _sent(self, request: Request) -> Answer | Failure:
     """What comes back; a request that costs nothing is as if it had not been sent."""
@@ -338,7 +351,7 @@ class _Run:
       self.progress.slowed += 1
       return True
     self.progress.repeated += 1
-    last, patience = self.pace.last_success, PATIENCE_S
+    last, patience = self.pace.last_response, PATIENCE_S + self.client.timeout
     if last is None and failure.kind == 'network':
       patience = FIRST_PATIENCE_S
     if failure.kind != 'broken' and time.monotonic() - (last or self.started) > patience:
@@ -364,15 +377,14 @@ class _Run:
 
   async def _fail(self, request: Request, failure: Failure) -> None:
     reason, tokens = failure.reason, failure.tokens
-    paid = failure.kind in ('lost', 'broken', 'final')
-    charged = self._charged(request, tokens) if paid else 0
+    charged = self._charged(request, tokens) if failure.kind in CHARGED else 0
     self._count(tokens)
     self.progress.failed += 1
     self.progress.failures[reason] = self.progress.failures.get(reason, 0) + 1
     self.unsent.pop(request.key, None)
     await self.commits(self.store.failed, request.key, reason, charged, tokens)
     self.refusals += failure.kind == 'refused'
-    if self.refusals >= MOST_REFUSALS and not self.progress.answered:
+    if self.refusals >= MOST_REFUSALS and not self.progress.answered + self.progress.before:
       raise ConfigError(f'{self.client.base_url} refuses every request: {reason}.')
 
   def _charged(self, request: Request, tokens: Tokens | None) -> int:

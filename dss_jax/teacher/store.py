@@ -16,7 +16,7 @@ import dataclasses
 import json
 import pathlib
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from dss_jax.teacher import owners
@@ -77,6 +77,7 @@ class Kept:
     failure: why it failed.
     model: which was asked.
     at: when, in UTC.
+    charged: billionths of a dollar, tries that failed before included.
   """
 
   state: str
@@ -84,6 +85,7 @@ class Kept:
   failure: str
   model: str
   at: str
+  charged: int = 0
 
 
 class Store:
@@ -144,6 +146,24 @@ class Store:
         raise
 
   @contextlib.contextmanager
+  def part(self) -> Iterator[None]:
+    """Within a transaction: what fails within leaves nothing, and the rest of it stands.
+
+    Raises:
+      sqlite3.Error: of the file; then nothing of the transaction stands.
+    """
+    self._sql.execute('SAVEPOINT part')
+    try:
+      yield
+    except sqlite3.Error:
+      raise
+    except BaseException:
+      self._sql.execute('ROLLBACK TO part')
+      self._sql.execute('RELEASE part')
+      raise
+    self._sql.execute('RELEASE part')
+
+  @contextlib.contextmanager
   def _naming(self) -> Iterator[None]:
     try:
       yield
@@ -177,8 +197,7 @@ class Store:
       'claimed' (send it), 'answered', 'failed', 'elsewhere' (a process has claimed it), 'in_batch'
       (it is in batch files), or 'refused' (a limit would be passed).
     """
-    select = 'SELECT state, owner FROM requests WHERE key = ?'
-    state, holder = self._sql.execute(select, (request.key,)).fetchone() or (None, None)
+    state, holder = self.state(request.key)
     if state == 'answered' or (same_prompt and self._has_same(request)):
       return 'answered'
     if holder is not None:
@@ -187,17 +206,17 @@ class Store:
       return 'failed'
     if not self._reserve(worst, limits):
       return 'refused'
-    self._sql.execute(
-      'INSERT OR REPLACE INTO requests (key, same, state, owner, reserved, model, sample, at) '
-      f"VALUES (?, ?, 'claimed', ?, ?, ?, ?, {_NOW})",
+    self._sql.execute(  # what is known of a failure stays, in case the claim is given back
+      'INSERT INTO requests (key, same, state, owner, reserved, model, sample, at) '
+      f"VALUES (?, ?, 'claimed', ?, ?, ?, ?, {_NOW}) ON CONFLICT (key) DO UPDATE SET "
+      'state = excluded.state, owner = excluded.owner, reserved = excluded.reserved',
       (request.key, request.same, owner or self.owner, worst, request.model, request.sample),
     )
     return 'claimed'
 
   def _has_same(self, request: Request) -> bool:
-    return bool(
-      self._sql.execute(f'SELECT 1 FROM requests WHERE {_SAME}', (request.same,)).fetchone()
-    )
+    select = f'SELECT 1 FROM requests WHERE {_SAME}'
+    return self._sql.execute(select, (request.same,)).fetchone() is not None
 
   def _reserve(self, worst: int, limits: Limits) -> bool:
     now = self.ledger()
@@ -213,7 +232,7 @@ class Store:
     self._settle(
       key, charged, answer.tokens,
       state='answered', text=answer.text, reasoning=answer.reasoning,
-      finish_reason=answer.finish_reason,
+      finish_reason=answer.finish_reason, failure=None,
     )  # fmt: skip
 
   def failed(self, key: bytes, reason: str, charged: int | None, tokens: Tokens | None) -> None:
@@ -222,7 +241,7 @@ class Store:
 
   def adopt(self, request: Request, worst: int) -> bool:
     """Claims what was asked already, whatever the limits; False if it is answered."""
-    state = self.state(request.key)
+    state, _ = self.state(request.key)
     if state in ('answered', 'claimed'):
       return state == 'claimed'
     return self.claim(request, worst, NO_LIMITS, retry_failed=True) == 'claimed'
@@ -230,10 +249,16 @@ class Store:
   def lost(self, key: bytes, charged: int | None, limits: Limits) -> bool:
     """Counts a try that may have been charged, and reserves another one; False: a limit forbids."""
     worst = self._reserved(key)
-    self._spend(worst, worst if charged is None else charged, lost=1)
+    if worst is None:  # as in `_settle`
+      self._add(spent=charged or 0, sent=1, lost=1)
+      return False
+    charged = worst if charged is None else charged
+    self._spend(worst, charged, lost=1)
+    adding = 'UPDATE requests SET charged = COALESCE(charged, 0) + ? WHERE key = ?'
+    self._sql.execute(adding, (charged, key))
     if self._reserve(worst, limits):
       return True
-    self._sql.execute('DELETE FROM requests WHERE key = ?', (key,))
+    self._forget('key = ?', (key,))
     return False
 
   def release(self, keys: Iterable[bytes], owner: str | None = None) -> None:
@@ -246,29 +271,40 @@ class Store:
     mine = self.claims(owner or self.owner)
     for key in keys:
       if key in mine:
-        self._add(reserved=-self._reserved(key), open=-1)
-        self._sql.execute('DELETE FROM requests WHERE key = ?', (key,))
+        self._add(reserved=-(self._reserved(key) or 0), open=-1)
+        self._forget('key = ?', (key,))
+
+  def hand_over(self, keys: Iterable[bytes], owner: str) -> None:
+    """Makes another one the owner of claims."""
+    change = "UPDATE requests SET owner = ? WHERE key = ? AND state = 'claimed'"
+    self._sql.executemany(change, ((owner, key) for key in keys))
+
+  def _forget(self, where: str, values: tuple[Any, ...]) -> None:
+    """Ends claims without an outcome: what had failed before is failed again."""
+    self._sql.execute(f'DELETE FROM requests WHERE {where} AND failure IS NULL', values)
+    back = "state = 'failed', owner = NULL, reserved = NULL"
+    self._sql.execute(f'UPDATE requests SET {back} WHERE {where}', values)
 
   def end_claims(self, owner: str) -> int:
     """Counts all that an owner has claimed and not settled as lost; returns how many."""
     where, values = "state = 'claimed' AND owner = ?", (owner,)
-    count, reserved = self._sql.execute(
-      f'SELECT COUNT(*), COALESCE(SUM(reserved), 0) FROM requests WHERE {where}', values
-    ).fetchone()
+    select = f'SELECT COUNT(*), COALESCE(SUM(reserved), 0) FROM requests WHERE {where}'
+    count, reserved = self._sql.execute(select, values).fetchone()
     self._add(spent=reserved, reserved=-reserved, sent=count, open=-count, lost=count)
-    self._sql.execute(f'DELETE FROM requests WHERE {where}', values)
+    self._forget(where, values)
     return count
 
   def end_dead_claims(self) -> int:
     """As `end_claims`, of all owners that have died."""
-    dead = [one for one in self._claimants() if not owners.lives(self.path, one)]
+    dead = [one for one in self.claimants() if not owners.lives(self.path, one)]
     return sum(self.end_claims(owner) for owner in dead if owner != self.owner)
 
   def is_asking(self) -> bool:
     """Whether any process, this one included, has claims that it will settle."""
-    return any(not owners.is_folder(owner) for owner in self._claimants())
+    return any(not owners.is_folder(owner) for owner in self.claimants())
 
-  def _claimants(self) -> list[str]:
+  def claimants(self) -> list[str]:
+    """All owners of claims."""
     select = "SELECT DISTINCT owner FROM requests WHERE state = 'claimed'"
     return [owner for (owner,) in self._sql.execute(select)]
 
@@ -277,22 +313,26 @@ class Store:
     select = "SELECT key FROM requests WHERE state = 'claimed' AND owner = ?"
     return {key for (key,) in self._sql.execute(select, (owner,))}
 
-  def _reserved(self, key: bytes) -> int:
+  def _reserved(self, key: bytes) -> int | None:
     select = "SELECT reserved FROM requests WHERE key = ? AND state = 'claimed'"
-    return self._sql.execute(select, (key,)).fetchone()[0]
+    row = self._sql.execute(select, (key,)).fetchone()
+    return None if row is None else row[0]
 
   def _settle(
     self, key: bytes, charged: int | None, tokens: Tokens | None, **columns: str | None
   ) -> None:
     reserved = self._reserved(key)
+    if reserved is None:  # another process has settled it meanwhile; this try was charged, too
+      self._add(spent=charged or 0, sent=1)
+      return
     charged = reserved if charged is None else charged
     self._spend(reserved, charged, lost=0)
     counts = tokens._asdict() if tokens else {}
-    values = {'owner': None, 'reserved': None, 'charged': charged, **columns, **counts}
+    values = {'owner': None, 'reserved': None, **columns, **counts}
     names = ', '.join(f'{name} = ?' for name in values)
-    self._sql.execute(
-      f'UPDATE requests SET {names}, at = {_NOW} WHERE key = ?', (*values.values(), key)
-    )
+    names += f', charged = COALESCE(charged, 0) + ?, at = {_NOW}'
+    update = f'UPDATE requests SET {names} WHERE key = ?'
+    self._sql.execute(update, (*values.values(), charged, key))
 
   def _spend(self, reserved: int, charged: int, lost: int) -> None:
     self._add(spent=charged, reserved=-reserved, sent=1, open=-1, lost=lost)
@@ -305,9 +345,24 @@ class Store:
 
   def ledger(self) -> Ledger:
     """What was spent so far."""
-    return Ledger(
-      *self._sql.execute('SELECT spent, reserved, sent, open, lost FROM ledger').fetchone()
-    )
+    select = 'SELECT spent, reserved, sent, open, lost FROM ledger'
+    return Ledger(*self._sql.execute(select).fetchone())
+
+  def price(self, model: str, cost: Callable[[Tokens], int]) -> int:
+    """Charges what was counted as free since no price of the model was known.
+
+    Returns:
+      How many of its requests have no known cost: without tokens, or open without a reservation.
+    """
+    free = 'model = ? AND charged = 0 AND output > 0'
+    select = f'SELECT key, input, cached, output FROM requests WHERE {free}'
+    for key, *counts in self._sql.execute(select, (model,)).fetchall():
+      charged = cost(Tokens(*counts))
+      self._sql.execute('UPDATE requests SET charged = ? WHERE key = ?', (charged, key))
+      self._add(spent=charged)
+    uncounted = "(state = 'answered' AND charged = 0) OR (state = 'claimed' AND reserved = 0)"
+    select = f'SELECT COUNT(*) FROM requests WHERE model = ? AND ({uncounted})'
+    return self._sql.execute(select, (model,)).fetchone()[0]
 
   def find(self, request: Request, same_prompt: bool = False) -> Kept | None:
     """What is kept of a request, at any time, also while another thread changes the store.
@@ -316,22 +371,24 @@ class Store:
       request: as it was asked.
       same_prompt: or else an answer to the same prompt and input will do.
     """
-    columns = 'state, text, reasoning, finish_reason, input, cached, output, failure, model, at'
+    columns = (
+      'state, text, reasoning, finish_reason, input, cached, output, failure, model, at, charged'
+    )
     select = f'SELECT {columns} FROM requests WHERE'
     row = self._reader.execute(f'{select} key = ?', (request.key,)).fetchone()
     if same_prompt and (row is None or row[0] != 'answered'):
       row = self._reader.execute(f'{select} {_SAME}', (request.same,)).fetchone() or row
     if row is None:
       return None
-    state, text, reasoning, finish, *counts, failure, model, at = row
+    state, text, reasoning, finish, *counts, failure, model, at, charged = row
     tokens = None if None in counts else Tokens(*counts)
     answer = Answer(text, reasoning or '', finish, tokens) if state == 'answered' else None
-    return Kept(state, answer, failure or '', model, at)
+    return Kept(state, answer, failure or '', model, at, charged or 0)
 
-  def state(self, key: bytes) -> str | None:
-    """'answered', 'failed' or 'claimed'; None if the request is unknown."""
-    row = self._sql.execute('SELECT state FROM requests WHERE key = ?', (key,)).fetchone()
-    return row[0] if row else None
+  def state(self, key: bytes) -> tuple[str | None, str | None]:
+    """'answered', 'failed' or 'claimed', None if it is unknown; and who has claimed it."""
+    select = 'SELECT state, owner FROM requests WHERE key = ?'
+    return self._sql.execute(select, (key,)).fetchone() or (None, None)
 
   def note(self, name: str) -> dict[str, Any]:
     """What was noted under a name; {} if nothing was."""
