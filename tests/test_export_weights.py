@@ -136,6 +136,16 @@ def test_t5x_gets_the_state_of_adafactor_the_network_and_the_vocabulary(tmp_path
   assert f'INITIAL_CHECKPOINT_PATH="\'{tmp_path}/out/checkpoint_2\'"' in readme
 
 
+def test_t5x_gets_the_state_of_adamw_and_how_to_restore_it(run, tmp_path, capsys):
+  assert export(run, tmp_path / 'out', 't5x') == 0
+  assert json.loads(capsys.readouterr().out.splitlines()[-1])['optimizer_state'] == 'AdamW'
+  opened = t5x.open_pretrained(str(tmp_path / 'out' / 'checkpoint_1'))
+  assert opened.moments is not None and opened.moments._fields == ('step', 'mu', 'nu')
+  gin = (tmp_path / 'out' / 'model.gin').read_text()
+  assert 'OPTIMIZER = @optimizers.chain()' in gin and 'optax.constant_schedule.value = 5e-05' in gin
+  assert 'the state of AdamW' in (tmp_path / 'out' / 'README.md').read_text()
+
+
 def test_t5x_gets_a_relative_bias_of_every_layer_in_its_scalable_t5(tmp_path, capsys):
   made = {'optimizer': 'adafactor', 'steps': (2,), 'best': 2, 'model': OWN_BIASES}
   run = run_folders.make_run(tmp_path / 'run', **made)

@@ -12,7 +12,9 @@ from golden import make_t5x, make_t5x_adamw
 from dss_jax.checkpoints import adam, moments, transfer
 from dss_jax.checkpoints.t5x import t5x, t5x_adamw, t5x_files
 from dss_jax.models import t5
-from dss_jax.training import optimizers
+from dss_jax.parallel import partitioning
+from dss_jax.runs import pretrained
+from dss_jax.training import optimizers, train_state
 
 
 @pytest.fixture(scope='module')
@@ -96,6 +98,16 @@ def test_means_go_into_the_optimizers_state_and_out_of_it(golden):
   taken = moments.with_moments(fresh, state)
   jax.tree.map(np.testing.assert_array_equal, moments.moments_of(taken), state)
   assert moments.optimizer_of(state) == 'AdamW'
+
+
+def test_a_run_starts_with_the_state(golden, capsys):
+  opened = t5x.open_pretrained(str(golden[0] / 'plain'))
+  optimizer = optimizer_of('plain', opened.config)
+  mesh = partitioning.make_mesh(partitioning.MeshConfig())
+  abstract_state = train_state.abstract(opened.config, optimizer, mesh)
+  state = pretrained.start(str(golden[0] / 'plain'), opened.config, optimizer, abstract_state)
+  assert state.step == 0 and 'its AdamW state is continued' in capsys.readouterr().err
+  jax.tree.map(np.testing.assert_array_equal, moments.moments_of(state.opt_state), read(opened))
 
 
 def test_another_optimizers_state_is_not_taken(golden):

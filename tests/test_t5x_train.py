@@ -5,23 +5,28 @@ Needs T5X, which is on no package index: `make t5x`. All else is skipped there w
 
 import dataclasses
 import json
+import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import run_folders
 from flax import traverse_util
 
 pytest.importorskip('t5x', reason='needs T5X beside us: make t5x')
 
 import t5x_jobs
+from t5x import partitioning
 from t5x import trainer as t5x_trainer
 
-from dss_jax import methods
+from dss_jax import cli, methods
 from dss_jax.checkpoints import moments, transfer
 from dss_jax.checkpoints.t5x import t5x
+from dss_jax.data import pipeline
 from dss_jax.inference import decoding
 from dss_jax.models import t5
+from dss_jax.t5x import batches
 from dss_jax.t5x import model as distilled
 from dss_jax.training import losses, optimizers, steps, train_state
 
@@ -257,6 +262,30 @@ def test_each_continues_from_the_others_checkpoint(name, tmp_path):
   np.testing.assert_allclose(theirs, ours, rtol=1e-5)
 
 
+@pytest.mark.parametrize('name', OPTIMIZERS)
+def test_the_gin_file_of_an_export_restores_its_optimizer(name, tmp_path):
+  import gin
+  from t5x import checkpoints, models
+
+  run = run_folders.make_run(tmp_path / 'run', optimizer=name, steps=(2,), best=2)
+  command = ['export', '--to=t5x', f'--checkpoint={run}', f'--output={tmp_path / "out"}']
+  assert cli.main(command) == 0
+  with job():
+    gin.clear_config()
+    gin.add_config_file_search_path(pathlib.Path(models.__file__).parent.parent)
+    gin.parse_config_file(str(tmp_path / 'out' / 'model.gin'))
+    gin.bind_parameter('%DROPOUT_RATE', 0.0)
+    model = t5x_jobs.made('MODEL')
+    partitioner = partitioning.PjitPartitioner(num_partitions=1)
+    state, _ = t5x_jobs.state_of(model, partitioner, seed=1)
+    reader = checkpoints.Checkpointer(state, partitioner, str(tmp_path / 'out'))
+    restored = reader.restore(path=str(tmp_path / 'out' / 'checkpoint_2'))
+  before, after = (
+    traverse_util.flatten_dict(jax.device_get(each.params), sep='/') for each in (state, restored)
+  )
+  assert all((before[n] != after[n]).any() for n in before if n.endswith('kernel'))
+
+
 def test_greedy_outputs_are_ours():
   batch = t5x_jobs.our_batches(1, pack=False)[0]
   with job('OPTIMIZER = @optimizer.adamw()', 'optimizer.adamw.learning_rate = 0.01'):
@@ -303,6 +332,25 @@ def test_the_checkpoint_before_the_first_step_is_before_the_first_batch(tmp_path
   later = json.loads((tmp_path / 'checkpoint_3' / 'dataset' / 'train_ds-000-of-001').read_text())
   assert (first['window'], first['row']) == (0, 0)
   assert (later['window'], later['row']) == (0, 3 * t5x_jobs.ROWS)
+
+
+@pytest.mark.parametrize(
+  'text, message',
+  [
+    ('{"window": 0, "row": 8, "fingerprint": 1}', 'is not what MODEL_DIR was trained on'),
+    ('{"window": -1, "row": 8, "fingerprint": 1}', 'is no place in our batches'),
+    ('\x0a\x05', 'is no place in our batches: continue with the get_dataset_fn'),
+    ('[1]', 'is no place in our batches'),
+  ],
+)
+def test_a_place_in_other_data_is_refused(tmp_path, text, message):
+  (tmp_path / 'place').write_text(text)
+  t5x_jobs.our_batches(1)
+  config = pipeline.DataConfig(t5x_jobs.TASK, t5x_jobs.LENGTHS, t5x_jobs.ROWS)
+  mixture = pipeline.load_mixture(t5x_jobs.TASK, 'train', OBJECTIVE.tasks)
+  stream = batches.Batches(pipeline.TrainBatches(mixture, config), fingerprint=2)
+  with pytest.raises(ValueError, match=message):
+    stream.restore(tmp_path / 'place')
 
 
 def test_seqios_own_stream_trains_too(tmp_path):

@@ -5,6 +5,7 @@ dss_jax/data's. T5X's alternative, SeqIO's stream, is `utils.get_dataset`, whose
 completes.
 """
 
+import dataclasses
 import json
 import weakref
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from etils import epath
 from dss_jax.checkpoints.t5x import t5x_files
 from dss_jax.data import pipeline
 from dss_jax.runs import training_setup
-from dss_jax.settings import arguments
+from dss_jax.settings import arguments, fields, json_form
 
 _streams: weakref.WeakSet = weakref.WeakSet()
 
@@ -26,6 +27,26 @@ def training_begins() -> None:
   """Says that every batch that was handed out before the next one is trained on."""
   for stream in _streams:
     stream.is_training = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+  """Where a job is in its data.
+
+  Attributes:
+    window: of the next row, see `pipeline.TrainBatches`.
+    row: of the next one in that window.
+    fingerprint: of the data.
+  """
+
+  window: int
+  row: int
+  fingerprint: int
+
+  def __post_init__(self):
+    fields.check(self)
+    if self.window < 0 or self.row < 0:
+      raise ValueError(f'window and row are at least 0, not {self.window} and {self.row}.')
 
 
 class Batches(dataset_iterator.DatasetIterator):
@@ -61,7 +82,7 @@ class Batches(dataset_iterator.DatasetIterator):
   def save(self, filename: Any) -> None:
     """Writes the place of the next batch to train on."""
     place = self._batches.state if self.is_training else self._start
-    text = json.dumps({**place, 'fingerprint': self._fingerprint})
+    text = json.dumps(json_form.to_dict(Place(**place, fingerprint=self._fingerprint)))
     epath.Path(filename).write_text(text)
 
   def restore(self, filename: Any) -> None:
@@ -71,21 +92,21 @@ class Batches(dataset_iterator.DatasetIterator):
       ValueError: it is none, or one in other data.
     """
     try:
-      place = json.loads(epath.Path(filename).read_text())
-      start = {name: int(place[name]) for name in self._start}
-      fingerprint = place['fingerprint']
-    except (OSError, ValueError, KeyError, TypeError) as error:
+      text = json_form.read_text(epath.Path(filename))
+      place = json_form.from_dict(Place, json_form.parse(text, str(filename)), str(filename))
+    except (OSError, ValueError) as error:
       raise ValueError(
-        f'{filename} is no place in our batches ({error!r}): continue with the get_dataset_fn that '
-        'the run was started with, or choose another MODEL_DIR.'
+        f'{filename} is no place in our batches: continue with the get_dataset_fn that MODEL_DIR '
+        f'was started with, or choose another one. {error}'
       ) from error
-    if fingerprint != self._fingerprint:
+    if place.fingerprint != self._fingerprint:
       raise ValueError(
         'the data of MIXTURE_OR_TASK_NAME is not what MODEL_DIR was trained on: prepare it as '
         'before (raw files, filter), or choose another MODEL_DIR.'
       )
-    self._batches.restore(start)
-    self._start = start
+    self._start = {'window': place.window, 'row': place.row}
+    self._batches.restore(self._start)
+    self.is_training = False
 
 
 def get_dataset(
