@@ -3,6 +3,7 @@
 # make test    sets up what is missing and runs the tests
 # make check   lint, format and types
 # make beam    an environment with Apache Beam in build/beam, for its pipeline and that pipeline's test
+# make t5x     installs T5X's own trainer too: pinned commits from GitHub, or checkouts in the folder T5X_SRC
 # make install, make install-test: the set-up alone
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ TYPED := build/typed# links that give the package the form in which it installs,
 BEAM := build/beam# its pins contradict ours
 RUN ?= runs/smoke-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: smoke teacher-smoke test check beam install install-test clean
+.PHONY: smoke teacher-smoke test check beam t5x install install-test clean
 .DELETE_ON_ERROR:
 
 smoke: install
@@ -31,6 +32,10 @@ check: install-test
 	cd $(TYPED) && $(CURDIR)/$(VENV)/bin/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p dss_jax
 
 beam: $(BEAM)/.installed
+
+t5x: install
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint requirements.txt --editable '.[t5x]'
+	$(VENV)/bin/python -m dss_jax.launch.t5x_source
 
 install: $(VENV)/.installed
 install-test: $(VENV)/.installed-test

@@ -26,6 +26,7 @@ VERBS = {  # a verb's module has the verb's name, except for those in MODULES
   'quality': 'how good the labels and rationales of a teacher are',
   'vocab': 'train a SentencePiece vocabulary',
   'train': 'train a student',
+  't5x': "train with T5X's own trainer on the same tasks, method and loss",
   'evaluate': 'score a student on a split',
   'predict': 'label and rationale for your own inputs',
   'compare': 'train and evaluate several methods, side by side',
@@ -42,9 +43,11 @@ SHARED = (
   'predict',
   'compare',
   'sweep',
+  't5x',
 )  # several processes may run these together
 CACHE_VARIABLE = 'JAX_COMPILATION_CACHE_DIR'
 CACHE_DAYS = 90  # a compiled program that is unused for so long is removed
+EXPLAIN = '--explain_t5x'  # `dss train` prints and ends: one process does
 READER_IS_GONE = 141  # the exit code of programs that SIGPIPE ends
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 MODULES = {'import': 'import_weights', 'export': 'export_weights'}  # `import` is a Python keyword
@@ -88,7 +91,8 @@ def _run(argv: Sequence[str] | None) -> int:
     )
     if reads_settings and not is_light and not {'--help', '-h'} & set(rest):
       _import_tensorflow()
-    if verb in SHARED and not {'--help', '-h'} & set(rest):
+    is_explained = any(one.startswith(EXPLAIN) for one in rest)
+    if verb in SHARED and not {'--help', '-h'} & set(rest) and not is_explained:
       return _run_shared(verb, rest)
     return importlib.import_module(module_of(verb)).main(rest)
   except KeyboardInterrupt:

@@ -17,7 +17,7 @@ from typing import Any
 from dss_jax import datasets, methods
 from dss_jax.datasets import rows
 from dss_jax.launch import job as jobs
-from dss_jax.launch import package
+from dss_jax.launch import package, t5x_checks
 from dss_jax.launch.job import Job
 from dss_jax.settings import arguments, defaults, errors, fields, gin_files, statements
 
@@ -57,6 +57,9 @@ def check(job: Job, more: Sequence[str] = (), uploads: bool = True) -> tuple[str
       '--env=GOOGLE_APPLICATION_CREDENTIALS names a file of this machine; the hosts act as '
       '--service_account.'
     )
+  if verb == jobs.T5X:
+    _check_gin_files(job.command)
+    return t5x_checks.check(job, more, uploads)
   _check_paths(verb, given, jobs.files_to_ship(job.command, more), uploads)
   if verb == 'prepare' and 'DATA_DIR' not in dict(given):
     raise ValueError('DATA_DIR is on a machine that will be deleted: give --data_dir=gs://... .')

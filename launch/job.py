@@ -14,7 +14,8 @@ from dss_jax.launch import needed
 from dss_jax.settings import arguments, fields, topologies
 
 NAME = re.compile(r'[a-z]([-a-z0-9]{0,26}[a-z0-9])?')
-GIN_VERBS = ('train', 'compare', 'sweep', 'evaluate', 'predict')
+T5X = 't5x'
+GIN_VERBS = ('train', 'compare', 'sweep', 'evaluate', 'predict', T5X)
 VERBS = (*GIN_VERBS, 'prepare', 'vocab', 'import', 'export')
 SHIPPED_BYTES_LIMIT = 100 * 2**20
 BUCKET = re.compile(r'gs://[a-z0-9]([a-z0-9._-]{0,220}[a-z0-9])?(/.*)?')
@@ -85,6 +86,13 @@ class Job:
     """What the job runs on."""
     return topologies.topology(self.topology)
 
+  @property
+  def extra(self) -> str:
+    """The extras of dss_jax that its hosts install, as pip takes them: '[tpu,t5x]', or ''."""
+    wanted = {'tpu': self.machine.platform == 'tpu', T5X: self.command[0] == T5X}
+    names = ','.join(name for name, is_wanted in wanted.items() if is_wanted)
+    return f'[{names}]' if names else ''
+
 
 def check_remote(job: Job) -> None:
   """Refuses values that no cloud takes, and results that would be lost with the machine.
@@ -105,9 +113,8 @@ def check_remote(job: Job) -> None:
     )
   for name, value in settings(job.command):
     if macro_of(name) == 'MODEL_DIR' and not value.strip('\'"').startswith('gs://'):
-      raise ValueError(
-        f'MODEL_DIR {value!r} is on a machine that will be deleted: give --model_dir=gs://... .'
-      )
+      flag = '--gin.MODEL_DIR=\\"gs://...\\"' if job.command[0] == T5X else '--model_dir=gs://...'
+      raise ValueError(f'MODEL_DIR {value!r} is on a machine that will be deleted: give {flag} .')
 
 
 def check_forms(job: Job) -> None:
@@ -163,10 +170,10 @@ def files_to_ship(
   files: set[pathlib.Path] = set()
   if command and command[0] in GIN_VERBS:
     given = arguments.split(command[1:])
-    files |= needed.gin_files(given.files, given.search_paths)
+    files |= needed.gin_files(given.files, given.search_paths, command[0] == T5X)
   for name, value in (*settings(command), *named):
     if macro_of(name) == arguments.MODULE:
-      files |= needed.module_files(value)
+      files |= needed.module_files(value.strip('\'"'))
     elif value and not os.path.isabs(value) and os.path.isfile(value):  # or a long text
       files.add(pathlib.Path(value))
   for text in more:

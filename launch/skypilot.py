@@ -16,10 +16,11 @@ if [ ! -e installed ]; then
   python3 -m pip install --quiet --user uv
   python3 -m uv venv --quiet --seed --clear --python 3.11 venv
   if [ -e package/constraints.txt ]; then set -- --constraint package/constraints.txt; fi
-  venv/bin/python -m pip install --quiet "$@" "$(ls ~/dss/package/dss_jax-*.whl)[tpu]"
-  touch installed
+  venv/bin/python -m pip install --quiet "$@" "$(ls ~/dss/package/dss_jax-*.whl){extra}"
+{t5x}  touch installed
 fi
 """
+T5X = '  venv/bin/python -m dss_jax.launch.t5x_source --quiet\n'
 RUN = 'mkdir -p ~/dss/work && cd ~/dss/work\nexec ~/dss/venv/bin/dss'
 
 
@@ -52,7 +53,7 @@ def task(job: Job, files: bool) -> dict[str, Any]:
       },
     },
     'file_mounts': mounts,
-    'setup': SETUP,
+    'setup': SETUP.format(extra=job.extra, t5x=T5X if 't5x' in job.extra else ''),
     'run': f'{RUN} {shlex.join(job.command)}\n',
   }
   if job.environment:

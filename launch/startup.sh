@@ -76,7 +76,10 @@ install() {
   fi
   wheel=$(ls package/dss_jax-*.whl)
   "$work/venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@" \
-    "$work/$wheel$DSS_EXTRA"
+    "$work/$wheel$DSS_EXTRA" || return
+  case "$DSS_EXTRA" in
+    *t5x*) "$work/venv/bin/python" -m dss_jax.launch.t5x_source --quiet ;;
+  esac
 }
 
 again() { # COMMAND..., several times: a network may fail for minutes, and a job must not end by it

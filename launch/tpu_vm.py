@@ -55,10 +55,9 @@ class AlreadyExists(ValueError):
 
 def startup_script(job: Job) -> str:
   """The script that every host runs when it starts: the job's variables, then startup.sh."""
-  machine = job.machine
   names = {
     'DSS_FOLDER': job.folder,
-    'DSS_EXTRA': '[tpu]' if machine.platform == 'tpu' else '',
+    'DSS_EXTRA': job.extra,
     'DSS_QUEUED_RESOURCE': job.name,
     'DSS_PROJECT': job.project,
     'DSS_ZONE': job.zone,

@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from dss_jax import methods
 from dss_jax.methods import Choices, Method, Row
-from dss_jax.tasks import metrics, preprocessors, vocabulary
+from dss_jax.tasks import metrics, mixture, preprocessors, vocabulary
 from dss_jax.tasks.numbered_source import FIELDS as FIELDS  # for those who write sources
 from dss_jax.tasks.numbered_source import NumberedSource as NumberedSource
 
@@ -301,7 +301,7 @@ def _add(dataset: DatasetInfo, method: Method) -> None:
     _add_task(name, dataset, method.rows, method.label_source, keeps_groups=method.is_grouped)
   else:
     members = [_row_task(dataset, method, row) for row in method.rows]
-    seqio.MixtureRegistry.add(name, members, default_rate=1.0)
+    seqio.MixtureRegistry.add_provider(name, mixture.Mixture(name, members, default_rate=1.0))
   _infos[name] = TaskInfo(dataset, method.rows, method, method.label_source)
   if len(method.rows) == 1:
     _row_tasks.setdefault(_row_key(dataset, method, method.rows[0]), name)

@@ -28,7 +28,7 @@ RUN = {
   'optimizer': {
     'name': 'adamw', 'learning_rate': 5e-5, 'schedule': 'linear', 'warmup_steps': 0,
     'decay_steps': 10_000, 'clip_norm': 1.0, 'weight_decay': 0.0, 'b1': 0.9, 'b2': 0.999,
-    'eps': 1e-8, 'decay_rate': 0.8,
+    'eps': 1e-8, 'decay_rate': 0.8, 'factors': None,
   },
   'mesh': {'data': -1, 'fsdp': 1, 'tensor': 1},
   'eval': {

@@ -18,7 +18,7 @@ from dss_jax import cli
 from dss_jax.checkpoints import adafactor, transfer
 from dss_jax.checkpoints.hf import huggingface
 from dss_jax.checkpoints.t5x import t5x
-from dss_jax.commands import export_weights, predict
+from dss_jax.commands import predict, t5x_texts
 from dss_jax.inference import evaluator
 from dss_jax.inference.decoding import EOS_ID, Decoding
 from dss_jax.models import t5
@@ -121,7 +121,7 @@ def hf_checkpoints_arrays(opened) -> dict[transfer.Path, np.ndarray]:
 def test_t5x_gets_the_state_of_adafactor_the_network_and_the_vocabulary(tmp_path, capsys):
   run = run_folders.make_run(tmp_path / 'run', optimizer='adafactor', steps=(2,), best=2)
   assert export(run, tmp_path / 'out', 't5x') == 0
-  assert json.loads(capsys.readouterr().out.splitlines()[-1])['adafactor']
+  assert json.loads(capsys.readouterr().out.splitlines()[-1])['optimizer_state'] == 'Adafactor'
   opened = t5x.open_pretrained(str(tmp_path / 'out' / 'checkpoint_2'))
   assert_same(opened, params_of(run, 2))
   assert opened.moments is not None
@@ -136,12 +136,22 @@ def test_t5x_gets_the_state_of_adafactor_the_network_and_the_vocabulary(tmp_path
   assert f'INITIAL_CHECKPOINT_PATH="\'{tmp_path}/out/checkpoint_2\'"' in readme
 
 
+def test_t5x_gets_the_state_of_adamw_and_how_to_restore_it(run, tmp_path, capsys):
+  assert export(run, tmp_path / 'out', 't5x') == 0
+  assert json.loads(capsys.readouterr().out.splitlines()[-1])['optimizer_state'] == 'AdamW'
+  opened = t5x.open_pretrained(str(tmp_path / 'out' / 'checkpoint_1'))
+  assert opened.moments is not None and opened.moments._fields == ('step', 'mu', 'nu')
+  gin = (tmp_path / 'out' / 'model.gin').read_text()
+  assert 'OPTIMIZER = @optimizers.chain()' in gin and 'optax.constant_schedule.value = 5e-05' in gin
+  assert 'the state of AdamW' in (tmp_path / 'out' / 'README.md').read_text()
+
+
 def test_t5x_gets_a_relative_bias_of_every_layer_in_its_scalable_t5(tmp_path, capsys):
   made = {'optimizer': 'adafactor', 'steps': (2,), 'best': 2, 'model': OWN_BIASES}
   run = run_folders.make_run(tmp_path / 'run', **made)
   assert export(run, tmp_path / 'out', 't5x') == 0
   captured = capsys.readouterr()
-  assert not json.loads(captured.out.splitlines()[-1])['adafactor']
+  assert json.loads(captured.out.splitlines()[-1])['optimizer_state'] is None
   assert "Adafactor's state is left out: T5X factors layers smaller than 128" in captured.err
   assert_same(t5x.open_pretrained(str(tmp_path / 'out' / 'checkpoint_2')), params_of(run, 2))
   gin = (tmp_path / 'out' / 'model.gin').read_text()
@@ -152,7 +162,7 @@ def test_t5x_gets_a_relative_bias_of_every_layer_in_its_scalable_t5(tmp_path, ca
 
 def test_t5x_is_told_where_the_vocabulary_is_and_of_its_sentinels(tmp_path):
   loaded = vocabulary.load_vocabulary('embedded_arithmetic')
-  gin = export_weights._t5x_gin(run_folders.MODEL, loaded, tmp_path / 'spiece.model')
+  gin = t5x_texts.gin(run_folders.MODEL, loaded, tmp_path / 'spiece.model', None)
   assert f"  sentencepiece_model_file = '{tmp_path}/spiece.model'\n  extra_ids = 100\n" in gin
 
 

@@ -334,25 +334,6 @@ def test_an_unknown_topology_is_answered_with_a_near_one():
     _run('--topology=v5litepod-8')
 
 
-@pytest.mark.parametrize(
-  'line, answer',
-  [
-    ('partitioning.PjitPartitioner.num_partitions = 2', r'MESH_TENSOR, with the same number'),
-    ('partitioning.PjitPartitioner.model_parallel_submesh = (2, 2, 1, 1)', r'MESH_TENSOR, with'),
-    ('ACTIVATION_PARTITIONING_DIMS = 2', r'MESH_TENSOR; activations'),
-    ('  parameter_partitioning_dims = 2', r'MESH_FSDP: above 1 for 2'),
-  ],
-)
-def test_the_partitioner_of_t5x_is_answered_with_our_name(tmp_path, line, answer):
-  """Before anything else of the file is read: T5X's modules are not here."""
-  name = line.split('=')[0].strip()
-  file = _write(tmp_path, 'theirs.gin', f'from t5x import partitioning\nx.Y:\n{line}\n')
-  with pytest.raises(ConfigError, match=f"^{name} is a setting of T5X's; here it is {answer}"):
-    _run(f'--gin_file={file}')
-  with pytest.raises(ConfigError, match=f"is a setting of T5X's; here it is {answer}"):
-    _run(f'--gin.{line.strip().replace(" ", "")}')
-
-
 def test_a_tilde_is_the_home_folder_in_files_and_search_paths(tmp_path, monkeypatch):
   monkeypatch.setenv('HOME', str(tmp_path))
   (tmp_path / 'mine').mkdir()

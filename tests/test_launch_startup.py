@@ -233,8 +233,9 @@ def test_the_wheel_has_what_hosts_need(tmp_path):
   assert [path.suffix for path in files] == ['.whl', '.txt']
   names = subprocess.check_output([sys.executable, '-m', 'zipfile', '-l', str(files[0])], text=True)
   page = [f'experiments/report/page.{ending}' for ending in ('html.j2', 'css', 'js')]
-  launch = ('launch/host.py', 'launch/startup.sh', 'launch/local.sh')
-  for name in (*launch, 'gin/runs/train.gin', *page):
+  launch = ('launch/host.py', 'launch/startup.sh', 'launch/local.sh', 'launch/t5x_source.py')
+  gin = ('gin/runs/train.gin', 'gin/t5x/train.gin', 'gin/t5x/models/xxl.gin')
+  for name in (*launch, *gin, *page):
     assert f'dss_jax/{name}' in names
   repository = pathlib.Path(package.dss_jax.__file__).parent.parent
   assert files[1].read_bytes() == (repository / 'requirements.txt').read_bytes()

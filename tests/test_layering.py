@@ -16,6 +16,7 @@ ROOMS = (
   'cli',
   'launch',
   'commands',
+  't5x',
   'planning',
   'experiments',
   'runs',
@@ -175,7 +176,15 @@ def test_only_the_configuration_knows_gin():
 
 
 def test_nothing_needs_torch():
-  assert not [path for path in OURS if _libraries(path) & {'torch', 't5x', 'flaxformer'}]
+  assert not [path for path in OURS if _libraries(path) & {'torch', 'flaxformer'}]
+
+
+def test_t5x_is_imported_by_one_folder_that_nothing_else_imports():
+  room = _in('dss_jax/t5x/')
+  others = [path for path in OURS if path not in room]
+  assert not [path for path in others if 't5x' in _libraries(path)]
+  users = [path for path in others if 't5x' in {_part(name) for name in _our_imports(path)}]
+  assert not users, 'gin files alone name it'
 
 
 # ---------------------------------------------------------------- house rules

@@ -10,6 +10,7 @@ import pytest
 
 from dss_jax.models import t5
 from dss_jax.training import optimizers
+from dss_jax.training.factors import Factors
 
 
 def _schedule(**settings):
@@ -40,6 +41,38 @@ def test_rsqrt_is_flat_during_warmup_as_in_t5x():
   rate = _schedule(learning_rate=2.0, schedule='rsqrt', warmup_steps=100)
   np.testing.assert_allclose(rate([0, 50, 100, 400, 10_000]), [0.2, 0.2, 0.2, 0.1, 0.02], rtol=1e-6)
   assert np.isfinite(_schedule(schedule='rsqrt', warmup_steps=0)([0])).all()
+
+
+@pytest.mark.parametrize(
+  'product, formula',
+  [
+    ('constant', lambda t: 0.5 + 0 * t),
+    ('constant * linear_warmup', lambda t: 0.5 * np.minimum(1, t / 4)),
+    ('constant*rsqrt_decay', lambda t: 0.5 / np.sqrt(np.maximum(t, 4))),
+    ('constant * rsqrt_normalized_decay', lambda t: 0.5 * np.sqrt(4 / np.maximum(t, 4))),
+    ('linear_decay', lambda t: 0.5 * np.minimum(t / 4, 1 + 0.25 * (4 - t))),
+    ('constant * decay_every', lambda t: 0.5 * 0.25 ** (t // 3)),
+    (
+      'constant * cosine_decay',
+      lambda t: 0.25 * (1 + np.cos(np.pi * (np.maximum(0, t - 4) / 6 % 1))),
+    ),
+  ],
+)
+@pytest.mark.parametrize('first', [0, 2])
+def test_t5xs_factors_are_t5xs_formula(product, formula, first):
+  factors = Factors(product, 0.25, steps_per_decay=3, steps_per_cycle=6, first_step=first)
+  rate = _schedule(learning_rate=0.5, schedule='factors', warmup_steps=4, factors=factors)
+  steps = np.arange(9)
+  expected = np.maximum(formula(steps + first), 1e-8)
+  np.testing.assert_allclose(rate(steps), expected, rtol=1e-5, atol=1e-8)
+
+
+def test_unknown_factors_and_a_warm_up_of_nothing_are_refused():
+  with pytest.raises(ValueError, match=r"Factors\.product is a product of constant, .*'rsqrt'"):
+    Factors('constant * rsqrt')
+  with pytest.raises(ValueError, match='WARMUP_STEPS'):
+    optimizers.OptimizerConfig(schedule='factors')
+  assert optimizers.OptimizerConfig(decay_steps=9, factors=Factors()).factors is None
 
 
 @pytest.mark.torch

@@ -169,6 +169,22 @@ def test_steps_that_t5x_would_count_from_pretraining_are_refused_with_both_readi
   assert f'{make_t5x.STEP:,}' in str(caught.value)
 
 
+COUNTED = '--gin.pretrained.train_steps.counts_pretraining=True'
+
+
+@pytest.mark.parametrize('name', ['legacy', 'orbax'])
+def test_steps_as_t5xs_files_count_them_are_those_after_the_checkpoints(folders, name):
+  given = f'--train_steps={make_t5x.STEP + 70}'
+  assert _steps_of(folders, name, given, COUNTED) == (70, 70)
+  assert _steps_of(folders, 'run', given, COUNTED)[0] == make_t5x.STEP + 70
+  assert pretrained.first_step(str(folders / name)) == make_t5x.STEP
+  assert pretrained.first_step(str(folders / 'run')) == pretrained.first_step(None) == 0
+  with pytest.raises(
+    ValueError, match=r'nothing would be trained\. Give --train_steps_relative=5 '
+  ):
+    _steps_of(folders, name, '--train_steps=5', COUNTED)
+
+
 def test_relative_steps_are_taken_as_they_are_and_decay_ends_with_them(folders):
   for given in (10_000, 1_010_000):
     argv = ['--train_steps=1010000', f'--train_steps_relative={given}']

@@ -62,9 +62,9 @@ def test_a_macro_of_a_file_that_nobody_reads_is_refused(parse, text, line, told)
     parse(text)
 
 
-@pytest.mark.parametrize('name', ['USE_CACHED_TASKS', 'LOSS_NORMALIZING_FACTOR', 'EVAL_STEPS'])
+@pytest.mark.parametrize('name', ['CHECKPOINT_PERIOD', 'ACTIVATION_DTYPE', 'BASE_LEARNING_RATE'])
 def test_a_macro_of_t5x_is_answered_in_a_file_and_on_the_command_line(parse, name):
-  answer = rf"{name} is a macro of T5X's; it (is|has no counterpart) .*here"
+  answer = rf'{name} is a macro of T5X; here [A-Z_]+ is'
   with pytest.raises(ConfigError, match=rf'mine\.gin:2: {answer}'):
     parse(f'{name} = None')
   with pytest.raises(ConfigError, match=rf'the command line: {answer}'):
@@ -74,11 +74,6 @@ def test_a_macro_of_t5x_is_answered_in_a_file_and_on_the_command_line(parse, nam
 def test_a_macro_of_t5x_that_a_file_itself_reads_is_left_alone(parse):
   parse('LEARNING_RATE = %BASE_LEARNING_RATE\nBASE_LEARNING_RATE = 0.25')
   assert gin_files.configured('run_config.RunConfig').optimizer.learning_rate == 0.25
-
-
-def test_files_of_t5x_that_import_it_are_told_what_to_do(parse):
-  with pytest.raises(ConfigError, match=r"(?s)No module named 't5x'.*take its macros into a file"):
-    parse('from t5x import utils\nUSE_CACHED_TASKS = False')
 
 
 @pytest.mark.parametrize(
@@ -122,6 +117,7 @@ def test_functions_that_register_themselves_may_be_called_by_any_code(parse, tmp
 def test_every_shipped_file_goes_with_every_verb_without_a_word(verb, capsys):
   root = gin_files.gin_root()
   files = [file.relative_to(root) for file in root.rglob('*.gin') if file.parent.name != 'runs']
+  files = [file for file in files if file.parts[0] != 't5x']  # of another program
   assert len(files) > 20
   for file in files:
     argv = [*VERBS[verb], f'--gin_file={file}', '--initial_checkpoint_path=x']

@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from optax import FactoredState
 
 from dss_jax.checkpoints import transfer
@@ -73,7 +72,7 @@ def with_moments(opt_state: Any, moments: Mapping[str, Any]) -> Any | None:
     trees = zip((state.v_row, state.v_col, state.v), KINDS, strict=True)
     parts = [_replaced(tree, given[kind]) for tree, kind in trees]
     count = jnp.broadcast_to(jnp.asarray(moments['step']), state.count.shape)
-    return FactoredState(_like(count, state.count), *parts)
+    return FactoredState(transfer.placed_like(count, state.count), *parts)
 
   return jax.tree.map(put, opt_state, is_leaf=lambda leaf: isinstance(leaf, FactoredState))
 
@@ -90,14 +89,6 @@ def _is_used(row: Any) -> bool:
 def _replaced(tree: Any, leaves: Mapping[transfer.Path, Any]) -> Any:
   def replace(path, leaf):
     value = leaves.get(tuple(str(key.key) for key in path))
-    return leaf if value is None else _like(value, leaf)
+    return leaf if value is None else transfer.placed_like(value, leaf)
 
   return jax.tree.map_with_path(replace, tree)
-
-
-def _like(value: Any, leaf: Any) -> Any:
-  """The value with the dtype and sharding of `leaf`; within jit, XLA chooses the sharding."""
-  if not isinstance(value, jax.Array):
-    value = np.asarray(value)
-  value = value.astype(leaf.dtype)
-  return value if isinstance(leaf, jax.core.Tracer) else jax.device_put(value, leaf.sharding)

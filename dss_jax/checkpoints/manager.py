@@ -46,7 +46,7 @@ def save_weights(folder: epath.PathLike, params: Any, moments: Any | None) -> No
   Args:
     folder: of the checkpoints; it is created.
     params: nested dict of arrays.
-    moments: Adafactor's state in the form of checkpoints/adafactor.py, or None.
+    moments: the optimizer's state in the form of checkpoints/moments.py, or None.
   """
   items = {'params': params} | ({MOMENTS: moments} if moments else {})
   # Copies one array at a time; by default, orbax copies everything at once. Its limit must be more
@@ -80,12 +80,12 @@ def load_weights(folder: epath.PathLike, like: Any) -> Any:
 
 
 def has_moments(folder: epath.PathLike) -> bool:
-  """Whether `save_weights` wrote Adafactor's state too."""
+  """Whether `save_weights` wrote an optimizer's state too."""
   return (epath.Path(folder) / '0' / MOMENTS).exists()
 
 
 def load_moments(folder: epath.PathLike) -> Any:
-  """Adafactor's state that `save_weights` wrote, as numpy arrays.
+  """The optimizer's state that `save_weights` wrote, as numpy arrays.
 
   Raises:
     ValueError: its files are not those that were written.

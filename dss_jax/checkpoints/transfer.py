@@ -73,7 +73,7 @@ class Pretrained:
     recipe: where each parameter is.
     tensors: what the checkpoint holds.
     vocabulary: the value for VOCABULARY, or None if the checkpoint has none.
-    moments: Adafactor's state, or None.
+    moments: the optimizer's state, or None.
     notes: lines to show to the user, such as what was left out.
   """
 
@@ -82,7 +82,7 @@ class Pretrained:
   recipe: Recipe
   tensors: Mapping[str, Tensor]
   vocabulary: str | None = None
-  moments: 'Moments | None' = None
+  moments: 'Moments | AdamMoments | None' = None
   notes: tuple[str, ...] = ()
 
 
@@ -104,6 +104,19 @@ class Moments(NamedTuple):
   full: Recipe
 
 
+class AdamMoments(NamedTuple):
+  """Where AdamW's means are among another program's tensors.
+
+  Attributes:
+    step: updates made so far.
+    mu, nu: the means of each parameter's gradients, and of their squares.
+  """
+
+  step: int
+  mu: Recipe
+  nu: Recipe
+
+
 def flatten(tree: Any) -> dict[Path, Any]:
   """The leaves of a nested dict by their path of keys."""
   leaves = jax.tree.leaves_with_path(tree)
@@ -119,6 +132,19 @@ def unflatten(leaves: Mapping[Path, Any]) -> dict[str, Any]:
       node = node.setdefault(key, {})
     node[path[-1]] = leaf
   return tree
+
+
+def shapes_of(tree: Any) -> dict[Path, tuple[int, ...]]:
+  """The shapes of the leaves of a nested dict by path."""
+  return {path: tuple(np.shape(leaf)) for path, leaf in flatten(tree).items()}
+
+
+def placed_like(value: Any, leaf: Any) -> Any:
+  """The value with the dtype and sharding of `leaf`; within jit, XLA chooses the sharding."""
+  if not isinstance(value, jax.Array):
+    value = np.asarray(value)
+  value = value.astype(leaf.dtype)
+  return value if isinstance(leaf, jax.core.Tracer) else jax.device_put(value, leaf.sharding)
 
 
 def expected_shapes(recipe: Recipe, ours: Mapping[Path, tuple[int, ...]]) -> dict[str, tuple]:

@@ -17,10 +17,10 @@ import numpy as np
 import seqio
 from etils import epath
 
-from dss_jax import methods
-from dss_jax.checkpoints import adafactor, finished, manager, transfer
+from dss_jax.checkpoints import finished, manager, moments, transfer
 from dss_jax.checkpoints.hf import huggingface, tokenizer
 from dss_jax.checkpoints.t5x import t5x, t5x_adafactor
+from dss_jax.commands import t5x_texts
 from dss_jax.inference import evaluator
 from dss_jax.models import t5
 from dss_jax.models.t5 import T5Config
@@ -33,13 +33,12 @@ from dss_jax.tasks import set_vocabulary
 from dss_jax.training import optimizers, train_state
 
 README = 'README.md'
-T5X_GIN = 'model.gin'
 COMPARED = 2000  # inputs of the validation split that the tokenizer is compared on
 _DESCRIPTION = """\
 Writes a student for other programs: for Hugging Face a folder that `transformers` loads, with
-tokenizer and model card; for T5X a folder with checkpoint_<step>, Adafactor's state if the run has
-it, a gin file of the network and the vocabulary. Every tensor is read back and compared before the
-folder appears. The last line of the output is JSON.
+tokenizer and model card; for T5X a folder with checkpoint_<step>, the optimizer's state
+included, a gin file of the network (and of AdamW), and the vocabulary. Every tensor is read back
+and compared before the folder appears. The last line of the output is JSON.
 
   dss export --to=hf --checkpoint=runs/cqa --output=cqa_student
   dss export --to=t5x --checkpoint=runs/cqa --output=cqa_t5x --step=latest
@@ -56,7 +55,7 @@ class _Checkpoint(NamedTuple):
     model: the network.
     step: of the checkpoint.
     params: by path, on the host.
-    moments: Adafactor's state as `adafactor.moments_of` gives it, or None.
+    moments: the optimizer's state as `moments.moments_of` gives it, or None.
     fingerprint: of the data of training, or None.
   """
 
@@ -130,7 +129,7 @@ def export(
   Raises:
     ValueError: there is no such checkpoint, or it does not read back as it was written.
   """
-  source = _read(epath.Path(fields.expanded(checkpoint)), step, moments=program == 't5x')
+  source = _read(epath.Path(fields.expanded(checkpoint)), step, with_state=program == 't5x')
   if program == 'hf':
     written = _write_huggingface(source, folder, output.name, has_module)
   else:
@@ -138,8 +137,8 @@ def export(
   return {'to': program, 'step': source.step, **written}
 
 
-def _read(folder: epath.Path, step: int | str, moments: bool) -> _Checkpoint:
-  """Reads a checkpoint; with `moments`, Adafactor's state too."""
+def _read(folder: epath.Path, step: int | str, with_state: bool) -> _Checkpoint:
+  """Reads a checkpoint; with the optimizer's state if asked for."""
   path = RunFolder(folder).settings_file
   values = RunFolder(folder).load_values() if plain_files.exists(path) else {}
   if 'model' not in values:
@@ -153,23 +152,23 @@ def _read(folder: epath.Path, step: int | str, moments: bool) -> _Checkpoint:
   try:
     number = saved.resolve(step)
     state = None
-    if run is not None and moments and run.optimizer.name == 'adafactor':
+    if run is not None and with_state:
       mesh = partitioning.make_mesh(partitioning.MeshConfig())
       optimizer = optimizers.make_optimizer(run.optimizer, t5.logical_axes(model))
       abstract_state = train_state.abstract(model, optimizer, mesh)
       restored, _ = saved.restore(number, abstract_state)
-      params, state = restored.params, adafactor.moments_of(restored.opt_state)
+      params, state = restored.params, moments.moments_of(restored.opt_state)
     else:
       params = saved.restore_params(number, partitioning.on_host(t5.abstract(model)[0]))
     fingerprint = saved.data_state(number).get('fingerprint') if run is not None else None
   finally:
     saved.close()
-  if run is None and moments and manager.has_moments(RunFolder(folder).checkpoints_folder):
+  if run is None and with_state and manager.has_moments(RunFolder(folder).checkpoints_folder):
     state = manager.load_moments(RunFolder(folder).checkpoints_folder)
   flat = transfer.flatten(params)
   _check_finite(folder, number, flat)
   if state is not None:
-    for kind in adafactor.KINDS:
+    for kind in moments.kinds(state):
       _check_finite(folder, number, transfer.flatten(state[kind]))
   return _Checkpoint(folder, values, run, model, number, flat, state, fingerprint)
 
@@ -264,9 +263,10 @@ def _facts(
 
 def _write_t5x(source: _Checkpoint, folder: pathlib.Path, output: epath.Path) -> dict[str, Any]:
   place = f'checkpoint_{source.step}'
-  if source.moments is not None and not t5x_adafactor.is_kept(source.model):
+  state = None if source.moments is None else moments.optimizer_of(source.moments)
+  if state == 'Adafactor' and not t5x_adafactor.is_kept(source.model):
     print("Adafactor's state is left out: T5X factors layers smaller than 128", file=sys.stderr)
-    source = source._replace(moments=None)
+    source, state = source._replace(moments=None), None
   t5x.write(str(folder / place), source.model, source.params, source.step, source.moments)
   compared = _compare(t5x.open_pretrained(str(folder / place)), source)
   vocabulary = _set_up(source)
@@ -274,62 +274,19 @@ def _write_t5x(source: _Checkpoint, folder: pathlib.Path, output: epath.Path) ->
   if model is not None:
     copied = folder / file_names.VOCABULARY
     copied.write_bytes(epath.Path(model).read_bytes())
-  gin = _t5x_gin(source.model, vocabulary, output / file_names.VOCABULARY)
-  (folder / T5X_GIN).write_text(gin, encoding='utf-8')
-  (folder / README).write_text(_t5x_readme(source, output, place), encoding='utf-8')
-  return {**compared, 'adafactor': source.moments is not None}
-
-
-def _t5x_gin(model: T5Config, vocabulary: seqio.Vocabulary | None, path: epath.Path) -> str:
-  """The network, and its vocabulary at `path`, as a gin file for T5X."""
-  example, base = 't5', 't5_1_1' if len(model.mlp_activations) == 2 else 't5_1_0'
-  if model.relative_bias_per_layer:
-    example, base = 'scalable_t5', 't5_1_1'  # all settings of the network follow below
-  names = (
-    'vocab_size', 'emb_dim', 'num_heads', 'head_dim', 'mlp_dim', 'num_encoder_layers',
-    'num_decoder_layers', 'mlp_activations', 'logits_via_embedding',
-  )  # fmt: skip
-  lines = [
-    '# The network and the vocabulary of the checkpoint beside this file.',
-    'from __gin__ import dynamic_registration',
-    'import seqio',
-    f'from t5x.examples.{example} import network',
-    f"include 't5x/examples/{example}/{base}/base.gin'",
-    'network.T5Config:',
-    *(f'  {name} = {getattr(model, name)!r}' for name in names),
-  ]
-  if isinstance(vocabulary, seqio.ByteVocabulary):
-    lines.append('VOCABULARY = @seqio.ByteVocabulary()')
-  elif vocabulary is not None:
-    lines += [
-      'VOCABULARY = @seqio.SentencePieceVocabulary()',
-      'seqio.SentencePieceVocabulary:',
-      f'  sentencepiece_model_file = {str(path)!r}',
-      f'  extra_ids = {vocabulary.extra_ids}',
-    ]
-  return '\n'.join(lines) + '\n'
-
-
-def _t5x_readme(source: _Checkpoint, output: epath.Path, place: str) -> str:
-  method = (source.run and source.run.method) or methods.get(methods.DEFAULT)
-  state = 'the state of Adafactor' if source.moments else "a fresh optimizer's state"
-  step = int(source.moments['step']) if source.moments else source.step
-  example = 'scalable_t5' if source.model.relative_bias_per_layer else 't5'
-  return f"""# {output.name}, for T5X
-
-`{place}` holds float32 weights and {state} at step {step}, for T5X's network
-t5x/examples/{example}. `{T5X_GIN}` is its network and vocabulary; the vocabulary's path there is
-where it was exported to. To continue with T5X:
-
-    python -m t5x.train --gin_search_paths=T5X_FOLDER \\
-      --gin_file={output / T5X_GIN} \\
-      --gin_file=t5x/configs/runs/finetune.gin \\
-      --gin.INITIAL_CHECKPOINT_PATH="'{output / place}'" \\
-      --gin.TRAIN_STEPS={step + 1000} ...
-
-where TRAIN_STEPS counts the {step} steps already made. The inputs follow the templates
-{', '.join(model_card.code(row.input) for row in (method.answer, *method.other_rows))}.
-"""
+  optimizer = source.run.optimizer if source.run else optimizers.OptimizerConfig(decay_steps=1)
+  gin = t5x_texts.gin(
+    source.model,
+    vocabulary,
+    output / file_names.VOCABULARY,
+    optimizer if state == 'AdamW' else None,
+  )
+  (folder / t5x_texts.GIN).write_text(gin, encoding='utf-8')
+  step = source.step if source.moments is None else int(source.moments['step'])
+  method = source.run.method if source.run else None
+  readme = t5x_texts.readme(output, place, step, source.model, method, state)
+  (folder / README).write_text(readme, encoding='utf-8')
+  return {**compared, 'optimizer_state': state}
 
 
 # ---------------------------------------------------------------- comparing
@@ -349,8 +306,8 @@ def _compare(written: transfer.Pretrained, source: _Checkpoint) -> dict[str, int
   parts = [(written.recipe, source.params)]
   if source.moments is not None:
     if written.moments is None or written.moments.step != int(source.moments['step']):
-      raise ValueError("Adafactor's state does not read back as it was written.")
-    for kind in adafactor.KINDS:
+      raise ValueError("the optimizer's state does not read back as it was written.")
+    for kind in moments.kinds(source.moments):
       recipe = getattr(written.moments, kind)
       parts.append((recipe, transfer.flatten(source.moments[kind])))
   tensors = size = 0

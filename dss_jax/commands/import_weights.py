@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from dss_jax.checkpoints import manager, transfer
+from dss_jax.checkpoints import manager, moments, transfer
 from dss_jax.models import t5
 from dss_jax.parallel import partitioning
 from dss_jax.runs import file_names, pretrained
@@ -75,7 +75,7 @@ def import_weights(
     folder: empty, or does not exist yet.
 
   Returns:
-    JSON values: source, parameters (how many), adafactor (whether its state was imported),
+    JSON values: source, parameters (how many), optimizer_state (whose was imported, or None),
       vocabulary and this process's peak memory.
 
   Raises:
@@ -83,9 +83,9 @@ def import_weights(
   """
   abstract_params = partitioning.on_host(t5.abstract(weights.config)[0])
   params = weights.load(abstract_params)
-  moments = weights.load_moments and weights.load_moments()
+  state = weights.load_moments and weights.load_moments()
   folder.mkdir(parents=True, exist_ok=True)
-  manager.save_weights(RunFolder(folder).checkpoints_folder, params, moments)
+  manager.save_weights(RunFolder(folder).checkpoints_folder, params, state)
   checksums = {path: _checksum(array) for path, array in transfer.flatten(params).items()}
   del params
   gc.collect()
@@ -110,7 +110,7 @@ def import_weights(
   return {
     'source': weights.origin,
     'parameters': sum(leaf.size for leaf in jax.tree.leaves(abstract_params)),
-    'adafactor': moments is not None,
+    'optimizer_state': state and moments.optimizer_of(state),
     'vocabulary': values['vocabulary'],
     'peak_memory_bytes': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
   }

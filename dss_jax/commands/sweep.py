@@ -23,6 +23,7 @@ from dss_jax.experiments import (
   handover,
   resolution,
   sweeping,
+  t5x_commands,
   tables,
   workers,
 )
@@ -159,6 +160,8 @@ def _report(sweep: Sweep, elsewhere: str = '') -> int:
 
 def _print_commands(sweep: Sweep, argv: Sequence[str], flags: argparse.Namespace) -> int:
   settings = sweep.settings
+  if flags.commands == 't5x':
+    return _print_t5x_commands(sweep, flags.launch)
   logs = str(RunFolder(settings.model_dir).path / 'slurm')
   text = handover.commands(
     sweep.missing(), argv, flags.commands, flags.launch, settings.topology, logs
@@ -166,6 +169,16 @@ def _print_commands(sweep: Sweep, argv: Sequence[str], flags: argparse.Namespace
   print(text, end='')
   after = shlex.join(['dss', 'sweep', *argv, '--gather'])
   print(f'then, for the tables: {after}', file=sys.stderr)
+  return 0
+
+
+def _print_t5x_commands(sweep: Sweep, launch: Sequence[str]) -> int:
+  """A line for each student that T5X's trainer trains, whether or not ours did."""
+  if launch:
+    raise ValueError(f'--commands=t5x takes no flags after --, not {launch[0]!r}.')
+  for cell, run in zip(sweep.cells, sweep.runs, strict=True):
+    if cell.method != TEACHER:  # which trains nothing
+      print(shlex.join(['dss', *t5x_commands.command(cell, run)]))
   return 0
 
 

@@ -8,13 +8,20 @@ from collections.abc import Sequence
 
 from dss_jax.parallel import distributed
 from dss_jax.runs import memory, training_loop
-from dss_jax.settings import gin_files
+from dss_jax.settings import gin_files, t5x_explained
+
+RUN_FILE = 'runs/train.gin'
 
 
 @memory.explained(memory.TRAINING)
 def main(argv: Sequence[str]) -> int:
   """Runs `dss train`; returns the exit code."""
-  gin_files.parse(argv, 'runs/train.gin')
+  explained = t5x_explained.of(argv)
+  if explained is not None:
+    for line in t5x_explained.explain(explained, RUN_FILE):
+      print(line)
+    return 0
+  gin_files.parse(argv, RUN_FILE)
   result = training_loop.train(gin_files.configured('run_config.RunConfig'))
   if distributed.is_main():
     print(result)

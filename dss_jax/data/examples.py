@@ -40,7 +40,8 @@ class Examples:
       `load_mixture`.
     example_ids: int64 [n], the row of the source example. Neighbours with equal ids (the two rows
       of a paired task) form a group that is drawn and packed together.
-    texts: name -> n strings, for evaluation; empty unless asked for.
+    texts: name -> n strings, for evaluation; empty unless asked for. The rows of a task of somebody
+      else's too, where it is evaluated (inference/evaluator.py).
     loss_weights: float32 [n], of the target tokens of each; None becomes all 1.
   """
 
@@ -50,7 +51,7 @@ class Examples:
   target_offsets: np.ndarray
   task_ids: np.ndarray
   example_ids: np.ndarray
-  texts: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+  texts: Mapping[str, Sequence[Any]] = dataclasses.field(default_factory=dict)
   loss_weights: np.ndarray = None  # type: ignore[assignment]
 
   def __post_init__(self):
@@ -319,10 +320,15 @@ def _concatenate(batches: Sequence[Mapping[str, Any]], task_name: str, split: st
     texts={
       key: [text.decode('utf-8') for batch in batches for text in batch[key].numpy()]
       for key in TEXTS
-      if key in batches[0]
+      if key in batches[0] and _is_text(batches[0][key])
     },
     loss_weights=scalars.get('loss_weight', np.ones(n)).astype(np.float32),
   )
+
+
+def _is_text(column: Any) -> bool:
+  """Whether a column holds one text a row; a task of somebody else's may have anything there."""
+  return column.dtype.name == 'string' and column.shape.rank == 1
 
 
 def _join(batches: Sequence[Mapping[str, Any]], key: str) -> tuple[np.ndarray, np.ndarray]:

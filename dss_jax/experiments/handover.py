@@ -1,7 +1,7 @@
 """A sweep's cells as commands for other machines: one that launches each cell, or submits it.
 
 Owns these texts. The commands are `dss sweep` with CELL, so a cell is trained and scored as here;
-`dss sweep --gather` then makes the tables.
+`dss sweep --gather` then makes the tables. Those of T5X's trainer are t5x_commands.py's.
 """
 
 import re
@@ -14,7 +14,7 @@ from dss_jax.experiments.comparison import Cell
 from dss_jax.experiments.results import TEACHER
 
 LAUNCHED = ('tpu-vm', 'skypilot', 'gke')
-TARGETS = ('local', 'slurm', *LAUNCHED)
+TARGETS = ('local', 'slurm', *LAUNCHED, 't5x')
 
 _SLURM = '''\
 """Submits {count} cells of a sweep to Slurm.

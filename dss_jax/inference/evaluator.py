@@ -5,6 +5,7 @@ the examples (data/examples.py), decoding (decoder.py), the likeliest of choices
 metrics themselves (tasks/metrics.py), nor files and printing (runs/evaluation.py).
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -18,8 +19,10 @@ from dss_jax.inference.decoder import Decoded as Decoded
 from dss_jax.inference.decoder import Decoder as Decoder
 from dss_jax.inference.decoder import Progress as Progress
 from dss_jax.models import t5
-from dss_jax.tasks import metrics, registration
+from dss_jax.tasks import metrics, plain_tasks, registration
 from dss_jax.tasks.vocabulary import get_vocabulary
+
+ROWS = 'rows'  # among the texts of examples: rows of a task of somebody else's
 
 
 class Evaluation(NamedTuple):
@@ -29,6 +32,7 @@ class Evaluation(NamedTuple):
     metrics: fractions in [0, 1]. Of labels: accuracy, the ends accuracy_low and accuracy_high of
       its 95 % interval, for equations parse_rate. Of rationales: rouge_l. Always: unfinished, the
       fraction of outputs that reached the maximal length without an EOS.
+      Of tasks of somebody else's see plain_tasks.py.
     records: a dict per example, in order: id, input, target, prediction, score (the decoder's; of a
       choice, the mean log probability of its tokens) and the example's own correct (a bool) or
       rouge_l; and output, the whole text, where the prediction is only a part of it.
@@ -54,6 +58,10 @@ def load_examples(task: str, split: str, num_examples: int | None = None) -> Exa
   if registration.is_known(task):
     registration.row_of(task)  # rows of several kinds are scored differently
   examples = loading.load_examples(task, split, keep_text=True)
+  if plain_tasks.is_plain(task):
+    rows = plain_tasks.read(task, split, num_examples)
+    examples = dataclasses.replace(examples, texts={**examples.texts, ROWS: rows})
+    return examples.take(np.arange(len(rows)))
   return examples.take(examples.group_offsets()[:-1][:num_examples])
 
 
@@ -68,15 +76,18 @@ def evaluate(
 
   Where examples have choices (`load_examples`), the likeliest choice takes the place of an output.
   Where the task's row has a label, the label is read out of the output and compared with the gold
-  one; other texts are compared with their targets by ROUGE-L.
+  one; other texts are compared with their targets by ROUGE-L. A task of somebody else's is scored
+  by its own metric functions.
 
   Args:
-    task: registered by `register_dataset`, which defines how its labels are compared.
+    task: its name; `register_dataset` defines how the labels of its own tasks are compared.
     examples: from `load_examples`.
     decoder: how to decode.
     params: of the network; replicated or sharded.
     progress: called after each batch.
   """
+  if ROWS in examples.texts:
+    return _evaluate_plain(task, examples, decoder, params, progress)
   row = registration.row_of(task)
   if 'choices' in examples.texts:
     options = [text.split('\n') for text in examples.texts['choices']]
@@ -108,6 +119,37 @@ def evaluate(
   }
   records = [dict(zip(columns, line, strict=True)) for line in zip(*columns.values(), strict=True)]
   return Evaluation(task_metrics, records, decoder.truncated(examples))
+
+
+def _evaluate_plain(
+  task: str,
+  examples: Examples,
+  decoder: Decoder,
+  params: t5.Params,
+  progress: Progress | None,
+) -> Evaluation:
+  """As `evaluate`, for a task that `register_dataset` did not make."""
+  tokens, scores = decoder(params, examples, progress)
+  outputs = [to_text(of_one, get_vocabulary()) for of_one in tokens]
+  scored = plain_tasks.score(task, examples.texts[ROWS], outputs)
+  unfinished = float(np.mean(~(tokens == decoding.EOS_ID).any(axis=1)))
+  inputs = examples.texts.get('inputs_pretokenized') or [''] * len(examples)
+  lines = zip(
+    examples.example_ids.tolist(), inputs, scored.targets, scored.predictions, scores,
+    scored.correct, outputs, strict=True,
+  )  # fmt: skip
+  names = ('id', 'input', 'target', 'prediction', 'score', 'correct', 'output')
+  records = [
+    {name: _plain(value) for name, value in zip(names, line, strict=True)} for line in lines
+  ]
+  metrics_of_task = {**scored.metrics, 'unfinished': unfinished}
+  return Evaluation(metrics_of_task, records, decoder.truncated(examples))
+
+
+def _plain(value: Any) -> Any:
+  """A value of a user's postprocessor as JSON has it; its text where JSON has no such value."""
+  value = value.item() if isinstance(value, np.generic) else value
+  return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
 def to_text(tokens: np.ndarray, vocabulary: seqio.Vocabulary) -> str:

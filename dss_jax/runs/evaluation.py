@@ -18,7 +18,7 @@ from dss_jax.parallel import distributed
 from dss_jax.runs import label_check, run_config, student
 from dss_jax.runs.run_folder import RunFolder
 from dss_jax.settings import fields, whole_files
-from dss_jax.tasks import registration
+from dss_jax.tasks import plain_tasks, registration
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,9 +59,9 @@ def evaluate(settings: EvaluateConfig) -> tuple[dict[str, Any], Sequence[Mapping
   run_config.set_up_tasks(loaded.run)
   task = settings.task or run_config.evaluation_task(loaded.run)
   examples = evaluator.load_examples(task, settings.split, settings.num_examples)
-  row = registration.row_of(task)
+  row = None if plain_tasks.is_plain(task) else registration.row_of(task)
   decoder = loaded.decoder(row)
-  if row.has_label:
+  if row is not None and row.has_label:
     _warn_of_labels(task, settings.split, examples.texts['label'], loaded.run, decoder)
   with student.progress_bar(task) as progress:
     evaluation = evaluator.evaluate(task, examples, decoder, loaded.params, progress)

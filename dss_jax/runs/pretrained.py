@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from etils import epath
 
-from dss_jax.checkpoints import adafactor, manager, transfer
+from dss_jax.checkpoints import manager, moments, transfer
 from dss_jax.checkpoints.hf import huggingface
 from dss_jax.checkpoints.t5x import t5x
 from dss_jax.models.t5 import Params, T5Config
@@ -44,8 +44,8 @@ class Weights:
     config: the network that they belong to.
     vocabulary: the setting VOCABULARY that fits, or None where they came without one.
     load: reads the parameters; takes a nested dict of ShapeDtypeStructs with their shardings.
-    load_moments: reads Adafactor's state ({'step', 'rows', 'columns', 'full'}, see
-      checkpoints/adafactor.py), or None where there is none.
+    load_moments: reads the optimizer's state (see checkpoints/moments.py), or None where there is
+      none.
     notes: lines for the log.
   """
 
@@ -73,13 +73,13 @@ def open_weights(path: str, program: str | None = None) -> Weights:
   if program == 'ours':
     return _ours(path)
   opened = {'hf': huggingface, 't5x': t5x}[program].open_pretrained(path)
-  moments = opened.moments
+  there = opened.moments
   return Weights(
     origin=opened.origin,
     config=opened.config,
     vocabulary=opened.vocabulary,
     load=functools.partial(transfer.load, opened.recipe, opened.tensors),
-    load_moments=moments and functools.partial(_load_moments, moments, opened.tensors),
+    load_moments=there and functools.partial(_load_moments, there, opened.tensors),
     notes=opened.notes,
   )
 
@@ -116,6 +116,7 @@ def train_steps(
   train_steps: int = 10_000,
   train_steps_relative: int | None = None,
   initial_checkpoint_path: fields.Path | None = None,
+  counts_pretraining: bool = False,
 ) -> int:
   """The length of a run in updates, for gin; schedules and all else that counts updates use it.
 
@@ -126,9 +127,11 @@ def train_steps(
       as T5X would include those.
     train_steps_relative: updates from where the run starts; where given, TRAIN_STEPS is ignored.
     initial_checkpoint_path: what the run starts from.
+    counts_pretraining: whether `train_steps` is meant as T5X counts it, as in T5X's own files.
 
   Raises:
-    ValueError: `train_steps` may be meant as T5X counts it; both readings are spelled out.
+    ValueError: `train_steps` may be meant as T5X counts it; both readings are spelled out. Or it is
+      meant so, and the checkpoint has as many.
   """
   for name, value in {
     'TRAIN_STEPS': train_steps,
@@ -139,15 +142,28 @@ def train_steps(
   if train_steps_relative is not None:
     return train_steps_relative
   before = _t5x_step(initial_checkpoint_path)
-  if before is None or train_steps <= before:
+  if before is None or (train_steps <= before and not counts_pretraining):
     return train_steps
   updates = train_steps - before
+  if counts_pretraining and updates > 0:
+    return updates
+  if counts_pretraining:
+    raise ValueError(
+      f'TRAIN_STEPS = {train_steps:,} counts the steps of the T5X checkpoint '
+      f'INITIAL_CHECKPOINT_PATH too, which has {before:,}: nothing would be trained. Give '
+      f'--train_steps_relative={train_steps} for so many updates from there.'
+    )
   raise ValueError(
     f'TRAIN_STEPS = {train_steps:,}, but INITIAL_CHECKPOINT_PATH is a T5X checkpoint of step '
     f'{before:,}. As T5X counts, that is {updates:,} updates: give '
     f'--train_steps_relative={updates}; if you do mean {train_steps:,} updates, give '
     f'--train_steps_relative={train_steps}.'
   )
+
+
+def first_step(initial_checkpoint_path: fields.Path | None = None) -> int:
+  """The step of the T5X checkpoint that a run starts from, for gin; 0 where it is no such one."""
+  return _t5x_step(initial_checkpoint_path) or 0
 
 
 def check_network(weights: Weights, wanted: T5Config) -> None:
@@ -165,8 +181,7 @@ def start(
 ) -> TrainState:
   """The state before the first update of a run that starts from a checkpoint's parameters.
 
-  Adafactor's second moments are kept where the checkpoint has them and `optimizer` is
-  Adafactor.
+  The optimizer's state is kept where the checkpoint has one and `optimizer` is the same.
 
   Args:
     path: INITIAL_CHECKPOINT_PATH.
@@ -188,11 +203,13 @@ def start(
   state = jax.jit(make, out_shardings=place, donate_argnums=0)(params)
   notes = [f'starting from {weights.origin}', *weights.notes]
   if weights.load_moments is not None:
-    continued = adafactor.with_moments(state.opt_state, weights.load_moments())
+    loaded = weights.load_moments()
+    continued = moments.with_moments(state.opt_state, loaded)
+    name = moments.optimizer_of(loaded)
     notes.append(
-      'its Adafactor state is left out: OPTIMIZER is another one'
+      f'its {name} state is left out: OPTIMIZER is another one'
       if continued is None
-      else 'its Adafactor state is continued'
+      else f'its {name} state is continued'
     )
     state = state if continued is None else state._replace(opt_state=continued)
   _check_finite(state, weights.origin)
@@ -275,7 +292,9 @@ def _load_ours(folder: RunFolder, abstract_params: Params) -> Params:
     return checkpoints.restore_params('best', abstract_params)
 
 
-def _load_moments(moments: transfer.Moments, tensors: Mapping[str, transfer.Tensor]):
-  parts = {name: getattr(moments, name) for name in ('rows', 'columns', 'full')}
-  read = {name: transfer.read_all(recipe, tensors) for name, recipe in parts.items()}
-  return {'step': moments.step, **read}
+def _load_moments(
+  where: transfer.Moments | transfer.AdamMoments, tensors: Mapping[str, transfer.Tensor]
+) -> dict[str, Any]:
+  kinds = where._fields[1:]
+  read = {kind: transfer.read_all(getattr(where, kind), tensors) for kind in kinds}
+  return {'step': where.step, **read}

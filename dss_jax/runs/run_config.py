@@ -160,9 +160,13 @@ class RunConfig:
     group = method.rows_per_example(self.choices)
     return losses.objective(method.loss, self.loss, self.train_steps, group, mark)
 
-  def output_length(self, row: Row) -> int:
-    """Most tokens of a row's output: MAX_DECODE_LENGTH of a label alone, else as in training."""
-    if row.is_label_alone:
+  def output_length(self, row: Row | None) -> int:
+    """Most tokens of a row's output: MAX_DECODE_LENGTH of a label alone, else as in training.
+
+    Args:
+      row: None for a task that `register_dataset` did not make.
+    """
+    if row is not None and row.is_label_alone:
       return self.eval.max_decode_length
     return self.data.task_feature_lengths['targets']
 
@@ -217,6 +221,7 @@ def set_up_tasks(run: RunConfig) -> RunConfig:
     run = dataclasses.replace(run, data_dir=str(whole_files.absolute(run.data_dir)))
     os.environ['TFDS_DATA_DIR'] = str(run.data_dir)
   tasks = importlib.import_module('dss_jax.tasks')
+  from dss_jax.tasks import plain_tasks
   from dss_jax.tasks.vocabulary import padded_vocab_size
 
   if run.module:
@@ -224,6 +229,7 @@ def set_up_tasks(run: RunConfig) -> RunConfig:
   run = _with_choices(_with_method(run))
   _check_groups(run)
   vocabulary = tasks.set_vocabulary(run.vocabulary)
+  plain_tasks.check_vocabulary(run.data.mixture_or_task_name)
   shared_tables.depend_on((sentencepiece_model(), os.environ.get('TFDS_DATA_DIR'), run.module))
   size = run.model.vocab_size
   if size is None:
@@ -240,11 +246,13 @@ def evaluation_task(run: RunConfig) -> str:
   """The task with gold labels that a run's students are judged by; call `set_up_tasks` first.
 
   Raises:
-    ValueError: the run's mixture was not made by `register_dataset`.
+    ValueError: there is no such task or mixture.
   """
-  from dss_jax.tasks import registration
+  from dss_jax.tasks import plain_tasks, registration
 
   assert run.method is not None
+  if plain := plain_tasks.judge_of(run.data.mixture_or_task_name):
+    return plain
   dataset = registration.dataset_of(run.data.mixture_or_task_name)
   return registration.evaluation_task(dataset.name, run.method)
 

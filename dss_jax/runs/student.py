@@ -86,8 +86,8 @@ class Student:
     assert self.run.method is not None
     return self.run.method
 
-  def decoder(self, row: Row) -> evaluator.Decoder:
-    """The decoder of the outputs of a row: labels alone, or longer texts."""
+  def decoder(self, row: Row | None) -> evaluator.Decoder:
+    """The decoder of the outputs of a row: labels alone, or longer texts; see `output_length`."""
     length = self.config.max_decode_length
     if length is None:
       length = self.run.output_length(row)

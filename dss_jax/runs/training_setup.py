@@ -69,7 +69,7 @@ def set_up(run: RunConfig, stack: contextlib.ExitStack) -> TrainingSetup:
     'BATCH_SIZE / NUM_MICROBATCHES' + (f' / {group} rows of an example' if group > 1 else ''),
   )
   memory.check(run, mesh)
-  mixture = _sample(rationale_scores.training_mixture(run), run.data)
+  mixture = sample(rationale_scores.training_mixture(run), run.data)
   validation = Validation.of(run, mesh)
   folder = RunFolder(run.model_dir)
   stack.enter_context(folder.lock())
@@ -132,7 +132,7 @@ def initial_state(
   return pretrained.start(run.initial_checkpoint_path, run.model, optimizer, abstract_state), {}
 
 
-def _sample(
+def sample(
   mixture: Sequence[pipeline.TaskExamples], data: pipeline.DataConfig
 ) -> list[pipeline.TaskExamples]:
   """The tasks with the rows of TRAIN_FRACTION of the source examples, the same for every method."""

@@ -21,7 +21,7 @@ from dss_jax.models import t5
 from dss_jax.parallel import distributed, partitioning
 from dss_jax.runs.run_config import RunConfig, evaluation_task
 from dss_jax.runs.training_log import TrainingLog
-from dss_jax.tasks import registration
+from dss_jax.tasks import plain_tasks, registration
 from dss_jax.training import steps
 
 
@@ -57,7 +57,8 @@ class Validation:
       return None
     name = run.data.mixture_or_task_name
     task = evaluation_task(run)
-    length = run.output_length(registration.row_of(task))
+    row = None if plain_tasks.is_plain(task) else registration.row_of(task)
+    length = run.output_length(row)
     decoder = evaluator.Decoder(
       config=run.model,
       decoding=decoding.Decoding(max_length=length),

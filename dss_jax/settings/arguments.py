@@ -23,10 +23,26 @@ USAGE = """\
                             the mesh of a machine, e.g. v5e-8
   --gin.NAME=VALUE          the same as --name=VALUE, as in T5X; also any binding, e.g.
                             --gin.t5.T5Config.num_heads=4
+  --explain_t5x=FILE        what each line of a gin file of T5X's becomes; trains nothing
 A VALUE has the setting's type, so --model_dir=runs/a needs no quotes. @name() and %NAME are gin
 references."""
 MODULE = 'MIXTURE_OR_TASK_MODULE'
 SHORT_FORMS = {'MODULE': MODULE}
+DATA_DIR = 'DATA_DIR'
+T5X_MACROS = {'tfds_data_dir': DATA_DIR}  # flags of T5X's programs that are macros here
+# Flags of T5X's programs, and of absl's, that need nothing here; the switches come without a value.
+T5X_SWITCHES = ('alsologtostderr', 'logtostderr', 'nologtostderr', 'noalsologtostderr')
+T5X_UNNEEDED = (
+  *T5X_SWITCHES, 'run_mode', 'verbosity', 'v', 'stderrthreshold', 'log_dir',
+  'seqio_additional_cache_dirs',
+)  # fmt: skip
+T5X_REFUSED = {
+  'multiprocess_gpu': 'DSS_COORDINATOR and its like in the environment start several processes',
+  'coordinator_address': 'DSS_COORDINATOR in the environment is the address',
+  'process_count': 'DSS_NUM_PROCESSES in the environment is the number of processes',
+  'process_index': 'DSS_PROCESS_ID in the environment is the number of this process',
+  'dry_run': '`dss plan` compiles a run, and --explain_t5x=FILE shows what a file becomes',
+}
 
 
 class Arguments(NamedTuple):
@@ -57,23 +73,51 @@ def split(argv: Sequence[str]) -> Arguments:
     name, equals, value = argument.partition('=')
     if not name.startswith('--'):
       raise ConfigError(f'expected --name=value, not {argument!r}; see --help.')
+    if not equals and name[2:] in T5X_SWITCHES:
+      continue
+    if name[2:] in T5X_REFUSED:
+      raise ConfigError(f'{name} is a flag of T5X; here {T5X_REFUSED[name[2:]]}.')
     if not equals:
       if not rest or rest[0].startswith('--'):
         raise ConfigError(f'{name} needs a value: {name}=VALUE; see --help.')
       value = rest.pop(0)
     name = name[2:]
+    _check_t5x_flag(name, value)
+    if name in T5X_UNNEEDED:
+      continue
     if name == 'gin_file':
-      arguments.files.append(value)
+      arguments.files.append(_unquoted(value))
+    elif name == 'gin_bindings':
+      bound, _, text = value.partition('=')
+      arguments.overrides.append((bound.strip(), text.strip()))
     elif name == 'topology':
       arguments.files.insert(0, f'topologies/{topologies.topology(value).name}.gin')
     elif name == 'gin_search_paths':
-      arguments.search_paths.extend(fields.expanded(path) for path in value.split(',') if path)
+      paths = filter(None, _unquoted(value).split(','))
+      arguments.search_paths.extend(fields.expanded(path) for path in paths)
     elif name.startswith('gin.'):
       arguments.overrides.append((name[4:], value))
     else:
-      macro = name.replace('-', '_').upper()
+      macro = T5X_MACROS.get(name, name.replace('-', '_').upper())
       arguments.overrides.append((SHORT_FORMS.get(macro, macro), value))
   return arguments
+
+
+def _check_t5x_flag(name: str, value: str) -> None:
+  """Raises ConfigError for a flag of T5X's programs that has another form here."""
+  if name == 'run_mode' and value != 'train':
+    raise ConfigError(
+      f'--run_mode={value} is a flag of T5X; here `dss evaluate`, `dss predict` and `dss export` '
+      'are programs of their own.'
+    )
+  if name == 'gin_bindings' and '=' not in value:
+    raise ConfigError(f"expected --gin_bindings='NAME = VALUE', not {value!r}.")
+
+
+def _unquoted(path: str) -> str:
+  """A path without the quotes that a shell script may have left around it."""
+  is_quoted = len(path) > 1 and path[0] == path[-1] and path[0] in '\'"'
+  return path[1:-1] if is_quoted else path
 
 
 def add_module_flag(parser: argparse.ArgumentParser) -> None:
@@ -96,7 +140,7 @@ def import_modules(names: Iterable[str]) -> None:
     ConfigError: a name that no `import` statement could have.
     ImportError: there is no such module.
   """
-  for name in names:
+  for name in (name for several in names for name in several.split(',')):
     if not all(part.isidentifier() for part in name.split('.')):
       raise ConfigError(
         f'{MODULE} is the name of a module, as `import` takes it (my_module for my_module.py), '

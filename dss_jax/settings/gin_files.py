@@ -1,13 +1,13 @@
 """A job's configuration: gin files and command line in, frozen dataclasses out.
 
 Owns reading and writing gin's state. statements.py reads files without gin, unread.py finds
-settings that would be ignored, defaults.py has types and defaults. The dataclasses are defined
-where they are used; none of them knows gin.
+settings that would be ignored, defaults.py has types and defaults, t5x_translation.py what T5X's
+statements become. The dataclasses are defined where they are used; none of them knows gin.
 """
 
+import dataclasses
 import functools
 import importlib.util  # noqa: F401  gin-config 0.5.0 uses it without importing it
-import io
 import logging
 import re
 import sys
@@ -22,15 +22,17 @@ from dss_jax.settings import (
   arguments,
   defaults,
   fields,
+  gin_reader,
   help_text,
   statements,
   t5x_names,
+  t5x_translation,
   unread,
   values,
 )
 from dss_jax.settings.errors import ConfigError
 from dss_jax.settings.printable import printable
-from dss_jax.settings.statements import Statement, gin_root
+from dss_jax.settings.statements import gin_root
 
 GIN_ERRORS = (
   OSError, ValueError, SyntaxError, NameError, AttributeError, ImportError, RuntimeError
@@ -52,21 +54,51 @@ def parse(argv: Sequence[str], run_file: str) -> None:
   if any(arg in ('--help', '-h') for arg in argv):
     print(help_text.of_verb(run_file))
     sys.exit(0)
+  parsed = read(argv, run_file).statements
+  made = t5x_translation.translate(parsed)
+  gin.parse_config(t5x_translation.gin_text(made))
+  theirs = [one for one in parsed if t5x_names.is_theirs(one)]
+  ours = [one for one in parsed if one not in theirs] + [one.statement for one in made]
+  judged = unread.check(ours, run_file, defaults.self_registered(ours), theirs)
+  try:
+    defaults.fill(judged.used, macros())
+    defaults.check_types(judged.used, macros())
+  except RecursionError:
+    raise ConfigError('a setting refers to itself by % or @: give it a value.') from None
+  for note in (*judged.notes, *t5x_translation.notes(theirs)):
+    _print_once(note)
+
+
+def read(argv: Sequence[str], run_file: str) -> gin_reader.Reader:
+  """Reads a command line's files and overrides into gin's state, except for what is T5X's.
+
+  Args:
+    argv: as for `parse`.
+    run_file: likewise.
+
+  Returns:
+    The files' reader, with all statements, T5X's too.
+
+  Raises:
+    ConfigError: see `parse`.
+  """
   given = arguments.split(argv)
   gin.clear_config()
   # Assigned, not extended: gin keeps them between calls, and its reader of files inside Python
   # packages takes a folder such as `runs/` for a package and fails.
   gin.config._LOCATION_PREFIXES[:] = [str(gin_root())]
-  parsed: list[Statement] = []
-  gin.config._FILE_READERS[:] = [(functools.partial(_open, parsed), _is_file)]
+  reader = gin_reader.Reader()
+  gin.config._FILE_READERS[:] = [(reader.open, _is_file)]
   logging.disable(logging.ERROR)  # gin logs every folder in which it does not find a file
   try:
     _parse_file(run_file)  # ours, whatever files the working directory has
-    gin.config._LOCATION_PREFIXES[:] = ['', *given.search_paths, str(gin_root())]
+    roots = [str(gin_root()), str(gin_root() / statements.FROM_T5X)]
+    gin.config._LOCATION_PREFIXES[:] = ['', *given.search_paths, *roots]
     for name in given.files:
       _parse_file(name)
     for name, value in given.overrides:
-      _override(name, value, parsed)
+      _override(name, value, reader)
+    _import_later(reader)
   except GIN_ERRORS as error:
     if isinstance(error, ConfigError):
       raise
@@ -74,14 +106,16 @@ def parse(argv: Sequence[str], run_file: str) -> None:
     raise ConfigError(_gin_message(error)) from (None if is_missing else error)
   finally:
     logging.disable(logging.NOTSET)
-  judged = unread.check(parsed, run_file, defaults.self_registered(parsed))
-  try:
-    defaults.fill(judged.used, macros())
-    defaults.check_types(judged.used, macros())
-  except RecursionError:
-    raise ConfigError('a setting refers to itself by % or @: give it a value.') from None
-  for note in judged.notes:
-    _print_once(note)
+  return reader
+
+
+def read_plainly() -> None:
+  """Makes gin read files from folders and buckets alone, for a program that parses by itself.
+
+  By default gin also looks into Python packages, and takes a folder `datasets/` of the working
+  directory for one when it reads datasets/cqa.gin.
+  """
+  gin.config._FILE_READERS[:] = [(lambda path: epath.Path(fields.expanded(path)).open(), _is_file)]
 
 
 def configured(selector: str) -> Any:
@@ -127,41 +161,30 @@ def _is_file(path: str) -> bool:
   return not re.search(r'/\w+://', path) and epath.Path(fields.expanded(path)).is_file()
 
 
-def _open(parsed: list[Statement], path: str) -> io.StringIO:
-  """Opens a file for gin, and adds its statements to `parsed`."""
-  text = _text(fields.expanded(path))
-  if re.search(r'^[ \t]*(import|from)[ \t]+(?!__gin__|dss_jax)', text, re.MULTILINE):
-    arguments.search_working_directory()
-  for name in re.findall(r'^[ \t]*([\w./]+)[ \t]*=', text, re.MULTILINE):
-    t5x_names.refuse_partitioner(name)
-  parsed += statements.of_text(text, path)[0]
-  file = io.StringIO(text)
-  file.name = path  # gin puts it into its errors
-  return file
-
-
-def _text(path: str) -> str:
-  """A gin file's text: UTF-8, with or without a byte-order mark."""
-  content = epath.Path(path).read_bytes()
-  try:
-    text = content.decode('utf-8-sig')
-  except UnicodeDecodeError as error:
-    number = content.count(b'\n', 0, error.start) + 1
-    raise ConfigError(f'gin: {path}, line {number}: not UTF-8; save the file as UTF-8.') from error
-  if '\0' in text:
-    raise ConfigError(
-      f'gin: {path}: expected text in UTF-8, got a NUL byte (is it UTF-16 or UTF-32?).'
-    )
-  return text.replace('\r\n', '\n')
-
-
-def _override(name: str, text: str, parsed: list[Statement]) -> None:
-  """Sets a macro or binding of the command line, and adds its statement to `parsed`."""
-  t5x_names.refuse_partitioner(name)
-  try:
-    line = f'{name} = {values.gin_text(name, text, defaults.hint_of(name, parsed))}'
-    parsed += statements.of_text(line)[0]
+def _import_later(reader: gin_reader.Reader) -> None:
+  """Adds the modules that files import to MIXTURE_OR_TASK_MODULE, which a run notes."""
+  if not reader.modules:
+    return
+  values = [one for one in reader.statements if one.name == arguments.MODULE]
+  known = values[-1].value if values else None
+  names = known.split(',') if isinstance(known, str) else []
+  added = [module for module in reader.modules if module not in names]
+  if added:
+    line = f'{arguments.MODULE} = {",".join([*names, *added])!r}'
     gin.parse_config(line)
+    places = [reader.modules[module] for module in added]
+    stated = statements.of_text(line, places[0])[0]
+    reader.add([dataclasses.replace(one, shipped=True) for one in stated])
+
+
+def _override(name: str, text: str, reader: gin_reader.Reader) -> None:
+  """Sets a macro or binding of the command line, and adds its statement to those of the files."""
+  try:
+    line = f'{name} = {values.gin_text(name, text, defaults.hint_of(name, reader.statements))}'
+    stated = statements.of_text(line)[0]
+    reader.add(stated)
+    if not any(map(t5x_names.is_hidden, stated)):
+      gin.parse_config(line)
   except tokenize.TokenError as error:
     raise ConfigError(f'the value {text!r} opens a bracket that it does not close.') from error
 
@@ -175,8 +198,6 @@ def _gin_message(error: Exception) -> str:
       f'gin: {file}, line {number}: {token} is no value of a gin file, where texts are in quotes '
       f'and None, True and False have a capital letter; write {meant}.'
     )
-  if re.search(r"No module named 't5x", text):
-    text += '\n  dss_jax has no modules of T5X: take its macros into a file without its imports.'
   return text
 
 

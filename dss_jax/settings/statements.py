@@ -16,6 +16,7 @@ from gin import config_parser
 
 import dss_jax
 
+FROM_T5X = 'from_t5x'  # the folder of files by which `dss train` finds T5X's own without T5X
 REQUIRED = 'gin.REQUIRED'
 
 
@@ -68,12 +69,12 @@ class Statement:
   @property
   def macros(self) -> set[str]:
     """Names of the macros that the value reads."""
-    return {leaf.name for leaf in _leaves(self.value) if isinstance(leaf, Macro)}
+    return {leaf.name for leaf in leaves(self.value) if isinstance(leaf, Macro)}
 
   @property
   def references(self) -> list[Reference]:
     """The configurables that the value refers to."""
-    return [leaf for leaf in _leaves(self.value) if isinstance(leaf, Reference)]
+    return [leaf for leaf in leaves(self.value) if isinstance(leaf, Reference)]
 
 
 def gin_root() -> pathlib.Path:
@@ -120,6 +121,14 @@ def of_text(text: str, file: str = '') -> tuple[list[Statement], list[str]]:
   return statements, includes
 
 
+def modules_of_text(text: str, file: str = '') -> list[str]:
+  """The modules that one file imports; raises as `of_text`."""
+  content = io.StringIO(text)
+  content.name = file or None
+  nodes = config_parser.ConfigParser(content, _Delegate())
+  return [node.module for node in nodes if isinstance(node, config_parser.ImportStatement)]
+
+
 def of_shipped(name: str) -> list[Statement]:
   """The statements of a file that ships with dss_jax, those of the files it includes first."""
   path = gin_root() / name
@@ -159,12 +168,13 @@ def _resolved(value: Any, aliases: dict[str, str]) -> Any:
   return value
 
 
-def _leaves(value: Any) -> Iterator[Any]:
+def leaves(value: Any) -> Iterator[Any]:
+  """The parts of a value that are no list, tuple or dict."""
   if isinstance(value, dict):
     value = [*value, *value.values()]
   if isinstance(value, list | tuple):
     for item in value:
-      yield from _leaves(item)
+      yield from leaves(item)
   else:
     yield value
 

@@ -21,7 +21,7 @@ gin itself refuses a configurable or a parameter that does not exist.
 
 import difflib
 import functools
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from dss_jax.settings import statements, t5x_names
@@ -39,14 +39,18 @@ class Judged(NamedTuple):
 
 
 def check(
-  parsed: Sequence[Statement], run_file: str, called_by_code: Collection[str] = ()
+  parsed: Sequence[Statement],
+  run_file: str,
+  called_by_code: Collection[str] = (),
+  theirs: Sequence[Statement] = (),
 ) -> Judged:
   """Refuses settings that nobody reads.
 
   Args:
-    parsed: every statement that was parsed, the run file's included.
+    parsed: every statement that was parsed, the run file's included, T5X's excluded.
     run_file: the verb's, e.g. 'runs/train.gin'.
     called_by_code: configurables that their own modules registered.
+    theirs: statements of T5X's, which read macros too.
 
   Raises:
     ConfigError: see the top of this file.
@@ -54,11 +58,14 @@ def check(
   verb = run_file.removeprefix('runs/').removesuffix('.gin')
   own = _Readers(parsed, statements.of_shipped(run_file), called_by_code)
   others = _Readers([*parsed, *_run_files()], _run_files())
+  read_by_theirs = {name for statement in theirs for name in statement.macros}
   used: list[Statement] = []
   unread: dict[str, list[str]] = {}
   for statement in parsed:
     if own.reads(statement):
       used.append(statement)
+    elif statement.name in read_by_theirs:
+      continue
     elif not others.reads(statement) or not statement.file:
       raise ConfigError(_refusal(statement, own, verb, elsewhere=others.reads(statement)))
     elif not statement.shipped:
@@ -66,6 +73,18 @@ def check(
         statement.name or f'{statement.configurable}.{statement.parameter}'
       )
   return Judged(used, [_note(file, verb, names) for file, names in unread.items()])
+
+
+def reader_of(parsed: Sequence[Statement], run_file: str) -> Callable[[Statement], bool]:
+  """Whether a verb, or another one, reads what a statement sets, as a function.
+
+  Args:
+    parsed: every statement that was parsed.
+    run_file: the verb's.
+  """
+  own = _Readers(parsed, statements.of_shipped(run_file))
+  others = _Readers([*parsed, *_run_files()], _run_files())
+  return lambda statement: own.reads(statement) or others.reads(statement)
 
 
 class _Readers:

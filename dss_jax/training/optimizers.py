@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import optax
 
 from dss_jax.settings import fields
+from dss_jax.training import factors as t5x_factors
 
 SINGLE = 'single'  # the partition of weights that are not stacked
 OPTIMIZERS = ('adamw', 'adafactor')
-SCHEDULES = ('constant', 'linear', 'rsqrt')
+SCHEDULES = ('constant', 'linear', 'rsqrt', 'factors')
 
 Axes = Mapping[str, Any]  # nested dicts of tuples of logical axes
 
@@ -27,7 +28,8 @@ class OptimizerConfig:
   Attributes:
     name: 'adamw' or 'adafactor' (T5X's: factored, relative to the parameter's size, no momentum).
     learning_rate: the peak, or the factor of 'rsqrt'.
-    schedule: 'constant'; 'linear' to 0 at `decay_steps`; 'rsqrt': rate / sqrt(max(t, warmup)).
+    schedule: 'constant'; 'linear' to 0 at `decay_steps`; 'rsqrt': rate / sqrt(max(t, warmup));
+      'factors', as T5X's files have them.
     warmup_steps: linear from 0 at step 0 ('constant', 'linear'), flat ('rsqrt', as in T5X).
     decay_steps: where 'linear' reaches 0: the end of training (TRAIN_STEPS); None otherwise, so
       that a run with another schedule can be made longer.
@@ -37,6 +39,7 @@ class OptimizerConfig:
     b2: decay of AdamW's second moment.
     eps: added to the root of AdamW's second moment.
     decay_rate: of Adafactor's second moment: 1 - t^-decay_rate.
+    factors: of the schedule 'factors'.
   """
 
   name: str = 'adamw'
@@ -50,9 +53,14 @@ class OptimizerConfig:
   b2: float = 0.999
   eps: float = 1e-8
   decay_rate: float = 0.8
+  factors: t5x_factors.Factors | None = None
 
   def __post_init__(self):
     fields.check(self)
+    if self.schedule != 'factors':
+      object.__setattr__(self, 'factors', None)
+    elif self.factors is None:
+      object.__setattr__(self, 'factors', t5x_factors.Factors())
     if self.schedule != 'linear':
       object.__setattr__(self, 'decay_steps', None)
     if self.name not in OPTIMIZERS:
@@ -67,6 +75,10 @@ class OptimizerConfig:
     if self.schedule not in SCHEDULES:
       raise ValueError(
         f'OptimizerConfig.schedule (SCHEDULE) is one of {SCHEDULES}, not {self.schedule!r}.'
+      )
+    if self.factors and not self.warmup_steps and set(self.factors.names) != {'constant'}:
+      raise ValueError(
+        "OptimizerConfig.warmup_steps (WARMUP_STEPS) of schedule 'factors' is at least 1, not 0."
       )
     if self.clip_norm is not None and self.clip_norm <= 0:
       raise ValueError(
@@ -91,6 +103,8 @@ def make_schedule(config: OptimizerConfig) -> Callable[[Any], Any]:
     A function of a step count from 0, as optax and torch count.
   """
   peak, warmup = config.learning_rate, config.warmup_steps
+  if config.factors is not None:
+    return t5x_factors.rate(config.factors, peak, warmup)
   if config.schedule == 'rsqrt':
     return lambda step: peak * jax.lax.rsqrt(jnp.maximum(_float32(step), max(warmup, 1)))
   if config.schedule == 'linear':

@@ -2,11 +2,13 @@
 
 Owns what T5X's names mean in its two networks: the minimal T5 (t5x/examples/t5), whose layers share
 a relative bias, and the one with scanned layers that have a bias each (t5x/examples/scalable_t5).
-Files are t5x_files.py's, Adafactor's state t5x_adafactor.py's. Weights are [in, out] in all.
+Files are t5x_files.py's, optimizer states t5x_adafactor.py's and t5x_adamw.py's. Weights are [in,
+out] in all.
 """
 
 import ast
 import dataclasses
+import itertools
 import math
 import re
 import warnings
@@ -18,7 +20,7 @@ import numpy as np
 from etils import epath
 
 from dss_jax.checkpoints import foreign_files, transfer
-from dss_jax.checkpoints.t5x import t5x_adafactor, t5x_files
+from dss_jax.checkpoints.t5x import t5x_adafactor, t5x_adamw, t5x_files
 from dss_jax.checkpoints.t5x.t5x_adafactor import TARGET
 from dss_jax.checkpoints.transfer import Leaf, Path, Pretrained, Recipe, Tensor
 from dss_jax.models.t5 import T5Config
@@ -113,7 +115,11 @@ def open_pretrained(path: str) -> Pretrained:
   config = _network(origin, weights, scanned)
   config = _agreed(config, weights, [folder, folder.parent])
   leaves = transfer.check(origin, config, recipe, weights)
-  moments, notes = t5x_adafactor.find(config, leaves, tensors)
+  moments: transfer.Moments | transfer.AdamMoments | None
+  if t5x_adamw.is_there(tensors):
+    moments, notes = t5x_adamw.find(leaves, tensors)
+  else:
+    moments, notes = t5x_adafactor.find(config, leaves, tensors)
   models = [place / name for place in (folder, folder.parent) for name in MODEL_NAMES]
   vocabulary = next((str(model) for model in models if model.exists()), None)
   return Pretrained(origin, config, leaves, tensors, vocabulary, moments, notes)
@@ -135,13 +141,18 @@ def write(
     config: the network.
     params: our parameters by path.
     step: updates made so far.
-    moments: Adafactor's state from `adafactor.moments_of`, or None for a fresh one. If given, its
-      step replaces `step`, and `t5x_adafactor.is_kept` must be true of the network.
+    moments: the optimizer's state from `moments.moments_of`, or None for a fresh one of
+      Adafactor's. If given, its step replaces `step`; of Adafactor's, `t5x_adafactor.is_kept` must
+      be true of the network.
   """
   leaves = recipe(config)
   step = step if moments is None else int(moments['step'])
-  small = t5x_adafactor.arrays(config, leaves, step, moments)
   arrays = transfer.written(leaves, params)
+  if moments is not None and 'mu' in moments:
+    small = t5x_adamw.small_arrays(step)
+    arrays = itertools.chain(arrays, t5x_adamw.arrays(leaves, moments))
+  else:
+    small = t5x_adafactor.arrays(config, leaves, step, moments)
   if config.relative_bias_per_layer:
     heads = config.num_heads
     small = {name: _apart(name, array, heads) for name, array in small.items()}

@@ -1,0 +1,378 @@
+"""Training under T5X's own trainer against training by ours: losses, gradients, updates, resuming.
+
+Needs T5X, which is on no package index: `make t5x`. All else is skipped there with that reason.
+"""
+
+import dataclasses
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import run_folders
+from flax import traverse_util
+
+pytest.importorskip('t5x', reason='needs T5X beside us: make t5x')
+
+import t5x_jobs
+from t5x import partitioning
+from t5x import trainer as t5x_trainer
+
+from dss_jax import cli, methods
+from dss_jax.checkpoints import moments, transfer
+from dss_jax.checkpoints.t5x import t5x
+from dss_jax.data import pipeline
+from dss_jax.inference import decoding
+from dss_jax.models import t5
+from dss_jax.t5x import batches
+from dss_jax.t5x import model as distilled
+from dss_jax.training import losses, optimizers, steps, train_state
+
+OBJECTIVE = losses.objective(methods.get('dss').loss, losses.LossConfig())
+OPTIMIZERS = {'adafactor': '@adafactor.Adafactor()', 'adamw': '@optimizer.adamw()'}
+MESH = (2, 2)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _lenient():
+  """T5X's own arithmetic, in all its threads."""
+  strict = {'jax_numpy_dtype_promotion': 'standard', 'jax_numpy_rank_promotion': 'allow'}
+  before = {name: getattr(jax.config, name) for name in strict}
+  for name, value in strict.items():
+    jax.config.update(name, value)
+  yield
+  for name, value in before.items():
+    jax.config.update(name, value)
+
+
+def job(*bindings: str, **settings):
+  """A decorated model with its trainer and a fresh state, in a configuration."""
+  return t5x_jobs.configured(*bindings, mesh=MESH, **settings)
+
+
+def built(trainer: str = 'DISTILLING_TRAINER'):
+  """The model, its trainer, and a copy of the parameters on the host."""
+  model, partitioner = t5x_jobs.made('DISTILLING_MODEL'), t5x_jobs.made('PARTITIONER')
+  state, axes = t5x_jobs.state_of(model, partitioner)
+  params = jax.device_get(state.params)
+  return model, t5x_jobs.trainer_of(trainer, model, partitioner, state, axes), params
+
+
+def our_optimizer(name: str, config: t5.T5Config):
+  """The optimizer of ours that is T5X's of the configuration."""
+  settings = optimizers.OptimizerConfig(
+    name=name, learning_rate=1e-3, schedule='constant', clip_norm=1.0 if name == 'adamw' else None
+  )
+  return optimizers.make_optimizer(settings, t5.logical_axes(config))
+
+
+def our_updates(name: str, config: t5.T5Config, state, count: int, first: int = 0):
+  """The losses of our own engine over some batches, and the state after them."""
+  update = jax.jit(steps.make_train_step(config, OBJECTIVE, our_optimizer(name, config), seed=0))
+  found = []
+  for batch in t5x_jobs.our_batches(first + count)[first:]:
+    state, metrics = update(state, batch)
+    found.append(float(metrics['loss']))
+  return np.array(found), state
+
+
+def their_updates(trainer, count: int, first: int = 0) -> np.ndarray:
+  """The losses of T5X's trainer over the same batches."""
+  found = []
+  for batch in t5x_jobs.our_batches(first + count)[first:]:
+    metrics = trainer.train(iter([batch]), 1).result()
+    found.append(float(metrics['loss'].value))
+  return np.array(found)
+
+
+# ---------------------------------------------------------------- one batch
+
+
+@pytest.mark.parametrize('pack, count', [(True, 1), (True, 2), (True, 4), (False, 2)])
+def test_loss_and_gradients_of_a_batch_are_ours(pack, count):
+  batch = t5x_jobs.our_batches(1, pack)[0]
+  with job(f't5x_trainer.Trainer.num_microbatches = {count}'):
+    model, trainer, params = built()
+    assert trainer._num_microbatches == count, "gin's binding of T5X's trainer counts"
+
+    def gradients(state, batch):
+      whole = distilled.with_totals(batch, model.distilling, state.step)
+      return t5x_trainer.accumulate_grads_microbatched(
+        model, state, whole, jax.random.key(0), count
+      )
+
+    theirs, metrics, _ = jax.jit(gradients)(trainer.train_state, batch)
+  config, ours = t5x_jobs.our_params(params)
+
+  def loss_of(params):
+    sums = steps._task_sums(config, OBJECTIVE, params, batch, None)
+    return losses.combine(sums['loss'], sums['loss_weight'], OBJECTIVE), sums
+
+  (loss, sums), gradient = jax.jit(jax.value_and_grad(loss_of, has_aux=True))(ours)
+  expected = t5x_jobs.their_params(config, gradient)
+  found = traverse_util.flatten_dict({'target': jax.device_get(theirs)}, sep='/')
+  assert found.keys() == expected.keys()
+  norm = np.sqrt(sum(np.square(array).sum() for array in expected.values()))
+  assert max(np.abs(found[name] - expected[name]).max() for name in expected) < 1e-5 * norm
+  np.testing.assert_allclose(float(metrics['loss'].total), float(loss), rtol=1e-6)
+  for number, task in enumerate(OBJECTIVE.tasks):
+    mean = float(sums['loss'][number] / sums['loss_weight'][number])
+    np.testing.assert_allclose(float(metrics[f'{task}/loss'].compute()), mean, rtol=1e-6)
+
+
+def test_the_bindings_of_t5xs_model_count():
+  batch = t5x_jobs.our_batches(1)[0]
+  with job(
+    'models.EncoderDecoderModel.z_loss = 0.1', 'models.EncoderDecoderModel.label_smoothing = 0.2'
+  ):
+    model, trainer, params = built()
+    theirs = float(model.eval_fn(trainer.train_state.params, batch)[0])
+  config, ours = t5x_jobs.our_params(params)
+  objective = dataclasses.replace(OBJECTIVE, z_loss=0.1, label_smoothing=0.2)
+  sums = jax.jit(steps.make_eval_step(config, objective))(ours, batch)
+  np.testing.assert_allclose(
+    theirs, float(steps.metrics_of_sums(sums, objective)['loss']), rtol=1e-6
+  )
+
+
+def test_t5xs_own_trainer_is_refused_with_our_model():
+  with job():
+    _, trainer, _ = built('STOCK_TRAINER')
+    with pytest.raises(ValueError, match=r'train_script.train.trainer_cls = @trainer\.distilling'):
+      trainer.train(iter(t5x_jobs.our_batches(1)), 1)
+
+
+def test_our_trainer_is_refused_with_t5xs_own_model():
+  with job():
+    model, partitioner = t5x_jobs.made('MODEL'), t5x_jobs.made('PARTITIONER')
+    with pytest.raises(ValueError, match=r'train_script.train.model = @model\.distilling'):
+      t5x_jobs.trainer_of('DISTILLING_TRAINER', model, partitioner, None, None)
+
+
+@pytest.mark.parametrize(
+  'bindings, task, message',
+  [
+    (
+      ['models.EncoderDecoderModel.loss_normalizing_factor = 1.0'],
+      'embedded_dss',
+      'LOSS_NORMALIZING_FACTOR is None here, not 1.0',
+    ),
+    ([], 'embedded_pinto', 'METHOD pinto has a loss .* `dss train`'),
+    ([], 'embedded_mutual_information', 'METHOD mutual_information has a loss'),
+    (["model.distilling.method = 'standard'"], 'embedded_dss', 'METHOD is standard, but'),
+    ([], 'embedded_curriculum', 'set distilling.train_steps'),
+  ],
+)
+def test_what_t5x_cannot_train_is_refused_in_one_sentence(bindings, task, message):
+  with job(*bindings, task=task), pytest.raises(ValueError, match=message):
+    t5x_jobs.made('DISTILLING_MODEL')
+
+
+def test_every_other_method_has_its_objective():
+  for method in methods.registered():
+    if not method.is_grouped:
+      bindings = 'model.distilling.train_steps = 9'
+      with job(bindings, task=f'embedded_{method.name}'):
+        model = t5x_jobs.made('DISTILLING_MODEL')
+      assert model.distilling.objective == losses.objective(method.loss, losses.LossConfig(), 9)
+
+
+def test_weights_that_change_over_training_follow_the_step():
+  batch = t5x_jobs.our_batches(1, task='embedded_curriculum')[0]
+  objective = losses.objective(methods.get('curriculum').loss, losses.LossConfig(), 9)
+  with job(
+    'model.distilling.train_steps = 1009',
+    'model.distilling.first_step = 1000',
+    task='embedded_curriculum',
+  ):
+    model, trainer, params = built()
+    config, ours = t5x_jobs.our_params(params)
+    sums = jax.jit(steps.make_eval_step(config, objective))(ours, batch)
+    for step in (1000, 1004, 1008):
+      whole = distilled.with_totals(batch, model.distilling, step)
+      found = float(model.loss_fn(trainer.train_state.params, whole, None)[0])
+      expected = float(steps.metrics_of_sums(sums, objective, step - 1000)['loss'])
+      np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_only_tasks_that_are_there_have_metrics():
+  batch = dict(t5x_jobs.our_batches(1, task='embedded_label')[0])
+  with job('t5x_trainer.Trainer.num_microbatches = 2'):
+    _, trainer, _ = built()
+    written = trainer.train(iter([batch]), 1).result()
+  assert 'label/loss' in written and 'loss' in written
+  assert not [name for name in written if name.startswith('rationale/')]
+
+
+# ---------------------------------------------------------------- updates
+
+
+@pytest.mark.parametrize('name', OPTIMIZERS)
+def test_twenty_updates_with_microbatches_are_ours(name):
+  bindings = [f'OPTIMIZER = {OPTIMIZERS[name]}', 't5x_trainer.Trainer.num_microbatches = 2']
+  with job(*bindings):
+    _, trainer, params = built()
+    theirs = their_updates(trainer, 20)
+  config, ours = t5x_jobs.our_params(params)
+  state = train_state.from_params(ours, our_optimizer(name, config))
+  expected, _ = our_updates(name, config, state, 20)
+  assert expected[-1] < expected[0] - 0.5, 'it learns'
+  np.testing.assert_allclose(theirs, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize('name', OPTIMIZERS)
+def test_each_continues_from_the_others_checkpoint(name, tmp_path):
+  """Ten updates by one, written; five more by both from what was written."""
+  from t5x import checkpoints
+
+  with job(f'OPTIMIZER = {OPTIMIZERS[name]}'):
+    _, trainer, _ = built()
+    their_updates(trainer, 10)
+    partitioner = trainer._partitioner
+    manager = checkpoints.Checkpointer(trainer.train_state, partitioner, str(tmp_path / 'theirs'))
+    manager.save(trainer.train_state)
+    opened = t5x.open_pretrained(str(tmp_path / 'theirs'))
+    config = dataclasses.replace(opened.config, dtype='float32', dropout_rate=0.0)
+    optimizer = our_optimizer(name, config)
+    state = train_state.from_params(transfer.read_all(opened.recipe, opened.tensors), optimizer)
+    loaded = {
+      'step': opened.moments.step,
+      **{
+        kind: transfer.read_all(getattr(opened.moments, kind), opened.tensors)
+        for kind in opened.moments._fields[1:]
+      },
+    }
+    assert loaded['step'] == 10
+    state = state._replace(opt_state=moments.with_moments(state.opt_state, loaded))
+    ours, state = our_updates(name, config, state, 5, first=10)
+    theirs = their_updates(trainer, 5, first=10)
+    np.testing.assert_allclose(theirs, ours, rtol=1e-5)
+
+    # And back: what we wrote after fifteen updates.
+    folder = tmp_path / 'ours' / 'checkpoint_15'
+    written = moments.moments_of(jax.device_get(state.opt_state))
+    t5x.write(str(folder), config, transfer.flatten(state.params), 15, written)
+    reader = checkpoints.Checkpointer(trainer.train_state, partitioner, str(tmp_path / 'ours'))
+    trainer.train_state = reader.restore(path=str(folder))
+    assert int(trainer.train_state.step) == 15
+    theirs = their_updates(trainer, 5, first=15)
+  ours, _ = our_updates(name, config, state, 5, first=15)
+  np.testing.assert_allclose(theirs, ours, rtol=1e-5)
+
+
+@pytest.mark.parametrize('name', OPTIMIZERS)
+def test_the_gin_file_of_an_export_restores_its_optimizer(name, tmp_path):
+  import gin
+  from t5x import checkpoints, models
+
+  run = run_folders.make_run(tmp_path / 'run', optimizer=name, steps=(2,), best=2)
+  command = ['export', '--to=t5x', f'--checkpoint={run}', f'--output={tmp_path / "out"}']
+  assert cli.main(command) == 0
+  with job():
+    gin.clear_config()
+    gin.add_config_file_search_path(pathlib.Path(models.__file__).parent.parent)
+    gin.parse_config_file(str(tmp_path / 'out' / 'model.gin'))
+    gin.bind_parameter('%DROPOUT_RATE', 0.0)
+    model = t5x_jobs.made('MODEL')
+    partitioner = partitioning.PjitPartitioner(num_partitions=1)
+    state, _ = t5x_jobs.state_of(model, partitioner, seed=1)
+    reader = checkpoints.Checkpointer(state, partitioner, str(tmp_path / 'out'))
+    restored = reader.restore(path=str(tmp_path / 'out' / 'checkpoint_2'))
+  before, after = (
+    traverse_util.flatten_dict(jax.device_get(each.params), sep='/') for each in (state, restored)
+  )
+  assert all((before[n] != after[n]).any() for n in before if n.endswith('kernel'))
+
+
+def test_greedy_outputs_are_ours():
+  batch = t5x_jobs.our_batches(1, pack=False)[0]
+  with job('OPTIMIZER = @optimizer.adamw()', 'optimizer.adamw.learning_rate = 0.01'):
+    model, trainer, _ = built()
+    their_updates(trainer, 20)
+    params = jax.device_get(trainer.train_state.params)
+    asked = {name: batch[name] for name in ('encoder_input_tokens', 'decoder_input_tokens')}
+    theirs = np.asarray(jax.jit(model.predict_batch)(params, asked))
+  config, ours = t5x_jobs.our_params(params)
+  length = theirs.shape[1]
+  outputs, _ = decoding.decode(
+    config,
+    jax.tree.map(jnp.asarray, ours),
+    batch['encoder_input_tokens'],
+    batch['encoder_segment_ids'],
+    decoding.Decoding(max_length=length),
+  )
+  assert len({tuple(row) for row in theirs.tolist()}) > 1
+  np.testing.assert_array_equal(theirs, outputs)
+
+
+# ---------------------------------------------------------------- whole jobs of T5X
+
+
+def run(folder, until: int, *bindings: str) -> dict:
+  """A whole job of T5X's `train` in a folder; its last state's arrays."""
+  state = t5x_jobs.run(folder, until, *bindings, mesh=MESH)
+  return traverse_util.flatten_dict(jax.device_get(state.state_dict()), sep='/')
+
+
+def test_a_job_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path):
+  whole = run(tmp_path / 'whole', 6)
+  run(tmp_path / 'parts', 3)
+  parts = run(tmp_path / 'parts', 6)
+  assert whole.keys() == parts.keys()
+  for name, array in whole.items():
+    np.testing.assert_array_equal(array, parts[name], name)
+
+
+def test_the_checkpoint_before_the_first_step_is_before_the_first_batch(tmp_path):
+  """T5X has looked at the first batch by then."""
+  run(tmp_path, 3)
+  first = json.loads((tmp_path / 'checkpoint_0' / 'dataset' / 'train_ds-000-of-001').read_text())
+  later = json.loads((tmp_path / 'checkpoint_3' / 'dataset' / 'train_ds-000-of-001').read_text())
+  assert (first['window'], first['row']) == (0, 0)
+  assert (later['window'], later['row']) == (0, 3 * t5x_jobs.ROWS)
+
+
+@pytest.mark.parametrize(
+  'text, message',
+  [
+    ('{"window": 0, "row": 8, "fingerprint": 1}', 'is not what MODEL_DIR was trained on'),
+    ('{"window": -1, "row": 8, "fingerprint": 1}', 'is no place in our batches'),
+    ('\x0a\x05', 'is no place in our batches: continue with the get_dataset_fn'),
+    ('[1]', 'is no place in our batches'),
+  ],
+)
+def test_a_place_in_other_data_is_refused(tmp_path, text, message):
+  (tmp_path / 'place').write_text(text)
+  t5x_jobs.our_batches(1)
+  config = pipeline.DataConfig(t5x_jobs.TASK, t5x_jobs.LENGTHS, t5x_jobs.ROWS)
+  mixture = pipeline.load_mixture(t5x_jobs.TASK, 'train', OBJECTIVE.tasks)
+  stream = batches.Batches(pipeline.TrainBatches(mixture, config), fingerprint=2)
+  with pytest.raises(ValueError, match=message):
+    stream.restore(tmp_path / 'place')
+
+
+def test_seqios_own_stream_trains_too(tmp_path):
+  bindings = [
+    'train_script.train.get_dataset_fn = @utils.get_dataset',
+    'utils.SaveCheckpointConfig.save_dataset = False',
+  ]
+  state = run(tmp_path, 3, *bindings)
+  assert int(state['state/step']) == 3
+
+
+@pytest.mark.parametrize('axis', ['data', 'model'])
+def test_two_processes_train_as_one(tmp_path, axis):
+  """Each makes its half of every batch, or the same rows; both go on at the next batch."""
+  whole = run(tmp_path / 'one', 6)
+  for until in (3, 6):
+    t5x_jobs.run_in_two_processes(tmp_path / 'two', until, axis)
+  found = t5x.open_pretrained(str(tmp_path / 'two'))
+  assert t5x.step_of(str(tmp_path / 'two')) == 6
+  for path, leaf in found.recipe.items():
+    for name in leaf.names:
+      array = found.tensors[name].read((slice(None),) * len(found.tensors[name].shape))
+      np.testing.assert_allclose(array, whole[name], rtol=0, atol=2e-6, err_msg='/'.join(path))
+  places = [file.read_text() for file in (tmp_path / 'two').glob('checkpoint_6/dataset/*/*')]
+  assert len(places) == (2 if axis == 'data' else 1) and len(set(places)) == 1
