@@ -46,7 +46,7 @@ def odd(tmp_path, monkeypatch):
   'read',
   [
     lambda path: RunFolder(path).load_settings(),
-    lambda path: export_weights._read(epath.Path(path), 'best', moments=False),
+    lambda path: export_weights._read(epath.Path(path), 'best', with_state=False),
     pretrained.open_weights,
     lambda path: pretrained.open_weights(path, 'hf'),
     lambda path: pretrained.open_weights(path, 't5x'),
