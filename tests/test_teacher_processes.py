@@ -11,18 +11,7 @@ import textwrap
 import threading
 import time
 
-from teacher_runs import (  # noqa: F401  fixtures
-  ANSWERS,
-  NOT_PAID,
-  PRICE,
-  ask,
-  asked,
-  kept,
-  question_of,
-  quick,
-  server,
-  texts,
-)  # fmt: skip
+from teacher_runs import PRICE, ask, asked, kept, quick, server, texts  # noqa: F401  fixtures
 
 from dss_jax.teacher import requests, run, store
 

@@ -42,14 +42,7 @@ def with_moments(opt_state: Any, moments: Mapping[str, Any]) -> Any | None:
   mine = moments_of(opt_state)
   if mine is None:
     return None
-  for kind in KINDS:
-    wanted, there = (transfer.shapes_of(tree[kind]) for tree in (mine, moments))
-    for path in sorted({*wanted, *there}):
-      if wanted.get(path) != there.get(path):
-        raise ValueError(
-          f"AdamW's state has {kind} of {'/'.join(path)} with shape {there.get(path, 'none')}; "
-          f'expected {wanted.get(path, "none")}.'
-        )
+  transfer.check_means('AdamW', KINDS, mine, moments)
 
   def put(state: Any) -> Any:
     if not isinstance(state, ScaleByAdamState):

@@ -9,7 +9,7 @@ huggingface.py and t5x.py own the other programs' names, and their files.
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -137,6 +137,30 @@ def unflatten(leaves: Mapping[Path, Any]) -> dict[str, Any]:
 def shapes_of(tree: Any) -> dict[Path, tuple[int, ...]]:
   """The shapes of the leaves of a nested dict by path."""
   return {path: tuple(np.shape(leaf)) for path, leaf in flatten(tree).items()}
+
+
+def check_means(
+  optimizer: str, kinds: Sequence[str], mine: Mapping[str, Any], given: Mapping[str, Any]
+) -> None:
+  """Refuses an optimizer's means that belong to other parameters, or have other shapes.
+
+  Args:
+    optimizer: whose they are, for people.
+    kinds: the names of its means.
+    mine: the means that are expected: for each kind a nested dict of arrays.
+    given: those that came.
+
+  Raises:
+    ValueError: they differ.
+  """
+  for kind in kinds:
+    wanted, there = shapes_of(mine[kind]), shapes_of(given[kind])
+    for path in sorted({*wanted, *there}):
+      if wanted.get(path) != there.get(path):
+        raise ValueError(
+          f"{optimizer}'s state has {kind} of {'/'.join(path)} with shape "
+          f'{there.get(path, "none")}; expected {wanted.get(path, "none")}.'
+        )
 
 
 def placed_like(value: Any, leaf: Any) -> Any:
