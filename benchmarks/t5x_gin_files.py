@@ -2,11 +2,11 @@
 
     python benchmarks/t5x_gin_files.py CHECKOUT [--refused]
 
-CHECKOUT is one of T5X; nothing of it is copied. Each file is explained
-as a command line of its own would be. A line counts in the file that has it, once, under what it
-becomes by itself. A statement counts as ignored where no printed line tells of it (the file is read
-a second time), or where other values of it change neither a run nor a refusal and the table does not
-allow that (settings/t5x_ignored.py). Owns the table; what a line becomes is settings/t5x_*'s.
+CHECKOUT is one of T5X; nothing of it is copied. Each file is explained as a command line of its own
+would be. A line counts in the file that has it, once, under what it becomes by itself. A statement
+counts as ignored where no printed line tells of it (the file is read a second time), or where other
+values of it change neither a run nor a refusal and the table does not allow that
+(settings/t5x_ignored.py). Owns the table; what a line becomes is settings/t5x_*'s.
 """
 
 import argparse
