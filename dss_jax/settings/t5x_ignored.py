@@ -29,26 +29,30 @@ def find(
     candidates: of these; each is neither refused nor overridden.
     is_read: whether a run reads what a statement of ours sets.
   """
+  effective = {id(one) for one in candidates}
+
+  def is_allowed(statement: Statement, depth: int = 20) -> bool:
+    """Whether the table says of any value that it needs nothing here, or what is done instead."""
+    rule = t5x_names.rule_of(statement) if t5x_names.is_theirs(statement) else None
+    if isinstance(rule, Verdict) and rule.kind in (NOTHING, DIFFERS):
+      return True
+    readers = [one for one in parsed if statement.name in one.macros]
+    # A reader that is refused or overridden depends on no macro, in T5X either.
+    return bool(depth and readers) and all(
+      id(one) not in effective or is_allowed(one, depth - 1) for one in readers
+    )
+
   ignored = []
   for statement in candidates:
     is_theirs = t5x_names.is_theirs(statement)
-    if (not is_theirs and is_read(statement)) or _is_allowed(statement, parsed):
+    if (not is_theirs and is_read(statement)) or is_allowed(statement):
       continue
     before = _outcome(parsed, None if is_theirs else statement)
     changed = (dataclasses.replace(statement, value=value) for value in OTHER_VALUES)
-    if all(before == _outcome(_exchanged(parsed, statement, one), one if not is_theirs else None)
+    if all(before == _outcome(_exchanged(parsed, statement, one), None if is_theirs else one)
            for one in changed):  # fmt: skip
       ignored.append(statement)
   return ignored
-
-
-def _is_allowed(statement: Statement, parsed: Sequence[Statement], depth: int = 20) -> bool:
-  """Whether the table says of every value that it needs nothing here, or what is done instead."""
-  if t5x_names.is_theirs(statement):
-    rule = t5x_names.rule_of(statement)
-    return isinstance(rule, Verdict) and rule.kind in (NOTHING, DIFFERS)
-  readers = [one for one in parsed if statement.name in one.macros]
-  return bool(depth and readers) and all(_is_allowed(one, parsed, depth - 1) for one in readers)
 
 
 def _exchanged(
