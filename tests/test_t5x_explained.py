@@ -35,7 +35,10 @@ def test_every_line_is_explained(tmp_path):
   became = [line.partition(' -> ')[2] for line in lines[-9:]]
   assert became[0] == "translated to MIXTURE_OR_TASK_MODULE = 'my.tasks'"
   assert became[1].startswith('overridden by ') and became[1].endswith('by itself the same here')
-  assert became[2:4] == ['the same here', 'translated to NUM_MICROBATCHES = 2']
+  assert became[2].endswith(
+    'theirs.gin:20, train/utils.DatasetConfig.batch_size; by itself the same here'
+  )
+  assert became[3] == 'translated to NUM_MICROBATCHES = 2'
   assert became[4].startswith('needs nothing: ') and became[5].startswith(
     'refused; here: CLIP_NORM'
   )
@@ -69,8 +72,8 @@ def test_it_is_explained_which_of_two_settings_counts(explained):
     'overridden by 13; by itself translated to LEARNING_RATE = 0.001',
     'the same here',
     'translated to BATCH_SIZE = 8',
-    'overridden by 14, train/DatasetConfig.batch_size; by itself the same here',
-    'overridden by 17, SaveCheckpointConfig.period; by itself the same here',
+    'overridden by 14, train/utils.DatasetConfig.batch_size; by itself the same here',
+    'overridden by 17, utils.SaveCheckpointConfig.period; by itself the same here',
     'translated to SAVE_PERIOD = 9',
   ]
   assert total == ('6 statements: 3 overridden, 2 translated, 1 the same here; none is ignored')

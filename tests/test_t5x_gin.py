@@ -101,7 +101,7 @@ def _value(config, path):
       'checkpoints_to_keep',
       2**31 - 1,
     ),
-    ('train_script.train.model = @models.EncoderDecoderModel()', 'model.emb_dim', 8),
+    ('train_script.train.model = @models.EncoderDecoderModel()', 'model.emb_dim', 96),
     (
       'models.EncoderDecoderModel.input_vocabulary = @seqio.ByteVocabulary()',
       'vocabulary',

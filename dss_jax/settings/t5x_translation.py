@@ -161,11 +161,12 @@ def sentence(judged: Judged) -> str:
 def notes(parsed: Sequence[Statement]) -> list[str]:
   """What a run does otherwise, and one line where users' files have statements of T5X's."""
   judged = judge(parsed)
+  validates = any('EVAL_PERIOD' in one.macros for one in parsed if not t5x_names.is_theirs(one))
   different = [
     f"{one.statement.where}: T5X's {name_of(one.statement)} = {one.statement.value}; here "
     f'{one.verdict.why}.'
     for one in judged
-    if one.verdict.kind == t5x_verdicts.DIFFERS and not one.overridden_by
+    if validates and one.verdict.kind == t5x_verdicts.DIFFERS and not one.overridden_by
   ]
   of_users = [one.statement for one in judged if one.statement.file and not one.statement.shipped]
   files = list(dict.fromkeys(one.file for one in of_users))
@@ -211,6 +212,7 @@ def _made(target: str, text: str, origin: Statement) -> Made:
     value=statements.of_text(f'x = {text}')[0][0].value,
     file=origin.file,
     line=origin.line,
+    shipped=origin.shipped,
   )
   return Made(statement, f'{target} = {text}', origin)
 
