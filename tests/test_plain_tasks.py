@@ -112,6 +112,21 @@ def test_an_accuracy_that_is_not_defined_is_said(capsys, targets, predictions, s
   assert ('accuracy is not defined' in told) == said
 
 
+@pytest.mark.parametrize('made, correct', [(np.array, [1, 1, 0, 1]), (list, [0, 0, 0, 0])])
+def test_arrays_are_scored_and_other_types_of_targets_said(monkeypatch, capsys, made, correct):
+  plain_tasks._say_once.cache_clear()
+
+  def postprocess(self, output, example, is_target):
+    return made([output]) if is_target or made is np.array else output
+
+  monkeypatch.setattr(seqio.Task, 'postprocess_fn', postprocess)
+  with vocabulary.temporary_vocabulary('bytes'):
+    rows = plain_tasks.read(OTHER, 'test', None)
+    scored = plain_tasks.score(OTHER, rows, ['1', '2', 'x', '4'])
+  assert scored.correct == correct
+  assert ('not defined' in capsys.readouterr().err) == (made is list)
+
+
 def test_examples_keep_their_rows_and_other_columns_are_no_texts():
   with vocabulary.temporary_vocabulary('bytes'):
     examples = evaluator.load_examples(TASK, 'test', 2)
