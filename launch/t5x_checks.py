@@ -21,6 +21,8 @@ from dss_jax.settings.t5x_verdicts import Becomes
 RESULT, VOCABULARY, PARTITIONS = 'MODEL_DIR', 'VOCABULARY', 'NUM_PARTITIONS'
 INPUTS = ('INITIAL_CHECKPOINT_PATH', arguments.DATA_DIR)
 BATCHES = ('BATCH_SIZE', 'EVAL_BATCH_SIZE')
+MICROBATCHES = 'NUM_MICROBATCHES'
+BOUND = (RESULT, INPUTS[0], *BATCHES, MICROBATCHES, PARTITIONS)  # to one parameter of T5X each
 
 
 def check(job: Job, more: Sequence[str], uploads: bool) -> tuple[str, ...]:
@@ -52,7 +54,7 @@ def check(job: Job, more: Sequence[str], uploads: bool) -> tuple[str, ...]:
 def macros_of(command: Sequence[str]) -> dict[str, Any]:
   """The macros of a command line and of its gin files, those of T5X's own files left out.
 
-  Where a parameter of T5X's that a macro is for is bound to something else, that is the value.
+  Where the parameter of T5X's that one of BOUND is for has another plain value, that is its value.
 
   Raises:
     ConfigError: a value is not what gin takes.
@@ -69,8 +71,8 @@ def macros_of(command: Sequence[str]) -> dict[str, Any]:
         f'--gin.{name}=\'"{text}"\'.'
       ) from error
   found = {one.name: one.value for one in parsed if one.name}
-  bound = {_macro_of(one): one.value for one in parsed if one.parameter}
-  found |= {name: value for name, value in bound.items() if name and value != Macro(name)}
+  bound = {_macro_of(one): one.value for one in parsed if one.parameter and not one.references}
+  found |= {name: value for name, value in bound.items() if name in BOUND and value != Macro(name)}
   values = {name: statements.with_macros(value, found) for name, value in found.items()}
   return {name: None if isinstance(value, Macro) else value for name, value in values.items()}
 
@@ -152,7 +154,7 @@ def _check_rows(job: Job, macros: Mapping[str, Any]) -> None:
   for name in BATCHES:
     rows, parts = macros.get(name), devices // partitions
     if name == 'BATCH_SIZE':
-      parts *= macros.get('NUM_MICROBATCHES') or 1
+      parts *= macros.get(MICROBATCHES) or 1
     if isinstance(rows, int) and rows % parts:
       raise ValueError(
         f'{name} {rows} is not a multiple of {parts}: {job.topology} has {devices} devices, of '
