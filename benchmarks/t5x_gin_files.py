@@ -2,10 +2,11 @@
 
     python benchmarks/t5x_gin_files.py CHECKOUT [--refused]
 
-CHECKOUT is one of T5X; nothing of it is copied. Each file is explained
-as a command line of its own would be. A line counts in the file that has it, once, under what it
-becomes by itself. A statement that no printed line tells of would count as ignored: those of the
-file are found by reading it a second time. Owns the table; what a line becomes is settings/t5x_*'s.
+CHECKOUT is one of T5X; nothing of it is copied. Each file is explained as a command line of its own
+would be. A line counts in the file that has it, once, under what it becomes by itself. A statement
+counts as ignored where no printed line tells of it (the file is read a second time), or where other
+values of it change neither a run nor a refusal and the table does not allow that
+(settings/t5x_ignored.py). Owns the table; what a line becomes is settings/t5x_*'s.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from dss_jax.settings.errors import ConfigError
 
 RUN_FILE = 'runs/train.gin'
 PATTERNS = ('t5x/configs/**/*.gin', 't5x/examples/**/*.gin')
-KINDS = ('translated', 'needs nothing', 'the same here', 'refused')
+KINDS = ('translated', 'needs nothing', 'the same here', 'differs', 'refused')
 INCLUDED = 'its statements are read here'  # of an include
 UNKNOWN = re.compile(r'none of the names of T5X that dss_jax knows|nothing reads it')
 UNREAD = 'unreadable'  # files that include one that T5X has not published
@@ -38,7 +39,8 @@ def counts_of(file: pathlib.Path, source: pathlib.Path) -> tuple[collections.Cou
   """How many lines of a file become what, and its refused lines as they are printed."""
   arguments = [f'--gin_search_paths={source}', f'--gin_file={file}']
   told, refused = {}, []
-  for line in t5x_explained.explain(arguments, RUN_FILE):
+  *lines, total = t5x_explained.explain(arguments, RUN_FILE)
+  for line in lines:
     found = re.fullmatch(rf'{re.escape(str(file))}:(\d+): (.*) -> (.*)', line)
     if found:
       told[int(found[1]), found[2].partition(' = ')[0]] = found[3]
@@ -49,7 +51,9 @@ def counts_of(file: pathlib.Path, source: pathlib.Path) -> tuple[collections.Cou
       refused.append(f'{file.relative_to(source)}:{number}: {name} -> {became}')
   counts['lines'] = len(told)
   own = statements.of_text(file.read_text(encoding='utf-8'), str(file))[0]
-  counts['ignored'] = len({one.line for one in own} - {number for number, _ in told})
+  without_effect = {int(number) for number in re.findall(rf'{re.escape(str(file))}:(\d+)', total)}
+  counts['ignored'] = len(({one.line for one in own} - {number for number, _ in told})
+                          | without_effect)  # fmt: skip
   return counts, refused
 
 

@@ -13,13 +13,16 @@ from typing import Any
 from dss_jax import datasets, methods
 from dss_jax.launch import job as jobs
 from dss_jax.launch.job import Job
-from dss_jax.settings import arguments, fields, statements
+from dss_jax.settings import arguments, fields, statements, t5x_names
 from dss_jax.settings.errors import ConfigError
-from dss_jax.settings.statements import Macro
+from dss_jax.settings.statements import Macro, Statement
+from dss_jax.settings.t5x_verdicts import Becomes
 
-RESULT, VOCABULARY = 'MODEL_DIR', 'VOCABULARY'
+RESULT, VOCABULARY, PARTITIONS = 'MODEL_DIR', 'VOCABULARY', 'NUM_PARTITIONS'
 INPUTS = ('INITIAL_CHECKPOINT_PATH', arguments.DATA_DIR)
 BATCHES = ('BATCH_SIZE', 'EVAL_BATCH_SIZE')
+MICROBATCHES = 'NUM_MICROBATCHES'
+BOUND = (RESULT, INPUTS[0], *BATCHES, MICROBATCHES, PARTITIONS)  # to one parameter of T5X each
 
 
 def check(job: Job, more: Sequence[str], uploads: bool) -> tuple[str, ...]:
@@ -51,25 +54,34 @@ def check(job: Job, more: Sequence[str], uploads: bool) -> tuple[str, ...]:
 def macros_of(command: Sequence[str]) -> dict[str, Any]:
   """The macros of a command line and of its gin files, those of T5X's own files left out.
 
+  Where the parameter of T5X's that one of BOUND is for has another plain value, that is its value.
+
   Raises:
     ConfigError: a value is not what gin takes.
   """
   given = arguments.split(command[1:])
-  found: dict[str, Any] = {}
-  for name in given.files:
-    found |= {one.name: one.value for one in _statements(name, given.search_paths) if one.name}
+  parsed = [one for name in given.files for one in _statements(name, given.search_paths)]
   for name, text in given.overrides:
-    if name == arguments.DATA_DIR:  # a flag of T5X's, without quotes
-      found[name] = text.strip('\'"')
-      continue
+    value = repr(text.strip('\'"')) if name == arguments.DATA_DIR else text  # it has no quotes
     try:
-      found |= {one.name: one.value for one in statements.of_text(f'{name} = {text}')[0]}
+      parsed += statements.of_text(f'{name} = {value}')[0]
     except (SyntaxError, tokenize.TokenError) as error:
       raise ConfigError(
         f'--gin.{name}={text}: expected a value as gin files have it, with texts in quotes: '
         f'--gin.{name}=\'"{text}"\'.'
       ) from error
-  return {name: _plain(value, found) for name, value in found.items() if name}
+  found = {one.name: one.value for one in parsed if one.name}
+  bound = {_macro_of(one): one.value for one in parsed if one.parameter and not one.references}
+  found |= {name: value for name, value in bound.items() if name in BOUND and value != Macro(name)}
+  values = {name: statements.with_macros(value, found) for name, value in found.items()}
+  return {name: None if isinstance(value, Macro) else value for name, value in values.items()}
+
+
+def _macro_of(binding: Statement) -> str:
+  """The macro that gin/t5x/ has for a parameter of T5X's; '' for other parameters."""
+  rule = t5x_names.rule_of(binding) if t5x_names.is_theirs(binding) else None
+  name = rule.target if isinstance(rule, Becomes) else ''
+  return PARTITIONS if name == 'MESH_TENSOR' else name
 
 
 def _statements(name: str, search_paths: Sequence[str]) -> Iterator[statements.Statement]:
@@ -86,13 +98,6 @@ def _statements(name: str, search_paths: Sequence[str]) -> Iterator[statements.S
   for one in included:
     yield from _statements(one, search_paths)
   yield from found
-
-
-def _plain(value: Any, known: Mapping[str, Any], depth: int = 20) -> Any:
-  """A macro's value, where it is another macro's; None for what nothing here defines."""
-  if isinstance(value, Macro):
-    return _plain(known.get(value.name), known, depth - 1) if depth else None
-  return value
 
 
 def _check_paths(macros: Mapping[str, Any], files: Sequence[str]) -> None:
@@ -138,7 +143,7 @@ def _check_task(job: Job, macros: Mapping[str, Any]) -> None:
 
 def _check_rows(job: Job, macros: Mapping[str, Any]) -> None:
   """Refuses batches that T5X cannot divide evenly over the devices."""
-  partitions = macros.get('NUM_PARTITIONS')
+  partitions = macros.get(PARTITIONS)
   if not isinstance(partitions, int):
     return
   devices = job.machine.devices
@@ -149,7 +154,7 @@ def _check_rows(job: Job, macros: Mapping[str, Any]) -> None:
   for name in BATCHES:
     rows, parts = macros.get(name), devices // partitions
     if name == 'BATCH_SIZE':
-      parts *= macros.get('NUM_MICROBATCHES') or 1
+      parts *= macros.get(MICROBATCHES) or 1
     if isinstance(rows, int) and rows % parts:
       raise ValueError(
         f'{name} {rows} is not a multiple of {parts}: {job.topology} has {devices} devices, of '

@@ -4,12 +4,15 @@ Owns which of them judges a student, and scoring by its own postprocessor and me
 SeqIO's evaluator does. Does not own reading their tokens (data/examples.py) or decoding.
 """
 
+import functools
 import numbers
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import seqio
 
+from dss_jax.parallel import distributed
 from dss_jax.tasks import metrics, registration, vocabulary
 
 PREFIX = 'task/'  # of the task's own metrics, whose scale is its own
@@ -101,7 +104,8 @@ def score(task: str, rows: Sequence[dict[str, Any]], outputs: Sequence[str]) -> 
     targets.append(target)
     predictions.append(provider.postprocess_fn(output, example=row, is_target=False))
   pairs = zip(targets, predictions, strict=True)
-  correct = [bool(target == prediction) for target, prediction in pairs]
+  correct = [is_equal(target, prediction) for target, prediction in pairs]
+  _check_types(task, targets, predictions)
   low, high = metrics.wilson_interval(sum(correct), len(correct))
   scores: dict[str, float] = {
     'accuracy': sum(correct) / len(correct),
@@ -114,6 +118,49 @@ def score(task: str, rows: Sequence[dict[str, Any]], outputs: Sequence[str]) -> 
       if isinstance(value, numbers.Real):
         scores[f'{PREFIX}{name}'] = float(value)
   return Scored(scores, targets, predictions, correct)
+
+
+def is_equal(target: Any, prediction: Any) -> bool:
+  """Whether a postprocessed prediction is its target; arrays are compared number by number."""
+  if isinstance(target, np.ndarray) or isinstance(prediction, np.ndarray):
+    return bool(np.array_equal(target, prediction))
+  if isinstance(target, dict) and isinstance(prediction, dict):
+    same_keys = target.keys() == prediction.keys()
+    return same_keys and all(is_equal(target[key], prediction[key]) for key in target)
+  if isinstance(target, list | tuple) and type(target) is type(prediction):
+    same_length = len(target) == len(prediction)
+    return same_length and all(map(is_equal, target, prediction))
+  return bool(target == prediction)
+
+
+def _check_types(task: str, targets: Sequence[Any], predictions: Sequence[Any]) -> None:
+  """Says so where no prediction can be equal to its target, as with several right answers."""
+  pairs = zip(targets, predictions, strict=True)
+  different = [(target, prediction) for target, prediction in pairs
+               if not _are_comparable(target, prediction)]  # fmt: skip
+  if different and len(different) == len(targets):
+    first, second = (type(one).__name__ for one in different[0])
+    _say_once(
+      f'the postprocessor of {task} makes a {first} of a target and a {second} of a prediction, so '
+      'its accuracy is not defined: it is 0 throughout, and the best checkpoint is the first. The '
+      f"numbers called {PREFIX}NAME are the task's own."
+    )
+
+
+def _are_comparable(target: Any, prediction: Any) -> bool:
+  kinds = (numbers.Number, np.ndarray | np.generic | list | tuple)
+  return (
+    target is None
+    or prediction is None
+    or isinstance(prediction, type(target))
+    or isinstance(target, type(prediction))
+    or any(isinstance(target, kind) and isinstance(prediction, kind) for kind in kinds)
+  )
+
+
+@functools.cache  # every validation scores
+def _say_once(text: str) -> None:
+  distributed.log(text)
 
 
 def _target(provider: seqio.Task, row: dict[str, Any]) -> str:

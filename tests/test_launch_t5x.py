@@ -110,6 +110,7 @@ def test_t5x_comes_from_its_commits_or_from_folders(tmp_path):
     ('--gin_file=methods/pinto.gin', 'METHOD pinto compares the rows of an example'),
     ('--gin.METHOD="dsss"', 'dsss'),
     ('--gin.NUM_PARTITIONS=3', 'NUM_PARTITIONS 3 does not divide the 32 devices of v4-64'),
+    ('--gin.partitioning.PjitPartitioner.num_partitions=3', 'NUM_PARTITIONS 3 does not divide'),
     ('--gin.BATCH_SIZE=20', 'BATCH_SIZE 20 is not a multiple of 8'),
     ('--gin.NUM_MICROBATCHES=2', 'BATCH_SIZE 24 is not a multiple of 16'),
     ('--gin.EVAL_BATCH_SIZE=12', 'EVAL_BATCH_SIZE 12 is not a multiple of 8'),

@@ -78,6 +78,55 @@ def test_outputs_are_scored_by_the_tasks_own_functions_with_its_own_rows():
   assert scored.predictions[2] == (-1, 1)
 
 
+@pytest.mark.parametrize(
+  'target, prediction, equal',
+  [
+    (np.array([1, 2]), np.array([1, 2]), True),
+    (np.array([1, 2]), np.array([1, 3]), False),
+    (np.array([1, 2]), 'x', False),
+    ((np.zeros(2), 'a'), (np.zeros(2), 'a'), True),
+    ({'x': np.zeros(2)}, {'x': np.ones(2)}, False),
+    ({'x': 1}, {'y': 1}, False),
+    ([1, 2], [1], False),
+    (1, 1.0, True),
+  ],
+)
+def test_postprocessed_arrays_are_compared_number_by_number(target, prediction, equal):
+  assert plain_tasks.is_equal(target, prediction) is equal
+
+
+@pytest.mark.parametrize(
+  'targets, predictions, said',
+  [
+    ([['a', 'b'], ['c']], ['a', 'c'], True),
+    (['a', 'b'], ['x', 'y'], False),
+    ([1, 2], [None, 2.0], False),
+    ([1, 2], ['x', 2], False),
+  ],
+)
+def test_an_accuracy_that_is_not_defined_is_said(capsys, targets, predictions, said):
+  plain_tasks._say_once.cache_clear()
+  plain_tasks._check_types('squad', targets, predictions)
+  told = capsys.readouterr().err
+  assert ('makes a list of a target and a str of a prediction' in told) == said
+  assert ('accuracy is not defined' in told) == said
+
+
+@pytest.mark.parametrize('made, correct', [(np.array, [1, 1, 0, 1]), (list, [0, 0, 0, 0])])
+def test_arrays_are_scored_and_other_types_of_targets_said(monkeypatch, capsys, made, correct):
+  plain_tasks._say_once.cache_clear()
+
+  def postprocess(self, output, example, is_target):
+    return made([output]) if is_target or made is np.array else output
+
+  monkeypatch.setattr(seqio.Task, 'postprocess_fn', postprocess)
+  with vocabulary.temporary_vocabulary('bytes'):
+    rows = plain_tasks.read(OTHER, 'test', None)
+    scored = plain_tasks.score(OTHER, rows, ['1', '2', 'x', '4'])
+  assert scored.correct == correct
+  assert ('not defined' in capsys.readouterr().err) == (made is list)
+
+
 def test_examples_keep_their_rows_and_other_columns_are_no_texts():
   with vocabulary.temporary_vocabulary('bytes'):
     examples = evaluator.load_examples(TASK, 'test', 2)

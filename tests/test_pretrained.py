@@ -176,13 +176,19 @@ COUNTED = '--gin.pretrained.train_steps.counts_pretraining=True'
 def test_steps_as_t5xs_files_count_them_are_those_after_the_checkpoints(folders, name):
   given = f'--train_steps={make_t5x.STEP + 70}'
   assert _steps_of(folders, name, given, COUNTED) == (70, 70)
-  assert _steps_of(folders, 'run', given, COUNTED)[0] == make_t5x.STEP + 70
   assert pretrained.first_step(str(folders / name)) == make_t5x.STEP
   assert pretrained.first_step(str(folders / 'run')) == pretrained.first_step(None) == 0
   with pytest.raises(
     ValueError, match=r'nothing would be trained\. Give --train_steps_relative=5 '
   ):
     _steps_of(folders, name, '--train_steps=5', COUNTED)
+
+
+def test_steps_as_t5x_counts_them_need_a_t5x_checkpoint(folders):
+  with pytest.raises(ValueError, match=r'run is none: give --train_steps_relative=N for'):
+    _steps_of(folders, 'run', '--train_steps=9', COUNTED)
+  assert _steps_of(folders, 'run', '--train_steps_relative=9', COUNTED) == (9, 9)
+  assert pretrained.train_steps(9, counts_pretraining=True) == 9  # from random parameters
 
 
 def test_relative_steps_are_taken_as_they_are_and_decay_ends_with_them(folders):

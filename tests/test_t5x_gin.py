@@ -1,45 +1,22 @@
 """T5X's gin files and command lines under `dss train`: translated, or refused with a reason.
 
-The files here are our own writing. With T5X_SRC, a folder that holds a checkout `t5x`, T5X's own
-files are read too.
+The files here are our own writing; T5X's are read in test_t5x_explained.py.
 """
 
-import os
-import pathlib
 import sys
 
 import gin
 import pytest
+from t5x_texts import FINETUNE, IMPORTS, NO_VALIDATION, RUN_FILE, SCHEDULED
 
-from dss_jax.settings import gin_files, statements, t5x_explained, t5x_names, t5x_translation
+from dss_jax.settings import gin_files, statements, t5x_names
 from dss_jax.settings.errors import ConfigError
 
-RUN_FILE = 'runs/train.gin'
 TRAIN = (
   '--gin_file=models/t5_1_1/tiny.gin',
   '--gin_file=datasets/embedded_arithmetic.gin',
   '--model_dir=a',
 )
-IMPORTS = """from __gin__ import dynamic_registration
-import __main__ as train_script
-import seqio
-import optax
-from t5x import adafactor
-from t5x import models
-from t5x import optimizers
-from t5x import partitioning
-from t5x import trainer
-from t5x import utils
-from t5x.examples.t5 import network
-"""
-FINETUNE = """include 't5x/examples/t5/t5_1_1/small.gin'
-include 't5x/configs/runs/finetune.gin'
-MIXTURE_OR_TASK_NAME = 'my_task'
-TASK_FEATURE_LENGTHS = {'inputs': 64, 'targets': 32}
-INITIAL_CHECKPOINT_PATH = None
-TRAIN_STEPS = 500
-MODEL_DIR = 'a'
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -101,6 +78,43 @@ def _value(config, path):
     ('models.EncoderDecoderModel.label_smoothing = 0.25', 'loss.label_smoothing', 0.25),
     ('OPTIMIZER = @adafactor.Adafactor()', 'optimizer.name', 'adafactor'),
     ('OPTIMIZER = @adafactor.Adafactor()', 'optimizer.clip_norm', None),
+    ('CLIP_NORM = 2.0\nOPTIMIZER = @adafactor.Adafactor()', 'optimizer.clip_norm', 2.0),
+    ('OPTIMIZER = @adafactor.Adafactor()\nCLIP_NORM = 2.0', 'optimizer.clip_norm', 2.0),
+    ("CLIP_NORM = 2.0\ninclude 't5x/examples/t5/t5_1_1/small.gin'", 'optimizer.clip_norm', 2.0),
+    ('OPTIMIZER = @adafactor.Adafactor()\nOPTIMIZER = "adamw"', 'optimizer.clip_norm', 1.0),
+    (SCHEDULED, 'optimizer.learning_rate', 0.5),
+    (SCHEDULED, 'optimizer.warmup_steps', 1000),
+    (
+      f'utils.create_learning_rate_scheduler.base_learning_rate = 0.1\n{SCHEDULED}',
+      'optimizer.learning_rate',
+      0.1,
+    ),
+    (f'{SCHEDULED}\nSCHEDULE = "linear"', 'optimizer.learning_rate', 5e-5),
+    ('train_script.train.train_dataset_cfg = @train/utils.DatasetConfig()', 'data.pack', False),
+    (
+      'PACK = True\ntrain_script.train.train_dataset_cfg = @train/utils.DatasetConfig()',
+      'data.pack',
+      True,
+    ),
+    (
+      'utils.CheckpointConfig.save = @utils.SaveCheckpointConfig()',
+      'checkpoints_to_keep',
+      2**31 - 1,
+    ),
+    ('train_script.train.model = @models.EncoderDecoderModel()', 'model.emb_dim', 96),
+    (
+      'models.EncoderDecoderModel.input_vocabulary = @seqio.ByteVocabulary()',
+      'vocabulary',
+      'bytes',
+    ),
+    (
+      'models.EncoderDecoderModel.optimizer_def = @adafactor.Adafactor()',
+      'optimizer.name',
+      'adafactor',
+    ),
+    ('adafactor.Adafactor.global_norm_clip_threshold = None', 'optimizer.clip_norm', 1.0),
+    (f'{NO_VALIDATION}train_script.train.eval_period = 9', 'eval.period', 0),
+    (f'EVAL_PERIOD = 9\n{NO_VALIDATION}', 'eval.period', 0),
     ('adafactor.Adafactor.decay_rate = 0.7', 'optimizer.decay_rate', 0.7),
     ('VOCABULARY = @seqio.ByteVocabulary()', 'vocabulary', 'bytes'),
     ("seqio.SentencePieceVocabulary.sentencepiece_model_file = 'x'", 'vocabulary', 'x'),
@@ -121,7 +135,22 @@ def test_a_statement_of_t5x_has_its_effect_here(run_of, text, path, value):
     ('utils.SaveCheckpointConfig.period = None', 'SAVE_PERIOD'),
     ("utils.SaveCheckpointConfig.dtype = 'bfloat16'", 'float32'),
     ("utils.RestoreCheckpointConfig.mode = 'all'", 'latest checkpoint'),
-    ('partitioning.PjitPartitioner.activation_partitioning_dims = 2', 'MESH_TENSOR'),
+    ('partitioning.standard_logical_axis_rules.activation_partitioning_dims = 2', 'MESH_TENSOR'),
+    ('partitioning.standard_logical_axis_rules.additional_rules = [("a", "b")]', 'MESH_TENSOR'),
+    ('partitioning.PjitPartitioner.activation_partitioning_dims = 1', 'none of the names of T5X'),
+    ('train_script.train.model = @mine.Model()', 'a file of models/'),
+    ('train_script.train.model = @mine.EncoderDecoderModel()', 'a file of models/'),
+    ('train_script.train.trainer_cls = @mine.Trainer', 'NUM_MICROBATCHES'),
+    ('utils.CheckpointConfig.save = @mine.SaveCheckpointConfig()', 'SAVE_PERIOD'),
+    ('models.EncoderDecoderModel.optimizer_def = @optax.sgd()', "OPTIMIZER = 'adamw'"),
+    ('models.EncoderDecoderModel.output_vocabulary = @mine.Vocabulary()', 'VOCABULARY'),
+    (
+      'models.EncoderDecoderModel.input_vocabulary = @seqio.ByteVocabulary()\n'
+      'models.EncoderDecoderModel.output_vocabulary = @seqio.SentencePieceVocabulary()',
+      'of inputs and targets',
+    ),
+    ('train_script.train.infer_eval_dataset_cfg = @mine.Data()', 'validation has both'),
+    ('adafactor.Adafactor.global_norm_clip_threshold = 1.0', 'gradient of a mean loss'),
     ('ACTIVATION_PARTITIONING_DIMS = 2', 'MESH_TENSOR'),
     ('models.EncoderDecoderModel.predict_batch_with_aux.num_decodes = 4', '--decoding=beam'),
     ("LOSS_NORMALIZING_FACTOR = 'AVERAGE_PER_SEQUENCE'", 'its own loss weight'),
@@ -153,6 +182,11 @@ def test_what_has_no_counterpart_is_refused_with_its_place_and_our_name(run_of, 
   [
     'USE_CACHED_TASKS = True', 'USE_CACHED_TASKS = False', 'USE_HARDWARE_RNG = True',
     'EVAL_STEPS = 20', 'LOSS_NORMALIZING_FACTOR = 233472', 'JSON_WRITE_N_RESULTS = None',
+    'partitioning.standard_logical_axis_rules.parameter_partitioning_dims = 2',
+    'adafactor.Adafactor.global_norm_clip_threshold = 0.0',
+    'train_script.train.model = %MODEL',
+    'models.EncoderDecoderModel.optimizer_def = %OPTIMIZER',
+    'models.EncoderDecoderModel.input_vocabulary = %VOCABULARY',
     'train/utils.DatasetConfig.use_cached = %USE_CACHED_TASKS\nUSE_CACHED_TASKS = True',
     'seqio.Evaluator.logger_cls = [@seqio.PyLoggingLogger]',
     'adafactor.Adafactor.logical_factor_rules = @adafactor.standard_logical_factor_rules()',
@@ -169,7 +203,7 @@ def test_every_entry_of_the_table_is_translated_needs_nothing_or_is_refused():
     for value in (None, 1, 2, 0.5, True, False, 'train', [], {'inputs': 1}):
       verdict = rule(value) if callable(rule) and not hasattr(rule, 'kind') else rule
       assert verdict.kind == 'translated' or verdict.why
-      fields |= set(verdict.settings)
+      fields |= {*verdict.settings, *verdict.defaults}
   known = {name for one in statements.of_shipped(RUN_FILE) for name in one.macros} | {'MODEL'}
   for name in fields:
     configurable, _, parameter = name.rpartition('.')
@@ -200,6 +234,38 @@ def test_a_binding_of_t5x_counts_more_than_its_macro_and_says_so_on_the_command_
     run_of(text, '--gin.BATCH_SIZE=16')
   given = '--gin.train/utils.DatasetConfig.batch_size=16'
   assert run_of(text, given).data.batch_size == 16
+
+
+@pytest.mark.parametrize('at_start', [True, False])
+def test_what_t5x_has_by_default_does_not_depend_on_the_order(run_of, at_start):
+  """T5X's own defaults count least, wherever the reference is that brings them."""
+  bound = (
+    'network.T5Config:\n  emb_dim = 768\n  dropout_rate = 0.0\n'
+    'utils.SaveCheckpointConfig.keep = 3\ntrain/utils.DatasetConfig.pack = True\n'
+    'utils.create_learning_rate_scheduler.warmup_steps = 7\n'
+  )
+  referred = (
+    'MODEL = @models.EncoderDecoderModel()\n'
+    'utils.CheckpointConfig.save = @utils.SaveCheckpointConfig()\n'
+    'train_script.train.train_dataset_cfg = @train/utils.DatasetConfig()\n'
+    f'{SCHEDULED}\n'
+  )
+  run = run_of(referred + bound if at_start else bound + referred, before=TRAIN[1:])
+  assert (run.model.emb_dim, run.model.dropout_rate, run.model.num_heads) == (768, 0.0, 8)
+  assert (run.model.mlp_activations, run.model.remat_policy) == (('relu',), 'full')
+  assert (run.checkpoints_to_keep, run.data.pack) == (3, True)
+  assert (run.optimizer.warmup_steps, run.optimizer.learning_rate) == (7, 0.5)
+
+
+def test_a_start_says_what_validation_does_where_t5x_would_do_less(run_of, capsys):
+  gin_files._print_once.cache_clear()
+  run_of('train_script.train.infer_eval_dataset_cfg = None')
+  told = capsys.readouterr().err
+  assert "theirs.gin:12: T5X's train.infer_eval_dataset_cfg = None; here validation decodes" in told
+  run_of(FINETUNE.replace('finetune', 'pretrain'), before=())
+  assert 'pretrain.gin' in (told := capsys.readouterr().err) and 'EVAL_PERIOD = 0' in told
+  run_of('train_script.train.infer_eval_dataset_cfg = @infer_eval/utils.DatasetConfig()')
+  assert 'EVAL_PERIOD' not in capsys.readouterr().err
 
 
 def test_two_names_of_one_setting_may_not_contradict_each_other(run_of):
@@ -300,82 +366,3 @@ def test_the_configuration_that_a_run_keeps_is_in_our_names(run_of, tmp_path):
   (tmp_path / 'kept.gin').write_text(kept)
   gin_files.parse([f'--gin_file={tmp_path}/kept.gin'], RUN_FILE)
   assert gin_files.configured('run_config.RunConfig') == run
-
-
-# ---------------------------------------------------------------- explained
-
-
-def test_every_line_is_explained(tmp_path):
-  file = tmp_path / 'theirs.gin'
-  text = (
-    'import my.tasks\nBATCH_SIZE = 4\nBATCH_SIZE = 8\ntrainer.Trainer.num_microbatches = 2\n'
-    'USE_CACHED_TASKS = True\noptax.clip.max_delta = 1.0\nXYZZY = 1\nMINE = 3\n'
-    'train/utils.DatasetConfig.batch_size = %MINE\n'
-  )
-  file.write_text(IMPORTS + text)
-  *lines, total = t5x_explained.explain([f'--gin_file={file}'], RUN_FILE)
-  assert [line.split(':')[1] for line in lines] == [
-    str(number) for number, line in enumerate((IMPORTS + text).splitlines(), 1)
-  ]
-  became = [line.partition(' -> ')[2] for line in lines[-9:]]
-  assert became[0] == "translated to MIXTURE_OR_TASK_MODULE = 'my.tasks'"
-  assert became[1].startswith('overridden by ') and became[1].endswith('by itself the same here')
-  assert became[2:4] == ['the same here', 'translated to NUM_MICROBATCHES = 2']
-  assert became[4].startswith('needs nothing: ') and became[5].startswith(
-    'refused; here: CLIP_NORM'
-  )
-  assert became[6] == 'refused; here: nothing reads it'
-  assert became[7].endswith('theirs.gin:20 reads it')
-  assert became[8] == 'translated to BATCH_SIZE = 3'
-  assert total.startswith('8 statements: ')
-
-
-def test_the_flag_is_taken_out_of_the_command_line():
-  assert t5x_explained.of(['--gin_file=a']) is None
-  assert t5x_explained.of(['--explain_t5x=x', '--gin_file=a']) == ['--gin_file=a', '--gin_file=x']
-  assert t5x_explained.of(['--explain_t5x', 'x']) == ['--gin_file=x']
-
-
-# ---------------------------------------------------------------- T5X's own files
-
-
-@pytest.fixture(scope='module')
-def t5x_src() -> pathlib.Path:
-  """A checkout of T5X."""
-  checkout = pathlib.Path(os.environ.get('T5X_SRC', 'nowhere'), 't5x')
-  if not (checkout / 't5x/configs/runs').is_dir():
-    pytest.skip('needs T5X: set T5X_SRC to a folder that holds a checkout t5x')
-  return checkout
-
-
-def _files(folder):
-  """T5X's gin files, without those that include a file which T5X has not published."""
-  found = [*folder.glob('t5x/configs/**/*.gin'), *folder.glob('t5x/examples/**/*.gin')]
-  lacks = ('pretrain_deterministic.gin', 'pretraining_common.gin')
-  return sorted(file for file in found if not any(name in file.read_text() for name in lacks))
-
-
-def test_no_line_of_t5xs_files_is_ignored_or_unknown(t5x_src):
-  files = _files(t5x_src)
-  assert len(files) >= 70
-  for file in files:
-    arguments = [f'--gin_search_paths={t5x_src}', f'--gin_file={file}']
-    lines = list(t5x_explained.explain(arguments, RUN_FILE))
-    told = {tuple(line.split(':')[:2]) for line in lines}
-    own = statements.of_text(file.read_text(), str(file))[0]
-    assert {(str(file), str(one.line)) for one in own} <= told
-    unknown = [line for line in lines if t5x_translation.UNKNOWN in line]
-    assert not unknown and not [line for line in lines if 'nothing reads it' in line]
-
-
-@pytest.mark.parametrize('kind', ['finetune', 'pretrain'])
-@pytest.mark.parametrize('model', ['t5_1_1/tiny', 't5_1_1/small', 't5_1_1/xl', 't5_1_0/11B'])
-def test_our_namesakes_of_t5xs_files_are_what_those_become(t5x_src, tmp_path, kind, model):
-  file = tmp_path / 'mine.gin'
-  text = FINETUNE.replace('t5_1_1/small', model).replace('finetune', kind)
-  file.write_text(f'{IMPORTS}{text}DROPOUT_RATE = 0.1\n')
-  runs = []
-  for paths in ([], [f'--gin_search_paths={t5x_src}']):
-    gin_files.parse([*paths, f'--gin_file={file}', '--batch_size=64'], RUN_FILE)
-    runs.append(gin_files.configured('run_config.RunConfig'))
-  assert runs[0] == runs[1]

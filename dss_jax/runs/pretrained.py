@@ -131,7 +131,7 @@ def train_steps(
 
   Raises:
     ValueError: `train_steps` may be meant as T5X counts it; both readings are spelled out. Or it is
-      meant so, and the checkpoint has as many.
+      meant so, and the checkpoint has as many, or is not T5X's.
   """
   for name, value in {
     'TRAIN_STEPS': train_steps,
@@ -142,6 +142,12 @@ def train_steps(
   if train_steps_relative is not None:
     return train_steps_relative
   before = _t5x_step(initial_checkpoint_path)
+  if before is None and counts_pretraining and initial_checkpoint_path is not None:
+    raise ValueError(
+      f'TRAIN_STEPS = {train_steps:,} counts the steps of a T5X checkpoint, and '
+      f'INITIAL_CHECKPOINT_PATH {initial_checkpoint_path} is none: give --train_steps_relative=N '
+      'for the updates from there.'
+    )
   if before is None or (train_steps <= before and not counts_pretraining):
     return train_steps
   updates = train_steps - before

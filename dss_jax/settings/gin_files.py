@@ -65,7 +65,7 @@ def parse(argv: Sequence[str], run_file: str) -> None:
     defaults.check_types(judged.used, macros())
   except RecursionError:
     raise ConfigError('a setting refers to itself by % or @: give it a value.') from None
-  for note in (*judged.notes, *t5x_translation.notes(theirs)):
+  for note in (*judged.notes, *t5x_translation.notes(parsed)):
     _print_once(note)
 
 

@@ -9,7 +9,7 @@ import importlib.util  # noqa: F401  gin-config 0.5.0 uses it without importing 
 import io
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gin import config_parser
@@ -76,6 +76,21 @@ class Statement:
     """The configurables that the value refers to."""
     return [leaf for leaf in leaves(self.value) if isinstance(leaf, Reference)]
 
+  @property
+  def configurables(self) -> list[str]:
+    """Names of the configurables that it binds or refers to."""
+    named = [self.configurable, *(one.configurable for one in self.references)]
+    return [name for name in named if name]
+
+
+class AsWritten(str):
+  """A part of a value's text, which `repr` shows as it is."""
+
+  __slots__ = ()
+
+  def __repr__(self) -> str:
+    return str(self)
+
 
 def gin_root() -> pathlib.Path:
   """The folder of the gin files that ship with dss_jax."""
@@ -139,6 +154,18 @@ def of_shipped(name: str) -> list[Statement]:
 def same(configurable: str, other: str) -> bool:
   """Whether two names mean the same configurable: gin allows leaving out leading modules."""
   return f'.{configurable}'.endswith(f'.{other}') or f'.{other}'.endswith(f'.{configurable}')
+
+
+def with_macros(value: Any, values: Mapping[str, Any], depth: int = 20) -> Any:
+  """A value with the values of its macros; a macro that nothing defines stays."""
+  if isinstance(value, Macro):
+    known = depth and value.name in values and value.name != REQUIRED
+    return with_macros(values[value.name], values, depth - 1) if known else value
+  if isinstance(value, dict):
+    return {key: with_macros(item, values, depth) for key, item in value.items()}
+  if isinstance(value, list | tuple):
+    return type(value)(with_macros(item, values, depth) for item in value)
+  return value
 
 
 class _Delegate(config_parser.ParserDelegate):

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from gin import config_parser
 
 from dss_jax.settings import statements, t5x_names
-from dss_jax.settings.statements import Statement
+from dss_jax.settings.statements import AsWritten, Statement
 
 # Modules that a file of T5X's imports for its own statements, never to register a user's tasks.
 PROGRAMS = ('__main__', 't5x', 'seqio', 'optax', 'airio', 'jax', 'flax', 'clu')
@@ -61,10 +61,10 @@ def read(text: str, path: str) -> Read:
   found, _ = statements.of_text(text, path)
   content = io.StringIO(text)
   content.name = path  # the parser puts it into its errors
-  nodes = list(config_parser.ConfigParser(content, _AsWritten()))
+  nodes = list(config_parser.ConfigParser(content, _KeptAsWritten()))
   includes = [node for node in nodes if isinstance(node, config_parser.IncludeStatement)]
   imports = [node for node in nodes if isinstance(node, config_parser.ImportStatement)]
-  used = {name for one in found if not t5x_names.is_theirs(one) for name in _configurables(one)}
+  used = {name for one in found if not t5x_names.is_theirs(one) for name in one.configurables}
   modules = [
     node
     for node in imports
@@ -97,23 +97,14 @@ def _line(path: str, node: Any, registers_tasks: bool) -> Line:
   return Line(path, node.location.line_num, text, became)
 
 
-class _Text(str):
-  """The text of a part of a value, which `repr` shows as it is."""
-
-  __slots__ = ()
-
-  def __repr__(self) -> str:
-    return str(self)
-
-
-class _AsWritten(config_parser.ParserDelegate):
+class _KeptAsWritten(config_parser.ParserDelegate):
   """Keeps references and macros as a file has them."""
 
   def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> Any:
-    return _Text(f'@{scoped_configurable_name}{"()" if evaluate else ""}')
+    return AsWritten(f'@{scoped_configurable_name}{"()" if evaluate else ""}')
 
   def macro(self, macro_name: str) -> Any:
-    return _Text(f'%{macro_name}')
+    return AsWritten(f'%{macro_name}')
 
 
 def _without_theirs(text: str, nodes: list[Any], found: list[Statement], modules: list[Any]) -> str:
@@ -135,12 +126,6 @@ def _without_theirs(text: str, nodes: list[Any], found: list[Statement], modules
     if line:
       lines[node.location.line_num - 1] = line
   return '\n'.join(lines)
-
-
-def _configurables(statement: Statement) -> list[str]:
-  """The configurables that a statement names."""
-  named = [statement.configurable, *(one.configurable for one in statement.references)]
-  return [name for name in named if name]
 
 
 def _is_of(module: str, packages: tuple[str, ...]) -> bool:

@@ -6,16 +6,19 @@ t5x_translation.py's. A name that is not in the table is refused, never ignored.
 Source: T5X, t5x/configs/runs/*.gin, t5x/examples/t5/**/*.gin, and the signatures of what they bind.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from dss_jax.settings import fields, statements, t5x_optimizer
+from dss_jax.settings import fields, statements, t5x_model, t5x_optimizer
 from dss_jax.settings.statements import Reference, Statement
 from dss_jax.settings.t5x_verdicts import (
-  TRANSLATED,
+  MODULES,
+  PACKAGES,
   Becomes,
   Rule,
   Verdict,
+  differs,
+  is_of_t5x,
   nothing,
   only,
   refers,
@@ -23,15 +26,6 @@ from dss_jax.settings.t5x_verdicts import (
   translated,
 )
 
-PACKAGES = ('t5x', '__main__', 'seqio', 'optax')
-_NETWORK = 'dss_jax.models.t5.T5Config'
-_SIZES = ('emb_dim', 'num_heads', 'head_dim', 'mlp_dim', 'num_encoder_layers', 'num_decoder_layers')
-# What T5X's network is where a file does not say; ours has T5 1.1's activations.
-NETWORK_DEFAULTS: Mapping[str, str] = {
-  'vocab_size': '32128', 'emb_dim': '512', 'num_heads': '8', 'head_dim': '64', 'mlp_dim': '2048',
-  'num_encoder_layers': '6', 'num_decoder_layers': '6', 'mlp_activations': "('relu',)",
-  'logits_via_embedding': 'False', 'dtype': "'float32'", 'dropout_rate': '0.1',
-}  # fmt: skip
 ANY_SEED = nothing('any seed will do: RANDOM_SEED is 0 if nothing else is given')
 _ONE = translated(NUM_MICROBATCHES=1)
 _ALL = translated(CHECKPOINTS_TO_KEEP=fields.MOST)
@@ -41,13 +35,7 @@ _ALWAYS_SAVES = refused(
   'a run can always be continued: SAVE_PERIOD is how often it saves, and CHECKPOINTS_TO_KEEP how '
   'many are kept'
 )
-_MODEL_IS = 'the network is a T5, trained as an encoder and decoder'
-_OTHER_NETWORK = f"MODEL is a file of models/; {_MODEL_IS}, of which T5X's minimal T5 is the same"
-_GREEDY = (
-  'validation decodes greedily; `dss evaluate --decoding=beam` or `=temperature` does otherwise'
-)
 _CACHE = 'tasks are tokenised when a run starts; the examples are the same'
-_EXPORT = '`dss export` writes a student for other programs'
 _EVALUATE = '`dss evaluate --model_dir=FOLDER` scores a student: SPLIT, BATCH_SIZE, DECODING'
 _INFER = '`dss predict --model_dir=FOLDER --input=FILE` writes answers'
 _SEEDED = 'the order is drawn from RANDOM_SEED and is the same after a restart'
@@ -65,23 +53,27 @@ def _submesh(value: Any) -> Verdict:
 
 def _restore(value: Any) -> Verdict:
   if value is None:
-    return translated(INITIAL_CHECKPOINT_PATH=None)
-  return nothing('INITIAL_CHECKPOINT_PATH says what is restored')
+    return _SCRATCH
+  why = 'INITIAL_CHECKPOINT_PATH says what is restored'
+  return nothing(why) if is_of_t5x(value, 'RestoreCheckpointConfig') else refused(why)
 
 
 def _saved(value: Any) -> Verdict:
   if value is None:
     return _ALWAYS_SAVES
-  return nothing('SAVE_PERIOD and CHECKPOINTS_TO_KEEP say what is saved')
+  why = 'SAVE_PERIOD and CHECKPOINTS_TO_KEEP say what is saved'
+  return refers('SaveCheckpointConfig', why, CHECKPOINTS_TO_KEEP=fields.MOST)(value)
 
 
-def _normalizing(value: Any) -> Verdict:
-  if value is None or isinstance(value, int | float):
-    return nothing(
-      "the loss of each task is divided by its own loss weight; Adafactor's update does not depend "
-      'on the scale of a loss'
-    )
-  return refused('the loss of each task is divided by its own loss weight; leave it out')
+def _validates(what: str) -> Callable[[Any], Verdict]:
+  """A rule for one of the two parts of validation."""
+
+  def rule(value: Any) -> Verdict:
+    if value is None:
+      return differs(f'validation {what} too; EVAL_PERIOD = 0 trains without validation')
+    return refers('DatasetConfig', 'validation has both, the loss and decoded examples')(value)
+
+  return rule
 
 
 def _actions(value: Any) -> Verdict:
@@ -90,42 +82,6 @@ def _actions(value: Any) -> Verdict:
   if not value or names == {'TerminateOnNanAction'}:
     return nothing('a loss that is not finite always ends a run')
   return refused('PATIENCE ends a run early; other actions have no counterpart')
-
-
-def _vocabulary(value: Any) -> Verdict:
-  if isinstance(value, Reference) and value.configurable.endswith('ByteVocabulary'):
-    return Verdict(TRANSLATED, settings={'VOCABULARY': "'bytes'"})
-  if isinstance(value, Reference) and value.configurable.endswith('SentencePieceVocabulary'):
-    return nothing('VOCABULARY is its sentencepiece_model_file')
-  return refused("VOCABULARY is a SentencePiece .model file, or 'bytes'")
-
-
-def _model(value: Any) -> Verdict:
-  if isinstance(value, Reference) and value.configurable.endswith('EncoderDecoderModel'):
-    settings = {f'{_NETWORK}.{name}': text for name, text in NETWORK_DEFAULTS.items()}
-    return Verdict(
-      TRANSLATED,
-      settings={
-        'MODEL': f'@{_NETWORK}()',
-        **settings,
-        f'{_NETWORK}.remat_policy': '%REMAT_POLICY',
-        f'{_NETWORK}.scan_layers': '%SCAN_LAYERS',
-        'REMAT_POLICY': "'full'",
-      },
-    )
-  return refused(f'MODEL is a file of models/; {_MODEL_IS}')
-
-
-def _is_minimal(name: str) -> Rule:
-  """A reference to a part of T5X's minimal T5; scalable_t5 and decoders are other networks."""
-
-  def rule(value: Any) -> Verdict:
-    parts = value.configurable.split('.') if isinstance(value, Reference) else []
-    if parts[-1:] == [name] and not {'scalable_t5', 'decoder_only'} & set(parts):
-      return nothing(_MODEL_IS)
-    return refused(_OTHER_NETWORK)
-
-  return rule
 
 
 def _dataset(scope: str) -> dict[str, Rule]:
@@ -163,14 +119,15 @@ def _dataset(scope: str) -> dict[str, Rule]:
   return {f'{prefix}DatasetConfig.{name}': rule for name, rule in rules.items()}
 
 
+LOSS_OF_VALIDATION = 'train.train_eval_dataset_cfg'
+DECODED_BY_VALIDATION = 'train.infer_eval_dataset_cfg'
 TRAIN: dict[str, Rule] = {
-  'train.model': nothing('MODEL is the network'),
   'train.model_dir': Becomes('MODEL_DIR'),
-  'train.train_dataset_cfg': refers('DatasetConfig', 'training data is always loaded'),
-  'train.train_eval_dataset_cfg': nothing(
-    'validation computes the loss too; EVAL_PERIOD = 0: none'
+  'train.train_dataset_cfg': refers('DatasetConfig', 'training data is always loaded', PACK=False),
+  LOSS_OF_VALIDATION: _validates('computes the loss of the whole EVAL_SPLIT'),
+  DECODED_BY_VALIDATION: _validates(
+    'decodes EVALUATOR_NUM_EXAMPLES of EVAL_SPLIT, by default all of it,'
   ),
-  'train.infer_eval_dataset_cfg': nothing('validation decodes too; EVAL_PERIOD = 0: none'),
   'train.checkpoint_cfg': refers('CheckpointConfig', 'checkpoints are orbax checkpoints'),
   'train.partitioner': refers('PjitPartitioner', 'the mesh is MESH_DATA, MESH_FSDP, MESH_TENSOR'),
   'train.trainer_cls': refers('Trainer', 'an update is the same: NUM_MICROBATCHES'),
@@ -221,11 +178,14 @@ TRAIN: dict[str, Rule] = {
   'PjitPartitioner.logical_axis_rules': refers(
     'standard_logical_axis_rules', 'one table says which axis is sharded: MESH_FSDP, MESH_TENSOR'
   ),
-  'PjitPartitioner.activation_partitioning_dims': only(
+  'standard_logical_axis_rules.activation_partitioning_dims': only(
     (1,), 'MESH_TENSOR: activations are sharded over rows, heads, mlp and vocabulary, never embed'
   ),
-  'PjitPartitioner.parameter_partitioning_dims': nothing(
+  'standard_logical_axis_rules.parameter_partitioning_dims': nothing(
     'weights are always sharded over MESH_DATA, MESH_FSDP and MESH_TENSOR'
+  ),
+  'standard_logical_axis_rules.additional_rules': only(
+    (None, (), []), 'one table says which axis is sharded: MESH_FSDP, MESH_TENSOR'
   ),
   'PjitPartitioner.params_on_devices': only((True,), 'parameters are on the devices'),
   'PjitPartitioner.backend': only((None,), 'JAX_PLATFORMS says which devices are used'),
@@ -236,36 +196,6 @@ TRAIN: dict[str, Rule] = {
   'Evaluator.logger_cls': nothing('metrics.jsonl, TensorBoard and the log have the metrics'),
   'JSONLogger.write_n_results': nothing('`dss evaluate` writes all its records to OUTPUT'),
 }
-MODEL: dict[str, Rule] = {
-  'EncoderDecoderModel.module': _is_minimal('Transformer'),
-  'EncoderDecoderModel.input_vocabulary': nothing('VOCABULARY is of inputs and targets'),
-  'EncoderDecoderModel.output_vocabulary': nothing('VOCABULARY is of inputs and targets'),
-  'EncoderDecoderModel.optimizer_def': nothing('OPTIMIZER is the optimizer'),
-  'EncoderDecoderModel.z_loss': Becomes('Z_LOSS'),
-  'EncoderDecoderModel.label_smoothing': Becomes('LABEL_SMOOTHING'),
-  'EncoderDecoderModel.loss_normalizing_factor': _normalizing,
-  'EncoderDecoderModel.decode_fn': refused(_GREEDY),
-  'EncoderDecoderModel.predict_batch_with_aux.num_decodes': only((1,), _GREEDY),
-  'EncoderDecoderModel.predict_batch_with_aux.return_all_decodes': only((False,), _EXPORT),
-  'network.Transformer.config': _is_minimal('T5Config'),
-  **{f'network.T5Config.{name}': Becomes(f'{_NETWORK}.{name}') for name in NETWORK_DEFAULTS},
-  'network.T5Config.scan_layers': refused('SCAN_LAYERS says it, in a file of models/'),
-  'network.T5Config.remat_policy': refused('REMAT_POLICY says it, in a file of models/'),
-  **{
-    f'{name}.*': refused(_OTHER_NETWORK)
-    for name in (
-      'DecoderOnlyModel',
-      'DecoderOnlyModel.predict_batch_with_aux',
-      'network.DecoderWrapper',
-      'network.TransformerConfig',
-    )
-  },
-  'temperature_sample.*': refused(_GREEDY),
-  'beam_search.*': refused(_GREEDY),
-  'SentencePieceVocabulary.sentencepiece_model_file': Becomes('VOCABULARY'),
-  'SentencePieceVocabulary.extra_ids': only((100, None), 'a vocabulary has 100 extra ids'),
-  'ByteVocabulary.extra_ids': only((0,), "VOCABULARY 'bytes' has no extra ids"),
-}
 RULES: Mapping[str, Rule] = {
   **TRAIN,
   **_dataset(''),
@@ -274,14 +204,14 @@ RULES: Mapping[str, Rule] = {
     f'DatasetConfig.{name}': refused(_EVALUATE)
     for name in ('batch_size', 'shuffle', 'seed', 'pack', 'split')
   },
-  **MODEL,
+  **t5x_model.RULES,
   **t5x_optimizer.RULES,
   'precompile.*': refused('`dss plan` compiles a run without its machine'),
   'evaluate.*': refused(_EVALUATE),
   'infer.*': refused(_INFER),
   'create_task_from_tfexample_file.*': refused(_INFER),
   **{
-    f'{name}.*': refused(_EXPORT)
+    f'{name}.*': refused(t5x_model.EXPORT)
     for name in (
       'save', 'create_preprocessor', 'create_preprocessor_from_task', 'create_postprocessor',
       'create_inference_function', 'ExportableModule', 'Feature', 'get_input_vocabulary',
@@ -301,13 +231,13 @@ MACROS: Mapping[str, str] = {
   'LOSS_NORMALIZING_FACTOR': 'EncoderDecoderModel.loss_normalizing_factor',
   'NUM_PARTITIONS': 'PjitPartitioner.num_partitions',
   'MODEL_PARALLEL_SUBMESH': 'PjitPartitioner.model_parallel_submesh',
-  'ACTIVATION_PARTITIONING_DIMS': 'PjitPartitioner.activation_partitioning_dims',
-  'PARAMETER_PARTITIONING_DIMS': 'PjitPartitioner.parameter_partitioning_dims',
+  'ACTIVATION_PARTITIONING_DIMS': 'standard_logical_axis_rules.activation_partitioning_dims',
+  'PARAMETER_PARTITIONING_DIMS': 'standard_logical_axis_rules.parameter_partitioning_dims',
 }
 # Macros whose values in T5X's files are of T5X's own classes, or which T5X reads in another way.
 VALUES: Mapping[str, Rule] = {
-  'MODEL': _model,
-  'VOCABULARY': _vocabulary,
+  'MODEL': t5x_model.model,
+  'VOCABULARY': t5x_model.vocabulary,
   'OPTIMIZER': t5x_optimizer.optimizer,
   'RANDOM_SEED': ANY_SEED,
 }
@@ -325,9 +255,9 @@ ANSWERS: Mapping[str, str] = {
   'CHECKPOINT_PATH': "MODEL_DIR and STEP name a student of `dss train`; `dss import` reads T5X's",
   'EVAL_OUTPUT_DIR': 'OUTPUT is the file that is written',
   'INFER_OUTPUT_DIR': 'OUTPUT is the file that is written',
-  'MODEL_OUTPUT_DIR': _EXPORT,
-  'MODEL_NAME': _EXPORT,
-  'OUTPUT_FEATURES': _EXPORT,
+  'MODEL_OUTPUT_DIR': t5x_model.EXPORT,
+  'MODEL_NAME': t5x_model.EXPORT,
+  'OUTPUT_FEATURES': t5x_model.EXPORT,
   'MIXTURE_OR_TASK_SPLIT': 'SPLIT is the split, or TRAIN_SPLIT in training',
   'ACTIVATION_DTYPE': 'DTYPE is of activations',
   'BASE_LEARNING_RATE': 'LEARNING_RATE is the rate',
@@ -336,10 +266,6 @@ ANSWERS: Mapping[str, str] = {
   'TF_EXAMPLE_FILE_PATHS': _INFER,
   'TF_EXAMPLE_FILE_TYPE': _INFER,
 }
-_MODULES = (
-  'utils', 'trainer', 'partitioning', 'models', 'adafactor', 'optimizers', 'network', 'checkpoints',
-  'decoding', 'export_lib', 'gin_utils', 'train_script', 'eval_script', 'infer_script',
-)  # fmt: skip
 _KNOWN = {rule.rpartition('/')[2].rpartition('.')[0] for rule in RULES}
 
 
@@ -376,10 +302,15 @@ def rule_of(statement: Statement) -> Rule | None:
       return refused(ANSWERS[statement.name])
     return VALUES.get(statement.name)
   name = short(statement.configurable)
-  if f'{name}.*' in RULES:
-    return RULES[f'{name}.*']
-  scoped = f'{statement.scope}/{name}' if statement.scope else name
-  return RULES.get(f'{scoped}.{statement.parameter}')
+  return RULES.get(f'{name}.*', RULES.get(key_of(statement)))
+
+
+def key_of(statement: Statement) -> str:
+  """The entry's name in the table for a binding of T5X's; '' for a macro."""
+  if statement.name:
+    return ''
+  scope = f'{statement.scope}/' if statement.scope else ''
+  return f'{scope}{short(statement.configurable)}.{statement.parameter}'
 
 
 def answer(macro: str) -> str | None:
@@ -391,6 +322,6 @@ def _is_theirs(configurable: str) -> bool:
   first, _, rest = configurable.partition('.')
   if first in PACKAGES:
     return True
-  if first in _MODULES:
+  if first in MODULES:
     return short(rest) in _KNOWN or short(configurable) in _KNOWN
   return configurable in _KNOWN

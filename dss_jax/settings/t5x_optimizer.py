@@ -6,16 +6,15 @@ Owns these entries alone; see t5x_names.py.
 from collections.abc import Mapping
 from typing import Any
 
-from dss_jax.settings.statements import Reference
 from dss_jax.settings.t5x_verdicts import (
   TRANSLATED,
   Becomes,
   Rule,
   Verdict,
+  is_of_t5x,
   nothing,
   only,
   refused,
-  translated,
 )
 
 CONFIG = 'dss_jax.training.optimizers.OptimizerConfig'
@@ -41,14 +40,19 @@ _SCHEDULER = {
 
 def optimizer(value: Any) -> Verdict:
   """OPTIMIZER: only Adafactor is T5X's own; others have their learning rate elsewhere."""
-  if isinstance(value, Reference) and value.configurable.split('.')[-1] == 'Adafactor':
-    return translated(OPTIMIZER='adafactor', CLIP_NORM=None, WEIGHT_DECAY=0.0)
+  if is_of_t5x(value, 'Adafactor'):
+    return Verdict(
+      TRANSLATED,
+      settings={'OPTIMIZER': "'adafactor'"},
+      defaults={'CLIP_NORM': 'None', 'WEIGHT_DECAY': '0.0'},
+    )
   return refused(ADAMW)
 
 
 def _learning_rate_fn(value: Any) -> Verdict:
-  if isinstance(value, Reference) and value.configurable.endswith('create_learning_rate_scheduler'):
-    return Verdict(TRANSLATED, '', _SCHEDULER)
+  if is_of_t5x(value, 'create_learning_rate_scheduler'):
+    # The other parameters have the same defaults there as `Factors` here.
+    return Verdict(TRANSLATED, '', _SCHEDULER, {'LEARNING_RATE': '0.5', 'WARMUP_STEPS': '1000'})
   return refused('SCHEDULE, LEARNING_RATE and WARMUP_STEPS say how the rate changes')
 
 
@@ -78,7 +82,10 @@ RULES: Mapping[str, Rule] = {
   'Adafactor.min_dim_size_to_factor': only((128,), _ADAFACTOR),
   'Adafactor.epsilon1': only((1e-30,), _ADAFACTOR),
   'Adafactor.epsilon2': only((1e-3,), _ADAFACTOR),
-  'Adafactor.global_norm_clip_threshold': Becomes('CLIP_NORM'),
+  'Adafactor.global_norm_clip_threshold': only(
+    (None, 0, 0.0),
+    "CLIP_NORM is the largest norm of the gradient of a mean loss; T5X's is of a summed loss",
+  ),
   'chain.transformations': refused(ADAMW),
   'clip.max_delta': refused('CLIP_NORM is the largest global norm of a gradient'),
   'clip_by_global_norm.max_norm': refused(ADAMW),

@@ -5,16 +5,25 @@ a setting of ours overrides one of T5X's. What a name means alone is t5x_names.p
 
 As in gin, the later of two statements counts. A binding of T5X's counts more than a macro of the
 same meaning, whichever is later, as `train/utils.DatasetConfig.batch_size = 8` does for T5X where
-BATCH_SIZE is 128; if the command line gives that macro another value, it is refused.
+BATCH_SIZE is 128; if the command line gives that macro another value, it is refused. What T5X's
+classes and functions have by default counts least: where nothing, earlier or later, sets the same.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from dss_jax.settings import statements, t5x_names
+from dss_jax.settings import statements, t5x_model, t5x_names, t5x_verdicts
 from dss_jax.settings.errors import ConfigError
 from dss_jax.settings.statements import Macro, Statement
-from dss_jax.settings.t5x_verdicts import TRANSLATED, Becomes, Verdict, nothing, refused
+from dss_jax.settings.t5x_verdicts import (
+  TRANSLATED,
+  Becomes,
+  Says,
+  Verdict,
+  nothing,
+  refused,
+  translated,
+)
 
 # Settings of ours that several bindings of T5X's say at once.
 SAID_ONCE = (
@@ -51,18 +60,67 @@ def judge(parsed: Sequence[Statement]) -> list[Judged]:
     counts = last[_key(statement)]
     verdict = _verdict(statement, values, readers)
     judged.append(Judged(statement, verdict, '' if counts is statement else counts.where))
-  return _without_contradictions(judged)
+  judged = _with_one_vocabulary(judged, values)
+  return _without_contradictions(_without_validation(judged, values))
 
 
 class Made(NamedTuple):
-  """A statement of ours that one of T5X's became, and its text for gin."""
+  """A statement of ours that one of T5X's became.
+
+  Attributes:
+    statement: ours.
+    text: it, for gin.
+    origin: T5X's.
+    overridden_by: the place of the statement that counts instead; '' if this one does.
+    conflict: why a run may not start with both; '' if it may.
+  """
 
   statement: Statement
   text: str
+  origin: Statement
+  overridden_by: str = ''
+  conflict: str = ''
+
+  @property
+  def target(self) -> str:
+    """The setting: a macro, or 'module.name.parameter'."""
+    return self.text.partition(' = ')[0]
+
+
+def settle(parsed: Sequence[Statement], judged: Sequence[Judged]) -> list[Made]:
+  """All statements of ours that T5X's become, those that do not count too.
+
+  Args:
+    parsed: all statements, in the order in which they count.
+    judged: from `judge`.
+  """
+  counting = [one for one in judged if not one.overridden_by and not one.verdict.is_refused]
+  places = {id(statement): at for at, statement in enumerate(parsed)}
+  made = [
+    _settled(_made(target, text, one.statement), parsed[places[id(one.statement)] + 1 :])
+    for one in counting
+    for target, text in one.verdict.settings.items()
+  ]
+  last = {one.target: one for one in made if not one.overridden_by}
+  made = [
+    one
+    if one.overridden_by or last[one.target].text == one.text
+    else one._replace(overridden_by=last[one.target].origin.where)
+    for one in made
+  ]
+  taken = {one.target for one in made}
+  without_effect = {id(one.origin) for one in made if one.overridden_by}
+  for one in counting:
+    for target, text in one.verdict.defaults.items():
+      if target in taken or id(one.statement) in without_effect or _later(target, parsed):
+        continue
+      taken.add(target)
+      made.append(_made(target, text, one.statement))
+  return made
 
 
 def translate(parsed: Sequence[Statement]) -> list[Made]:
-  """The statements of ours that T5X's become, in the order in which gin is to read them.
+  """The statements of ours that T5X's become and that count, in the order in which gin reads them.
 
   Args:
     parsed: all statements, in the order in which they count.
@@ -70,25 +128,28 @@ def translate(parsed: Sequence[Statement]) -> list[Made]:
   Raises:
     ConfigError: statements that count are refused; it has the file, line and reason of each.
   """
-  counting = [one for one in judge(parsed) if not one.overridden_by]
-  wrong = [sentence(one) for one in counting if one.verdict.is_refused]
+  judged = judge(parsed)
+  wrong = [sentence(one) for one in judged if one.verdict.is_refused and not one.overridden_by]
   if wrong:
     more = f'\nand {len(wrong) - MOST_NAMED} more' if len(wrong) > MOST_NAMED else ''
     raise ConfigError('\n'.join(wrong[:MOST_NAMED]) + more)
-  places = {id(statement): at for at, statement in enumerate(parsed)}
-  made = []
-  for one in counting:
-    for target, text in one.verdict.settings.items():
-      later = _later(target, parsed[places[id(one.statement)] + 1 :])
-      ours = _made(target, text, one.statement)
-      if later is None or (later.file and target in t5x_names.SHARED):
-        made.append(ours)
-      elif target in t5x_names.SHARED and later.value != ours.statement.value:
-        raise ConfigError(
-          f'the command line: {target} is {later.value!r}, but {one.statement.where} binds '
-          f'{name_of(one.statement)}, which counts more; give --gin.{name_of(one.statement)}=VALUE.'
-        )
-  return made
+  made = settle(parsed, judged)
+  for one in made:
+    if one.conflict:
+      raise ConfigError(f'the command line: {one.conflict}.')
+  return [one for one in made if not one.overridden_by]
+
+
+def overriding(made: Sequence[Made], ours: Statement) -> Made | None:
+  """The statement of T5X's, as ours, that counts more than a statement of ours and differs."""
+  return next(
+    (
+      one
+      for one in made
+      if not one.overridden_by and _sets(ours, one.target) and one.statement.value != ours.value
+    ),
+    None,
+  )
 
 
 def sentence(judged: Judged) -> str:
@@ -97,16 +158,26 @@ def sentence(judged: Judged) -> str:
   return f"{one.where}: T5X's {name_of(one)} is refused; here: {judged.verdict.why}."
 
 
-def notes(theirs: Sequence[Statement]) -> list[str]:
-  """One line where users' files have statements of T5X's."""
-  files = list(dict.fromkeys(one.file for one in theirs if one.file))
+def notes(parsed: Sequence[Statement]) -> list[str]:
+  """What a run does otherwise, and one line where users' files have statements of T5X's."""
+  judged = judge(parsed)
+  validates = any('EVAL_PERIOD' in one.macros for one in parsed if not t5x_names.is_theirs(one))
+  different = [
+    f"{one.statement.where}: T5X's {name_of(one.statement)} = {one.statement.value}; here "
+    f'{one.verdict.why}.'
+    for one in judged
+    if validates and one.verdict.kind == t5x_verdicts.DIFFERS and not one.overridden_by
+  ]
+  of_users = [one.statement for one in judged if one.statement.file and not one.statement.shipped]
+  files = list(dict.fromkeys(one.file for one in of_users))
   if not files:
-    return []
-  count = sum(bool(one.file) for one in theirs)
+    return different
+  count = len(of_users)
   more = f' and {len(files) - 1} more' if len(files) > 1 else ''
   return [
+    *different,
     f'{files[-1]}{more}: {count} statements of T5X were translated; `dss train '
-    f'--explain_t5x={files[-1]}` shows what each became.'
+    f'--explain_t5x={files[-1]}` shows what each became.',
   ]
 
 
@@ -123,7 +194,7 @@ def name_of(statement: Statement) -> str:
 
 def gin_text(made: Sequence[Made]) -> str:
   """The text by which gin reads them."""
-  named = [name for one in made for name in _configurables(one.statement)]
+  named = [name for one in made for name in one.statement.configurables]
   modules = sorted({name.rpartition('.')[0] for name in named})
   imports = [f'import {module}' for module in modules]
   return '\n'.join(
@@ -141,13 +212,25 @@ def _made(target: str, text: str, origin: Statement) -> Made:
     value=statements.of_text(f'x = {text}')[0][0].value,
     file=origin.file,
     line=origin.line,
+    shipped=origin.shipped,
   )
-  return Made(statement, f'{target} = {text}')
+  return Made(statement, f'{target} = {text}', origin)
 
 
-def _configurables(statement: Statement) -> list[str]:
-  named = [statement.configurable, *(one.configurable for one in statement.references)]
-  return [name for name in named if name]
+def _settled(made: Made, rest: Sequence[Statement]) -> Made:
+  """What became of T5X's statement, against the statements after it."""
+  later = _later(made.target, rest)
+  if later is None or (later.file and made.target in t5x_names.SHARED):
+    return made
+  if made.target not in t5x_names.SHARED:
+    return made._replace(overridden_by=later.where)
+  if later.value == made.statement.value:
+    return made
+  name = name_of(made.origin)
+  return made._replace(
+    conflict=f'{made.target} is {later.value!r}, but {made.origin.where} binds {name}, which '
+    f'counts more; give --gin.{name}=VALUE'
+  )
 
 
 def _verdict(
@@ -164,22 +247,44 @@ def _verdict(
     return rule
   if isinstance(rule, Becomes) and statement.value == Macro(rule.target):
     return Verdict(TRANSLATED, rule.why, rule.more)
-  value = _resolved(statement.value, values)
+  if isinstance(rule, Says) and statement.value == Macro(rule.target):
+    return nothing(f'{rule.target} says it')
+  value = statements.with_macros(statement.value, values)
   if isinstance(value, Macro):
     return nothing(f'%{value.name} has no value yet')
   return rule(value)
 
 
-def _resolved(value: Any, values: Mapping[str, Any], depth: int = 20) -> Any:
-  """A value with the values of its macros; a macro that nothing defines stays."""
-  if isinstance(value, Macro):
-    known = depth and value.name in values and value.name != statements.REQUIRED
-    return _resolved(values[value.name], values, depth - 1) if known else value
-  if isinstance(value, dict):
-    return {key: _resolved(item, values, depth) for key, item in value.items()}
-  if isinstance(value, list | tuple):
-    return type(value)(_resolved(item, values, depth) for item in value)
-  return value
+def _with_one_vocabulary(judged: Sequence[Judged], values: Mapping[str, Any]) -> list[Judged]:
+  """Refuses another vocabulary of targets than that of inputs."""
+  ends = (t5x_model.INPUT_VOCABULARY, t5x_model.OUTPUT_VOCABULARY)
+  found = [one for one in judged
+           if not one.overridden_by and t5x_names.key_of(one.statement) in ends]  # fmt: skip
+  given = [statements.with_macros(one.statement.value, values) for one in found]
+  if all(value == given[0] for value in given):
+    return list(judged)
+  verdict = refused('VOCABULARY is of inputs and targets')
+  return [one._replace(verdict=verdict) if one in found else one for one in judged]
+
+
+def _without_validation(judged: Sequence[Judged], values: Mapping[str, Any]) -> list[Judged]:
+  """Sets EVAL_PERIOD to 0 where T5X would neither compute a loss nor decode."""
+  parts = (t5x_names.LOSS_OF_VALIDATION, t5x_names.DECODED_BY_VALIDATION)
+  off = {
+    t5x_names.key_of(one.statement)
+    for one in judged
+    if not one.overridden_by and statements.with_macros(one.statement.value, values) is None
+  }
+  if not off.issuperset(parts):
+    return list(judged)
+  verdicts = {
+    **dict.fromkeys(parts, translated(EVAL_PERIOD=0)),
+    'train.eval_period': nothing('there is no validation'),
+  }
+  return [
+    one._replace(verdict=verdicts.get(t5x_names.key_of(one.statement), one.verdict))
+    for one in judged
+  ]
 
 
 def _without_contradictions(judged: Sequence[Judged]) -> list[Judged]:
@@ -210,18 +315,13 @@ def _key(statement: Statement) -> tuple[str, ...]:
 
 def _later(target: str, rest: Sequence[Statement]) -> Statement | None:
   """The last statement of ours that sets the same."""
+  ours = (one for one in reversed(rest) if not t5x_names.is_theirs(one))
+  return next((one for one in ours if _sets(one, target)), None)
+
+
+def _sets(ours: Statement, target: str) -> bool:
   configurable, _, parameter = target.rpartition('.')
-  for one in reversed(rest):
-    if t5x_names.is_theirs(one):
-      continue
-    if (
-      one.name == target
-      if not configurable
-      else (
-        one.parameter == parameter
-        and not one.scope
-        and statements.same(one.configurable, configurable)
-      )
-    ):
-      return one
-  return None
+  if not configurable:
+    return ours.name == target
+  is_same = statements.same(ours.configurable, configurable)
+  return ours.parameter == parameter and not ours.scope and bool(ours.configurable) and is_same

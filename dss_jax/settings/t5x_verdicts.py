@@ -1,6 +1,7 @@
-"""What can become of a statement of T5X's: settings of ours, nothing, or a refusal.
+"""What can become of a statement of T5X's: settings of ours, nothing, a difference, or a refusal.
 
-Owns the kinds of entries of T5X's table (t5x_names.py), which knows the names.
+Owns the kinds of entries of T5X's table (t5x_names.py), which knows the names, and telling whether
+a value refers to a class of T5X's.
 """
 
 import dataclasses
@@ -11,20 +12,30 @@ from dss_jax.settings import statements
 from dss_jax.settings.statements import Macro, Reference
 
 TRANSLATED, NOTHING, REFUSED = 'translated', 'needs nothing', 'refused'
+DIFFERS = 'differs'
+PACKAGES = ('t5x', '__main__', 'seqio', 'optax')
+MODULES = (
+  'utils', 'trainer', 'partitioning', 'models', 'adafactor', 'optimizers', 'network', 'checkpoints',
+  'decoding', 'export_lib', 'gin_utils', 'train_script', 'eval_script', 'infer_script',
+)  # fmt: skip
 
 
 class Verdict(NamedTuple):
   """What becomes of a statement.
 
   Attributes:
-    kind: TRANSLATED; NOTHING, where the same holds here already; or REFUSED.
+    kind: TRANSLATED; NOTHING, where the same holds here already; DIFFERS, where a run does
+      something else, which is said when it starts; or REFUSED.
     why: for people; of a refusal, with our name for what was meant.
     settings: ours, which it becomes: macro, or 'module.name.parameter', to a value as gin's text.
+    defaults: likewise, what holds in T5X by default; each only where no statement, earlier or
+      later, sets the same.
   """
 
   kind: str
   why: str = ''
   settings: Mapping[str, str] = {}
+  defaults: Mapping[str, str] = {}
 
   @property
   def is_refused(self) -> bool:
@@ -43,6 +54,11 @@ def nothing(why: str) -> Verdict:
 def refused(why: str) -> Verdict:
   """No value of it is accepted."""
   return Verdict(REFUSED, why)
+
+
+def differs(why: str) -> Verdict:
+  """A run does something else, as the reason says."""
+  return Verdict(DIFFERS, why)
 
 
 def translated(**macros: Any) -> Verdict:
@@ -86,11 +102,45 @@ def only(values: Sequence[Any], why: str) -> Callable[[Any], Verdict]:
   return rule
 
 
-def refers(name: str, why: str) -> Callable[[Any], Verdict]:
-  """A rule: a reference to T5X's own class or function of this name; others are refused."""
+def refers(name: str, why: str, **defaults: Any) -> Callable[[Any], Verdict]:
+  """A rule: a reference to T5X's own class or function of this name; others are refused.
+
+  Args:
+    name: of the class or function.
+    why: see `Verdict`.
+    **defaults: macros of ours with the values that its parameters have in T5X by default.
+  """
 
   def rule(value: Any) -> Verdict:
-    is_its = isinstance(value, Reference) and value.configurable.split('.')[-1] == name
-    return nothing(why) if is_its or value is None else refused(why)
+    if is_of_t5x(value, name):
+      return Verdict(NOTHING, why, {}, {macro: repr(given) for macro, given in defaults.items()})
+    return nothing(why) if value is None else refused(why)
 
   return rule
+
+
+def is_of_t5x(value: Any, name: str) -> bool:
+  """Whether a value is a reference to T5X's own class or function of a name."""
+  if not isinstance(value, Reference):
+    return False
+  first, _, rest = value.configurable.partition('.')
+  return value.configurable.split('.')[-1] == name and (
+    not rest or first in PACKAGES or first in MODULES
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Says:
+  """A rule: what another macro of T5X's says; any other value is judged as that macro's would be.
+
+  Attributes:
+    target: the macro.
+    rule: of its values.
+  """
+
+  target: str
+  rule: Callable[[Any], Verdict]
+
+  def __call__(self, value: Any) -> Verdict:
+    """The verdict on a value, whose macros have been replaced."""
+    return self.rule(value)

@@ -56,8 +56,7 @@ def check(
     ConfigError: see the top of this file.
   """
   verb = run_file.removeprefix('runs/').removesuffix('.gin')
-  own = _Readers(parsed, statements.of_shipped(run_file), called_by_code)
-  others = _Readers([*parsed, *_run_files()], _run_files())
+  own, others = _readers(parsed, run_file, called_by_code)
   read_by_theirs = {name for statement in theirs for name in statement.macros}
   used: list[Statement] = []
   unread: dict[str, list[str]] = {}
@@ -82,8 +81,7 @@ def reader_of(parsed: Sequence[Statement], run_file: str) -> Callable[[Statement
     parsed: every statement that was parsed.
     run_file: the verb's.
   """
-  own = _Readers(parsed, statements.of_shipped(run_file))
-  others = _Readers([*parsed, *_run_files()], _run_files())
+  own, others = _readers(parsed, run_file)
   return lambda statement: own.reads(statement) or others.reads(statement)
 
 
@@ -118,6 +116,14 @@ class _Readers:
     if statement.scope and not set(statement.scope.split('/')) <= self.scopes:
       return False
     return any(statements.same(statement.configurable, built) for built in self.built)
+
+
+def _readers(
+  parsed: Sequence[Statement], run_file: str, called_by_code: Collection[str] = ()
+) -> tuple[_Readers, _Readers]:
+  """What a verb reads, and what all verbs read."""
+  own = _Readers(parsed, statements.of_shipped(run_file), called_by_code)
+  return own, _Readers([*parsed, *_run_files()], _run_files())
 
 
 @functools.cache
