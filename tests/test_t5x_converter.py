@@ -21,7 +21,7 @@ ROWS = [
   for n in range(24)
 ]
 METHODS = [method for method in methods.registered() if not method.is_grouped]
-STREAMS = ('dss', 'paired', 'weighted_rationales')
+STREAMS = ('dss', 'paired', 'weighted_rationales', 'right_rationales')
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -97,7 +97,8 @@ def test_every_sequence_has_its_task_and_its_weight(streams, pack):
     )
     for row in rows
   ]
-  assert {(task, weight) for _, task, weight in expected} == {(0, 1.0), (1, 1.0), (0, 0.5)}
+  weights = {(0, 1.0), (1, 1.0), (0, 0.5), (0, 0.0)}
+  assert {(task, weight) for _, task, weight in expected} == weights
   found = [one for row in convert(dataset_of(rows), tasks, pack) for one in sequences(row, pack)]
   assert sorted(found) == sorted(expected)
 
