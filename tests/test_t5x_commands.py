@@ -136,8 +136,11 @@ def test_devices_that_share_rows_and_the_type_of_activations_are_given(command_o
 
 def test_every_setting_is_known_to_be_given_or_refused():
   """A new part of a run's settings has to be looked at."""
-  parts = {name for name, field in RunConfig.__dataclass_fields__.items()
-           if dataclasses.is_dataclass(field.type) and name not in ('method', 'choices')}
+  parts = {
+    name
+    for name, field in RunConfig.__dataclass_fields__.items()
+    if dataclasses.is_dataclass(field.type) and name not in ('method', 'choices')
+  }
   assert parts == set(t5x_commands._HAS)
 
 
@@ -156,10 +159,16 @@ def test_adafactor_is_a_file(command_of):
     ('eval__patience', 3, 'PATIENCE'),
     ('optimizer__name', 'adafactor', "(SCHEDULE) is 'linear'"),
     ('optimizer', OptimizerConfig('adafactor', schedule='constant'), '(CLIP_NORM) is 1.0'),
-    ('optimizer', OptimizerConfig(
-      'adafactor', schedule='constant', clip_norm=None, warmup_steps=9), '(WARMUP_STEPS) is 9'),
-    ('optimizer', OptimizerConfig(
-      'adafactor', schedule='constant', clip_norm=None, decay_rate=0.9), 'optimizer.decay_rate'),
+    (
+      'optimizer',
+      OptimizerConfig('adafactor', schedule='constant', clip_norm=None, warmup_steps=9),
+      '(WARMUP_STEPS) is 9',
+    ),
+    (
+      'optimizer',
+      OptimizerConfig('adafactor', schedule='constant', clip_norm=None, decay_rate=0.9),
+      'optimizer.decay_rate',
+    ),
     ('optimizer__b1', 0.8, 'optimizer.b1 (B1) is 0.8'),
     ('optimizer__b2', 0.8, 'optimizer.b2'),
     ('optimizer__eps', 0.8, 'optimizer.eps'),

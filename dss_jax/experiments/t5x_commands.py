@@ -37,11 +37,12 @@ _OF_T5X: Mapping[str, Any] = {
   'MIXTURE_OR_TASK_MODULE': None, 'network.T5Config.vocab_size': 32128,
 }  # fmt: skip
 # What a command has of each part of a run's settings. What it has not must be as it is by default,
-# except what changes neither the loss nor the update: memory's, and MAX_DECODE_LENGTH of validation,
-# which is of the data set's file and which T5X decodes up to its longest target.
+# except what changes neither the loss nor the update: memory's, and MAX_DECODE_LENGTH, which is of
+# the data set's file; T5X's validation decodes up to its longest target.
 _HAS: Mapping[str, tuple[str, ...]] = {
   'data': (
-    'mixture_or_task_name', 'task_feature_lengths', 'batch_size', 'split', 'fraction', 'pack', 'seed',
+    'mixture_or_task_name', 'task_feature_lengths', 'batch_size', 'split', 'fraction', 'pack',
+    'seed',
   ),
   'loss': ('rationale_weight', 'alpha', 'z_loss', 'label_smoothing'),
   'model': (
@@ -137,8 +138,8 @@ def _changed(run: RunConfig) -> Iterator[str]:
       value, default = getattr(settings, field.name), defaults.get(field.name, field.default)
       if field.name not in names and value != default:
         yield (
-          f'{part}.{field.name} ({field.name.upper()}) is {value!r}, which no setting of gin/t5x is '
-          f'for; there it is {default!r}.'
+          f'{part}.{field.name} ({field.name.upper()}) is {value!r}, but no setting of gin/t5x is '
+          f'for that; there it is {default!r}.'
         )
 
 

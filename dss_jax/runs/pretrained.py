@@ -293,20 +293,23 @@ def _ours(path: str) -> Weights:
   folder = RunFolder(path)
   values = folder.load_values()
   checkpoints = folder.checkpoints_folder
+  read = functools.partial(_load_our_moments, checkpoints)
   return Weights(
     origin=path,
     config=json_form.from_dict(T5Config, values['model'], f'{folder.settings_file}: model'),
     vocabulary=folder.vocabulary(values),
     load=functools.partial(_load_ours, folder),
-    load_moments=(
-      (lambda like=None: manager.load_moments(checkpoints)) if manager.has_moments(checkpoints) else None
-    ),
+    load_moments=read if manager.has_moments(checkpoints) else None,
   )
 
 
 def _load_ours(folder: RunFolder, abstract_params: Params) -> Params:
   with folder.read_checkpoints() as checkpoints:
     return checkpoints.restore_params('best', abstract_params)
+
+
+def _load_our_moments(checkpoints: epath.Path, like: Any = None) -> dict[str, Any]:
+  return manager.load_moments(checkpoints)
 
 
 def _load_moments(

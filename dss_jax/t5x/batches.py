@@ -21,7 +21,7 @@ from dss_jax.runs import training_setup
 from dss_jax.settings import arguments, fields, json_form
 
 _streams: weakref.WeakSet = weakref.WeakSet()
-# What `window` and `row` depend on besides the data, and the macros; no place depends on BATCH_SIZE.
+# What `window` and `row` depend on besides the data, with the macros. On BATCH_SIZE they do not.
 _ORDER = {'seed': 'RANDOM_SEED', 'pack': 'PACK', 'task_feature_lengths': 'TASK_FEATURE_LENGTHS'}
 
 
