@@ -139,7 +139,7 @@ def test_every_setting_is_known_to_be_given_or_refused():
   parts = {
     name
     for name, field in RunConfig.__dataclass_fields__.items()
-    if dataclasses.is_dataclass(field.type) and name not in ('method', 'choices')
+    if dataclasses.is_dataclass(field.type)
   }
   assert parts == set(t5x_commands._HAS)
 

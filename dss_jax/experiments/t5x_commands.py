@@ -57,6 +57,7 @@ _HAS: Mapping[str, tuple[str, ...]] = {
   'eval': ('period', 'split', 'num_examples', 'batch_size', 'max_decode_length'),
 }  # fmt: skip
 _ADAFACTOR_HAS = ('name', 'learning_rate')
+_OF_ADAFACTOR: Mapping[str, Any] = {'schedule': 'constant', 'clip_norm': None}  # t5x/adafactor.gin
 
 
 def command(cell: Cell, run: RunConfig) -> list[str]:
@@ -129,13 +130,14 @@ def _problems(run: RunConfig) -> Iterator[str]:
 
 def _changed(run: RunConfig) -> Iterator[str]:
   """Settings that no command has, and that are not as they are by default."""
-  adafactor = {'schedule': 'constant', 'clip_norm': None}
   for part, names in _HAS.items():
-    settings, defaults = getattr(run, part), {}
-    if part == 'optimizer' and settings.name == 'adafactor':
-      names, defaults = _ADAFACTOR_HAS, adafactor
+    settings = getattr(run, part)
+    is_adafactor = part == 'optimizer' and settings.name == 'adafactor'
+    names = _ADAFACTOR_HAS if is_adafactor else names
     for field in dataclasses.fields(settings):
-      value, default = getattr(settings, field.name), defaults.get(field.name, field.default)
+      value, default = getattr(settings, field.name), field.default
+      if is_adafactor:
+        default = _OF_ADAFACTOR.get(field.name, default)
       if field.name not in names and value != default:
         yield (
           f'{part}.{field.name} ({field.name.upper()}) is {value!r}, but no setting of gin/t5x is '

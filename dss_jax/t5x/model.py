@@ -90,7 +90,7 @@ def distilling(
   model.distilling = Distilling(objective, first_step)
   model.FEATURE_CONVERTER_CLS = converter.for_tasks(objective.tasks)
   model.loss_fn = functools.partial(_loss, model)
-  model.eval_fn = functools.partial(_loss, model)
+  model.eval_fn = functools.partial(_loss, model, dropout_rng=None)
   return model
 
 
@@ -185,9 +185,7 @@ def with_totals(batch: Batch, distilled: Distilling, step: Any) -> dict[str, Arr
   }
 
 
-def _loss(
-  model: Any, params: Any, batch: Batch, dropout_rng: Any = None
-) -> tuple[Array, dict[str, Any]]:
+def _loss(model: Any, params: Any, batch: Batch, dropout_rng: Any) -> tuple[Array, dict[str, Any]]:
   """Takes the place of the model's `loss_fn`, and of its `eval_fn`, which has no dropout.
 
   The sum over microbatches of what it returns is the loss of the whole batch, as T5X's trainer adds
