@@ -140,8 +140,8 @@ def _changed(run: RunConfig) -> Iterator[str]:
         default = _OF_ADAFACTOR.get(field.name, default)
       if field.name not in names and value != default:
         yield (
-          f'{part}.{field.name} ({field.name.upper()}) is {value!r}, but no setting of gin/t5x is '
-          f'for that; there it is {default!r}.'
+          f'{type(settings).__name__}.{field.name} is {value!r}, but no setting of gin/t5x is for '
+          f'that; there it is {default!r}.'
         )
 
 
