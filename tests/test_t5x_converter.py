@@ -93,7 +93,7 @@ def test_every_sequence_has_its_task_and_its_weight(streams, pack):
   weightless = [
     row for row in streams['paired'] if int(row['task_id']) == registry.task_id('rationale')
   ]
-  rows += [{**row, 'loss_weight': 0.0} for row in weightless[:3]]
+  rows = [{**row, 'loss_weight': 0.0} for row in weightless[:3]] + rows
   expected = [
     (
       tuple(row['targets'].tolist()),
