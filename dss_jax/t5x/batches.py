@@ -124,8 +124,14 @@ class Batches(dataset_iterator.DatasetIterator):
 
   def _place(self, state: Mapping[str, int]) -> Place:
     config = self._batches.config
-    order = {name: getattr(config, name) for name in _ORDER}
-    return Place(**state, fingerprint=self._fingerprint, **order)
+    return Place(
+      window=state['window'],
+      row=state['row'],
+      fingerprint=self._fingerprint,
+      seed=config.seed,
+      pack=config.pack,
+      task_feature_lengths=config.task_feature_lengths,
+    )
 
 
 def get_dataset(
