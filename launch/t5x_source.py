@@ -2,7 +2,8 @@
 
 Owns the commits that dss_jax was tried with, and the one command that `make t5x` and the hosts of a
 launch run. T5X, AirIO and JEstimator come without what they ask for, whose versions contradict each
-other; what is needed of it is the extra `t5x`. With T5X_SRC, a folder that holds checkouts `t5x`,
+other; what is needed of it is the extra `t5x`. Git fetches the commits, and so checks that they are
+those. With T5X_SRC, a folder that holds checkouts `t5x`,
 `airio` and `jestimator`, nothing is downloaded of them.
 """
 
@@ -37,14 +38,14 @@ def sources(given: str, copies: pathlib.Path) -> list[str]:
   """What pip installs.
 
   Args:
-    given: the folder of checkouts; '' for the archives on GitHub.
+    given: the folder of checkouts; '' for the commits on GitHub.
     copies: an empty folder. Checkouts are copied there, since a build leaves files in its folder.
 
   Raises:
     ConfigError: a checkout is missing.
   """
   if not given:
-    return [f'{GITHUB}/{name}/archive/{commit}.zip' for name, commit in COMMITS.items()]
+    return [f'git+{GITHUB}/{name}@{commit}' for name, commit in COMMITS.items()]
   made = []
   for name in (repository.rpartition('/')[2] for repository in COMMITS):
     checkout = pathlib.Path(given).expanduser() / name

@@ -1,9 +1,14 @@
 """A small data set of text labels, and run folders of untrained students, to test drivers on."""
 
+from typing import Any
+
+import jax
+import numpy as np
 import seqio
 import tensorflow as tf
 
 from dss_jax import methods
+from dss_jax.checkpoints import moments
 from dss_jax.data import pipeline
 from dss_jax.models import t5
 from dss_jax.parallel import partitioning
@@ -77,7 +82,7 @@ def make_run(
   optimizer: str = 'adamw',
   model: t5.T5Config = MODEL,
 ) -> str:
-  """A run folder as `dss train` leaves it, with other random parameters at every step."""
+  """A run folder as `dss train` leaves it, with other parameters and means at every step."""
   register()
   run = run_config_of(folder, method, optimizer, model)
   run_folder = RunFolder(folder)
@@ -92,6 +97,17 @@ def make_run(
   with run_folder.open_checkpoints(keep=len(steps)) as checkpoints:
     for step in steps:
       state = train_state.create(model, transformation, mesh, seed=step)
-      state = state._replace(step=state.step + step)
+      opt_state = moments.with_moments(state.opt_state, _means(state.opt_state, step))
+      state = state._replace(step=state.step + step, opt_state=opt_state)
       checkpoints.save(state, data_state, {'accuracy': 1.0 if step == best else 0.0})
   return run.model_dir
+
+
+def _means(opt_state: Any, step: int) -> Any:
+  """Means of an optimizer after so many updates, of which no two entries are alike."""
+
+  def of(leaf: Any) -> np.ndarray:
+    entries = np.arange(leaf.size, dtype=np.float32).reshape(leaf.shape)
+    return (step + entries / 2**14).astype(leaf.dtype)
+
+  return jax.tree.map(of, moments.moments_of(opt_state))

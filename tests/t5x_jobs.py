@@ -124,6 +124,20 @@ utils.SaveCheckpointConfig:
 
 
 @contextlib.contextmanager
+def lenient():
+  """T5X's own arithmetic, in all its threads."""
+  strict = {'jax_numpy_dtype_promotion': 'standard', 'jax_numpy_rank_promotion': 'allow'}
+  before = {name: getattr(jax.config, name) for name in strict}
+  for name, value in strict.items():
+    jax.config.update(name, value)
+  try:
+    yield
+  finally:
+    for name, value in before.items():
+      jax.config.update(name, value)
+
+
+@contextlib.contextmanager
 def configured(*bindings: str, task: str = TASK, mesh: tuple[int, int] = (1, 1)):
   """T5X's configuration of a job of ours, with more bindings; gin is clear before and after.
 

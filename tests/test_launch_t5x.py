@@ -1,7 +1,9 @@
 """`dss launch TARGET -- t5x ARGS`: hosts get T5X, and what cannot work there is refused here."""
 
 import pathlib
+import re
 import subprocess
+import tomllib
 
 import pytest
 import yaml
@@ -76,12 +78,16 @@ def test_the_start_up_script_installs_the_wheel_and_then_t5x(tmp_path, extra, fa
 # ---------------------------------------------------------------- where T5X comes from
 
 
+def test_what_t5x_needs_besides_is_what_it_was_tried_with():
+  text = (pathlib.Path(__file__).parent.parent / 'pyproject.toml').read_text()
+  needs = tomllib.loads(text)['project']['optional-dependencies']['t5x']
+  assert needs and all('==' in one for one in needs)
+
+
 def test_t5x_comes_from_its_commits_or_from_folders(tmp_path):
   found = t5x_source.sources('', tmp_path)
-  assert [line.split('/')[-3] for line in found] == ['t5x', 'airio', 'jestimator']
-  assert found[0] == (
-    'https://github.com/google-research/t5x/archive/cc342d419ec3e3e9c4bf1df33c82330cafdc1e16.zip'
-  )
+  commits = [re.fullmatch(r'git\+https://github.com/.+/(\w+)@[0-9a-f]{40}', one) for one in found]
+  assert [match and match[1] for match in commits] == ['t5x', 'airio', 'jestimator']
   given, copies = tmp_path / 'src', tmp_path / 'copies'
   for name in ('t5x', 'airio', 'jestimator'):
     (given / name / 'build').mkdir(parents=True)

@@ -9,6 +9,7 @@ import pytest
 from etils import epath
 from golden import make_t5x, make_t5x_adamw
 
+from dss_jax import cli
 from dss_jax.checkpoints import adam, moments, transfer
 from dss_jax.checkpoints.t5x import t5x, t5x_adamw, t5x_files
 from dss_jax.models import t5
@@ -49,7 +50,7 @@ def optimizer_of(case: str, model):
 @pytest.mark.parametrize('case', make_t5x_adamw.CASES)
 def test_the_state_comes_back_as_t5x_wrote_it(golden, tmp_path, case):
   opened = t5x.open_pretrained(str(golden[0] / case))
-  assert opened.notes == () and opened.moments.step == make_t5x_adamw.STEP
+  assert opened.notes == (t5x_adamw.READ,) and opened.moments.step == make_t5x_adamw.STEP
   params = transfer.flatten(transfer.read_all(opened.recipe, opened.tensors))
   folder = tmp_path / f'checkpoint_{make_t5x_adamw.STEP}'
   t5x.write(str(folder), opened.config, params, 0, read(opened))
@@ -110,6 +111,48 @@ def test_a_run_starts_with_the_state(golden, capsys):
   jax.tree.map(np.testing.assert_array_equal, moments.moments_of(state.opt_state), read(opened))
 
 
+def read_names(golden, config, monkeypatch) -> list[str]:
+  """The arrays of the optimizer's that a run's start reads."""
+  names, read_part = [], transfer.read
+
+  def noted(leaf, *more):
+    names.extend(name for name in leaf.names if name.startswith('state/'))
+    return read_part(leaf, *more)
+
+  monkeypatch.setattr(transfer, 'read', noted)
+  monkeypatch.setattr(transfer, 'read_all', None)  # would read whole arrays on every host
+  opened = t5x.open_pretrained(str(golden[0] / 'plain'))
+  optimizer = optimizers.make_optimizer(config, t5.logical_axes(opened.config))
+  mesh = partitioning.make_mesh(partitioning.MeshConfig(fsdp=2))
+  abstract_state = train_state.abstract(opened.config, optimizer, mesh)
+  pretrained.start(str(golden[0] / 'plain'), opened.config, optimizer, abstract_state)
+  return names
+
+
+def test_each_host_reads_its_part_of_a_state(golden, monkeypatch, capsys):
+  config = optimizers.OptimizerConfig(schedule='constant')
+  assert any('/nu/' in name for name in read_names(golden, config, monkeypatch))
+  assert 'its AdamW state is continued' in capsys.readouterr().err
+
+
+def test_a_state_of_another_optimizers_is_not_read(golden, monkeypatch, capsys):
+  config = optimizers.OptimizerConfig(name='adafactor', schedule='constant')
+  assert read_names(golden, config, monkeypatch) == []
+  assert 'AdamW state is left out: OPTIMIZER is another one' in capsys.readouterr().err
+
+
+def test_an_export_is_named_after_the_updates_of_its_state(golden, tmp_path):
+  """What is imported is of step 0, and its state of more."""
+  arguments = ['import', '--from=t5x', f'--path={golden[0] / "plain"}']
+  assert cli.main([*arguments, f'--output={tmp_path / "ours"}', '--vocabulary=bytes']) == 0
+  arguments = ['export', '--to=t5x', f'--checkpoint={tmp_path / "ours"}']
+  assert cli.main([*arguments, f'--output={tmp_path / "out"}']) == 0
+  folder = tmp_path / 'out' / f'checkpoint_{make_t5x_adamw.STEP}'
+  opened = t5x.open_pretrained(str(folder))
+  assert opened.moments.step == make_t5x_adamw.STEP == t5x.step_of(str(tmp_path / 'out'))
+  assert str(folder) in (tmp_path / 'out' / 'README.md').read_text()
+
+
 def test_another_optimizers_state_is_not_taken(golden):
   opened = t5x.open_pretrained(str(golden[0] / 'plain'))
   params = transfer.read_all(opened.recipe, opened.tensors)
@@ -132,6 +175,8 @@ def test_means_of_other_parameters_are_refused(golden):
   [
     (lambda a, p: a.pop(f'{p}count'), 'count is missing, which AdamW needs'),
     (lambda a, p: a.pop(f'{p}mu/token_embedder/embedding'), r'\(16, 8\) for AdamW, not missing'),
+    (lambda a, p: a.update({f'{p}nu_max/x': np.zeros(3, np.float32)}), 'nu_max/x too, so it is'),
+    (lambda a, p: a.update({'state/param_states/1/ema/x': np.zeros(3)}), '1/ema/x too, so it is'),
     (lambda a, p: a.update({f'{p}1/nu/x': np.zeros(3, np.float32)}), 'expected one AdamW'),
   ],
 )  # fmt: skip

@@ -5,12 +5,14 @@ import shlex
 
 import gin
 import pytest
+from golden import make_t5x_adamw
 
 from dss_jax import methods
 from dss_jax.commands import sweep
 from dss_jax.experiments import sweeping, t5x_commands
 from dss_jax.launch import t5x_checks
 from dss_jax.models.config import T5Config
+from dss_jax.runs.run_config import RunConfig
 from dss_jax.settings import statements
 from dss_jax.training.optimizers import OptimizerConfig
 
@@ -113,8 +115,33 @@ def test_the_released_checkpoint_is_t5xs_own(command_of):
   assert not [word for word in found if 'T5Config' in word]
   path = 'gs://t5-data/pretrained_models/t5x/t5_1_1_base/checkpoint_1000000'
   assert t5x_checks.macros_of(found)['INITIAL_CHECKPOINT_PATH'] == path
-  found = t5x_checks.macros_of(command_of(initial_checkpoint_path='gs://b/checkpoint_7'))
-  assert found['INITIAL_CHECKPOINT_PATH'] == 'gs://b/checkpoint_7'
+
+
+def test_a_checkpoint_is_started_from_unless_its_state_would_be_lost(command_of, tmp_path):
+  make_t5x_adamw.unpack(tmp_path)
+  path = str(tmp_path / 'plain' / f'checkpoint_{make_t5x_adamw.STEP}')
+  adafactor = OptimizerConfig('adafactor', 1e-3, 'constant', clip_norm=None)
+  found = t5x_checks.macros_of(command_of(initial_checkpoint_path=path, optimizer=adafactor))
+  assert found['INITIAL_CHECKPOINT_PATH'] == path
+  with pytest.raises(ValueError, match='has the state of AdamW, with which our own trainer goes'):
+    command_of(initial_checkpoint_path=path)
+
+
+def test_devices_that_share_rows_and_the_type_of_activations_are_given(command_of):
+  found = command_of(mesh__tensor=2, model__dtype='bfloat16')
+  assert '--gin.NUM_PARTITIONS=2' in found
+  assert '--gin.network.T5Config.dtype="bfloat16"' in found
+  assert not [word for word in command_of(model=_network('base')) if 'dtype' in word]
+
+
+def test_every_setting_is_known_to_be_given_or_refused():
+  """A new part of a run's settings has to be looked at."""
+  parts = {
+    name
+    for name, field in RunConfig.__dataclass_fields__.items()
+    if dataclasses.is_dataclass(field.type)
+  }
+  assert parts == set(t5x_commands._HAS)
 
 
 def test_adafactor_is_a_file(command_of):
@@ -129,11 +156,34 @@ def test_adafactor_is_a_file(command_of):
     ('model__emb_dim', 97, 'MODEL is none of the networks'),
     ('model__num_decoder_layers', 3, 'MODEL is none of the networks'),
     ('model__mlp_activations', ('relu',), 'MODEL is none of the networks'),
-    ('eval__patience', 3, 'PATIENCE'),
-    ('optimizer__name', 'adafactor', "SCHEDULE = 'constant'"),
+    ('eval__patience', 3, 'EvalConfig.patience is 3'),
+    ('optimizer__name', 'adafactor', "OptimizerConfig.schedule is 'linear'"),
+    (
+      'optimizer',
+      OptimizerConfig('adafactor', schedule='constant'),
+      'OptimizerConfig.clip_norm is 1.0',
+    ),
+    (
+      'optimizer',
+      OptimizerConfig('adafactor', schedule='constant', clip_norm=None, warmup_steps=9),
+      'OptimizerConfig.warmup_steps is 9',
+    ),
+    (
+      'optimizer',
+      OptimizerConfig('adafactor', schedule='constant', clip_norm=None, decay_rate=0.9),
+      'OptimizerConfig.decay_rate is 0.9',
+    ),
+    ('optimizer__b1', 0.8, 'OptimizerConfig.b1 is 0.8'),
+    ('optimizer__b2', 0.8, 'OptimizerConfig.b2'),
+    ('optimizer__eps', 0.8, 'OptimizerConfig.eps'),
+    ('optimizer__decay_steps', 9, 'the rate falls until TRAIN_STEPS there'),
+    ('data__seed', 9, 'the seed of the data, 9, is RANDOM_SEED there'),
+    ('mesh__fsdp', 2, 'MeshConfig.fsdp'),
+    ('mesh__data', 2, 'MeshConfig.data'),
+    ('model__relative_attention_max_distance', 64, 'T5Config.relative_attention_max_distance'),
     ('initial_checkpoint_path', 'runs/mine', 'no checkpoint of T5X'),
     ('initial_checkpoint_path', 'google/t5-v1_1-xl', 'no checkpoint of T5X'),
-    ('data__rationale_scores', 'scores.jsonl', 'RATIONALE_SCORES'),
+    ('data__rationale_scores', 'scores.jsonl', 'DataConfig.rationale_scores'),
     ('method', methods.get('mutual_information'), 'compares the rows of an example'),
   ],
 )

@@ -1,10 +1,9 @@
-"""Training under T5X's own trainer against training by ours: losses, gradients, updates, resuming.
+"""Training under T5X's own trainer against training by ours: losses, gradients, updates.
 
 Needs T5X, which is on no package index: `make t5x`. All else is skipped there with that reason.
 """
 
 import dataclasses
-import json
 import pathlib
 
 import jax
@@ -22,11 +21,11 @@ from t5x import trainer as t5x_trainer
 
 from dss_jax import cli, methods
 from dss_jax.checkpoints import moments, transfer
-from dss_jax.checkpoints.t5x import t5x
-from dss_jax.data import pipeline
+from dss_jax.checkpoints.t5x import t5x, t5x_adafactor, t5x_adamw
 from dss_jax.inference import decoding
 from dss_jax.models import t5
-from dss_jax.t5x import batches
+from dss_jax.parallel import partitioning as our_partitioning
+from dss_jax.runs.run_folder import RunFolder
 from dss_jax.t5x import model as distilled
 from dss_jax.training import losses, optimizers, steps, train_state
 
@@ -37,14 +36,8 @@ MESH = (2, 2)
 
 @pytest.fixture(scope='module', autouse=True)
 def _lenient():
-  """T5X's own arithmetic, in all its threads."""
-  strict = {'jax_numpy_dtype_promotion': 'standard', 'jax_numpy_rank_promotion': 'allow'}
-  before = {name: getattr(jax.config, name) for name in strict}
-  for name, value in strict.items():
-    jax.config.update(name, value)
-  yield
-  for name, value in before.items():
-    jax.config.update(name, value)
+  with t5x_jobs.lenient():
+    yield
 
 
 def job(*bindings: str, **settings):
@@ -128,7 +121,8 @@ def test_the_bindings_of_t5xs_model_count():
     'models.EncoderDecoderModel.z_loss = 0.1', 'models.EncoderDecoderModel.label_smoothing = 0.2'
   ):
     model, trainer, params = built()
-    theirs = float(model.eval_fn(trainer.train_state.params, batch)[0])
+    whole = distilled.with_totals(batch, model.distilling, 0)
+    theirs = float(model.eval_fn(trainer.train_state.params, whole)[0])
   config, ours = t5x_jobs.our_params(params)
   objective = dataclasses.replace(OBJECTIVE, z_loss=0.1, label_smoothing=0.2)
   sums = jax.jit(steps.make_eval_step(config, objective))(ours, batch)
@@ -163,6 +157,7 @@ def test_our_trainer_is_refused_with_t5xs_own_model():
     ([], 'embedded_mutual_information', 'METHOD mutual_information has a loss'),
     (["model.distilling.method = 'standard'"], 'embedded_dss', 'METHOD is standard, but'),
     ([], 'embedded_curriculum', 'set distilling.train_steps'),
+    (['model.distilling.train_steps_relative = 7'], 'embedded_dss', 'TRAIN_STEPS_RELATIVE is None'),
   ],
 )
 def test_what_t5x_cannot_train_is_refused_in_one_sentence(bindings, task, message):
@@ -195,6 +190,22 @@ def test_weights_that_change_over_training_follow_the_step():
       found = float(model.loss_fn(trainer.train_state.params, whole, None)[0])
       expected = float(steps.metrics_of_sums(sums, objective, step - 1000)['loss'])
       np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_validation_has_the_weights_of_its_step():
+  batch = t5x_jobs.our_batches(1, task='embedded_curriculum')[0]
+  objective = losses.objective(methods.get('curriculum').loss, losses.LossConfig(), 9)
+  with job('model.distilling.train_steps = 9', task='embedded_curriculum'):
+    _, trainer, params = built()
+    config, ours = t5x_jobs.our_params(params)
+    sums = jax.jit(steps.make_eval_step(config, objective))(ours, batch)
+    found, expected = [], []
+    for step in (0, 4, 8):
+      at_step = trainer.train_state.replace_step(jnp.int32(step))
+      found.append(float(trainer._partitioned_eval_step(at_step, batch)['loss'].total))
+      expected.append(float(steps.metrics_of_sums(sums, objective, step)['loss']))
+  assert len(set(expected)) == 3
+  np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_only_tasks_that_are_there_have_metrics():
@@ -280,10 +291,33 @@ def test_the_gin_file_of_an_export_restores_its_optimizer(name, tmp_path):
     state, _ = t5x_jobs.state_of(model, partitioner, seed=1)
     reader = checkpoints.Checkpointer(state, partitioner, str(tmp_path / 'out'))
     restored = reader.restore(path=str(tmp_path / 'out' / 'checkpoint_2'))
-  before, after = (
-    traverse_util.flatten_dict(jax.device_get(each.params), sep='/') for each in (state, restored)
-  )
-  assert all((before[n] != after[n]).any() for n in before if n.endswith('kernel'))
+  theirs = traverse_util.flatten_dict(jax.device_get(restored.state_dict()), sep='/')
+  tensors = {
+    name: transfer.Tensor(np.shape(array), np.asarray(array).dtype, np.asarray(array).__getitem__)
+    for name, array in theirs.items()
+    if isinstance(array, np.ndarray | np.generic)
+  }
+  recipe = t5x.recipe(run_folders.MODEL)
+  if name == 'adamw':
+    where, _ = t5x_adamw.find(recipe, tensors)
+  else:
+    where, _ = t5x_adafactor.find(run_folders.MODEL, recipe, tensors)
+  ours = state_of_run(run, name)
+  expected = moments.moments_of(ours.opt_state)
+  assert int(restored.step) == where.step == int(expected['step']) == 2
+  equal = lambda found, array: jax.tree.map(np.testing.assert_array_equal, found, array)  # noqa: E731
+  equal(transfer.read_all(recipe, tensors), ours.params)
+  for kind in where._fields[1:]:
+    equal(transfer.read_all(getattr(where, kind), tensors), expected[kind])
+
+
+def state_of_run(folder: str, optimizer: str) -> train_state.TrainState:
+  """The state at step 2 of what `run_folders.make_run` made."""
+  config = optimizers.OptimizerConfig(optimizer, schedule='constant')
+  made = optimizers.make_optimizer(config, t5.logical_axes(run_folders.MODEL))
+  mesh = our_partitioning.make_mesh(our_partitioning.MeshConfig())
+  with RunFolder(folder).read_checkpoints() as saved:
+    return saved.restore(2, train_state.abstract(run_folders.MODEL, made, mesh))[0]
 
 
 def test_greedy_outputs_are_ours():
@@ -305,74 +339,3 @@ def test_greedy_outputs_are_ours():
   )
   assert len({tuple(row) for row in theirs.tolist()}) > 1
   np.testing.assert_array_equal(theirs, outputs)
-
-
-# ---------------------------------------------------------------- whole jobs of T5X
-
-
-def run(folder, until: int, *bindings: str) -> dict:
-  """A whole job of T5X's `train` in a folder; its last state's arrays."""
-  state = t5x_jobs.run(folder, until, *bindings, mesh=MESH)
-  return traverse_util.flatten_dict(jax.device_get(state.state_dict()), sep='/')
-
-
-def test_a_job_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path):
-  whole = run(tmp_path / 'whole', 6)
-  run(tmp_path / 'parts', 3)
-  parts = run(tmp_path / 'parts', 6)
-  assert whole.keys() == parts.keys()
-  for name, array in whole.items():
-    np.testing.assert_array_equal(array, parts[name], name)
-
-
-def test_the_checkpoint_before_the_first_step_is_before_the_first_batch(tmp_path):
-  """T5X has looked at the first batch by then."""
-  run(tmp_path, 3)
-  first = json.loads((tmp_path / 'checkpoint_0' / 'dataset' / 'train_ds-000-of-001').read_text())
-  later = json.loads((tmp_path / 'checkpoint_3' / 'dataset' / 'train_ds-000-of-001').read_text())
-  assert (first['window'], first['row']) == (0, 0)
-  assert (later['window'], later['row']) == (0, 3 * t5x_jobs.ROWS)
-
-
-@pytest.mark.parametrize(
-  'text, message',
-  [
-    ('{"window": 0, "row": 8, "fingerprint": 1}', 'is not what MODEL_DIR was trained on'),
-    ('{"window": -1, "row": 8, "fingerprint": 1}', 'is no place in our batches'),
-    ('\x0a\x05', 'is no place in our batches: continue with the get_dataset_fn'),
-    ('[1]', 'is no place in our batches'),
-  ],
-)
-def test_a_place_in_other_data_is_refused(tmp_path, text, message):
-  (tmp_path / 'place').write_text(text)
-  t5x_jobs.our_batches(1)
-  config = pipeline.DataConfig(t5x_jobs.TASK, t5x_jobs.LENGTHS, t5x_jobs.ROWS)
-  mixture = pipeline.load_mixture(t5x_jobs.TASK, 'train', OBJECTIVE.tasks)
-  stream = batches.Batches(pipeline.TrainBatches(mixture, config), fingerprint=2)
-  with pytest.raises(ValueError, match=message):
-    stream.restore(tmp_path / 'place')
-
-
-def test_seqios_own_stream_trains_too(tmp_path):
-  bindings = [
-    'train_script.train.get_dataset_fn = @utils.get_dataset',
-    'utils.SaveCheckpointConfig.save_dataset = False',
-  ]
-  state = run(tmp_path, 3, *bindings)
-  assert int(state['state/step']) == 3
-
-
-@pytest.mark.parametrize('axis', ['data', 'model'])
-def test_two_processes_train_as_one(tmp_path, axis):
-  """Each makes its half of every batch, or the same rows; both go on at the next batch."""
-  whole = run(tmp_path / 'one', 6)
-  for until in (3, 6):
-    t5x_jobs.run_in_two_processes(tmp_path / 'two', until, axis)
-  found = t5x.open_pretrained(str(tmp_path / 'two'))
-  assert t5x.step_of(str(tmp_path / 'two')) == 6
-  for path, leaf in found.recipe.items():
-    for name in leaf.names:
-      array = found.tensors[name].read((slice(None),) * len(found.tensors[name].shape))
-      np.testing.assert_allclose(array, whole[name], rtol=0, atol=2e-6, err_msg='/'.join(path))
-  places = [file.read_text() for file in (tmp_path / 'two').glob('checkpoint_6/dataset/*/*')]
-  assert len(places) == (2 if axis == 'data' else 1) and len(set(places)) == 1

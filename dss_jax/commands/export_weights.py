@@ -262,11 +262,13 @@ def _facts(
 
 
 def _write_t5x(source: _Checkpoint, folder: pathlib.Path, output: epath.Path) -> dict[str, Any]:
-  place = f'checkpoint_{source.step}'
   state = None if source.moments is None else moments.optimizer_of(source.moments)
   if state == 'Adafactor' and not t5x_adafactor.is_kept(source.model):
     print("Adafactor's state is left out: T5X factors layers smaller than 128", file=sys.stderr)
     source, state = source._replace(moments=None), None
+  # A run that went on with a checkpoint's state has made fewer updates than that state has seen.
+  step = source.step if source.moments is None else int(source.moments['step'])
+  place = f'checkpoint_{step}'
   t5x.write(str(folder / place), source.model, source.params, source.step, source.moments)
   compared = _compare(t5x.open_pretrained(str(folder / place)), source)
   vocabulary = _set_up(source)
@@ -282,7 +284,6 @@ def _write_t5x(source: _Checkpoint, folder: pathlib.Path, output: epath.Path) ->
     optimizer if state == 'AdamW' else None,
   )
   (folder / t5x_texts.GIN).write_text(gin, encoding='utf-8')
-  step = source.step if source.moments is None else int(source.moments['step'])
   method = source.run.method if source.run else None
   readme = t5x_texts.readme(output, place, step, source.model, method, state)
   (folder / README).write_text(readme, encoding='utf-8')

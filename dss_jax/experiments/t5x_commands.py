@@ -3,6 +3,7 @@
 Owns which setting of a run is which macro of gin/t5x/, and refusing what T5X's trainer does not do.
 """
 
+import dataclasses
 import functools
 import json
 import re
@@ -13,6 +14,7 @@ from etils import epath
 
 from dss_jax.experiments.comparison import Cell
 from dss_jax.models.config import T5Config
+from dss_jax.runs import pretrained
 from dss_jax.runs.run_config import RunConfig
 from dss_jax.settings import statements
 
@@ -34,6 +36,28 @@ _OF_T5X: Mapping[str, Any] = {
   'BATCH_SIZE': 128, 'DROPOUT_RATE': 0.1, 'EVALUATOR_NUM_EXAMPLES': None,
   'MIXTURE_OR_TASK_MODULE': None, 'network.T5Config.vocab_size': 32128,
 }  # fmt: skip
+# What a command has of each part of a run's settings. What it has not must be as it is by default,
+# except what changes neither the loss nor the update: memory's, and MAX_DECODE_LENGTH, which is of
+# the data set's file; T5X's validation decodes up to its longest target.
+_HAS: Mapping[str, tuple[str, ...]] = {
+  'data': (
+    'mixture_or_task_name', 'task_feature_lengths', 'batch_size', 'split', 'fraction', 'pack',
+    'seed',
+  ),
+  'loss': ('rationale_weight', 'alpha', 'z_loss', 'label_smoothing'),
+  'model': (
+    'vocab_size', 'emb_dim', 'num_heads', 'head_dim', 'mlp_dim', 'num_encoder_layers',
+    'num_decoder_layers', 'mlp_activations', 'logits_via_embedding', 'dtype', 'dropout_rate',
+    'remat_policy', 'scan_layers',
+  ),
+  'optimizer': (
+    'name', 'learning_rate', 'schedule', 'warmup_steps', 'decay_steps', 'clip_norm', 'weight_decay',
+  ),
+  'mesh': ('tensor',),
+  'eval': ('period', 'split', 'num_examples', 'batch_size', 'max_decode_length'),
+}  # fmt: skip
+_ADAFACTOR_HAS = ('name', 'learning_rate')
+_OF_ADAFACTOR: Mapping[str, Any] = {'schedule': 'constant', 'clip_norm': None}  # t5x/adafactor.gin
 
 
 def command(cell: Cell, run: RunConfig) -> list[str]:
@@ -51,7 +75,8 @@ def command(cell: Cell, run: RunConfig) -> list[str]:
   size = _size(run.model)
   is_adafactor = run.optimizer.name == 'adafactor'
   files = [f't5x/models/{size}.gin', TRAIN, *([ADAFACTOR] if is_adafactor else [])]
-  known = {**_OF_T5X, **_defaults(tuple(files))}
+  dtype = 'float32' if size == 'tiny' else 'bfloat16'
+  known = {**_OF_T5X, 'network.T5Config.dtype': dtype, **_defaults(tuple(files))}
   folder = cell.folder.parent / FOLDER / cell.folder.name
   changed = {
     name: value for name, value in _settings(run, folder).items()
@@ -93,17 +118,36 @@ def _problems(run: RunConfig) -> Iterator[str]:
     yield f'MODEL is none of the networks of gin/t5x/models: T5 1.1 {", ".join(SIZES)}.'
   if run.method is not None and run.method.is_grouped:
     yield f'METHOD {run.method.name} compares the rows of an example, which T5X would split.'
-  if run.data.rationale_scores is not None:
-    yield 'RATIONALE_SCORES are read by our own trainer alone.'
-  if run.eval.patience is not None:
-    yield 'PATIENCE ends runs of our own trainer alone.'
   if optimizer.schedule == 'factors':
     yield "the schedule of T5X's factors is bound in a gin file of T5X's."
-  if optimizer.name == 'adafactor' and (optimizer.schedule, optimizer.clip_norm) != (
-    'constant',
-    None,
-  ):
-    yield "Adafactor has SCHEDULE = 'constant' and CLIP_NORM = None there."
+  yield from _changed(run)
+  if run.data.seed != run.seed:
+    yield f'the seed of the data, {run.data.seed}, is RANDOM_SEED there, {run.seed}.'
+  if optimizer.decay_steps not in (None, run.train_steps):
+    yield f'the rate falls until TRAIN_STEPS there, {run.train_steps}, not {optimizer.decay_steps}.'
+  yield from _of_the_start(run)
+
+
+def _changed(run: RunConfig) -> Iterator[str]:
+  """Settings that no command has, and that are not as they are by default."""
+  for part, names in _HAS.items():
+    settings = getattr(run, part)
+    is_adafactor = part == 'optimizer' and settings.name == 'adafactor'
+    names = _ADAFACTOR_HAS if is_adafactor else names
+    for field in dataclasses.fields(settings):
+      value, default = getattr(settings, field.name), field.default
+      if is_adafactor:
+        default = _OF_ADAFACTOR.get(field.name, default)
+      if field.name not in names and value != default:
+        yield (
+          f'{type(settings).__name__}.{field.name} is {value!r}, but no setting of gin/t5x is for '
+          f'that; there it is {default!r}.'
+        )
+
+
+def _of_the_start(run: RunConfig) -> Iterator[str]:
+  """What T5X's trainer would not start from, or not as our own does."""
+  network = run.model
   start = run.initial_checkpoint_path
   released = RELEASED.fullmatch(str(start))
   is_read = start is None or released or _CHECKPOINT.fullmatch(str(start))
@@ -112,6 +156,13 @@ def _problems(run: RunConfig) -> Iterator[str]:
       f'INITIAL_CHECKPOINT_PATH {start} is no checkpoint of T5X (.../checkpoint_N); '
       '`dss export --to=t5x` writes one.'
     )
+  elif start is not None and not released:
+    name = {'adamw': 'AdamW', 'adafactor': 'Adafactor'}[run.optimizer.name]
+    if pretrained.open_weights(str(start)).optimizer == name:
+      yield (
+        f'INITIAL_CHECKPOINT_PATH {start} has the state of {name}, with which our own trainer goes '
+        'on, and T5X with a new one (t5x/train.gin): start from weights of another OPTIMIZER.'
+      )
 
 
 def _settings(run: RunConfig, folder: epath.Path) -> dict[str, Any]:
@@ -136,6 +187,7 @@ def _settings(run: RunConfig, folder: epath.Path) -> dict[str, Any]:
     'LABEL_SMOOTHING': run.loss.label_smoothing,
     'DROPOUT_RATE': run.model.dropout_rate,
     'LEARNING_RATE': optimizer.learning_rate,
+    'NUM_PARTITIONS': run.mesh.tensor,
     'NUM_MICROBATCHES': None if run.num_microbatches == 1 else run.num_microbatches,
     'EVAL_PERIOD': validation.period,
     'EVAL_SPLIT': validation.split,
@@ -153,6 +205,8 @@ def _settings(run: RunConfig, folder: epath.Path) -> dict[str, Any]:
       'CLIP_NORM': optimizer.clip_norm,
       'WEIGHT_DECAY': optimizer.weight_decay,
     }
+  if run.mesh.tensor == 1:  # as many as the size's file has
+    del settings['NUM_PARTITIONS']
   start = run.initial_checkpoint_path
   if start is None or not RELEASED.fullmatch(str(start)):
     settings['INITIAL_CHECKPOINT_PATH'] = None if start is None else str(start)
@@ -166,6 +220,5 @@ def _network(run: RunConfig) -> dict[str, Any]:
   rows = run.model.vocab_size
   if rows is None and str(run.vocabulary) != _defaults((TRAIN,))['VOCABULARY']:
     rows = vocabulary.padded_vocab_size(vocabulary.load_vocabulary(str(run.vocabulary)))
-  is_whole = run.model.dtype == 'float32'
-  dtype = {'network.T5Config.dtype': 'float32'} if is_whole and _size(run.model) != 'tiny' else {}
-  return {**({'network.T5Config.vocab_size': rows} if rows else {}), **dtype}
+  sizes = {'network.T5Config.vocab_size': rows} if rows else {}
+  return {**sizes, 'network.T5Config.dtype': run.model.dtype}

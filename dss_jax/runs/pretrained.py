@@ -45,7 +45,9 @@ class Weights:
     vocabulary: the setting VOCABULARY that fits, or None where they came without one.
     load: reads the parameters; takes a nested dict of ShapeDtypeStructs with their shardings.
     load_moments: reads the optimizer's state (see checkpoints/moments.py), or None where there is
-      none.
+      none. Takes ShapeDtypeStructs with shardings of the same form, or None for whole arrays.
+    optimizer: whose state that is, 'AdamW' or 'Adafactor'; None where that is not known before it
+      is read, as in a folder of `dss import`.
     notes: lines for the log.
   """
 
@@ -53,7 +55,8 @@ class Weights:
   config: T5Config
   vocabulary: str | None
   load: Callable[[Params], Params]
-  load_moments: Callable[[], dict[str, Any]] | None = None
+  load_moments: Callable[..., dict[str, Any]] | None = None
+  optimizer: str | None = None
   notes: tuple[str, ...] = ()
 
 
@@ -80,6 +83,7 @@ def open_weights(path: str, program: str | None = None) -> Weights:
     vocabulary=opened.vocabulary,
     load=functools.partial(transfer.load, opened.recipe, opened.tensors),
     load_moments=there and functools.partial(_load_moments, there, opened.tensors),
+    optimizer=there and moments.NAMES[there._fields[1:]],
     notes=opened.notes,
   )
 
@@ -209,18 +213,33 @@ def start(
   state = jax.jit(make, out_shardings=place, donate_argnums=0)(params)
   notes = [f'starting from {weights.origin}', *weights.notes]
   if weights.load_moments is not None:
-    loaded = weights.load_moments()
-    continued = moments.with_moments(state.opt_state, loaded)
-    name = moments.optimizer_of(loaded)
+    continued, name = _continued(weights, state, abstract_state)
     notes.append(
       f'its {name} state is left out: OPTIMIZER is another one'
       if continued is None
       else f'its {name} state is continued'
     )
-    state = state if continued is None else state._replace(opt_state=continued)
+    state = continued or state
   _check_finite(state, weights.origin)
   distributed.log('\n'.join(notes))
   return state
+
+
+def _continued(
+  weights: Weights, state: TrainState, abstract_state: TrainState
+) -> tuple[TrainState | None, str]:
+  """The state with the optimizer's of the weights, or None; and whose theirs is.
+
+  Another optimizer's is not read where it is known to be that.
+  """
+  assert weights.load_moments is not None
+  like = moments.moments_of(abstract_state.opt_state)
+  if weights.optimizer and (like is None or moments.optimizer_of(like) != weights.optimizer):
+    return None, weights.optimizer
+  loaded = weights.load_moments(like if weights.optimizer else None)
+  continued = moments.with_moments(state.opt_state, loaded)
+  name = moments.optimizer_of(loaded)
+  return None if continued is None else state._replace(opt_state=continued), name
 
 
 def _check_finite(state: TrainState, origin: str) -> None:
@@ -280,16 +299,13 @@ def _ours(path: str) -> Weights:
   folder = RunFolder(path)
   values = folder.load_values()
   checkpoints = folder.checkpoints_folder
+  read = functools.partial(_load_our_moments, checkpoints)
   return Weights(
     origin=path,
     config=json_form.from_dict(T5Config, values['model'], f'{folder.settings_file}: model'),
     vocabulary=folder.vocabulary(values),
     load=functools.partial(_load_ours, folder),
-    load_moments=(
-      functools.partial(manager.load_moments, checkpoints)
-      if manager.has_moments(checkpoints)
-      else None
-    ),
+    load_moments=read if manager.has_moments(checkpoints) else None,
   )
 
 
@@ -298,9 +314,20 @@ def _load_ours(folder: RunFolder, abstract_params: Params) -> Params:
     return checkpoints.restore_params('best', abstract_params)
 
 
+def _load_our_moments(checkpoints: epath.Path, like: Any = None) -> dict[str, Any]:
+  return manager.load_moments(checkpoints)
+
+
 def _load_moments(
-  where: transfer.Moments | transfer.AdamMoments, tensors: Mapping[str, transfer.Tensor]
+  where: transfer.Moments | transfer.AdamMoments,
+  tensors: Mapping[str, transfer.Tensor],
+  like: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-  kinds = where._fields[1:]
-  read = {kind: transfer.read_all(getattr(where, kind), tensors) for kind in kinds}
-  return {'step': where.step, **read}
+  found: dict[str, Any] = {'step': where.step}
+  for kind in where._fields[1:]:
+    recipe = getattr(where, kind)
+    if like is None:
+      found[kind] = transfer.read_all(recipe, tensors)
+    else:
+      found[kind] = transfer.load(recipe, tensors, like[kind])
+  return found

@@ -8,7 +8,7 @@ completes.
 import dataclasses
 import json
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,8 @@ from dss_jax.runs import training_setup
 from dss_jax.settings import arguments, fields, json_form
 
 _streams: weakref.WeakSet = weakref.WeakSet()
+# What `window` and `row` depend on besides the data, with the macros. On BATCH_SIZE they do not.
+_ORDER = {'seed': 'RANDOM_SEED', 'pack': 'PACK', 'task_feature_lengths': 'TASK_FEATURE_LENGTHS'}
 
 
 def training_begins() -> None:
@@ -37,11 +39,17 @@ class Place:
     window: of the next row, see `pipeline.TrainBatches`.
     row: of the next one in that window.
     fingerprint: of the data.
+    seed: of their order.
+    pack: whether rows hold several sequences.
+    task_feature_lengths: of rows.
   """
 
   window: int
   row: int
   fingerprint: int
+  seed: int
+  pack: bool
+  task_feature_lengths: Mapping[str, int]
 
   def __post_init__(self):
     fields.check(self)
@@ -81,15 +89,14 @@ class Batches(dataset_iterator.DatasetIterator):
 
   def save(self, filename: Any) -> None:
     """Writes the place of the next batch to train on."""
-    place = self._batches.state if self.is_training else self._start
-    text = json.dumps(json_form.to_dict(Place(**place, fingerprint=self._fingerprint)))
-    epath.Path(filename).write_text(text)
+    place = self._place(self._batches.state if self.is_training else self._start)
+    epath.Path(filename).write_text(json.dumps(json_form.to_dict(place)))
 
   def restore(self, filename: Any) -> None:
     """Continues from a place that `save` wrote.
 
     Raises:
-      ValueError: it is none, or one in other data.
+      ValueError: it is none, or one in other data, or in other batches of them.
     """
     try:
       text = json_form.read_text(epath.Path(filename))
@@ -104,9 +111,27 @@ class Batches(dataset_iterator.DatasetIterator):
         'the data of MIXTURE_OR_TASK_NAME is not what MODEL_DIR was trained on: prepare it as '
         'before (raw files, filter), or choose another MODEL_DIR.'
       )
+    here = self._place(self._start)
+    for name, macro in _ORDER.items():
+      if (there := getattr(place, name)) != (asked := getattr(here, name)):
+        raise ValueError(
+          f'{macro} is {asked}, but MODEL_DIR was trained with {there}, and its next batch is '
+          'another one here: set it as before, or choose another MODEL_DIR.'
+        )
     self._start = {'window': place.window, 'row': place.row}
     self._batches.restore(self._start)
     self.is_training = False
+
+  def _place(self, state: Mapping[str, int]) -> Place:
+    config = self._batches.config
+    return Place(
+      window=state['window'],
+      row=state['row'],
+      fingerprint=self._fingerprint,
+      seed=config.seed,
+      pack=config.pack,
+      task_feature_lengths=config.task_feature_lengths,
+    )
 
 
 def get_dataset(
@@ -133,7 +158,8 @@ def get_dataset(
       restores it in the first host of each group of hosts that share their rows only.
 
   Raises:
-    ValueError: the settings do not fit; the message says which.
+    ValueError: the settings do not fit, or the job in MODEL_DIR did not store its place; the
+      message says which.
   """
   tasks = getattr(feature_converter_cls, 'tasks', None)
   if not tasks:
@@ -166,9 +192,20 @@ def get_dataset(
 
 
 def _latest_place(model_dir: str) -> epath.Path | None:
-  """A place in the latest checkpoint of a job; all its hosts' are the same."""
+  """A place in the latest checkpoint of a job, if there is one; all its hosts' are the same.
+
+  Raises:
+    ValueError: the job has trained, and did not store it.
+  """
   folder = t5x_files.find(model_dir)
   if folder is None:
     return None
-  stored = folder / 'dataset'
-  return next(iter(sorted([*stored.glob('train_ds-*'), *stored.glob('*/train_ds-*')])), None)
+  patterns = ('dataset/train_ds-*', 'dataset/*/train_ds-*', 'train_ds-*')
+  found = sorted(path for pattern in patterns for path in folder.glob(pattern))
+  if not found and (step := t5x_files.step_of(folder)):
+    raise ValueError(
+      f'{folder} has no place in our batches, so that they would start again at step {step}: '
+      'choose another MODEL_DIR, with utils.SaveCheckpointConfig.save_dataset = True, or continue '
+      'with the get_dataset_fn that it was started with.'
+    )
+  return next(iter(found), None)

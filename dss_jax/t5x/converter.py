@@ -4,7 +4,7 @@ Owns how a row's `task_id` and `loss_weight` get to its tokens. Needs TensorFlow
 
 SeqIO packs sequences and drops all else, and its packer strips zeros. So both scalars are spread
 over the target tokens before packing, as whole numbers that are never 0: the task's place + 1, and
-the bits of the weight.
+the bits of the weight, of which 0 has its sign's set.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +15,7 @@ import tensorflow as tf
 from dss_jax.methods import registry
 
 IDS, WEIGHTS = 'task_ids', 'loss_weight_bits'
+NEGATIVE_ZERO = -(2**31)  # the bits of the float32 -0.0
 Lengths = Mapping[str, int]
 
 
@@ -72,7 +73,8 @@ def _spread(spec: Mapping[str, tf.TensorSpec], tasks: Sequence[str]):
     place = tf.reduce_sum(tf.where(numbers == number, tf.range(1, len(tasks) + 1), 0))
     with tf.control_dependencies([tf.debugging.assert_positive(place, message)]):
       place = tf.identity(place)
-    weight = tf.bitcast(tf.cast(row.get('loss_weight', 1.0), tf.float32), tf.int32)
+    bits = tf.bitcast(tf.cast(row.get('loss_weight', 1.0), tf.float32), tf.int32)
+    weight = tf.where(tf.equal(bits, 0), NEGATIVE_ZERO, bits)
     ones = tf.ones_like(row['targets'], tf.int32)
     kept = {name: row[name] for name in ('inputs', 'targets')}
     return {**kept, IDS: ones * place, WEIGHTS: ones * weight}

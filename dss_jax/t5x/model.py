@@ -50,6 +50,7 @@ def distilling(
   rationale_weight: Weight | None = None,
   alpha: float | None = None,
   train_steps: int | None = None,
+  train_steps_relative: int | None = None,
   first_step: int = 0,
   module: str | None = None,
 ) -> Any:
@@ -64,6 +65,7 @@ def distilling(
     rationale_weight: see `losses.LossConfig`.
     alpha: likewise.
     train_steps: the last step, as T5X counts; only needed by weights that change over training.
+    train_steps_relative: None; T5X would train on where rates and weights have come to their end.
     first_step: T5X's step at which the run starts.
     module: a module of yours that registers tasks or methods.
 
@@ -76,13 +78,19 @@ def distilling(
       'LOSS_NORMALIZING_FACTOR is None here, not '
       f'{model._loss_normalizing_factor!r}: each task is divided by its own loss weights.'
     )
+  if train_steps_relative is not None:
+    raise ValueError(
+      f'TRAIN_STEPS_RELATIVE is None here, not {train_steps_relative!r}: the learning rate and the '
+      "loss weights end with TRAIN_STEPS, which counts updates (not a checkpoint's steps); give "
+      f'--gin.TRAIN_STEPS={train_steps_relative}.'
+    )
   chosen = method_of(mixture_or_task_name, method, module)
   config = losses.LossConfig(rationale_weight, alpha, model._z_loss, model._label_smoothing)
   objective = losses.objective(chosen.loss, config, _steps(chosen, config, train_steps, first_step))
   model.distilling = Distilling(objective, first_step)
   model.FEATURE_CONVERTER_CLS = converter.for_tasks(objective.tasks)
   model.loss_fn = functools.partial(_loss, model)
-  model.eval_fn = functools.partial(_evaluate, model)
+  model.eval_fn = functools.partial(_loss, model, dropout_rng=None)
   return model
 
 
@@ -177,14 +185,8 @@ def with_totals(batch: Batch, distilled: Distilling, step: Any) -> dict[str, Arr
   }
 
 
-def _evaluate(model: Any, params: Any, batch: Batch) -> tuple[Array, dict[str, Any]]:
-  """Takes the place of the model's `eval_fn`: no dropout, weights as at the start of the run."""
-  totals = with_totals(batch, model.distilling, model.distilling.first_step)
-  return _loss(model, params, totals, None)
-
-
 def _loss(model: Any, params: Any, batch: Batch, dropout_rng: Any) -> tuple[Array, dict[str, Any]]:
-  """Takes the place of the model's `loss_fn`.
+  """Takes the place of the model's `loss_fn`, and of its `eval_fn`, which has no dropout.
 
   The sum over microbatches of what it returns is the loss of the whole batch, as T5X's trainer adds
   their gradients up.

@@ -29,14 +29,14 @@ def distilling(trainer_cls: Any, **given: Any) -> Any:
       '(dss_jax.t5x.model), as gin/t5x/train.gin does.'
     )
   trainer = trainer_cls(**given)
-  step = '_partitioned_train_step'
-  stock = getattr(t5x_trainer.Trainer, step)
-  if getattr(type(trainer), step, None) is not stock:
-    raise ValueError(
-      f'trainer_cls {type(trainer).__name__} has a train step of its own, which ours would '
-      'replace; expected t5x.trainer.Trainer.'
-    )
-  setattr(trainer, step, _partitioned_step(trainer))  # where T5X keeps the one that it makes
+  for kind, made in {'train': _partitioned_step, 'eval': _partitioned_eval_step}.items():
+    step = f'_partitioned_{kind}_step'
+    if getattr(type(trainer), step, None) is not getattr(t5x_trainer.Trainer, step):
+      raise ValueError(
+        f'trainer_cls {type(trainer).__name__} has {kind} steps of its own, which ours would '
+        'replace; expected t5x.trainer.Trainer.'
+      )
+    setattr(trainer, step, made(trainer))  # where T5X keeps the one that it makes
   for manager in (trainer.train_metrics_manager, *trainer.eval_metrics_managers.values()):
     manager.write_metrics_summary = _without_absent_tasks(manager.write_metrics_summary)
   trainer.train = _announced(trainer.train)
@@ -62,6 +62,20 @@ def _partitioned_step(trainer: Any) -> Any:
   axes, data = trainer._train_state_axes, trainer._partitioner.data_partition_spec
   return trainer._partitioner.partition(
     step, in_axis_resources=(axes, data), out_axis_resources=(axes, None), donate_argnums=(0,)
+  )
+
+
+def _partitioned_eval_step(trainer: Any) -> Any:
+  """T5X's step of validation on batches with their totals: weights are those of this moment."""
+
+  def step(train_state: Any, batch: Mapping[str, Any]) -> Any:
+    model = trainer._model
+    whole = distilled.with_totals(batch, model.distilling, train_state.step)
+    return t5x_trainer.eval_step(model, train_state, whole)
+
+  axes, data = trainer._train_state_axes, trainer._partitioner.data_partition_spec
+  return trainer._partitioner.partition(
+    step, in_axis_resources=(axes, data), out_axis_resources=None
   )
 
 

@@ -2,7 +2,8 @@
 
 Owns the names of optax's state in T5X (`optimizers.OptaxWrapper`): it numbers the parts of a chain.
 `optimizers.adamw` has the means under 0; in a chain, as after clipping, they are under 1/0. Any
-such place is read; written is a chain of clipping and AdamW with a schedule. The other optimizer is
+such place is read, since no name says which optimizer it is: others of optax, such as adamax, have
+the same arrays. Written is a chain of clipping and AdamW with a schedule. The other optimizer is
 t5x_adafactor.py's.
 """
 
@@ -18,6 +19,7 @@ from dss_jax.checkpoints.t5x.t5x_adafactor import STATES, STEP, TARGET
 from dss_jax.checkpoints.transfer import AdamMoments, Leaf, Recipe, Tensor
 
 WRITTEN, SCHEDULE = f'{STATES}1/0/', f'{STATES}1/2/count'
+READ = "its optimizer state is read as AdamW's, whose arrays it has; T5X stores no name"
 _MEAN = re.compile(rf'({STATES}(?:\d+/)+)(?:mu|nu)/.+')
 
 
@@ -48,8 +50,12 @@ def find(
       return None, (f'{left_out}expected {mean} {tensors[name].shape} for AdamW, not {there}',)
   if f'{place}count' not in tensors:
     return None, (f'{left_out}{place}count is missing, which AdamW needs',)
+  known = (f'{place}mu/', f'{place}nu/')
+  for name in tensors:
+    if name.startswith(STATES) and not name.startswith(known) and not name.endswith('/count'):
+      return None, (f"{left_out}it has {name} too, so it is not AdamW's",)
   step = t5x_files.whole_number(f'{place}count', tensors[f'{place}count'])
-  return where._replace(step=step), ()
+  return where._replace(step=step), (READ,)
 
 
 def small_arrays(step: int) -> dict[str, np.ndarray]:
