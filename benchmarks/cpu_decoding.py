@@ -1,18 +1,22 @@
-"""Greedy decoding of labels and rationales with a cache on a CPU: ours and transformers', in turn.
+"""Greedy decoding of labels and rationales with a cache on a CPU: ours and two peers', in turn.
 
-    python benchmarks/cpu_decoding.py RUN [--limit=512] [--json=FILE]
+    python benchmarks/cpu_decoding.py RUN [--limit=512] [--peers=transformers] [--json=FILE]
 
-RUN is a folder of `dss train`, exported as `dss export --to=hf` does. Both sides decode the same
+RUN is a folder of `dss train`, exported as `dss export --to=hf` does. All sides decode the same
 inputs of the split in batches of 64 on all cores, in float32; the tokens are compared, one by one.
 transformers' `generate` gets the inputs as tokens, in the order of the split or, with --sorted,
-longest first, as ours sorts them by itself. Exit status 1 if a token differs.
+longest first, as ours and CTranslate2 sort them by themselves. CTranslate2 is timed with all cores
+on one batch (its default) and, as `ctranslate2_batches`, with a batch for each core. Exit status 1
+if a token differs.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import pathlib
 import sys
+import tempfile
 import time
 from typing import Any
 
@@ -29,24 +33,27 @@ def main() -> int:
     pairs.serve(SIDES[options.side](options))
     return 0
   command = [sys.executable, str(pathlib.Path(__file__).resolve()), *sys.argv[1:]]
-  sides = [pairs.Side(name, [*command, f'--side={name}']) for name in SIDES]
+  names = ['ours', *options.peers.split(',')]
+  names += ['ctranslate2_batches'] * ('ctranslate2' in names)
+  sides = [pairs.Side(name, [*command, f'--side={name}']) for name in names]
   tables, same = {}, True
   try:
     for task in ('label', 'rationale'):
       answers = pairs.alternate(sides, options.rounds, task=task)
       tables[task] = pairs.summary(answers)
-      ours, theirs = ([tuple(row) for row in found[0]['tokens']] for found in answers.values())
-      equal = sum(one == other for one, other in zip(ours, theirs, strict=True))
-      same &= equal == len(ours)
-      longest = np.array([len(row) for row in ours])
+      ours = answers['ours'][0]['tokens']
+      length = np.mean([len(row) for row in ours])
       for row in tables[task]:
-        row |= {'same outputs': f'{equal} of {len(ours)}', 'tokens an output': longest.mean()}
+        theirs = answers[row['side']][0]['tokens']
+        equal = sum(one == other for one, other in zip(ours, theirs, strict=True))
+        same &= equal == len(ours)
+        row |= {'same outputs': f'{equal} of {len(ours)}', 'tokens an output': length}
       print(f'\n{task}, examples a second, batch {BATCH}, median of {options.rounds}:\n')
       print(pairs.table(tables[task]), flush=True)
   finally:
     for side in sides:
       side.close()
-  machine = pairs.machine('jax', 'torch', 'transformers')
+  machine = pairs.machine('jax', *names[1:3])
   print(f'\n{machine}')
   pairs.write_json(options.json, {'machine': machine, 'examples_per_second': tables})
   return int(not same)
@@ -72,33 +79,20 @@ def ours(options: argparse.Namespace):
 
 def transformers(options: argparse.Namespace):
   """`generate` of the exported student."""
-  import tempfile
-
   import torch
   import transformers
 
-  from dss_jax.commands import export_weights
-  from dss_jax.runs import student
-
-  torch.set_num_threads(len(os.sched_getaffinity(0)))
-  loaded = student.load(student.StudentConfig(options.run, batch_size=BATCH))
-  with tempfile.TemporaryDirectory() as folder:
-    output = pathlib.Path(folder) / 'exported'
-    arguments = ['--to=hf', f'--checkpoint={options.run}', f'--output={output}']
-    sys.stdout, stdout = sys.stderr, sys.stdout
-    export_weights.main(arguments)
-    sys.stdout = stdout
+  torch.set_num_threads(_cores())
+  with _exported(options) as (loaded, output):
     model = transformers.AutoModelForSeq2SeqLM.from_pretrained(output).eval()
   inputs = {task: _examples(loaded, task, options) for task in ('label', 'rationale')}
 
   def answer(task: str) -> dict[str, Any]:
     examples, length = inputs[task], loaded.decoder(_rows(loaded)[task]).decoding.max_length
-    limit = loaded.run.data.task_feature_lengths['inputs']
     order = np.arange(len(examples))
     if options.sorted:
       order = np.argsort(-examples.input_lengths, kind='stable')
-    cut = examples.truncated({'inputs': limit, 'targets': 1 << 30})
-    sequences = np.split(cut.inputs, cut.input_offsets[1:-1])
+    sequences = _sequences(loaded, examples)
     tokens = np.zeros((len(examples), length), np.int64)
     began = time.perf_counter(), time.process_time()
     for start in range(0, len(order), BATCH):
@@ -117,7 +111,69 @@ def transformers(options: argparse.Namespace):
   return answer
 
 
-SIDES = {'ours': ours, 'transformers': transformers}
+def ctranslate2(options: argparse.Namespace, batches: int = 1):
+  """CTranslate2's translator of the exported student; `batches` at once share the cores."""
+  import ctranslate2
+  import transformers
+
+  with _exported(options) as (loaded, output):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(output)
+    converted = str(output.parent / 'ctranslate2')
+    ctranslate2.converters.TransformersConverter(str(output)).convert(converted)
+    translator = ctranslate2.Translator(
+      converted, device='cpu', compute_type='float32',
+      inter_threads=batches, intra_threads=_cores() // batches,
+    )  # fmt: skip
+  inputs = {task: _examples(loaded, task, options) for task in ('label', 'rationale')}
+
+  def answer(task: str) -> dict[str, Any]:
+    length = loaded.decoder(_rows(loaded)[task]).decoding.max_length
+    asked = [tokenizer.convert_ids_to_tokens(row) for row in _sequences(loaded, inputs[task])]
+    began = time.perf_counter(), time.process_time()
+    found = translator.translate_batch(
+      asked, max_batch_size=BATCH, beam_size=1, max_decoding_length=length,
+      min_decoding_length=0, return_end_token=True,
+    )  # fmt: skip
+    ended = time.perf_counter(), time.process_time()
+    tokens = np.zeros((len(asked), length), np.int64)
+    for row, each in zip(tokens, found, strict=True):
+      ids = tokenizer.convert_tokens_to_ids(each.hypotheses[0])[:length]
+      row[: len(ids)] = ids
+    return _answer(tokens, began, ended)
+
+  return answer
+
+
+SIDES = {
+  'ours': ours,
+  'transformers': transformers,
+  'ctranslate2': ctranslate2,
+  'ctranslate2_batches': lambda options: ctranslate2(options, _cores()),
+}
+
+
+@contextlib.contextmanager
+def _exported(options: argparse.Namespace):
+  """The student, and the folder of its export in Hugging Face's form, while it is needed."""
+  from dss_jax.commands import export_weights
+  from dss_jax.runs import student
+
+  loaded = student.load(student.StudentConfig(options.run, batch_size=BATCH))
+  with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
+    output = pathlib.Path(folder) / 'exported'
+    export_weights.main(['--to=hf', f'--checkpoint={options.run}', f'--output={output}'])
+    yield loaded, output
+
+
+def _cores() -> int:
+  return len(os.sched_getaffinity(0))
+
+
+def _sequences(loaded, examples) -> list[np.ndarray]:
+  """The tokens of each input, cut as ours are."""
+  limit = loaded.run.data.task_feature_lengths['inputs']
+  cut = examples.truncated({'inputs': limit, 'targets': 1 << 30})
+  return np.split(cut.inputs, cut.input_offsets[1:-1])
 
 
 def _rows(loaded) -> dict:
@@ -136,9 +192,12 @@ def _examples(loaded, task: str, options: argparse.Namespace):
   return evaluator.load_examples(row_task, options.split, options.limit)
 
 
-def _answer(tokens: np.ndarray, began: tuple[float, float]) -> dict[str, Any]:
-  """The rate, and each output up to its EOS."""
-  seconds, worked = time.perf_counter() - began[0], time.process_time() - began[1]
+def _answer(
+  tokens: np.ndarray, began: tuple[float, float], ended: tuple[float, float] | None = None
+) -> dict[str, Any]:
+  """The rate, and each output up to its EOS; times are of the wall and of processors."""
+  ended = ended or (time.perf_counter(), time.process_time())
+  seconds, worked = ended[0] - began[0], ended[1] - began[1]
   ends = (tokens == 1).argmax(axis=1)
   ends = np.where((tokens == 1).any(axis=1), ends + 1, tokens.shape[1])
   outputs = [row[:end].tolist() for row, end in zip(tokens, ends, strict=True)]
@@ -156,6 +215,7 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument('--split', default='test')
   parser.add_argument('--limit', type=int, default=512, help='the first so many inputs')
   parser.add_argument('--rounds', type=int, default=3)
+  parser.add_argument('--peers', default='transformers,ctranslate2', help='or one of them')
   parser.add_argument('--sorted', action='store_true', help='longest first, also for transformers')
   parser.add_argument('--side', choices=SIDES, help=argparse.SUPPRESS)
   parser.add_argument('--json', help='a file for the figures')

@@ -251,11 +251,11 @@ def test_every_input_is_decoded_once_in_few_widths():
   assert seen.count(-1) == 12
 
 
-def test_decoding_widths_and_slices_can_be_chosen():
+def test_the_narrowest_width_and_slices_can_be_chosen():
   examples = random_examples(40, longest=(50, 4))
-  whole = list(pipeline.inference_batches(examples, 8, 64, widths=[16, 48]))
-  assert {batch.arrays['encoder_input_tokens'].shape[1] for batch in whole} <= {16, 48, 64}
-  halves = [list(pipeline.inference_batches(examples, 8, 64, [16, 48], [i], 2)) for i in range(2)]
+  whole = list(pipeline.inference_batches(examples, 8, 64, narrowest=16))
+  assert {batch.arrays['encoder_input_tokens'].shape[1] for batch in whole} <= {16, 24, 32, 48, 64}
+  halves = [list(pipeline.inference_batches(examples, 8, 64, 16, [i], 2)) for i in range(2)]
   for batch, *parts in zip(whole, *halves, strict=True):
     np.testing.assert_array_equal(batch.rows, np.concatenate([part.rows for part in parts]))
 

@@ -12,6 +12,7 @@ from dss_jax.checkpoints.hf.huggingface import params_from_state_dict
 from dss_jax.inference.decoding import Decoding, decode
 from dss_jax.models import t5
 from dss_jax.models.decoder import Decoder
+from dss_jax.parallel import partitioning
 
 CONFIGS = {
   variant: t5.T5Config(
@@ -163,6 +164,34 @@ def test_decoding_takes_no_steps_after_every_row_has_ended(
   jax.effects_barrier()
   np.testing.assert_array_equal(tokens[:, : golden.MAX_LENGTH], greedy[ended])
   assert len(steps) == (tokens > 0).sum(axis=1).max()
+
+
+@pytest.mark.parametrize('method', ['greedy', 'temperature'])
+def test_rows_that_have_ended_leave_the_batch_on_a_cpu(
+  arrays, variant, params, monkeypatch, method
+):
+  inputs = np.tile(arrays['inputs'], (4, 1))[:32]
+  keys = jax.random.split(jax.random.key(3), 32) if method == 'temperature' else None
+  long = Decoding(method, max_length=40, temperature=0.3)
+  whole = run(variant, params, inputs, long, keys)  # without a mesh, all rows stay
+  rows = []
+  step = Decoder.step
+
+  def counted(self, tokens, cache):
+    jax.debug.callback(lambda: rows.append(tokens.shape[0]))
+    return step(self, tokens, cache)
+
+  monkeypatch.setattr(Decoder, 'step', counted)
+  with jax.set_mesh(partitioning.make_mesh(partitioning.MeshConfig(data=1), jax.devices()[:1])):
+    shrunk = run(variant, params, inputs, long, keys)
+  jax.effects_barrier()
+  np.testing.assert_array_equal(shrunk[0], whole[0])
+  np.testing.assert_allclose(shrunk[1], whole[1], rtol=1e-5)
+  ends = whole[0] == 1
+  lengths = np.sort(np.where(ends.any(axis=1), ends.argmax(axis=1) + 1, 40))
+  steps = np.diff([0, lengths[15], lengths[23], lengths[31]])  # until 16, 8 and no rows are left
+  assert [rows.count(size) for size in (32, 16, 8)] == steps.tolist()
+  assert steps[0] < 40
 
 
 def test_equal_shapes_are_compiled_once(arrays, variant, params):

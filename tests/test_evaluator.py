@@ -13,7 +13,7 @@ from run_folders import NAME
 from dss_jax.inference import evaluator
 from dss_jax.inference.decoding import Decoding, decode
 from dss_jax.models import t5
-from dss_jax.parallel import partitioning
+from dss_jax.parallel import devices, partitioning
 from dss_jax.tasks import metrics, vocabulary
 from dss_jax.tasks.registration import register_dataset
 
@@ -45,6 +45,25 @@ def make_decoder(batch_size=2, max_input_length=48, mesh=None, seed=0, **setting
 
 def make_mesh(**sizes):
   return partitioning.make_mesh(partitioning.MeshConfig(**sizes))
+
+
+def test_batches_side_by_side_are_those_of_one_thread(params, examples, monkeypatch):
+  decoder = make_decoder(batch_size=2)
+  alone = decoder(params, examples)
+  monkeypatch.setattr(devices, 'decoding_threads', lambda mesh: 3)
+  together = decoder(params, examples)
+  np.testing.assert_array_equal(together.tokens, alone.tokens)
+  np.testing.assert_array_equal(together.scores, alone.scores)
+
+
+def test_an_error_in_a_thread_is_raised(examples, monkeypatch):
+  monkeypatch.setattr(devices, 'decoding_threads', lambda mesh: 3)
+
+  def fails(inputs, segments, rows):
+    raise ValueError('of a batch')
+
+  with pytest.raises(ValueError, match='of a batch'):
+    list(make_decoder().map_batches(examples, fails))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -247,7 +247,7 @@ def inference_batches(
   examples: Examples,
   batch_size: int,
   max_input_length: int,
-  widths: Sequence[int] | None = None,
+  narrowest: int = 32,
   parts: Sequence[int] = (0,),
   count: int = 1,
 ) -> Iterator[InferenceBatch]:
@@ -257,14 +257,16 @@ def inference_batches(
     examples: inputs longer than `max_input_length` are cut and keep their EOS.
     batch_size: rows of the global batch; the last one is filled up.
     max_input_length: the largest width.
-    widths: allowed widths; default the powers of two from 32 up, those halfway between two, and
-      `max_input_length`.
+    narrowest: the least width, a power of two; the others are the powers of two above it, those
+      halfway between two, and `max_input_length`.
     parts: which equal parts of a batch's rows this process makes.
     count: how many parts there are.
   """
   local = _local_rows(batch_size, parts, count)
-  steps = (part * 2**power for power in range(4, 30) for part in (2, 3))  # 32, 48, 64, 96, ...
-  allowed = sorted({max_input_length, *(w for w in widths or steps if w < max_input_length)})
+  steps = (
+    narrowest * part * 2**power // 2 for power in range(26) for part in (2, 3)
+  )  # 32, 48, ...
+  allowed = sorted({max_input_length, *(w for w in steps if w < max_input_length)})
   limits = {'inputs': max_input_length, 'targets': max(1, int(examples.target_lengths.max()))}
   examples = examples.truncated(limits)
   order = np.argsort(-examples.input_lengths, kind='stable')

@@ -4,6 +4,8 @@ Owns the way from examples and parameters to output tokens. Does not own batches
 or decoding itself (decoding.py).
 """
 
+import collections
+import concurrent.futures
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -18,7 +20,7 @@ from dss_jax.data import pipeline
 from dss_jax.data.examples import Examples
 from dss_jax.inference import decoding
 from dss_jax.models import t5
-from dss_jax.parallel import partitioning
+from dss_jax.parallel import devices, partitioning
 
 Progress = Callable[[int, int], None]
 """Called after every batch with the numbers of examples done and in all."""
@@ -99,10 +101,12 @@ class Decoder:
       examples,
       min(self.batch_size, self.fewest_rows(len(examples))),
       self.max_input_length,
+      devices.narrowest_inputs(self.mesh),
       parts=parts,
       count=count,
     )
-    for batch in batches:
+
+    def run(batch: pipeline.InferenceBatch) -> tuple:
       arrays: Any = {**batch.arrays, 'rows': batch.rows.astype(np.int32)}
       if self.mesh is not None:
         arrays = partitioning.put_batch(self.mesh, arrays)
@@ -110,7 +114,10 @@ class Decoder:
         outputs = step(
           arrays['encoder_input_tokens'], arrays['encoder_segment_ids'], arrays['rows']
         )
-      yield multihost_utils.process_allgather((arrays['rows'], outputs), tiled=True)
+      return multihost_utils.process_allgather((arrays['rows'], outputs), tiled=True)
+
+    threads = devices.decoding_threads(self.mesh)
+    yield from map(run, batches) if threads == 1 else _side_by_side(run, batches, threads)
 
   def fewest_rows(self, total: int) -> int:
     """Rows that hold all examples: what the mesh divides evenly, times a power of two.
@@ -124,6 +131,24 @@ class Decoder:
     if self.decoding.method != 'temperature':
       return None
     return _fold_in(jax.random.key(self.seed), rows)
+
+
+def _side_by_side(
+  run: Callable[[Any], tuple], batches: Iterator[Any], threads: int
+) -> Iterator[tuple]:
+  """`map(run, batches)` in several threads; the first batch of a shape alone, which compiles it."""
+  compiled, running = set(), collections.deque[concurrent.futures.Future]()
+  with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+    for batch in batches:
+      running.append(pool.submit(run, batch))
+      shape = batch.arrays['encoder_input_tokens'].shape
+      if shape not in compiled:
+        compiled.add(shape)
+        concurrent.futures.wait(running)
+      if len(running) > threads:
+        yield running.popleft().result()
+    while running:
+      yield running.popleft().result()
 
 
 @jax.jit

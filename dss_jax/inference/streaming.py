@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from dss_jax.data import pipeline
@@ -35,7 +34,7 @@ def _step(config: t5.T5Config, params: t5.Params, layers: Any, last, cache: Deco
   """The likeliest next token of every row, int32 [rows], and the cache."""
   decoder = decoders.Decoder(t5.bind(config, params), layers)
   logits, cache = decoder.step(last, cache)
-  return jnp.argmax(logits, axis=1).astype(jnp.int32), cache
+  return decoding.likeliest(logits), cache
 
 
 def tokens(decoder: evaluator.Decoder, params: t5.Params, example: Examples) -> Iterator[int]:

@@ -4,10 +4,11 @@ Owns every decision that depends on the kind of a device: each function names a 
 callers never see a device's name. The decisions change speed, and results only by rounding.
 """
 
+import os
 from typing import Any
 
 import jax
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 
 MEBIBYTE = 2**20
 # Bytes of VMEM that an attention kernel may take, for chips where we saw the compiler accept them.
@@ -52,6 +53,33 @@ def unrolls_decoding() -> bool:
   On CPUs a scan copies each layer's weights at every token.
   """
   return kind() == 'cpu'
+
+
+def shrinks_decoding() -> bool:
+  """Whether a batch halves once half of its rows have ended.
+
+  A CPU's time for a token goes with the rows, a TPU's with the weights that it reads.
+  """
+  return kind() == 'cpu' and jax.sharding.get_abstract_mesh().size == 1
+
+
+def decoding_threads(mesh: Mesh | None) -> int:
+  """How many batches are decoded side by side.
+
+  XLA computes what one thread gives to a CPU one after the other, on few cores where products are
+  small. Several devices have collectives, whose order has to be the same everywhere.
+  """
+  found = _devices(mesh)
+  return min(os.cpu_count() or 1, 4) if len(found) == 1 and found[0].platform == 'cpu' else 1
+
+
+def narrowest_inputs(mesh: Mesh | None) -> int:
+  """Tokens of the narrowest batch to decode: a CPU's time goes with them; all are compiled."""
+  return 16 if _devices(mesh)[0].platform == 'cpu' else 32
+
+
+def _devices(mesh: Mesh | None) -> list[jax.Device]:
+  return jax.devices()[:1] if mesh is None else list(mesh.devices.flat)
 
 
 def attention_vmem() -> int | None:
