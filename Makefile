@@ -22,7 +22,7 @@ teacher-smoke: install-test
 	$(VENV)/bin/python tests/teacher_smoke.py
 
 test: install-test
-	$(VENV)/bin/python -m pytest -n auto --dist worksteal
+	$(VENV)/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 check: install-test
 	$(VENV)/bin/ruff check .

@@ -5,7 +5,7 @@
 Every row is 512 inputs and 128 targets without padding, so both sides do the same work: weights
 and AdamW in float32, products in bfloat16, dropout, gradients clipped to a norm of 1. torch is
 transformers' T5 with sdpa attention, compiled. MFU is what the model needs, counted from its shapes
-(dss_jax/planning/flops.py), over the rate at which this card multiplies two bfloat16 matrices of
+(dss_jax/models/flops.py), over the rate at which this card multiplies two bfloat16 matrices of
 8,192 x 8,192, which JAX measures here first (1,024 x 1,024 with --platform=cpu). Needs the extra
 `gpu` and a torch for CUDA; `--platform=cpu --model=tiny --batch=8 --rounds=1 --steps=1` tries it
 out without a card.
@@ -135,7 +135,7 @@ SIDES = {'ours': ours, 'torch': torch}
 
 def serve(options: argparse.Namespace) -> None:
   """Answers requests of `steps` updates, and what two matrices' product takes."""
-  from dss_jax.planning import flops
+  from dss_jax.models import flops
 
   tokens = options.batch * (INPUTS + TARGETS)
   needed = flops.train_step(_model(options), options.batch, INPUTS, TARGETS)

@@ -20,9 +20,9 @@ import json
 import sys
 from typing import Any, NamedTuple
 
-from dss_jax.models import t5
+from dss_jax.models import flops, t5
 from dss_jax.parallel.partitioning import MeshConfig
-from dss_jax.planning import checks, estimate, flops, programs
+from dss_jax.planning import checks, estimate, programs
 from dss_jax.settings import gin_files, topologies
 from dss_jax.training import losses, optimizers
 

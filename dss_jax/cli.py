@@ -1,6 +1,7 @@
 """`dss VERB ...`: finds the verb's module and runs its `main`. Errors of users become one line."""
 
 import contextlib
+import gc
 import importlib
 import logging
 import os
@@ -12,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+import types
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
@@ -89,12 +91,12 @@ def _run(argv: Sequence[str] | None) -> int:
     is_light = verb in ('report', 'annotate') or (
       verb == 'methods' and not any(one.startswith('-') for one in rest)
     )
-    if reads_settings and not is_light and not {'--help', '-h'} & set(rest):
-      _import_tensorflow()
+    is_help = bool({'--help', '-h'} & set(rest))
+    module = _imported(verb, with_tensorflow=reads_settings and not is_light and not is_help)
     is_explained = any(one.startswith(EXPLAIN) for one in rest)
-    if verb in SHARED and not {'--help', '-h'} & set(rest) and not is_explained:
-      return _run_shared(verb, rest)
-    return importlib.import_module(module_of(verb)).main(rest)
+    if verb in SHARED and not is_help and not is_explained:
+      return _run_shared(verb, module, rest)
+    return module.main(rest)
   except KeyboardInterrupt:
     return 130
   except Exception as error:
@@ -175,13 +177,13 @@ def _stdout_is_closed() -> bool:
     return False
 
 
-def _run_shared(verb: str, rest: Sequence[str]) -> int:
+def _run_shared(verb: str, module: types.ModuleType, rest: Sequence[str]) -> int:
   """Runs a verb that several processes may run together."""
   from dss_jax.parallel import distributed
 
   distributed.initialize(verb, stops_softly=verb in ('train', 'compare', 'sweep'))
   try:
-    return importlib.import_module(module_of(verb)).main(rest)
+    return module.main(rest)
   except BaseException as error:
     if distributed.is_multiprocess():
       distributed.exit_process(verb, error)
@@ -255,16 +257,37 @@ def module_of(verb: str) -> str:
   return 'dss_jax.launch' if verb == 'launch' else f'dss_jax.commands.{MODULES.get(verb, verb)}'
 
 
+def _imported(verb: str, with_tensorflow: bool) -> types.ModuleType:
+  """A verb's module, and TensorFlow before it where the verb needs it.
+
+  Meanwhile Python looks for no garbage: imports make a million objects and hardly any garbage, and
+  looking through them again and again took a fifth of the time. They are never looked at later.
+  """
+  if not gc.isenabled() or (with_tensorflow and 'tensorflow' in sys.modules):
+    return importlib.import_module(module_of(verb))
+  gc.disable()
+  try:
+    if with_tensorflow:
+      _import_tensorflow()
+    return importlib.import_module(module_of(verb))
+  finally:
+    gc.freeze()
+    gc.enable()
+
+
 def _import_tensorflow() -> None:
-  """Imports TensorFlow, which the verbs need, without the log lines that it always prints.
+  """Imports TensorFlow without the log lines that it always prints.
 
   Its libraries report a missing GPU and the like while they are loaded, before they read
-  TF_CPP_MIN_LOG_LEVEL. If the import fails, those lines are shown.
+  TF_CPP_MIN_LOG_LEVEL. If the import fails, those lines are shown. Keras, which comes with it, is
+  not given matplotlib: it would import it for figures that nobody asks for.
   """
   sys.stderr.flush()
   stderr = os.dup(2)
   with tempfile.TemporaryFile() as written:
     os.dup2(written.fileno(), 2)
+    hidden = {'matplotlib': None} if 'matplotlib' not in sys.modules else {}
+    sys.modules.update(hidden)  # type: ignore[arg-type]
     try:
       import tensorflow  # noqa: F401
     except BaseException:
@@ -272,6 +295,8 @@ def _import_tensorflow() -> None:
       os.write(stderr, written.read())
       raise
     finally:
+      for name in hidden:
+        del sys.modules[name]
       os.dup2(stderr, 2)
       os.close(stderr)
 

@@ -5,7 +5,7 @@ not own: the rows of a method (dss_jax/methods), the tasks (registration.py), th
 (vocabulary.py), packing and batching (dss_jax/data).
 
 Every step takes a dataset of batches, because tf.data's overhead per step exceeds the work on a
-row: a task is `[batch, make_rows(...), tokenize, append_eos_after_trim, unbatch]`.
+row: a task is `[batch, make_rows(...), tokenize_with_eos, unbatch]`.
 """
 
 import functools
@@ -300,7 +300,7 @@ def tokenize(
   Unlike seqio.preprocessors.tokenize it takes batches of rows, whose tokens become int32
   RaggedTensors [rows, (length)], and puts the end-of-sequence id wherever the input's text has
   `</s>` (NLI: `premise</s>hypothesis`), which plain SentencePiece would split into pieces.
-  The final end of sequence is added later, by seqio.preprocessors.append_eos_after_trim.
+  There is no end of sequence at the end.
   """
 
   def tokenize_rows(rows: Features) -> Features:
@@ -310,6 +310,37 @@ def tokenize(
       'targets_pretokenized': rows['targets'],
       'inputs': encode_parts(rows['inputs'], output_features['inputs'].vocabulary),
       'targets': output_features['targets'].vocabulary.encode_tf(rows['targets']),
+    }
+
+  return dataset.map(tokenize_rows, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def tokenize_with_eos(
+  dataset: tf.data.Dataset,
+  output_features: Mapping[str, seqio.Feature],
+  sequence_length: Mapping[str, int] | None = None,
+) -> tf.data.Dataset:
+  """`tokenize`, then the end of sequence, for which longer sequences make room.
+
+  Where nothing is cut, both are one step and of fewer operations: TensorFlow takes longer to build
+  a task than to run it.
+  """
+  lengths = sequence_length or {}
+  if any(lengths.get(name) is not None for name in ('inputs', 'targets')):
+    return seqio.preprocessors.append_eos_after_trim(
+      tokenize(dataset, output_features), output_features, sequence_length
+    )
+
+  def tokenize_rows(rows: Features) -> Features:
+    vocabulary = output_features['targets'].vocabulary
+    targets = vocabulary.encode_tf(rows['targets'])
+    end = tf.fill([targets.nrows(), 1], vocabulary.eos_id)
+    return {
+      **rows,
+      'inputs_pretokenized': rows['inputs'],
+      'targets_pretokenized': rows['targets'],
+      'inputs': _encode_with_eos(rows['inputs'], output_features['inputs'].vocabulary),
+      'targets': tf.concat([targets, end], axis=1),
     }
 
   return dataset.map(tokenize_rows, num_parallel_calls=tf.data.AUTOTUNE)
@@ -325,12 +356,16 @@ def encode_parts(texts: tf.Tensor, vocabulary: seqio.Vocabulary) -> tf.RaggedTen
   Returns:
     int32 [n, (length)]; no EOS at the end.
   """
+  return _encode_with_eos(texts, vocabulary)[:, :-1]
+
+
+def _encode_with_eos(texts: tf.Tensor, vocabulary: seqio.Vocabulary) -> tf.RaggedTensor:
   parts = tf.strings.split(texts, SEPARATOR)
   # Tokenising takes most of a task's time, and e-SNLI repeats each premise three times in a row.
   different, positions = tf.unique(tf.strings.strip(parts.values))
   ids = tf.gather(vocabulary.encode_tf(different), positions)
   ids = tf.concat([ids, tf.fill([ids.nrows(), 1], vocabulary.eos_id)], axis=1)
-  return parts.with_values(ids).merge_dims(1, 2)[:, :-1]
+  return parts.with_values(ids).merge_dims(1, 2)
 
 
 def label_reader(row: Row) -> Callable[..., str]:

@@ -139,7 +139,10 @@ class _Tunnel(socketserver.StreamRequestHandler):
       client = self.server.tls.wrap_socket(self.connection, server_side=True)
       with socket.create_connection(('127.0.0.1', self.server.to)) as server:
         threading.Thread(target=_answers, args=(server, client), daemon=True).start()
-        self._requests(client.makefile('rb'), client, server)
+        try:
+          self._requests(client.makefile('rb'), client, server)
+        finally:
+          server.shutdown(socket.SHUT_RDWR)  # or the other thread would wait for ever
 
   def _requests(self, source, client, server):
     """Passes requests on, framed anew: TensorFlow's framing is no HTTP that Go's server takes."""

@@ -1,15 +1,13 @@
 """Runs of a tiny student on a part of the embedded data, in this process, to test training on.
 
-Owns their settings, and the fixtures that a test file imports to read the data and to compile once.
+Owns their settings, and the fixture that a test file imports to read the data once.
 """
 
 import dataclasses
-import functools
 
-import jax
 import pytest
 
-from dss_jax.data import pipeline
+from dss_jax.data import pipeline, shared_tables
 from dss_jax.models import t5
 from dss_jax.runs.run_config import EvalConfig, RunConfig
 from dss_jax.training.optimizers import OptimizerConfig
@@ -25,30 +23,10 @@ def small_data():
   sizes = dict(embedded_arithmetic.SIZES)
   embedded_arithmetic.SIZES.update(train=600, validation=40, test=40)
   embedded_arithmetic.problems.cache_clear()  # another file's tests may have read the whole of it
-  with pytest.MonkeyPatch.context() as patch:
-    for name in ('load_mixture', 'load_examples'):
-      patch.setattr(pipeline, name, functools.cache(getattr(pipeline, name)))
+  with shared_tables.keeping():
     yield
   embedded_arithmetic.SIZES.update(sizes)
   embedded_arithmetic.problems.cache_clear()
-
-
-@pytest.fixture(scope='module', autouse=True)
-def compiled_once(tmp_path_factory):
-  """The runs of this file compile the same few programs."""
-  from jax.experimental.compilation_cache import compilation_cache
-
-  settings = {
-    'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('compiled')),
-    'jax_persistent_cache_min_compile_time_secs': 0.05,
-  }
-  before = {name: getattr(jax.config, name) for name in settings}
-  for name, value in settings.items():
-    jax.config.update(name, value)
-  yield
-  for name, value in before.items():
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
 
 
 def untrained_run(folder) -> RunConfig:

@@ -11,7 +11,7 @@ MODEL = {
   'num_encoder_layers': 2, 'num_decoder_layers': 2, 'mlp_activations': ['gelu', 'linear'],
   'logits_via_embedding': False, 'dtype': 'float32', 'dropout_rate': 0.1,
   'relative_attention_num_buckets': 32, 'relative_attention_max_distance': 128,
-  'remat_policy': 'none', 'scan_layers': True, 'relative_bias_per_layer': False,
+  'remat_policy': 'none', 'scan_layers': 'auto', 'relative_bias_per_layer': False,
 }  # fmt: skip
 RUN = {
   'model_dir': 'runs/a',

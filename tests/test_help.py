@@ -29,7 +29,7 @@ def test_help_is_printed_whatever_else_is_given_and_exits(capsys):
     ('train', '--train_steps  (int, default 10000)\n      updates in all'),
     ('train', '--model_dir  (path, required: --model_dir=FOLDER'),
     ('train', '--mixture_or_task_module, --module  (str | None, default None)\n'),
-    ('train', '--remat_policy  (str, default \'full\')\n'),
+    ('train', '--remat_policy  (str, default \'auto\')\n'),
     ('train', '--method  (str | Method | None, default None)\n      set by methods/NAME.gin'),
     ('train', 'By --gin.optimizers.OptimizerConfig.NAME=VALUE: b1 (float, 0.9)'),
     ('plan', "(Mapping[str, int], default {'inputs': 512, 'targets': 128})\n      'inputs' and"),

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from dss_jax.models import t5
-from dss_jax.planning import estimate, flops
+from dss_jax.models import flops, t5
+from dss_jax.planning import estimate
 from dss_jax.planning.hlo import Collective, Costs
 from dss_jax.settings import topologies
 

@@ -131,7 +131,7 @@ def test_gin_takes_network_and_vocabulary_from_the_weights(folders):
   run = gin_files.configured('run_config.RunConfig')
   there = huggingface.open_pretrained(str(folders / 'hf')).config
   assert run.model == dataclasses.replace(
-    there, dropout_rate=0.2, dtype='float32', remat_policy='full'
+    there, dropout_rate=0.2, dtype='float32', remat_policy='auto', scan_layers='auto'
   )
   assert isinstance(run, run_config.RunConfig) and run.vocabulary == 'bytes'
 

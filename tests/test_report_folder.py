@@ -13,8 +13,8 @@ from sweep_folders import Cell
 
 from dss_jax.experiments import few_shot_cot, results
 from dss_jax.experiments.report import folder, records, series, student_size
+from dss_jax.models import flops
 from dss_jax.models.config import T5Config
-from dss_jax.planning import flops
 from dss_jax.runs.run_folder import RunFolder
 from dss_jax.settings.errors import ConfigError
 

@@ -12,7 +12,10 @@ def _trained(folder, shared, **variables):
     'JAX_COMPILATION_CACHE_DIR': '',
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
   }
-  process = Processes(folder, shared, ['train', *arguments], environment=environment | variables)
+  variables = environment | variables
+  process = Processes(
+    folder, shared, ['train', *arguments], environment=variables, program=('-m', 'dss_jax')
+  )
   assert process.finish() == [0], process.log
   return process.log
 

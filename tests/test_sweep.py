@@ -9,8 +9,8 @@ import sys
 import plan_runs
 import programs
 import pytest
-import train_processes
-from small_runs import compiled_once, config_of, small_data  # noqa: F401  fixtures
+from small_runs import config_of, small_data  # noqa: F401  a fixture
+from train_processes import Processes
 
 from dss_jax import methods
 from dss_jax.commands import sweep
@@ -211,12 +211,9 @@ def test_what_is_done_in_a_bucket_is_gathered_and_reported(swept, tmp_path):
     for path in swept.rglob('*'):
       if path.is_file() and 'checkpoints' not in path.parts:
         store.put(f'swept/{path.relative_to(swept)}', path.read_bytes())
-    verbs = json.dumps([[*gather, f'--gather={place}'], report])
-    subprocess.run(
-      [sys.executable, '-c', train_processes.VERBS, verbs],
-      env={**os.environ, **store.environment},
-      check=True,
-    )
+    gather = [*gather, f'--gather={place}']
+    job = Processes(tmp_path, tmp_path, gather, verbs=[report], environment=store.environment)
+    assert job.finish() == [0], job.log
   assert results(tmp_path / 'here') == results(swept)
   told = json.loads((tmp_path / 'report_files' / 'report.json').read_text())
   assert len(told['runs']) == len(results(swept))

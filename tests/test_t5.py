@@ -72,8 +72,10 @@ def scanned(tiny_config, tiny_params):
   'changes',
   [
     {'scan_layers': False},
+    {'scan_layers': False, 'remat_policy': 'minimal'},
     {'remat_policy': 'minimal'},
     {'remat_policy': 'full'},
+    {'scan_layers': 'auto', 'remat_policy': 'auto'},
   ],
   ids=str,
 )

@@ -1,7 +1,7 @@
 """Real processes of `dss` on a part of the embedded data: one alone, or several that are one run.
 
-Owns starting, watching and ending them. They run with few optimizations and share compiled
-programs with all other tests.
+Owns starting, watching and ending them. They run with few optimizations, share compiled programs
+with all other tests, and begin where the imports have ended (forks.py).
 """
 
 import contextlib
@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 
+import forks
 import jax
 import numpy as np
 import programs
@@ -32,16 +33,6 @@ embedded_arithmetic.SIZES.update(train=600, validation=40, test=40)
 """
 TIMES = ('examples_per_second', 'tokens_per_second', 'padding')
 PATIENCE_S = 240.0  # with processes that do nothing any more
-
-
-# One process for all verbs, since most of their time is imports.
-VERBS = """
-import json, sys
-from dss_jax import cli
-for verb in json.loads(sys.argv[1]):
-  code = cli.main(verb)
-  assert not code, (verb, code)
-"""
 
 
 def train_arguments(model_dir, **settings) -> list[str]:
@@ -72,12 +63,13 @@ class Processes:
   Args:
     folder: gets their logs.
     shared: a folder of `share`.
-    arguments: of dss, the verb first.
+    arguments: of dss, the verb first; or of `program`.
     count: of processes; one finds no others.
     devices: of each.
     environment: more variables.
     of_last: more arguments of the last process alone.
-    program: for Python, instead of dss.
+    verbs: further arguments of dss, which the same process runs after these.
+    program: a new Python runs this, which may be dss, instead of a fork that runs dss.
   """
 
   def __init__(
@@ -89,7 +81,8 @@ class Processes:
     devices=1,
     environment=None,
     of_last: Sequence[str] = (),
-    program: Sequence[str] = ('-m', 'dss_jax'),
+    verbs: Sequence[Sequence[str]] = (),
+    program: Sequence[str] = (),
   ):
     self.folder = pathlib.Path(folder)
     self.folder.mkdir(exist_ok=True)
@@ -105,19 +98,21 @@ class Processes:
         'DSS_PROCESS_ID': str(index),
       }
       settings = {
-        'PYTHONPATH': str(shared),
+        'PYTHONPATH': os.pathsep.join([str(shared), *_given_path()]),
         'JAX_PLATFORMS': 'cpu',
-        'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
         **programs.VARIABLES,
         'XLA_FLAGS': f'{programs.XLA_FLAGS} --xla_force_host_platform_device_count={devices}',
         **(meeting if count > 1 else {}),
         **(environment or {}),
       }
+      variables = {**os.environ, **settings}
+      own = [*arguments, *(of_last if index == count - 1 else [])]
       with path.open('w') as log:
-        own = of_last if index == count - 1 else []
-        command = [sys.executable, *program, *arguments, *own]
-        process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **settings})
-      self.processes.append(process)
+        self.processes.append(
+          subprocess.Popen([sys.executable, *program, *own], stdout=log, stderr=log, env=variables)
+          if program
+          else forks.Fork([own, *verbs], path, variables)
+        )
 
   @property
   def log(self) -> str:
@@ -148,15 +143,15 @@ class Processes:
       process.kill()
       process.wait()
 
-  def when(self, condition) -> 'Processes':
-    """Waits until `condition()` is true, looking every millisecond."""
+  def when(self, condition, period_s: float = 0.001) -> 'Processes':
+    """Waits until `condition()` is true, looking again and again."""
     end = time.monotonic() + PATIENCE_S
     while not condition():
       ended = any(process.poll() is not None for process in self.processes)
       if ended or time.monotonic() > end:
         self.kill()
         raise AssertionError(f'{"ended by itself" if ended else "nothing"}:\n{self.all_logs}')
-      time.sleep(0.001)
+      time.sleep(period_s)
     return self
 
   def steps(self) -> int:
@@ -171,6 +166,11 @@ class Processes:
     """Sends a signal to one of them; returns the exit codes of all."""
     self.processes[to].send_signal(number)
     return self.finish()
+
+
+def _given_path() -> list[str]:
+  given = os.environ.get('PYTHONPATH')
+  return [given] if given else []
 
 
 def share(folder: pathlib.Path) -> pathlib.Path:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dss_jax.methods import Method
 from dss_jax.planning import checks, plans, prices, programs, search
 from dss_jax.planning.report import candidate_line, report
-from dss_jax.runs import run_config
+from dss_jax.runs import layer_choice, run_config
 from dss_jax.runs.run_config import RunConfig
 from dss_jax.settings import fields, gin_files, topologies
 
@@ -95,20 +95,28 @@ def _compile(program: programs.Program) -> programs.Compiled:
 
 
 def _best(run: RunConfig, topology: str, compiler: plans.Compiler) -> RunConfig:
-  """The run with the mesh and batch that give the most rows a second."""
+  """The run with the mesh and batch that give the most rows a second, and with the best layers."""
   if topologies.topology(topology).platform != 'tpu':
     raise ValueError(
       f'--search compares estimates for TPUs; there are none for {topology}; drop --search.'
     )
   show = lambda candidate: _print_progress(candidate_line(candidate))  # noqa: E731
-  candidates = list(search.candidates(run, topology, compiler, show))
+  scanned = dataclasses.replace(run, model=layer_choice.with_scanned(run.model))
+  candidates = list(search.candidates(scanned, topology, compiler, show))
   if not candidates:
     raise ValueError(
       f'nothing fits on {topology}, not even one row a device; try a larger topology, '
       "REMAT_POLICY = 'full', OPTIMIZER = 'adafactor' or shorter TASK_FEATURE_LENGTHS."
     )
   best = max(candidates, key=lambda candidate: candidate.rows_per_second)
-  return search.with_settings(run, best.mesh, best.batch)
+  run = search.with_settings(run, best.mesh, best.batch)
+  run = search.fastest_layers(run, topology, compiler, _print_progress)
+  mesh = run.mesh
+  _print_progress(
+    f'flags: --mesh_data={mesh.data} --mesh_fsdp={mesh.fsdp} --mesh_tensor={mesh.tensor} '
+    f'--batch_size={best.batch} {search.layers_text(run.model)}'
+  )
+  return run
 
 
 def _model_name(argv: Sequence[str]) -> str:

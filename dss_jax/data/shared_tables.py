@@ -16,9 +16,10 @@ _depend_on: Hashable = None
 
 @contextlib.contextmanager
 def keeping() -> Iterator[None]:
-  """Within it, a table is read once."""
+  """Within it, a table is read once; within another, what that has read counts too."""
   global _tables
-  before, _tables = _tables, {}
+  before = _tables
+  _tables = {} if before is None else before
   try:
     yield
   finally:

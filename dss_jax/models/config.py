@@ -8,7 +8,7 @@ import dataclasses
 
 from dss_jax.settings import fields
 
-REMAT_POLICIES = ('full', 'minimal', 'none')
+REMAT_POLICIES = ('auto', 'full', 'minimal', 'none')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,9 @@ class T5Config:
     dropout_rate: probability of dropping, in [0, 1).
     remat_policy: what the backward pass keeps: 'none' recomputes nothing, 'minimal' keeps matrix
       products with weights, 'full' only each layer's input; both keep the output of attention.
-    scan_layers: false unrolls the loop over layers: the same numbers, a longer compilation.
+      'auto' is what ends a training run first (runs/layer_choice.py); elsewhere, 'full'.
+    scan_layers: False unrolls the loop over layers: the same numbers, a longer compilation. 'auto'
+      as above; elsewhere, True.
     relative_bias_per_layer: every layer has a relative position bias of its own, as in umT5 and
       T5X's scalable_t5; otherwise a stack's layers share one.
   """
@@ -42,7 +44,7 @@ class T5Config:
   relative_attention_num_buckets: int = 32
   relative_attention_max_distance: int = 128
   remat_policy: str = 'none'
-  scan_layers: bool = True
+  scan_layers: bool | str = True
   relative_bias_per_layer: bool = False
 
   def __post_init__(self):
@@ -62,6 +64,10 @@ class T5Config:
       raise ValueError(
         f'T5Config.remat_policy (REMAT_POLICY) is one of {REMAT_POLICIES}, not '
         f'{self.remat_policy!r}.'
+      )
+    if self.scan_layers not in (True, False, 'auto'):
+      raise ValueError(
+        f"T5Config.scan_layers (SCAN_LAYERS) is True, False or 'auto', not {self.scan_layers!r}."
       )
     if self.dtype not in ('float32', 'bfloat16'):
       raise ValueError(f"T5Config.dtype (DTYPE) is 'float32' or 'bfloat16', not {self.dtype!r}.")

@@ -37,6 +37,7 @@ _REMAT_POLICIES = {
     jax.checkpoint_policies.dots_with_no_batch_dims_saveable, _ATTENDED
   ),
   'full': _ATTENDED,
+  'auto': _ATTENDED,
 }
 
 

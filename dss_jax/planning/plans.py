@@ -10,9 +10,11 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from dss_jax.planning import estimate, flops, programs
+from dss_jax.models import flops
+from dss_jax.planning import estimate, programs
 from dss_jax.planning.checks import Check
 from dss_jax.planning.programs import Compiled, Program
+from dss_jax.runs import layer_choice
 from dss_jax.runs.run_config import RunConfig
 from dss_jax.settings import topologies
 
@@ -77,6 +79,7 @@ def program_of(
   Raises:
     ValueError: a mesh that does not fit the machine, or a batch that the mesh does not divide.
   """
+  run = with_layers(run, topology)
   lengths = run.data.task_feature_lengths
   training = step == 'train'
   return Program(
@@ -94,6 +97,13 @@ def program_of(
   )
 
 
+def with_layers(run: RunConfig, topology: str) -> RunConfig:
+  """The run with the program for its layers that it would have on a machine, where it is 'auto'."""
+  machine = topologies.topology(topology)
+  model, _ = layer_choice.chosen(run, machine, programs.mesh_sizes(run.mesh, machine))
+  return dataclasses.replace(run, model=model)
+
+
 def make(
   model: str, run: RunConfig, topology: str, compiler: Compiler = programs.compile_program, **known
 ) -> Plan:
@@ -103,6 +113,7 @@ def make(
     ValueError: an impossible mesh or batch, or a compiler that is not installed.
     ChildProcessError: the compiler crashed.
   """
+  run = with_layers(run, topology)
   update = program_of(run, topology)
   decoding = program_of(run, topology, 'decode') if run.eval.period else None
   train = compiler(update)
@@ -125,6 +136,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
     'num_microbatches': run.num_microbatches,
     'task_feature_lengths': dict(run.data.task_feature_lengths),
     'remat_policy': run.model.remat_policy,
+    'scan_layers': run.model.scan_layers,
     'optimizer': run.optimizer.name,
     'fits': plan.fits,
     'problem': plan.train.problem or (plan.decode.problem if plan.decode else ''),

@@ -68,6 +68,7 @@ def _lines(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     f'{values["batch"]} rows{parts} of {lengths["inputs"]} inputs and {lengths["targets"]} targets',
   )
   yield 'optimizer, remat', f'{values["optimizer"]}, {values["remat_policy"]}'
+  yield 'layers', 'scanned' if values['scan_layers'] else 'unrolled'
   if values['recommended']:
     best = values['recommended']
     yield (

@@ -5,13 +5,15 @@ having been compiled.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from dss_jax.models import t5
+from dss_jax.models import flops, t5
 from dss_jax.parallel.partitioning import MeshConfig
-from dss_jax.planning import estimate, flops, plans, programs
+from dss_jax.planning import estimate, plans, programs
 from dss_jax.planning.programs import Compiled
+from dss_jax.runs import layer_choice
 from dss_jax.runs.run_config import RunConfig
 from dss_jax.settings import topologies
 
@@ -113,6 +115,54 @@ def candidates(
     candidate = largest_batch(run, topology, mesh, compiler, show)
     if candidate is not None:
       yield candidate
+
+
+def fastest_layers(
+  run: RunConfig,
+  topology: str,
+  compiler: plans.Compiler = programs.compile_program,
+  show: Callable[[str], None] = lambda text: None,
+) -> RunConfig:
+  """The run with the program for its layers that ends it first, its compilation included.
+
+  Programs that do not fit are left out; settings other than 'auto' are kept. Layers are scanned
+  where nothing fits.
+  """
+  tried = {}
+  scanned = layer_choice.with_scanned(run.model)
+  for scan, policy in ((True, scanned.remat_policy), (False, 'none'), (False, 'minimal')):
+    model = dataclasses.replace(
+      run.model,
+      scan_layers=scan if run.model.scan_layers == layer_choice.AUTO else run.model.scan_layers,
+      remat_policy=policy if run.model.remat_policy == layer_choice.AUTO else scanned.remat_policy,
+    )
+    if model in tried:
+      continue
+    program = plans.program_of(dataclasses.replace(run, model=model), topology)
+    tried[model] = _seconds_of_run(program, run.train_steps, compiler)
+    show(f'{layers_text(model)}: ' + (
+      'does not fit' if math.isinf(tried[model]) else
+      f'{tried[model] / 3600:.2f} h for {run.train_steps:,} updates with compilation (est.)'
+    ))  # fmt: skip
+  best = min(tried, key=lambda model: tried[model])
+  return dataclasses.replace(run, model=scanned if math.isinf(tried[best]) else best)
+
+
+def layers_text(model: t5.T5Config) -> str:
+  """The flags of `dss train` for the program of its layers."""
+  return f'--scan_layers={model.scan_layers} --remat_policy={model.remat_policy}'
+
+
+def _seconds_of_run(program: programs.Program, steps: int, compiler: plans.Compiler) -> float:
+  """Compilation and all updates; infinite where the program does not fit or does not compile."""
+  try:
+    compiled = compiler(program)
+  except ChildProcessError:
+    return math.inf
+  if not compiled.fits or compiled.costs is None:
+    return math.inf
+  machine = topologies.topology(program.topology)
+  return compiled.seconds + steps * estimate.seconds(compiled.costs, machine).step
 
 
 def with_settings(run: RunConfig, mesh: MeshConfig, batch: int) -> RunConfig:

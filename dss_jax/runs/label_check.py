@@ -200,8 +200,8 @@ def _failures(
 def _encoded(texts: list[str], vocabulary: seqio.Vocabulary) -> Iterator[np.ndarray]:
   """The tokens of each text with the EOS, int32 [l]."""
   for start in range(0, len(texts), READ_BATCH):
-    for ids in vocabulary.encode_tf(tf.constant(texts[start : start + READ_BATCH])):
-      yield np.append(ids.numpy(), decoding.EOS_ID).astype(np.int32)
+    for ids in vocabulary.encode_tf(tf.constant(texts[start : start + READ_BATCH])).to_list():
+      yield np.array([*ids, decoding.EOS_ID], np.int32)
 
 
 def _shown(text: str) -> str:

@@ -13,13 +13,12 @@ import jax
 import numpy as np
 
 from dss_jax.data import pipeline
-from dss_jax.models import t5
 from dss_jax.parallel import distributed, partitioning
 from dss_jax.runs import training_setup
 from dss_jax.runs.run_config import RunConfig
 from dss_jax.runs.training_log import TrainingLog
 from dss_jax.runs.validation import AccuracyHistory, PeriodicValidation
-from dss_jax.training import optimizers, steps, train_state
+from dss_jax.training import programs
 
 
 class Ending(enum.Enum):
@@ -79,13 +78,11 @@ def train(run: RunConfig) -> Result:
 
     # State: the latest checkpoint, else INITIAL_CHECKPOINT_PATH, else random parameters.
     checkpoints = stack.enter_context(setup.folder.open_checkpoints(run.checkpoints_to_keep))
-    optimizer = optimizers.make_optimizer(run.optimizer, t5.logical_axes(run.model))
+    optimizer, update = programs.update(
+      run.model, run.objective, run.optimizer, run.num_microbatches, setup.mesh
+    )
     state, saved = training_setup.initial_state(setup, optimizer, checkpoints)
     step = int(state.step)
-    update = train_state.jit_update(
-      steps.make_train_step(run.model, run.objective, optimizer, run.seed, run.num_microbatches),
-      state,
-    )
 
     # Log, validation and signals.
     log = TrainingLog(run, checkpoints, step, saved)

@@ -16,11 +16,11 @@ from jax.sharding import Mesh
 from dss_jax.checkpoints import finished, manager
 from dss_jax.data import pipeline, subsets
 from dss_jax.parallel import distributed, partitioning
-from dss_jax.runs import label_check, memory, pretrained, rationale_scores
+from dss_jax.runs import label_check, layer_choice, memory, pretrained, rationale_scores
 from dss_jax.runs.run_config import RunConfig, sentencepiece_model, set_up_tasks
 from dss_jax.runs.run_folder import RunFolder
 from dss_jax.runs.validation import Validation
-from dss_jax.settings import gin_files, json_form
+from dss_jax.settings import gin_files, json_form, topologies
 from dss_jax.tasks import registration
 from dss_jax.training import train_state
 from dss_jax.training.train_state import TrainState
@@ -90,6 +90,11 @@ def set_up(run: RunConfig, stack: contextlib.ExitStack) -> TrainingSetup:
   if validation is not None:
     _warn_of_truncation(run, validation.mixture, f' of {run.eval.split}')
   batches = pipeline.TrainBatches(mixture, run.data, *partitioning.local_parts(mesh))
+  machine = topologies.of_device_kind(mesh.devices.flat[0].device_kind)
+  model, said = layer_choice.chosen(run, machine, dict(mesh.shape))
+  if said:
+    distributed.log(said)
+  run = dataclasses.replace(run, model=model)
   return TrainingSetup(run, folder, mesh, validation, batches, fingerprint)
 
 

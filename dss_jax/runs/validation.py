@@ -5,7 +5,6 @@ PATIENCE is judged by. The numbers are steps.py's and evaluator.py's.
 """
 
 import dataclasses
-import functools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -22,7 +21,7 @@ from dss_jax.parallel import distributed, partitioning
 from dss_jax.runs.run_config import RunConfig, evaluation_task
 from dss_jax.runs.training_log import TrainingLog
 from dss_jax.tasks import plain_tasks, registration
-from dss_jax.training import steps
+from dss_jax.training import programs, steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,9 +94,9 @@ class Validation:
     ).metrics
     return {name: float(value) for name, value in metrics.items()}
 
-  @functools.cached_property
+  @property
   def _step(self):
-    return jax.jit(steps.make_eval_step(self.run.model, self.run.objective))
+    return programs.eval_step(self.run.model, self.run.objective)
 
 
 class AccuracyHistory:

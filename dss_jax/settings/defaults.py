@@ -5,6 +5,7 @@ written only at its field. A run file binds a macro to a field (`seed = %RANDOM_
 nobody defines gets the default of the first field of the run file that has one.
 """
 
+import functools
 import inspect
 import sys
 import typing
@@ -118,18 +119,20 @@ def check_types(used: Sequence[Statement], defined: Mapping[str, Any]) -> None:
 
 def parameter_of(configurable: str, name: str) -> Parameter | None:
   """A parameter's annotation and default; None if it is not declared, as with **arguments."""
-  configured = _object(configurable)
   try:
-    parameter = inspect.signature(configured).parameters.get(name)
-    owner = (
-      configured
-      if not inspect.isclass(configured) or hasattr(configured, '__dataclass_fields__')
-      else None
-    )
-    hints = typing.get_type_hints(owner or configured.__init__, include_extras=True)
+    return _parameters(_object(configurable)).get(name)
   except (TypeError, ValueError, NameError, AttributeError):
     return None
-  return None if parameter is None else Parameter(hints.get(name), parameter.default)
+
+
+@functools.cache
+def _parameters(configured: Any) -> dict[str, Parameter]:
+  """The declared parameters of a class or function; raises where it is neither."""
+  is_plain_class = inspect.isclass(configured) and not hasattr(configured, '__dataclass_fields__')
+  owner = configured.__init__ if is_plain_class else configured
+  hints = typing.get_type_hints(owner, include_extras=True)
+  declared = inspect.signature(configured).parameters
+  return {name: Parameter(hints.get(name), one.default) for name, one in declared.items()}
 
 
 def self_registered(parsed: Sequence[Statement]) -> set[str]:

@@ -5,6 +5,7 @@ line as before, so that gin's errors name the right line. What becomes of them i
 t5x_translation.py's.
 """
 
+import functools
 import io
 from typing import Any, NamedTuple
 
@@ -52,6 +53,7 @@ class Read(NamedTuple):
   others: list[Line]
 
 
+@functools.lru_cache(256)  # `dss sweep` reads the same files for every cell
 def read(text: str, path: str) -> Read:
   """Reads a file's text.
 

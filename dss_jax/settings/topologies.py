@@ -144,11 +144,21 @@ def _slice(name: str, shape: str, host: _Host) -> Topology:
   )
 
 
+_DEVICE_KINDS = {
+  'TPU v3': 'v3', 'TPU v4': 'v4', 'TPU v5 lite': 'v5e', 'TPU v5e': 'v5e', 'TPU v5': 'v5p',
+  'TPU v5p': 'v5p', 'TPU v6 lite': 'v6e', 'TPU v6e': 'v6e',
+}  # fmt: skip
 TOPOLOGIES = {
   'cpu': Topology('cpu', 'cpu'),
   'gpu': Topology('gpu', 'gpu'),
   **{name: _slice(name, shape, host) for name, (shape, host) in _SLICES.items()},
 }
+
+
+def of_device_kind(kind: str) -> Topology | None:
+  """Any slice of the chips that JAX calls so; None where there is none."""
+  chip = _DEVICE_KINDS.get(kind)
+  return next((one for name, one in TOPOLOGIES.items() if name.partition('-')[0] == chip), None)
 
 
 def topology(name: str) -> Topology:

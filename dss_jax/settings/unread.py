@@ -104,7 +104,7 @@ class _Readers:
     self.scopes = {part for scope in scopes for part in scope.split('/')}
     waiting = list(all_statements)
     while used := [statement for statement in waiting if self.reads(statement)]:
-      waiting = [statement for statement in waiting if statement not in used]
+      waiting = [statement for statement in waiting if not self.reads(statement)]
       self.built |= {
         reference.configurable for statement in used for reference in statement.references
       }

@@ -3,6 +3,7 @@
 Owns the state's form, creation and shardings. checkpoints/manager.py saves it.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -34,12 +35,16 @@ def create(
   model: t5.T5Config, optimizer: optax.GradientTransformation, mesh: Mesh, seed: int
 ) -> TrainState:
   """A fresh state, created sharded: no device ever holds a complete array that is sharded."""
+  return _maker(model, optimizer, mesh)(np.uint32(seed))  # an argument: one serves all seeds
+
+
+@functools.lru_cache(4)
+def _maker(model: t5.T5Config, optimizer: optax.GradientTransformation, mesh: Mesh) -> Any:
   shapes = abstract(model, optimizer, mesh)
-  make = jax.jit(
+  return jax.jit(
     lambda seed: from_params(t5.init(model, jax.random.key(seed)), optimizer),
     out_shardings=jax.tree.map(lambda leaf: leaf.sharding, shapes),
   )
-  return make(np.uint32(seed))  # an argument: one program serves all seeds
 
 
 def from_params(params: t5.Params, optimizer: optax.GradientTransformation) -> TrainState:
