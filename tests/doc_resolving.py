@@ -1,10 +1,10 @@
 """What can be known of a command without running it: that all it names exists.
 
-Owns three answers. `resolved`: a command of dss was read to its end with the code that runs it: verb,
-flags, their types, gin files, macros, bindings, topology, data set and method. `named`: a part is
-left out (`...`) or has to be there first, but its verb, flags, macros and files exist, as do the
-targets of make, the extras of pip and the files and flags of our programs. `foreign`: a program that
-is not ours.
+Owns three answers. `resolved`: a command of dss was read to its end with the code that runs it:
+verb, flags, their types, gin files, macros, bindings, topology, data set and method. `named`: a
+part is left out (`...`) or has to be there first, but its verb, flags, macros and files exist, as
+do the targets of make, the extras of pip, and files and flags of our programs. `foreign`: a program
+that is not ours.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import functools
 import importlib
 import importlib.util
 import io
+import pathlib
 import re
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -28,8 +29,8 @@ from dss_jax.settings import arguments, gin_files, help_text, statements
 RESOLVED, NAMED, FOREIGN = 'resolved', 'named', 'foreign'
 LEFT_OUT = re.compile(r'\.\.\.|\[|^[A-Z_]{4,}$')
 OWN_FLAGS = {  # of gin verbs, besides settings: what their own modules take off the command line
-  'gin_file', 'gin_search_paths', 'gin_bindings', 'topology', 'explain_t5x', 'tfds_data_dir', 'help',
-  'plan', 'commands', 'gather', 'json', 'search', 'input', 'input_file', 'rationale_scores',
+  'gin_file', 'gin_search_paths', 'gin_bindings', 'topology', 'explain_t5x', 'tfds_data_dir',
+  'help', 'plan', 'commands', 'gather', 'json', 'search', 'input', 'input_file', 'rationale_scores',
   'num_decodes', 'run_mode', 'multiprocess_gpu', 'coordinator_address',
 }  # fmt: skip
 LAUNCH = ('local', 'tpu-vm', 'skypilot', 'gke', 'vllm')
@@ -85,7 +86,7 @@ def _of_dss(words: Sequence[str], own: str, is_span: bool) -> str:
 
 
 def _is_whole(verb: str, rest: Sequence[str]) -> bool:
-  """Whether a command within a sentence is one that could be typed; else it names a verb or flag."""
+  """Whether a command within a sentence could be typed; else it names a verb or a flag."""
   text = ' '.join(rest)
   has_most = verb == 'methods' or '--model_dir=' in text or '--topology=' in text
   return has_most and not re.search(r'=[A-Z_]{4,}(?: |$)', text)
@@ -159,7 +160,7 @@ def _check_names(verb: str, rest: Sequence[str], own: str) -> None:
 
 def _registered(own: str) -> list[str]:
   """The names that a page's own code registers."""
-  return re.findall(r"""(?:register_dataset\(|name=|\.dataset\()['"](\w+)['"]""", own)
+  return re.findall(r"""(?:register_dataset\(|name=|\.dataset\()\s*['"](\w+)['"]""", own)
 
 
 def _is_shipped(name: str) -> bool:
@@ -242,7 +243,7 @@ def _check_script(rest: Sequence[str]) -> None:
   else:
     path = str(REPOSITORY / rest[0])
   try:
-    text = open(path or '', encoding='utf-8').read()
+    text = pathlib.Path(path or '').read_text(encoding='utf-8')
   except OSError:
     raise Wrong(f'there is no program {rest[0]} {rest[1:2]}') from None
   for flag in re.findall(r'^--(\w+)', '\n'.join(rest[1:]), re.MULTILINE):

@@ -1,8 +1,8 @@
 """Runs the commands of the docs that need nothing, one after another, as a reader would.
 
 `python tests/doc_session.py FOLDER` runs them in one process, in one folder, so that a student that
-one page trains is there for the next, and writes FOLDER/ran.json: of each command its exit code, its
-seconds and the end of what it printed. They run as they stand, but training is SHORT and
+one page trains is there for the next, and writes FOLDER/ran.json: of each command its exit code,
+its seconds and the end of what it printed. They run as they stand, but training is SHORT and
 compares at equal labels alone.
 """
 

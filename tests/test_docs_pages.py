@@ -1,4 +1,4 @@
-"""The pages of the docs and what is made of them: nothing on them can be old without a test that fails.
+"""The pages of the docs and what is made of them: nothing can be old without a test that fails.
 
 Commands are tests/test_docs_commands.py's. That the site builds is `make docs`'s.
 """
@@ -94,7 +94,9 @@ def test_links_in_the_repository_lead_somewhere(maker):
 def test_links_on_the_site_are_those_of_the_repository(maker):
   places = {'README.md': 'index.md', 'docs/a.md': 'a.md', 'docs/t/b.md': 't/b.md'}
   moved = maker['pages'].on_site
-  assert moved('[x](docs/a.md#y) [z](https://z)', 'README.md', places) == '[x](a.md#y) [z](https://z)'
+  assert (
+    moved('[x](docs/a.md#y) [z](https://z)', 'README.md', places) == '[x](a.md#y) [z](https://z)'
+  )
   assert moved('[x](../a.md) [y](#y)', 'docs/t/b.md', places) == '[x](../a.md) [y](#y)'
   assert moved('[x](../../README.md)', 'docs/t/b.md', places) == '[x](../index.md)'
 

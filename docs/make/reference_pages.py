@@ -74,11 +74,13 @@ def settings() -> str:
   """Every class and function that the run files configure, with its fields and their macros."""
   parts = [
     '# Settings',
-    'What `dss train`, `evaluate`, `predict`, `compare`, `sweep` and `plan` read. A macro is set by '
-    '`--name=VALUE` on the command line or by `NAME = VALUE` in a gin file; a field without a macro '
-    'by `--gin.CLASS.FIELD=VALUE`. A macro that nobody sets is its field\'s default.',
+    'What `dss train`, `evaluate`, `predict`, `compare`, `sweep` and `plan` read. A macro is set '
+    'by `--name=VALUE` on the command line or by `NAME = VALUE` in a gin file; a field without a '
+    'macro by `--gin.CLASS.FIELD=VALUE`. A macro that nobody sets is its field\'s default.',
   ]  # fmt: skip
-  for configurable, bound in _configurables().items():
+  found = _configurables()
+  for configurable in sorted(found, key=lambda name: name.rpartition('.')[2].islower()):
+    bound = found[configurable]  # classes first, functions after
     known = field_docs.of(configurable)
     if known is None or not known.fields:
       continue
@@ -109,9 +111,9 @@ def _configurables() -> dict[str, dict[str, Statement]]:
 def _row(name: str, field: field_docs.Field, bound: Statement | None) -> str:
   macro = bound.value.name if bound and isinstance(bound.value, Macro) else ''
   flags = [macro, *(short for short, full in arguments.SHORT_FORMS.items() if full == macro)]
-  default = '' if field.default is None else f'`{_cell(field.default)}`'
+  default = '' if field.default is None else f'`{field.default}`'
   shown = ', '.join(f'`{flag}`' for flag in flags if flag)
-  kind = f'`{_cell(field.kind)}`' if field.kind else ''
+  kind = f'`{field.kind}`' if field.kind else ''
   return f'| {shown} | `{name}` | {kind} | {default} | {_cell(_plain(field.meaning))} |'
 
 
@@ -146,7 +148,7 @@ def _table(text: str, file: str) -> Iterator[str]:
   stated, includes = statements.of_text(text, file)
   if includes:
     yield 'Includes ' + ', '.join(f'`{one}`' for one in includes) + '.'
-  rows = [f'| `{one.name}` | `{_cell(_written(one.value))}` |' for one in stated if one.name]
+  rows = [f'| `{one.name}` | `{_written(one.value)}` |' for one in stated if one.name]
   if rows:
     yield '\n'.join(['| macro | value |', '|---|---|', *rows])
 
@@ -170,7 +172,7 @@ def _joined(values: Sequence[object]) -> str:
 
 
 def _cell(text: str) -> str:
-  """A text within a table's cell."""
+  """A text, not code, within a table's cell."""
   return text.replace('|', '\\|')
 
 
