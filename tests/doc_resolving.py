@@ -241,7 +241,8 @@ def _check_script(rest: Sequence[str]) -> None:
     spec = importlib.util.find_spec(rest[1])
     path = None if spec is None else spec.origin
   else:
-    path = str(REPOSITORY / rest[0])
+    found = REPOSITORY / rest[0]
+    path = str(found / '__main__.py' if found.is_dir() else found)
   try:
     text = pathlib.Path(path or '').read_text(encoding='utf-8')
   except OSError:
