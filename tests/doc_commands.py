@@ -26,6 +26,7 @@ STARTS = re.compile(
 )
 MARK = re.compile(r'<!-- (needs|file): (.+) -->')
 SPAN = re.compile(r'`(dss [a-z0-9_-]+(?: [^`]*)?)`')
+ENDS = ('|', '<', '>', '&&', '&')  # what follows is the shell's
 LOOP = re.compile(r'for (\w+) in (\S+).*?; do (.*?); done')
 
 
@@ -54,7 +55,7 @@ class Command(NamedTuple):
   def words(self) -> list[str]:
     """As a shell passes them on: without comments, pipes and redirections."""
     words = shlex.split(self.text, comments=True)
-    end = next((at for at, word in enumerate(words) if word in ('|', '>', '&&', '&')), len(words))
+    end = next((at for at, word in enumerate(words) if word in ENDS), len(words))
     words = words[:end]
     while words and re.fullmatch(r'[A-Z0-9_]+=.*', words[0]):
       words = words[1:]

@@ -79,6 +79,7 @@ def _of_dss(words: Sequence[str], own: str, is_span: bool) -> str:
     kind = NAMED if after[0] == '...' else _of_dss(after, own, is_span)
     rest = before
   needs_more = verb == 't5x' or any(word.startswith('--explain_t5x') for word in rest)
+  needs_more = needs_more or any(_is_readers(word, own) for word in rest)
   if needs_more or any(map(LEFT_OUT.search, rest)) or (is_span and not _is_whole(verb, rest)):
     return NAMED
   read_to_the_end(verb, rest)
@@ -140,22 +141,30 @@ def _check_names(verb: str, rest: Sequence[str], own: str) -> None:
     Wrong: there is no such flag, gin file, data set or method.
   """
   known = _flags_of(verb, rest[0] if rest else '')
+  has_module = any(re.match('--(module|mixture_or_task_module)=', word) for word in rest)
   for word in rest:
     if not word.startswith('--') or word == '--':
       continue
     name, _, value = word[2:].partition('=')
     if name not in known and not name.startswith('gin.'):
       raise Wrong(f'dss {verb} has no flag --{name}')
-    if name == 'gin_file' and not LEFT_OUT.search(value) and not _is_shipped(value):
+    is_known = LEFT_OUT.search(value) or _is_shipped(value) or _is_readers(word, own)
+    if name == 'gin_file' and not is_known:
       raise Wrong(f'no gin file {value} ships')
     registered = {
       'method': {*methods.names(), *_registered(own)},
       'dataset': {*datasets.names(), *datasets.EMBEDDED, 'svamp_asdiv', *_registered(own)},
     }
     registered['methods'] = registered['method'] | {TEACHER, 'untrained'}
-    for one in value.split(',') if name in registered else ():
+    for one in value.split(',') if name in registered and not has_module else ():
       if not LEFT_OUT.search(one) and not one.isupper() and one not in registered[name]:
         raise Wrong(f'no {name} {one!r} is registered')
+
+
+def _is_readers(word: str, own: str) -> bool:
+  """Whether a flag names a gin file that the reader has, as the page says: `mine.gin`."""
+  name = word.removeprefix('--gin_file=')
+  return name != word and '/' not in name and f'`{name}`' in own
 
 
 def _registered(own: str) -> list[str]:

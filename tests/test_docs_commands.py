@@ -100,6 +100,20 @@ def test_how_much_of_a_command_is_known(text, kind):
   assert doc_resolving.resolve(Command('page', 1, text)) == kind
 
 
+def test_a_gin_file_of_the_readers_has_to_be_on_the_page():
+  command = Command('page', 1, 'dss train --gin_file=mine.gin --model_dir=a')
+  assert doc_resolving.resolve(command, 'save it as `mine.gin`') == doc_resolving.NAMED
+  with pytest.raises(doc_resolving.Wrong, match=r'no gin file mine\.gin ships'):
+    doc_resolving.resolve(command, 'save it as `yours.gin`')
+
+
+def test_names_that_a_module_of_the_readers_registers_are_not_looked_up():
+  command = 'dss prepare --dataset=reviews --raw_dir=raw --data_dir=data'
+  with pytest.raises(doc_resolving.Wrong, match="no dataset 'reviews'"):
+    doc_resolving.resolve(Command('page', 1, command))
+  assert doc_resolving.resolve(Command('page', 1, f'{command} --module=reviews'))
+
+
 PAGE = """# A page
 
 Text with `dss train --help` in it.
