@@ -14,7 +14,9 @@ from dss_jax import cli
 from dss_jax.settings import arguments, field_docs, help_text, statements
 from dss_jax.settings.statements import Macro, Reference, Statement
 
-RUN_VERBS = ('train', 'evaluate', 'predict', 'compare', 'sweep', 'plan')
+RUN_VERBS = tuple(
+  verb for verb in cli.VERBS if (statements.gin_root() / f'runs/{verb}.gin').is_file()
+)
 TARGETS = ('local', 'tpu-vm', 'skypilot', 'gke', 'vllm')
 FOLDERS = {
   'runs': 'One file for each command, read first; and `smoke.gin`.',
@@ -45,7 +47,7 @@ def help_of(verb: str, *words: str) -> str:
   columns = os.environ.get('COLUMNS')
   os.environ['COLUMNS'] = str(help_text.WIDTH)
   try:
-    if (statements.gin_root() / f'runs/{verb}.gin').exists():
+    if verb in RUN_VERBS:
       return help_text.of_verb(f'runs/{verb}.gin')
     written = io.StringIO()
     with contextlib.redirect_stdout(written), contextlib.suppress(SystemExit):
@@ -74,9 +76,9 @@ def settings() -> str:
   """Every class and function that the run files configure, with its fields and their macros."""
   parts = [
     '# Settings',
-    'What `dss train`, `evaluate`, `predict`, `compare`, `sweep` and `plan` read. A macro is set '
-    'by `--name=VALUE` on the command line or by `NAME = VALUE` in a gin file; a field without a '
-    'macro by `--gin.CLASS.FIELD=VALUE`. A macro that nobody sets is its field\'s default.',
+    f'What {", ".join(f"`dss {verb}`" for verb in RUN_VERBS)} read. A macro is set by '
+    '`--name=VALUE` on the command line or by `NAME = VALUE` in a gin file; a field without a macro by '
+    '`--gin.CLASS.FIELD=VALUE`. A macro that nobody sets is its field\'s default.',
   ]  # fmt: skip
   found = _configurables()
   for configurable in sorted(found, key=lambda name: name.rpartition('.')[2].islower()):
