@@ -77,8 +77,8 @@ def settings() -> str:
   parts = [
     '# Settings',
     f'What {", ".join(f"`dss {verb}`" for verb in RUN_VERBS)} read. A macro is set by '
-    '`--name=VALUE` on the command line or by `NAME = VALUE` in a gin file; a field without a macro by '
-    '`--gin.CLASS.FIELD=VALUE`. A macro that nobody sets is its field\'s default.',
+    '`--name=VALUE` on the command line or by `NAME = VALUE` in a gin file; a field without a '
+    'macro by `--gin.CLASS.FIELD=VALUE`. A macro that nobody sets is its field\'s default.',
   ]  # fmt: skip
   found = _configurables()
   for configurable in sorted(found, key=lambda name: name.rpartition('.')[2].islower()):
