@@ -2,6 +2,7 @@
 # make teacher-smoke   a stand-in for a language model annotates the embedded inputs, and a student learns from it
 # make test    sets up what is missing and runs the tests
 # make check   lint, format and types
+# make docs    the docs as a site in build/docs/site, from docs/, the code's docstrings and --help
 # make beam    an environment with Apache Beam in build/beam, for its pipeline and that pipeline's test
 # make t5x     installs T5X's own trainer too: pinned commits from GitHub, or checkouts in the folder T5X_SRC
 # make install, make install-test: the set-up alone
@@ -12,7 +13,7 @@ TYPED := build/typed# links that give the package the form in which it installs,
 BEAM := build/beam# its pins contradict ours
 RUN ?= runs/smoke-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: smoke teacher-smoke test check beam t5x install install-test clean
+.PHONY: smoke teacher-smoke test check docs beam t5x install install-test clean
 .DELETE_ON_ERROR:
 
 smoke: install
@@ -30,6 +31,11 @@ check: install-test
 	rm -rf $(TYPED) && mkdir -p $(TYPED)/dss_jax
 	ln -s $(CURDIR)/dss_jax/* $(CURDIR)/tasks $(CURDIR)/launch $(TYPED)/dss_jax/
 	cd $(TYPED) && $(CURDIR)/$(VENV)/bin/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p dss_jax
+
+docs: install-test
+	$(VENV)/bin/python docs/make
+	$(VENV)/bin/zensical build --strict --clean 2>&1 | tee build/docs/log
+	grep -q '^No issues found' build/docs/log && ! grep ERROR build/docs/log # of mkdocstrings, which --strict lets pass
 
 beam: $(BEAM)/.installed
 

@@ -22,7 +22,7 @@ setuptools.setup(
     'dss_jax.tasks': 'tasks',
   },
   package_data={
-    'dss_jax': ['py.typed'],
+    'dss_jax': ['llms.txt', 'py.typed'],
     'dss_jax.gin': ['**/*.gin'],
     'dss_jax.launch': ['local.sh', 'startup.sh'],
     'dss_jax.datasets': ['embedded.model', 'embedded_arithmetic.model'],

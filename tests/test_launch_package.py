@@ -48,6 +48,7 @@ def test_the_wheel_has_what_git_tracks_and_the_rest_is_listed(checkout, tmp_path
   names = names_of(wheel)
   assert not [name for name in names if pathlib.Path(name).name in map(os.path.basename, STRAY)]
   assert {'dss_jax/launch/startup.sh', 'dss_jax/gin/runs/train.gin', 'dss_jax/py.typed'} <= names
+  assert 'dss_jax/llms.txt' in names
   prompts = checkout / 'dss_jax/teacher/prompts'
   assert {f'dss_jax/teacher/prompts/{path.name}' for path in prompts.iterdir()} <= names
   assert 'dss_jax/commands/vocab.py' not in names

@@ -43,7 +43,7 @@ def _python_files(*folders: str) -> dict[str, pathlib.Path]:
 
 
 OURS = _python_files('dss_jax', 'tasks', 'launch')
-EVERYTHING = {**OURS, **_python_files('tests', 'benchmarks')}
+EVERYTHING = {**OURS, **_python_files('tests', 'benchmarks', 'docs')}
 
 
 @functools.cache
