@@ -13,7 +13,7 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -98,7 +98,7 @@ class Engine:
     parts = self.decoder.fewest_rows(1)
     self.sizes = sorted({parts * math.ceil(n / parts) for n in _sizes(batch_size)})
     longest = self.decoder.max_input_length
-    self.widths = sorted({min(longest, _rounded(longest / part)) for part in (4, 2, 1)})
+    self.widths = sorted({min(longest, _rounded(longest / part)) for part in (4, 1)})
     self.rows = {row.task: row for row in (answer, *predictor.method.other_rows)}
     self.limits = {
       task: predictor.decoder(row).decoding.max_length for task, row in self.rows.items()
@@ -137,8 +137,8 @@ class Engine:
     """Encodes the questions of a batch, and scores its candidates."""
     return Batch(self, jobs)
 
-  def compile(self) -> int:
-    """Compiles all shapes, and runs each once; returns how many there are."""
+  def compile(self, is_stopped: Callable[[], bool] = lambda: False) -> None:
+    """Compiles all shapes, and runs each once, unless it is stopped between two."""
     candidates: tuple[tuple[int, ...], ...] = ()
     labels: tuple[str, ...] = ()
     if self.choices is not None and self.predictor.method.answer.is_label_alone:
@@ -150,10 +150,11 @@ class Engine:
         row = self.predictor.method.answer
         work = Work((row,), (tokens,), labels, candidates, False)
         for one in (work, dataclasses.replace(work, labels=(), candidates=())):
+          if is_stopped():
+            return
           batch = Batch(self, [Job(one, 1, lambda event: None)], size)
           while batch.advance():
             pass
-    return len(self.sizes) * len(self.widths)
 
   @functools.cached_property
   def layers(self) -> Any:
