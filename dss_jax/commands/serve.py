@@ -152,9 +152,7 @@ def _deferral(settings: ServeConfig, form: Any) -> Any:
   return deferral.Deferral(settings.defer_below, asked, settings.teacher_model, form)
 
 
-def _about(
-  settings: ServeConfig, loaded: student.Student, info: Any, form: Any
-) -> dict[str, Any]:
+def _about(settings: ServeConfig, loaded: student.Student, info: Any, form: Any) -> dict[str, Any]:
   """What the page shows of the student."""
   choices = form.choices
   return {

@@ -87,7 +87,7 @@ def _add_state(
   """The paths that ask the student nothing."""
   page = PAGE.read_text(encoding='utf-8')
   policy = {'Content-Security-Policy': _policy(page), 'X-Content-Type-Options': 'nosniff'}
-  unauthorized = {401: _REFUSALS[401]}
+  unauthorized: dict[int | str, dict[str, Any]] = {401: _REFUSALS[401]}
 
   @app.get('/', response_class=HTMLResponse, include_in_schema=False)
   async def show_page() -> Response:
@@ -202,9 +202,7 @@ def _sse(name: str, value: Any) -> bytes:
   return f'event: {name}\ndata: {json.dumps(value)}\n\n'.encode()
 
 
-async def _streamed(
-  request: fastapi.Request, parts: AsyncIterator[bytes], events: Any
-) -> Response:
+async def _streamed(request: fastapi.Request, parts: AsyncIterator[bytes], events: Any) -> Response:
   """A response of parts; the first one is there, so that a refusal still has its status."""
 
   async def begin() -> bytes:

@@ -32,7 +32,9 @@ class Prediction(pydantic.BaseModel):
     description='the probability of each candidate label; null where the set is open'
   )
   rationale: str | None = pydantic.Field(description='null if it was not asked for or not learned')
-  truncated: bool = pydantic.Field(description='whether the input was longer than the student reads')
+  truncated: bool = pydantic.Field(
+    description='whether the input was longer than the student reads'
+  )
   answered_by: Literal['student', 'teacher']
   student_label: str
 

@@ -21,7 +21,7 @@ _SCHEMA = ('rationale', 'answer')
 
 
 class Asked(NamedTuple):
-  """What a chat asks: the student's input, and whether the answer is JSON of rationale and answer."""
+  """The student's input in a chat, and whether the answer is JSON of rationale and answer."""
 
   text: str
   is_json: bool

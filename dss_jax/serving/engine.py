@@ -1,9 +1,9 @@
 """A loaded student as batches of a few fixed shapes: questions in, labels and pieces of text out.
 
 Owns the shapes and their compilation, what a question becomes (its rows and its candidates), and
-the events of a question that is being answered: an `Answer`, then a `Piece` for each new part of the
-rationale, then an `End`. Does not own the compiled programs (inference/stepping.py), who is in a
-batch (batcher.py), or the student itself (Predictor).
+the events of a question that is being answered: an `Answer`, then a `Piece` for each new part of
+the rationale, then an `End`. Does not own the compiled programs (inference/stepping.py), who is in
+a batch (batcher.py), or the student itself (Predictor).
 
 All rows of a question are encoded together and decoded side by side, so its label comes first: it
 is short, and the rationale goes on from the same encoding.
@@ -140,7 +140,7 @@ class Engine:
   def compile(self, is_stopped: Callable[[], bool] = lambda: False) -> None:
     """Compiles all shapes, and runs each once, unless it is stopped between two."""
     candidates: tuple[tuple[int, ...], ...] = ()
-    labels: tuple[str, ...] = ()
+    labels: Sequence[str] = ()
     if self.choices is not None and self.predictor.method.answer.is_label_alone:
       labels = self.choices.labels or tuple(map(str, range(self.choices.count)))
       candidates = self._candidates(labels)
@@ -148,7 +148,7 @@ class Engine:
       for width in self.widths:
         tokens = np.full(width, decoding.EOS_ID, np.int32)
         row = self.predictor.method.answer
-        work = Work((row,), (tokens,), labels, candidates, False)
+        work = Work((row,), (tokens,), tuple(labels), candidates, False)
         for one in (work, dataclasses.replace(work, labels=(), candidates=())):
           if is_stopped():
             return
@@ -217,6 +217,7 @@ class Batch:
     self._engine = engine
     vocabulary = engine.predictor.vocabulary
     self._outputs: list[Output] = []
+    self._rows: stepping.Rows
     self._questions: list[_Question] = []
     tokens: list[np.ndarray] = []
     for job in jobs:

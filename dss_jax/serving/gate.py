@@ -1,7 +1,7 @@
 """What every request passes before the app sees it: key, host, size, JSON, and the counting.
 
-Owns who may ask, how large a body may be and how long it may take to come, what is refused while the
-server drains, and the one line that is logged if it is asked for. Does not own routes (app.py).
+Owns who may ask, how large a body may be and how long it may take to come, what is refused while
+the server drains, and the one line that is logged if it is asked for. Does not own routes (app.py).
 
 Without a key, only requests to a loopback name pass: so a page of somebody else's that a browser on
 this machine shows cannot ask, whatever its name resolves to.

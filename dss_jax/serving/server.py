@@ -1,8 +1,8 @@
 """The process of `dss serve`: compiles, listens, and ends in order.
 
-Owns the order of things: the port is open at once and says that it is not ready; shapes are compiled
-beside it; after SIGTERM what was accepted is finished, new questions get 503, and the process ends
-within its time-out, whoever still reads. Does not own routes (app.py) or what they answer.
+Owns the order of things: the port is open at once and says that it is not ready; shapes are
+compiled beside it; after SIGTERM what was accepted is finished, new questions get 503, and the
+process ends within its time-out, whoever still reads. Does not own routes (app.py).
 """
 
 import asyncio
