@@ -1,4 +1,4 @@
-"""Greedy decoding of a batch, a few tokens at a time: what a server does between looks at its queue.
+"""Greedy decoding of a batch, a few tokens at a time, as a server does between looks at its queue.
 
 Owns the compiled programs: encode a batch, decode its next tokens, score candidates from the same
 encoding. Their outputs are those of decoding.py, which decodes a batch to its end in one call. Does

@@ -4,9 +4,9 @@ Owns who is in a batch, when a batch starts, and that every accepted job gets ex
 event of the model's, or `Failed`. Does not own what a job is (engine.py) or who asks (service.py):
 it knows neither JAX nor HTTP.
 
-Nothing waits for a batch to fill up: while one is decoded, the next requests gather, and two batches
-take turns. A job that is cancelled in the queue leaves it before it is batched; one that is being
-decoded is no longer counted, and its batch ends without it.
+Nothing waits for a batch to fill up: while one is decoded, the next requests gather, and two
+batches take turns. A job that is cancelled in the queue leaves it before it is batched; one that is
+being decoded is no longer counted, and its batch ends without it.
 """
 
 import collections
