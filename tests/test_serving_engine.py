@@ -10,7 +10,7 @@ import served
 from dss_jax.inference import decoding
 from dss_jax.methods import Row
 from dss_jax.serving.batcher import Job
-from dss_jax.serving.engine import Answer, End, Piece
+from dss_jax.serving.engine import Answer, End, Engine, Piece
 from dss_jax.serving.outputs import Output
 from dss_jax.tasks import vocabulary
 
@@ -20,11 +20,11 @@ QUESTIONS = [
 ]
 
 
-def asked(engine, questions, rationale=True, scores=True):
+def asked(engine, questions, rationale=True, scores=True, streams=True):
   """The events of questions that are one batch."""
   events, jobs = [[] for _ in questions], []
   for question, sent in zip(questions, events, strict=True):
-    work = engine.work(question, rationale, scores)
+    work = engine.work(question, rationale, scores, streams)
     jobs.append(Job(work, len(work.rows), sent.append))
   batch = engine.begin(jobs)
   while batch.advance():
@@ -46,6 +46,19 @@ def test_answers_are_those_of_the_predictor(method):
     assert all(isinstance(piece, Piece) and piece.text for piece in pieces)
     assert ''.join(piece.text for piece in pieces) == (end.rationale or '')
     assert 0 <= answer.confidence <= 1
+
+
+def test_rows_that_have_ended_leave_the_batch():
+  small = served.engine_of('dss')
+  engine = Engine(small.predictor, 16, run_folders.CHOICES)
+  assert engine.sizes == [8, 16]
+  jobs = [Job(engine.work(question, True, False), 2, [].append) for question in QUESTIONS]
+  batch = engine.begin(jobs)
+  sizes = []
+  while batch.advance():
+    sizes.append(batch._size)
+  assert (sizes[0], batch._size) == (16, 8), 'ten rows, then five: the labels have ended'
+  assert asked(engine, QUESTIONS) == [asked(small, [one])[0] for one in QUESTIONS]
 
 
 def test_scores_are_those_of_the_predictor_and_confidence_is_the_labels():

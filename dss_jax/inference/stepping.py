@@ -114,6 +114,18 @@ def advance(
   return tokens, log_probs, rows
 
 
+@jax.jit
+def take(rows: Rows, index: Int[Array, 'k']) -> Rows:
+  """The batch of some of its rows, so that those that have ended need no more steps."""
+  cache = rows.cache
+  self_kv, cross_kv = jax.tree.map(
+    lambda kv: jnp.take(kv, index, axis=-4), (cache.self_kv, cache.cross_kv)
+  )
+  mask = jnp.take(cache.inputs_mask, index, axis=0)
+  kept = cache._replace(self_kv=self_kv, cross_kv=cross_kv, inputs_mask=mask)
+  return Rows(jnp.take(rows.last, index), jnp.take(rows.ended, index), kept)
+
+
 @functools.partial(jax.jit, static_argnames='config')
 def scores(
   config: t5.T5Config,

@@ -61,7 +61,7 @@ def make(service: Service, protocol: Protocol, about: Mapping[str, Any], state: 
   async def predict(question: bodies.Question, request: fastapi.Request) -> Response:
     """The label of an input, and its rationale and scores if they are wanted."""
     fields = {**question.fields, 'input': question.input}
-    work = _work(service, fields, question.rationale, question.scores)
+    work = _work(service, fields, question.rationale, question.scores, question.stream)
     events = service.events(work, question.input)
     if question.stream:
       return await _streamed(request, _predict_events(events, question.rationale), events)
@@ -71,7 +71,7 @@ def make(service: Service, protocol: Protocol, about: Mapping[str, Any], state: 
   async def chat_completions(body: bodies.Chat, request: fastapi.Request) -> Response:
     """The student in the teacher's place: its rationale and label in the teacher's format."""
     question = chat.asked(body, protocol)
-    work = _work(service, {'input': question.text}, True, False)
+    work = _work(service, {'input': question.text}, True, False, bool(body.stream))
     events = service.events(work, question.text, body.model_dump(exclude_unset=True))
     reply = chat.Reply(body, question, protocol)
     if body.stream:
@@ -156,9 +156,10 @@ def _first_problem(errors: Sequence[Any]) -> str:
   return f'field {place!r}: {first["msg"]}.' if place else f'the body: {first["msg"]}.'
 
 
-def _work(service: Service, fields: Mapping[str, str], rationale: bool, scores: bool) -> Work:
+def _work(service: Service, fields: Mapping[str, str], *wanted: bool) -> Work:
+  """A question with whether rationale, scores and pieces are wanted."""
   try:
-    return service.engine.work(fields, rationale, scores)
+    return service.engine.work(fields, *wanted)
   except ValueError as error:
     raise RefusedError(422, str(error)) from error
 

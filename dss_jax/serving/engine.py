@@ -73,6 +73,7 @@ class Work:
     labels: candidates that are scored; empty: none.
     candidates: their tokens.
     truncated: whether the input was cut.
+    streams: whether pieces of the rationale are wanted before its end.
   """
 
   rows: tuple[Row, ...]
@@ -80,6 +81,7 @@ class Work:
   labels: tuple[str, ...]
   candidates: tuple[tuple[int, ...], ...]
   truncated: bool
+  streams: bool = False
 
 
 class Engine:
@@ -111,13 +113,16 @@ class Engine:
     rows = self.rows.values()
     return next((row for row in rows if 'rationale' in row.fields and not row.has_label), None)
 
-  def work(self, fields: Mapping[str, str], rationale: bool, scores: bool) -> Work:
+  def work(
+    self, fields: Mapping[str, str], rationale: bool, scores: bool, streams: bool = False
+  ) -> Work:
     """A question as rows and candidates.
 
     Args:
       fields: `input` and the others that the method needs.
       rationale: whether it is wanted.
       scores: whether those of the candidates are.
+      streams: whether pieces of the rationale are wanted as they come.
 
     Raises:
       ValueError: a field or the listed choices are missing.
@@ -131,7 +136,8 @@ class Engine:
     cut = [_cut(ids, longest) for ids in tokens]
     labels = self._labels(fields['input']) if scores or answer.each_choice else ()
     truncated = any(len(ids) > longest for ids in tokens)
-    return Work(tuple(rows), tuple(cut), labels, self._candidates(labels), truncated)
+    candidates = self._candidates(labels)
+    return Work(tuple(rows), tuple(cut), labels, candidates, truncated, streams)
 
   def begin(self, jobs: Sequence[Job]) -> 'Batch':
     """Encodes the questions of a batch, and scores its candidates."""
@@ -152,9 +158,9 @@ class Engine:
         for one in (work, dataclasses.replace(work, labels=(), candidates=())):
           if is_stopped():
             return
-          batch = Batch(self, [Job(one, 1, lambda event: None)], size)
-          while batch.advance():
-            pass
+          batch = Batch(self, [Job(one, 1, lambda event: None) for _ in range(size)])
+          batch.advance()
+        batch.compile_smaller()
 
   @functools.cached_property
   def layers(self) -> Any:
@@ -206,26 +212,21 @@ class Engine:
 class Batch:
   """Questions that are being answered: `Running` of batcher.py."""
 
-  def __init__(self, engine: Engine, jobs: Sequence[Job], size: int | None = None):
-    """Encodes and scores.
-
-    Args:
-      engine: the student.
-      jobs: with a `Work` each.
-      size: rows; None: the smallest that holds them.
-    """
+  def __init__(self, engine: Engine, jobs: Sequence[Job]):
+    """Encodes and scores; args: the student, and jobs with a `Work` each."""
     self._engine = engine
     vocabulary = engine.predictor.vocabulary
-    self._outputs: list[Output] = []
     self._rows: stepping.Rows
+    self._places: list[tuple[_Question, Output]] = []  # of rows of the batch
     self._questions: list[_Question] = []
     tokens: list[np.ndarray] = []
     for job in jobs:
       outputs = [Output(row, engine.limits[row.task], vocabulary) for row in job.work.rows]
-      self._questions.append(_Question(job, outputs))
-      self._outputs += outputs
+      question = _Question(job, outputs)
+      self._questions.append(question)
+      self._places += [(question, output) for output in outputs]
       tokens += job.work.tokens
-    size = size or next(one for one in engine.sizes if one >= len(tokens))
+    size = next(one for one in engine.sizes if one >= len(tokens))
     width = next(one for one in engine.widths if one >= max(map(len, tokens)))
     inputs = np.zeros((size, width), np.int32)
     for at, ids in enumerate(tokens):
@@ -236,23 +237,39 @@ class Batch:
   def advance(self) -> bool:
     """Decodes a few tokens of every row; see `Running`."""
     engine = self._engine
-    stopped = np.ones(self._size, bool)
-    at = 0
-    for question in self._questions:
-      for output in question.outputs:
-        stopped[at] = output.ended or not question.job.is_wanted
-        at += 1
     with engine.on_mesh():
+      self._shrink()
+      stopped = np.ones(self._size, bool)
+      stopped[: len(self._places)] = [not _goes_on(*place) for place in self._places]
       (stopped,) = engine.put({'stopped': stopped}).values()
       tokens, log_probs, self._rows = stepping.advance(
         engine.decoder.config, engine.predictor.params, engine.layers, self._rows, stopped, CHUNK
       )
     decoded = zip(np.asarray(tokens).tolist(), np.asarray(log_probs).tolist(), strict=True)
-    for output, (ids, of_ids) in zip(self._outputs, decoded, strict=False):
+    for (_, output), (ids, of_ids) in zip(self._places, decoded, strict=False):
       output.add(ids, of_ids)
     for question in self._questions:
       question.tell()
     return any(question.job.is_wanted for question in self._questions)
+
+  def compile_smaller(self) -> None:
+    """Compiles leaving rows out, down to every smaller size."""
+    engine = self._engine
+    for size in (one for one in engine.sizes if one < self._size):
+      with engine.on_mesh():
+        (index,) = engine.put({'index': np.zeros(size, np.int32)}).values()
+        stepping.take(self._rows, index)
+
+  def _shrink(self) -> None:
+    """Leaves out rows that have ended, where a smaller batch holds the others."""
+    kept = [at for at, place in enumerate(self._places) if _goes_on(*place)]
+    size = next(one for one in self._engine.sizes if one >= len(kept))
+    if size < self._size:
+      index = np.zeros(size, np.int32)
+      index[: len(kept)] = kept
+      (index,) = self._engine.put({'index': index}).values()
+      self._rows = stepping.take(self._rows, index)
+      self._places, self._size = [self._places[at] for at in kept], size
 
   def _start(self, arrays: Mapping[str, np.ndarray], jobs: Sequence[Job]) -> None:
     """Encodes the inputs, and scores the candidates of the questions that have some."""
@@ -295,8 +312,9 @@ class _Question:
     complete: dict[str, str] = {}
     growing: dict[str, str] = {}
     for output in self.outputs:
-      done, more = output.fields()
-      complete, growing = done | complete, more | growing
+      if output.ended or self.job.work.streams:
+        done, more = output.fields()
+        complete, growing = done | complete, more | growing
     if not self._has_answer and 'label' in complete:
       self._has_answer = True
       self.job.emit(self._answer(complete['label']))
@@ -323,12 +341,16 @@ class _Question:
     return Answer(label, math.exp(min(log_prob, 0.0)), scores, work.truncated)
 
 
+def _goes_on(question: _Question, output: Output) -> bool:
+  return question.job.is_wanted and not output.ended
+
+
 def _sizes(most: int) -> list[int]:
-  """2, 16, 128, ... below `most`, and `most`."""
+  """2, 8, 16, 32, ... below `most`, and `most`."""
   sizes, size = list[int](), SMALLEST
   while size < most:
     sizes.append(size)
-    size *= 8
+    size *= 4 if size == SMALLEST else 2
   return [*sizes, most]
 
 
