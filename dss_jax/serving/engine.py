@@ -217,6 +217,7 @@ class Batch:
     self._engine = engine
     vocabulary = engine.predictor.vocabulary
     self._rows: stepping.Rows
+    self._size: int
     self._places: list[tuple[_Question, Output]] = []  # of rows of the batch
     self._questions: list[_Question] = []
     tokens: list[np.ndarray] = []
