@@ -30,7 +30,8 @@ CHUNK = 8
 """Tokens between two looks at the queue."""
 SMALLEST = 2
 """Rows of the smallest batch: a label and its rationale."""
-NARROWEST = 16
+NARROWEST = 8
+"""Widths are its multiples."""
 
 
 class Answer(NamedTuple):
