@@ -31,6 +31,7 @@ VERBS = {  # a verb's module has the verb's name, except for those in MODULES
   't5x': "train with T5X's own trainer on the same tasks, method and loss",
   'evaluate': 'score a student on a split',
   'predict': 'label and rationale for your own inputs',
+  'serve': 'a student over HTTP in the protocol of its teacher, with a page to try it',
   'compare': 'train and evaluate several methods, side by side',
   'sweep': 'compare at every combination of other settings: data, size, seed',
   'report': 'one HTML page of a sweep: figures, tests, cost, examples',
@@ -47,6 +48,7 @@ SHARED = (
   'sweep',
   't5x',
 )  # several processes may run these together
+COMPILED_ONCE = (*SHARED, 'serve')
 CACHE_VARIABLE = 'JAX_COMPILATION_CACHE_DIR'
 CACHE_DAYS = 90  # a compiled program that is unused for so long is removed
 EXPLAIN = '--explain_t5x'  # `dss train` prints and ends: one process does
@@ -85,7 +87,7 @@ def _run(argv: Sequence[str] | None) -> int:
   try:
     if {'--help', '-h'} & set(rest) and (gin_files.gin_root() / run_file).exists():
       gin_files.parse(rest, run_file)  # prints and exits, without a driver's slow imports
-    if verb in SHARED:
+    if verb in COMPILED_ONCE:
       _cache_compiled_programs()  # before TensorFlow imports JAX, which reads the environment
     reads_settings = verb != 'launch' or rest[:1] in (['tpu-vm'], ['skypilot'], ['gke'])
     is_light = verb in ('report', 'annotate') or (

@@ -10,7 +10,7 @@ import pytest
 from dss_jax.runs import evaluation, pretrained, run_config
 from dss_jax.settings import defaults, field_docs, gin_files, help_text, statements
 
-VERBS = ('train', 'compare', 'sweep', 'plan', 'evaluate', 'predict')
+VERBS = ('train', 'compare', 'sweep', 'plan', 'evaluate', 'predict', 'serve')
 
 
 def test_help_is_printed_whatever_else_is_given_and_exits(capsys):

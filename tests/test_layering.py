@@ -18,6 +18,7 @@ ROOMS = (
   'commands',
   't5x',
   'planning',
+  'serving',
   'experiments',
   'runs',
   'inference',

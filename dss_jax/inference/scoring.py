@@ -39,9 +39,19 @@ def log_probabilities(
     segments: 1 on real tokens, 0 on padding.
     candidates: output tokens with their EOS, 0 on padding.
   """
-  rows, count, width = candidates.shape
   network = t5.bind(config, params)
-  encoded = jnp.repeat(network.encode(inputs, segments), count, axis=0)
+  return of_encoded(network, network.encode(inputs, segments), segments, candidates)
+
+
+def of_encoded(
+  network: t5.T5,
+  encoded: Float[Array, 'b s e'],
+  segments: Int[Array, 'b s'],
+  candidates: Int[Array, 'b c t'],
+) -> Float[Array, 'b c']:
+  """As `log_probabilities`, of inputs that are encoded already."""
+  rows, count, width = candidates.shape
+  encoded = jnp.repeat(encoded, count, axis=0)
   targets = candidates.reshape(rows * count, width)
   shifted = jnp.pad(targets, ((0, 0), (1, 0)))[:, :-1]
   real = (targets > 0).astype(jnp.int32)

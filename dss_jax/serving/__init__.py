@@ -1,0 +1,1 @@
+"""A student in service: request batching, HTTP, one page."""

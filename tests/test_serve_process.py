@@ -1,0 +1,158 @@
+"""The process of `dss serve`: what it refuses to start with, and how SIGTERM ends it."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import httpx2
+import programs
+import pytest
+import run_folders
+import served
+import teacher_server
+
+from dss_jax.commands import serve
+from dss_jax.serving import deferral, protocol, server
+from dss_jax.settings.errors import ConfigError
+from dss_jax.teacher.client import Client
+
+INPUT = run_folders.INPUTS[0]
+WAIT_S = 120
+ASKED = {'input': INPUT, 'rationale': True, 'stream': True}
+
+
+@pytest.fixture
+def slow_teacher():
+  """A teacher that holds answers back until `go` is set."""
+  with teacher_server.serve({INPUT: 'Rain is water. The answer is yes.'}) as teacher:
+    teacher.fault = lambda number, body: 'slow:1.5'
+    yield teacher
+
+
+def asking(url: str, texts: list[str]) -> threading.Thread:
+  """A thread that reads a stream of a server to its end."""
+
+  def read():
+    try:
+      texts.append(httpx2.post(f'{url}/predict', json=ASKED, timeout=WAIT_S).text)
+    except httpx2.HTTPError as error:
+      texts.append(type(error).__name__)
+
+  thread = threading.Thread(target=read)
+  thread.start()
+  return thread
+
+
+def test_sigterm_finishes_what_was_accepted_and_refuses_what_is_new(slow_teacher, tmp_path):
+  environment = {**os.environ, **programs.VARIABLES}
+  flags = ['--port=0', '--batch_size=2', '--defer_below=1', '--teacher_model=big']
+  command = [sys.executable, '-m', 'dss_jax', 'serve', served.run_of('dss'), *flags]
+  log = (tmp_path / 'log').open('w+')
+  process = subprocess.Popen(
+    [*command, f'--teacher={slow_teacher.url}'], env=environment, stderr=log, text=True,
+    stdout=subprocess.PIPE,
+  )  # fmt: skip
+  try:
+    url = re.search(r'at (http://127\.0\.0\.1:\d+) and', process.stdout.readline()).group(1)
+    assert process.stdout.readline() == 'ready\n'
+    assert httpx2.get(f'{url}/ready').status_code == 200
+    texts: list[str] = []
+    thread = asking(url, texts)
+    served.until(lambda: slow_teacher.requests == 1)
+    process.send_signal(signal.SIGTERM)
+    served.until(lambda: httpx2.get(f'{url}/ready').status_code == 503)
+    refused = httpx2.post(f'{url}/predict', json=ASKED)
+    assert refused.status_code == 503 and refused.headers['retry-after'] == '1'
+    thread.join()
+    assert 'event: end' in texts[0] and 'Rain is water.' in texts[0]
+    assert process.wait(WAIT_S) == 0
+  finally:
+    process.kill()
+    process.wait()
+    log.seek(0)
+    said = log.read()
+    log.close()
+    process.stdout.close()
+  assert said == '', 'nothing is logged unless asked for'
+
+
+def test_sigterm_ends_within_its_time_with_a_stream_open(slow_teacher):
+  slow_teacher.fault = lambda number, body: 'hang'
+  engine = served.engine_of('dss')
+  form = protocol.load(None, 'none', engine.choices)
+  behind = deferral.Deferral(1.0, Client(slow_teacher.url), 'big', form)
+  texts: list[str] = []
+  signalled = []
+
+  def stop(url: str) -> None:
+    served.until(lambda: httpx2.get(f'{url}/health').status_code == 200)
+    while httpx2.get(f'{url}/ready').status_code != 200:
+      time.sleep(0.02)
+    thread = asking(url, texts)
+    served.until(lambda: slow_teacher.requests == 1)
+    signalled.append(time.monotonic())
+    os.kill(os.getpid(), signal.SIGTERM)
+    thread.join()
+
+  with server.listen('127.0.0.1', 0) as listening:
+    url = f'http://127.0.0.1:{listening.getsockname()[1]}'
+    stopping = threading.Thread(target=stop, args=(url,))
+    stopping.start()
+    limits = server.Limits(queue_size=8, max_body_bytes=4096, drain_seconds=2, logs=False)
+    server.run(engine, form, served.ABOUT, listening, '', limits, behind)
+    stopping.join()
+  assert 1 <= time.monotonic() - signalled[0] < 4
+  assert 'event: end' not in texts[0]
+
+
+# ---------------------------------------------------------------- what it does not start with
+
+
+def test_other_machines_are_let_in_only_with_a_key(monkeypatch):
+  monkeypatch.delenv(server.KEY_VARIABLE, raising=False)
+  for host in ('127.0.0.1', '127.9.9.9', '::1', 'localhost'):
+    assert server.key_for(host) == ''
+  for host in ('0.0.0.0', '::', '192.168.1.2', 'student.example'):
+    with pytest.raises(ConfigError, match='set DSS_API_KEY in the environment'):
+      server.key_for(host)
+  for key in ('short', 'é' * 20, 'two\nlines of a long key'):
+    monkeypatch.setenv(server.KEY_VARIABLE, key)
+    with pytest.raises(ConfigError, match='at least 16 ASCII letters') as caught:
+      server.key_for('0.0.0.0')
+    assert key not in str(caught.value)
+  monkeypatch.setenv(server.KEY_VARIABLE, ' a key of many letters ')
+  assert server.key_for('0.0.0.0') == server.key_for('::1') == 'a key of many letters'
+
+
+def test_a_port_that_is_taken_is_said():
+  with server.listen('127.0.0.1', 0) as one:
+    port = one.getsockname()[1]
+    with pytest.raises(ConfigError, match=f'PORT {port}: .*choose another PORT'):
+      server.listen('127.0.0.1', port)
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    (['--port=70000'], 'PORT is from 0 to 65535, not 70000'),
+    (['--batch_size=1'], 'BATCH_SIZE is from 2 to 4096, not 1'),
+    (['--drain_seconds=0.5'], 'DRAIN_SECONDS is from 2'),
+    (['--defer_below=0.5'], 'DEFER_BELOW and TEACHER go together'),
+    (['--teacher=http://h/v1'], 'DEFER_BELOW and TEACHER go together'),
+    (
+      ['--defer_below=2', '--teacher=http://h/v1', '--teacher_model=m'],
+      'DEFER_BELOW is above 0 and at most 1',
+    ),
+    (['--defer_below=0.5', '--teacher=http://h/v1'], 'TEACHER needs TEACHER_MODEL'),
+    (['--host=0.0.0.0'], 'set DSS_API_KEY'),
+    ([], 'holds no run'),
+  ],
+)
+def test_settings_that_do_not_fit_are_refused_at_once(tmp_path, monkeypatch, arguments, message):
+  monkeypatch.delenv(server.KEY_VARIABLE, raising=False)
+  with pytest.raises(ValueError, match=message):
+    serve.main([str(tmp_path), *arguments])
