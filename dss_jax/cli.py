@@ -20,6 +20,7 @@ from dss_jax.settings import errors, gin_files, outputs
 from dss_jax.settings.printable import printable
 
 VERBS = {  # a verb's module has the verb's name, except for those in MODULES
+  'new-task': 'a data set of your own, from a table: JSON lines, CSV, TSV or XML',
   'methods': 'list what a student can be trained with',
   'annotate': 'rationales and labels of your inputs, from any large language model',
   'prepare': 'build a data set from raw files and teacher outputs',
@@ -50,7 +51,9 @@ CACHE_DAYS = 90  # a compiled program that is unused for so long is removed
 EXPLAIN = '--explain_t5x'  # `dss train` prints and ends: one process does
 READER_IS_GONE = 141  # the exit code of programs that SIGPIPE ends
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
-MODULES = {'import': 'import_weights', 'export': 'export_weights'}  # `import` is a Python keyword
+MODULES = {  # `import` is a Python keyword
+  'new-task': 'new_task', 'import': 'import_weights', 'export': 'export_weights',
+}  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -86,7 +89,7 @@ def _run(argv: Sequence[str] | None) -> int:
     if verb in SHARED:
       _cache_compiled_programs()  # before TensorFlow imports JAX, which reads the environment
     reads_settings = verb != 'launch' or rest[:1] in (['tpu-vm'], ['skypilot'], ['gke'])
-    is_light = verb in ('report', 'annotate') or (
+    is_light = verb in ('new-task', 'report', 'annotate') or (
       verb == 'methods' and not any(one.startswith('-') for one in rest)
     )
     if reads_settings and not is_light and not {'--help', '-h'} & set(rest):

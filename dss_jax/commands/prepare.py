@@ -96,7 +96,8 @@ def build(
   print(f'{dataset.name}: {outcome.folder} {_CHANGES[outcome.change]} ({how}).')
   print(f'Teacher: {printable(notes["teacher"]) or "not known"}.')
   for split, files in splits.items():
-    if not files.completions:
+    count = notes['counts'][split]
+    if not files.completions and count['teacher_accuracy'] is count['empty_rationale'] is None:
       looked_for = f'{files.rows.parent}/llm/{dataset.splits[split]}_CoT_0.json'
       if outputs is not None:
         looked_for = str(outputs / f'{dataset.splits[split]}.jsonl')
