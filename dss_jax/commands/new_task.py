@@ -1,14 +1,16 @@
 """`dss new-task`: from a table of a user's to a data set that every other command knows.
 
 Owns: the options, what is printed, which files are written. Does not own: reading tables
-(datasets/tables.py), columns (datasets/columns.py), splits (datasets/splitting.py), the texts of the
-files (new_task_files.py).
+(datasets/tables.py), columns (datasets/columns.py), splits (datasets/splitting.py), the texts of
+the files (new_task_files.py).
 """
 
 import argparse
+import dataclasses
 import importlib.util
 import json
 import keyword
+import operator
 import pathlib
 import re
 import sys
@@ -28,8 +30,8 @@ _CUT = 110
 _DESCRIPTION = """\
 Reads a table of yours, makes the splits that it does not have, and writes into the working
 directory what one would write by hand: NAME.py, which registers the data set, NAME.toml, which a
-teacher is asked by, NAME.gin, which trains, and raw/NAME/ with the rows. Prints what each column was
-taken for; a flag corrects it. The last line of the output is JSON.
+teacher is asked by, NAME.gin, which trains, and raw/NAME/ with the rows. Prints what each column
+was taken for; a flag corrects it. The last line of the output is JSON.
 """
 _EXAMPLES = """\
 examples:
@@ -56,13 +58,18 @@ def main(argv: Sequence[str]) -> int:
   _check_name(flags.name)
   _check_free(flags)
   read = {split: tables.read(path, flags.encoding) for split, path in _files(flags).items()}
-  found = columns.guess(read['train'], _given(flags, read['train']))
+  found = columns.guess(read['train'], _given(flags))
+  if flags.split == 'none' or len(read) > 1:
+    found = dataclasses.replace(found, split='')
   given = _records(flags, read, found)
   everything = [one for records in given.values() for one in records]
   labels = columns.labels_of(everything, found, flags.metric or '')
   by_label = bool(labels.choices and labels.choices.labels)
   split = splitting.split(given, flags.seed, by_label)
+  left_out = sum(map(len, map(operator.attrgetter('rows'), read.values()))) - len(everything)
   _show_columns(read, found, split.records['train'])
+  if left_out:
+    _say(f'note: {left_out} rows without an input are left out.')
   _show_labels(labels, split)
   folder = _write(flags, split, labels)
   _say_next(flags.name, split)
@@ -81,18 +88,16 @@ def _files(flags: argparse.Namespace) -> dict[str, str]:
   return {split: path for split, path in named.items() if path}
 
 
-def _given(flags: argparse.Namespace, table: tables.Table) -> Columns:
+def _given(flags: argparse.Namespace) -> Columns:
   """The columns that were named."""
   if flags.split not in (None, 'none') and (flags.validation or flags.test):
     raise ConfigError('expected --split=COLUMN or --validation=FILE and --test=FILE, not both.')
-  given = Columns(
+  return Columns(
     inputs=_names(flags.input), label=flags.label or '', rationale=flags.rationale or '',
     teacher_label=flags.teacher_label or '', choices=_names(flags.choices),
     split='' if flags.split in (None, 'none') else flags.split,
     answer_after=flags.answer_after or '',
   )  # fmt: skip
-  del table
-  return given
 
 
 def _names(text: str | None) -> tuple[str, ...]:
@@ -107,18 +112,15 @@ def _records(
   Raises:
     ValueError: another file lacks a column, or a row is malformed.
   """
-  for table in read.values():
-    columns.guess(table, found)  # raises if it lacks one
-  files = _files(flags)
-  is_column = bool(found.split) and flags.split != 'none' and len(read) == 1
-  if not is_column:
-    return {split: columns.records(read[split], found, files[split]) for split in read}
-  (table,) = read.values()
-  given: dict[str, list[Record]] = {}
-  records = columns.records(table, found, flags.table)
-  for (number, row), record in zip(table.rows, records, strict=True):
-    with rows.at(f'{one_line(flags.table)}, row at {number}, column {found.split!r}'):
-      given.setdefault(splitting.named(tables.text(row.get(found.split))), []).append(record)
+  files, given = _files(flags), dict[str, list[Record]]()
+  for split, table in read.items():
+    columns.check(table, found, files[split])
+    for number, row, record in columns.records(table, found, files[split]):
+      name = split
+      if found.split:
+        with rows.at(f'{one_line(files[split])}, row at {number}, column {found.split!r}'):
+          name = splitting.named(tables.text(row.get(found.split)))
+      given.setdefault(name, []).append(record)
   if 'train' not in given:
     raise ConfigError(f'column {found.split!r}: no row is of train; give --split=none.')
   return given
@@ -253,7 +255,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_files(group: argparse._ArgumentGroup) -> None:
   add = group.add_argument
   add('--from', dest='table', required=True, metavar='FILE',
-      help=f'{", ".join(tables.FORMATS)}, perhaps with .gz; train, and what is not given')  # fmt: skip
+      help=f'{", ".join(tables.FORMATS)}, perhaps with .gz: all rows, or train')  # fmt: skip
   add('--validation', metavar='FILE', help='a table of it (default: 10 %% of train)')
   add('--test', metavar='FILE', help='a table of it (default: 10 %% of train)')
   add('--encoding', metavar='NAME', help='of the text (default: UTF-8, else Windows-1252)')

@@ -7,11 +7,12 @@ reading the table (tables.py), which record goes to which split (splitting.py).
 import collections
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from dss_jax.datasets import equations, release, rows, tables
 from dss_jax.methods import Choices
+from dss_jax.settings.printable import one_line
 
 LETTERS = 'abcdefghijklmnopqrstuvwxyz'
 MOST_CLASSES = 50
@@ -104,9 +105,7 @@ def guess(table: tables.Table, given: Columns) -> Columns:
     ValueError: a named column does not exist, or none looks like input or label; the message shows
       all columns.
   """
-  for column in given.used:
-    if column not in table.columns:
-      raise ValueError(f'there is no column {column!r}. {listing(table)}')
+  check(table, given)
   free = {name.strip().lower(): name for name in table.columns if name not in given.used}
   found = dataclasses.asdict(given)
   for role, names in _NAMES.items():
@@ -131,6 +130,19 @@ def guess(table: tables.Table, given: Columns) -> Columns:
   return Columns(**found)
 
 
+def check(table: tables.Table, columns: Columns, name: str = '') -> None:
+  """Checks that a table has the columns; a teacher's may be missing in a file of its own.
+
+  Raises:
+    ValueError: one is missing; the message shows all columns.
+  """
+  optional = (columns.rationale, columns.teacher_label) if name else ()
+  for column in columns.used:
+    if column not in table.columns and column not in optional:
+      where = f'{one_line(name)}: ' if name else ''
+      raise ValueError(f'{where}there is no column {rows.shown(column)}. {listing(table)}')
+
+
 def listing(table: tables.Table) -> str:
   """All columns, each with a text of its own, for messages."""
   shown = []
@@ -144,7 +156,7 @@ def _fits(role: str, column: str, table: tables.Table) -> bool:
   """Whether a column of a usual name holds what it should: choices are lists, others texts."""
   values = [one for one in tables.values(table.rows, column) if one is not None][:100]
   are_lists = bool(values) and all(isinstance(one, list) for one in values)
-  return are_lists if role == 'choices' else not are_lists or role == 'rationale'
+  return are_lists if role == 'choices' else not are_lists or role in ('rationale', 'teacher_label')
 
 
 def _options(free: Mapping[str, str]) -> tuple[str, ...]:
@@ -173,8 +185,10 @@ def _mark(values: Iterable[Any]) -> str:
 # ---------------------------------------------------------------- rows to records
 
 
-def records(table: tables.Table, columns: Columns, name: str) -> list[Record]:
-  """The records of a table, in its order.
+def records(
+  table: tables.Table, columns: Columns, name: str
+) -> Iterator[tuple[int, Mapping[str, Any], Record]]:
+  """Yields number, row and record of the rows that have an input.
 
   Args:
     table: of any number of rows.
@@ -182,22 +196,23 @@ def records(table: tables.Table, columns: Columns, name: str) -> list[Record]:
     name: of the file, for messages.
 
   Raises:
-    ValueError: a row has no input, or a cell is of another kind; the message has file and line.
+    ValueError: a cell is of another kind; the message has file and line.
   """
   base = _base(table, columns, name) if columns.choices else None
-  found = []
   for number, row in table.rows:
-    with rows.at(f'{name}, row at {number}'):
-      found.append(_record(row, columns, base))
-  return found
+    with rows.at(f'{one_line(name)}, row at {number}'):
+      given = _input(row, columns)
+      record = _record(given, row, columns, base) if given else None
+    if record is not None:
+      yield number, row, record
 
 
-def _record(row: Mapping[str, Any], columns: Columns, base: str | int | None) -> Record:
-  parts = [_cell(row, column) for column in columns.inputs]
-  if not any(parts):
-    raise ValueError(f'no text in {" or ".join(map(repr, columns.inputs))}; remove the row')
-  given, label = release.INPUT_SEPARATOR.join(filter(None, parts)), _cell(row, columns.label)
-  rationale = _samples(row, columns.rationale)
+def _input(row: Mapping[str, Any], columns: Columns) -> str:
+  return release.INPUT_SEPARATOR.join(filter(None, (_cell(row, one) for one in columns.inputs)))
+
+
+def _record(given: str, row: Mapping[str, Any], columns: Columns, base: str | int | None) -> Record:
+  label, rationale = _cell(row, columns.label), _samples(row, columns.rationale)
   if columns.answer_after and columns.answer_after in label:
     before, _, label = (one.strip() for one in label.rpartition(columns.answer_after))
     rationale = rationale or before
@@ -243,7 +258,7 @@ def _base(table: tables.Table, columns: Columns, name: str) -> str | int | None:
     ValueError: in no way that holds for all rows.
   """
   found = []
-  for _, row in table.rows:
+  for _, row in (one for one in table.rows if _input(one[1], columns)):
     options, label = _choices(row, columns.choices), _one_line(_cell(row, columns.label))
     if label:
       found.append((label, options))

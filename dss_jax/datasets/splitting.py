@@ -150,6 +150,6 @@ def _contradictions(found: Mapping[str, Sequence[Record]]) -> list[str]:
     again = len(records) - len(labels)
     several = sum(len(one - {''}) > 1 for one in labels.values())
     if again:
-      notes.append(f'{name}: {again} rows repeat an input of it'
-                   + (f', and {several} inputs have several labels.' if several else '.'))  # fmt: skip
+      more = f', and {several} inputs have several labels' if several else ''
+      notes.append(f'{name}: {again} rows repeat an input of it{more}.')
   return notes

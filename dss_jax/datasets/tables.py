@@ -70,7 +70,7 @@ def read(path: str | pathlib.Path, encoding: str | None = None) -> Table:
     found = list(_xml_rows(content, name))
   else:
     if form in _SEPARATORS:
-      content = _with_commas(content, form, notes)
+      content = _with_commas(content, name, form, notes)
     elif content.lstrip().startswith('['):
       content = _lines_of_list(content, name)
     stream = io.BytesIO(content.encode())
@@ -159,7 +159,7 @@ def _is_utf8(content: bytes) -> bool:
 # ---------------------------------------------------------------- CSV, JSON, XML
 
 
-def _with_commas(content: str, form: str, notes: list[str]) -> str:
+def _with_commas(content: str, name: str, form: str, notes: list[str]) -> str:
   """A CSV with commas between its cells, whichever of the usual separators it has."""
   first, _, rest = content.partition('\n')
   if told := re.fullmatch(r'"?sep=(.)"?', first.strip('\ufeff ')):  # of a spreadsheet
@@ -177,7 +177,7 @@ def _with_commas(content: str, form: str, notes: list[str]) -> str:
   try:
     writer.writerows(csv.reader(io.StringIO(content, newline=''), delimiter=separator, strict=True))
   except csv.Error as error:
-    raise ValueError(f'not valid CSV ({one_line(str(error))}).') from error
+    raise ValueError(f'{name}: not valid CSV ({one_line(str(error))}).') from error
   return written.getvalue()
 
 
