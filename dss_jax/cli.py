@@ -36,6 +36,7 @@ VERBS = {  # a verb's module has the verb's name, except for those in MODULES
   'plan': 'whether a run fits on a machine, how fast it is and what it costs',
   'import': 'weights of Hugging Face or T5X, to start from',
   'export': 'a student for Hugging Face or T5X',
+  'doctor': 'what is wrong with this machine, or what an error means, and what mends it',
   'launch': 'run any of these on this machine, Cloud TPU, SkyPilot or GKE',
 }
 SHARED = (
@@ -89,7 +90,7 @@ def _run(argv: Sequence[str] | None) -> int:
     if verb in SHARED:
       _cache_compiled_programs()  # before TensorFlow imports JAX, which reads the environment
     reads_settings = verb != 'launch' or rest[:1] in (['tpu-vm'], ['skypilot'], ['gke'])
-    is_light = verb in ('new-task', 'report', 'annotate') or (
+    is_light = verb in ('new-task', 'report', 'annotate', 'doctor') or (
       verb == 'methods' and not any(one.startswith('-') for one in rest)
     )
     if reads_settings and not is_light and not {'--help', '-h'} & set(rest):

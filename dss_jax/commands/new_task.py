@@ -222,7 +222,7 @@ def _say_next(name: str, split: splitting.Split) -> None:
   """The commands that come next."""
   method = new_task_files.method_of(split)
   _say(f'written: {", ".join(map(str, _paths(name).values()))}. Next:')
-  if method != 'dss':
+  if not new_task_files.has_rationales(split):
     _say('  # no rationales yet. A teacher writes them (dss annotate also prepares the data):')
     _say(f'  dss annotate --dataset={name} --module={name} --prompt={name}.toml --raw_dir={RAW} '
          '--data_dir=data --model=MODEL --preview')  # fmt: skip

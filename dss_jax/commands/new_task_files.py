@@ -105,9 +105,14 @@ def module(name: str, split: Split, teacher: str) -> str:
   return _MODULE.format(name=name, counts=counts_text(split), teacher=repr(teacher))
 
 
+def has_rationales(split: Split) -> bool:
+  """Whether the rows allow step by step, which needs rationales."""
+  return any(one.rationale for one in split.records['train'])
+
+
 def method_of(split: Split) -> str:
-  """The method that the rows allow: step by step needs rationales."""
-  return 'dss' if any(one.rationale for one in split.records['train']) else 'standard'
+  """The method that the rows allow."""
+  return 'dss' if has_rationales(split) else 'standard'
 
 
 def gin(name: str, split: Split, raw_dir: str) -> str:
