@@ -16,7 +16,8 @@ import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 
-from dss_jax.settings import errors, gin_files, outputs
+import dss_jax
+from dss_jax.settings import outputs
 from dss_jax.settings.printable import printable
 
 VERBS = {  # a verb's module has the verb's name, except for those in MODULES
@@ -36,6 +37,7 @@ VERBS = {  # a verb's module has the verb's name, except for those in MODULES
   'plan': 'whether a run fits on a machine, how fast it is and what it costs',
   'import': 'weights of Hugging Face or T5X, to start from',
   'export': 'a student for Hugging Face or T5X',
+  'completion': 'what makes your shell complete verbs, settings and gin files',
   'doctor': 'what is wrong with this machine, or what an error means, and what mends it',
   'launch': 'run any of these on this machine, Cloud TPU, SkyPilot or GKE',
 }
@@ -78,10 +80,15 @@ def _run(argv: Sequence[str] | None) -> int:
   if not arguments or arguments[0] in ('--help', '-h'):
     print(_usage())
     return 0
+  if arguments[0] == '--version':
+    print(f'dss_jax {dss_jax.__version__}')
+    return 0
   verb, rest = arguments[0], arguments[1:]
   if verb not in VERBS:
     print(f'dss: no verb {verb!r}.\n\n{_usage()}', file=sys.stderr)
     return 2
+  from dss_jax.settings import errors, gin_files  # here: `dss --help` is quick
+
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   run_file = f'runs/{verb}.gin'
   try:
@@ -285,5 +292,10 @@ def _usage() -> str:
   verbs = '\n'.join(f'  {name:{width}}  {text}' for name, text in VERBS.items())
   return (
     'usage: dss VERB [arguments]; `dss VERB --help` lists them.\n\n'
-    f'{verbs}\n\nDSS_TRACEBACK=1 in the environment shows the traceback of an error.'
+    f'{verbs}\n\n'
+    'Exit codes: 0 done; 1 not all is done, or it does not fit; 2 a mistake that the message tells '
+    'how to mend;\n74 a network or disk failed, and the same command may work later; 130 Ctrl-C; '
+    '141 the reader of the\noutput is gone; 128 + N signal N stopped it in order.\n\n'
+    'DSS_TRACEBACK=1 in the environment shows the traceback of an error. NO_COLOR=1 leaves colors '
+    'out.\n`dss doctor --error` says what an error means.'
   )

@@ -20,7 +20,7 @@ from etils import epath
 
 from dss_jax.datasets import release
 from dss_jax.datasets.completions import Provenance
-from dss_jax.settings import json_form, whole_folders
+from dss_jax.settings import json_form, progress, whole_folders
 from dss_jax.tasks import prepared
 from dss_jax.teacher import filters, reading
 
@@ -217,7 +217,8 @@ class Dss(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ign
     own = self._identity['parser'] == release.PARSERS[0]
     read = reading.read if own else reading.read_as_is
     counts, statuses = Counts(), collections.Counter(dict.fromkeys(reading.STATUSES, 0))
-    for example in release.read_examples(self._dataset, files, split, read):
+    examples = release.read_examples(self._dataset, files, split, read)
+    for example in _shown(examples, split):
       samples = filters.judged(example, metric)
       statuses.update(filter(None, example.status))
       for sample in samples:
@@ -261,6 +262,12 @@ def _notes(path: epath.Path, identity: Mapping[str, Any]) -> Mapping[str, Any] |
   except (OSError, ValueError):
     return None
   return metadata
+
+
+def _shown(examples: Iterator[release.Example], split: str) -> Iterator[release.Example]:
+  """The examples, while a bar shows how many there were."""
+  with progress.bar(f'preparing {split}') as advance:
+    yield from progress.counted(examples, advance)
 
 
 def _has_teacher(dataset: release.Dataset, files: release.SplitFiles) -> bool:

@@ -36,6 +36,13 @@ label of every input, and prepares the data set from its answers. Every answer i
 after a crash, a signal or a limit the same command goes on, and nothing is asked twice.
 Start with --preview: it asks about 20 inputs and says what all would cost.
 """
+_EXAMPLES = """\
+dss annotate --dataset=svamp --raw_dir=datasets --data_dir=data --model=gpt-4.1-mini --preview
+dss annotate --dataset=svamp --raw_dir=datasets --data_dir=data --model=gpt-4.1-mini \\
+  --price_file=prices.json --max_usd=5
+dss annotate --dataset=mine --input=mine.csv --prompt=mine.toml --output=out --model=llama3 \\
+  --base_url=http://localhost:11434/v1
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +76,7 @@ def settings(argv: Sequence[str]) -> Settings:
   Raises:
     ValueError: options that do not go together, or files that are missing or malformed.
   """
-  given = _parser().parse_args(argv)
+  given = parser().parse_args(argv)
   arguments.import_modules(given.modules)
   prompt = prompts.load(given.prompt or given.dataset)
   known = given.dataset in datasets.names()
@@ -238,19 +245,15 @@ def _raw_folder(given: argparse.Namespace) -> pathlib.Path:
 # ---------------------------------------------------------------- options
 
 
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    prog='dss annotate',
-    description=_DESCRIPTION,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
-  _add_data(parser.add_argument_group('what is asked about'))
-  _add_teacher(parser.add_argument_group('the teacher'))
-  _add_answers(parser.add_argument_group('its answers'))
-  _add_limits(parser.add_argument_group('pace and money'))
-  arguments.add_module_flag(parser)
-  return parser
+def parser() -> argparse.ArgumentParser:
+  """The flags."""
+  made = arguments.verb_parser('annotate', _DESCRIPTION, _EXAMPLES)
+  _add_data(made.add_argument_group('what is asked about'))
+  _add_teacher(made.add_argument_group('the teacher'))
+  _add_answers(made.add_argument_group('its answers'))
+  _add_limits(made.add_argument_group('pace and money'))
+  arguments.add_module_flag(made)
+  return made
 
 
 def _add_data(group: Any) -> None:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from dss_jax.commands import doctor_checks
-from dss_jax.settings import troubles
+from dss_jax.settings import arguments, troubles
 from dss_jax.settings.printable import printable
 
 NOT_WELL = 1
@@ -21,11 +21,10 @@ and at combinations that are known to fail; says what mends each. With --error i
 error's text means. Exit code 0: nothing is bad; 1: something is, or the error is not known.
 """
 _EXAMPLES = """\
-examples:
-  dss doctor
-  dss doctor --path=gs://my-bucket/data
-  dss doctor --error='RESOURCE_EXHAUSTED: Out of memory'
-  dss train ... 2>&1 | tee log.txt; dss doctor --error < log.txt
+dss doctor
+dss doctor --path=gs://my-bucket/data
+dss doctor --error='RESOURCE_EXHAUSTED: Out of memory'
+dss train ... 2>&1 | tee log.txt; dss doctor --error < log.txt
 """
 
 
@@ -38,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
   Returns:
     Exit status 0, or NOT_WELL.
   """
-  flags = _parser().parse_args(argv)
+  flags = parser().parse_args(argv)
   if flags.error is not None:
     text = flags.error
     if text == '-':
@@ -76,16 +75,14 @@ def _examine(flags: argparse.Namespace) -> int:
   return NOT_WELL if is_bad else 0
 
 
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    prog='dss doctor', description=_DESCRIPTION, epilog=_EXAMPLES, allow_abbrev=False,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )  # fmt: skip
-  add = parser.add_argument
+def parser() -> argparse.ArgumentParser:
+  """Its flags."""
+  made = arguments.verb_parser('doctor', _DESCRIPTION, _EXAMPLES)
+  add = made.add_argument
   add('--error', nargs='?', const='-', metavar='TEXT', help="an error's text; without a value, "
       'that of standard input')  # fmt: skip
   add('--path', action='append', default=[], metavar='DIR', help='a folder or gs:// path that '
       'should be written to (repeatable)')  # fmt: skip
   add('--no-devices', dest='devices', action='store_false', help='do not start JAX')
   add('--json', action='store_true', help='for programs')
-  return parser
+  return made

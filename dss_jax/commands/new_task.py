@@ -20,7 +20,7 @@ from dss_jax import datasets
 from dss_jax.commands import new_task_files
 from dss_jax.datasets import columns, rows, splitting, tables
 from dss_jax.datasets.columns import Columns, Labels, Record
-from dss_jax.settings import whole_files
+from dss_jax.settings import arguments, whole_files
 from dss_jax.settings.errors import ConfigError
 from dss_jax.settings.printable import one_line, printable
 
@@ -34,11 +34,10 @@ teacher is asked by, NAME.gin, which trains, and raw/NAME/ with the rows. Prints
 was taken for; a flag corrects it. The last line of the output is JSON.
 """
 _EXAMPLES = """\
-examples:
-  dss new-task reviews --from=reviews.csv
-  dss new-task gsm --from=train.jsonl --test=test.jsonl
-  dss new-task ecqa --from=val.csv --test=test.csv --rationale=taskA_pos
-  dss new-task sums --from=ASDiv.xml --input=Body,Question --label=Formula
+dss new-task reviews --from=reviews.csv
+dss new-task gsm --from=train.jsonl --test=test.jsonl
+dss new-task ecqa --from=val.csv --test=test.csv --rationale=taskA_pos
+dss new-task sums --from=ASDiv.xml --input=Body,Question --label=Formula
 """
 
 
@@ -54,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
   Raises:
     ValueError, OSError: the table cannot be read, or files cannot be written.
   """
-  flags = _parser().parse_args(argv)
+  flags = parser().parse_args(argv)
   _check_name(flags.name)
   _check_free(flags)
   read = {split: tables.read(path, flags.encoding) for split, path in _files(flags).items()}
@@ -241,15 +240,13 @@ def _say(text: str) -> None:
 # ---------------------------------------------------------------- options
 
 
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    prog='dss new-task', description=_DESCRIPTION, epilog=_EXAMPLES, allow_abbrev=False,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )  # fmt: skip
-  parser.add_argument('name', metavar='NAME', help='of the data set: small letters, digits and _')
-  _add_files(parser.add_argument_group('the table'))
-  _add_columns(parser.add_argument_group('its columns, guessed by their names if left out'))
-  return parser
+def parser() -> argparse.ArgumentParser:
+  """Its flags."""
+  made = arguments.verb_parser('new-task', _DESCRIPTION, _EXAMPLES)
+  made.add_argument('name', metavar='NAME', help='of the data set: small letters, digits and _')
+  _add_files(made.add_argument_group('the table'))
+  _add_columns(made.add_argument_group('its columns, guessed by their names if left out'))
+  return made
 
 
 def _add_files(group: argparse._ArgumentGroup) -> None:

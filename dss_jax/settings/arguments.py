@@ -8,6 +8,7 @@ import argparse
 import importlib
 import os
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -118,6 +119,23 @@ def _unquoted(path: str) -> str:
   """A path without the quotes that a shell script may have left around it."""
   is_quoted = len(path) > 1 and path[0] == path[-1] and path[0] in '\'"'
   return path[1:-1] if is_quoted else path
+
+
+def verb_parser(verb: str, description: str, examples: str) -> argparse.ArgumentParser:
+  """The parser of a verb without gin files, to which it adds its flags.
+
+  Args:
+    verb: its name.
+    description: what it does.
+    examples: command lines, one or more.
+  """
+  return argparse.ArgumentParser(
+    prog=f'dss {verb}',
+    description=description,
+    epilog='examples:\n' + textwrap.indent(examples.rstrip(), '  '),
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
 
 
 def add_module_flag(parser: argparse.ArgumentParser) -> None:
