@@ -17,30 +17,10 @@ import zlib
 from collections.abc import Iterator, Sequence
 
 import dss_jax
+from dss_jax.commands.verbs import VERBS, module_of
 from dss_jax.settings import outputs
 from dss_jax.settings.printable import printable
 
-VERBS = {  # a verb's module has the verb's name, except for those in MODULES
-  'new-task': 'a data set of your own, from a table: JSON lines, CSV, TSV or XML',
-  'methods': 'list what a student can be trained with',
-  'annotate': 'rationales and labels of your inputs, from any large language model',
-  'prepare': 'build a data set from raw files and teacher outputs',
-  'quality': 'how good the labels and rationales of a teacher are',
-  'vocab': 'train a SentencePiece vocabulary',
-  'train': 'train a student',
-  't5x': "train with T5X's own trainer on the same tasks, method and loss",
-  'evaluate': 'score a student on a split',
-  'predict': 'label and rationale for your own inputs',
-  'compare': 'train and evaluate several methods, side by side',
-  'sweep': 'compare at every combination of other settings: data, size, seed',
-  'report': 'one HTML page of a sweep: figures, tests, cost, examples',
-  'plan': 'whether a run fits on a machine, how fast it is and what it costs',
-  'import': 'weights of Hugging Face or T5X, to start from',
-  'export': 'a student for Hugging Face or T5X',
-  'completion': 'what makes your shell complete verbs, settings and gin files',
-  'doctor': 'what is wrong with this machine, or what an error means, and what mends it',
-  'launch': 'run any of these on this machine, Cloud TPU, SkyPilot or GKE',
-}
 SHARED = (
   'train',
   'evaluate',
@@ -54,9 +34,6 @@ CACHE_DAYS = 90  # a compiled program that is unused for so long is removed
 EXPLAIN = '--explain_t5x'  # `dss train` prints and ends: one process does
 READER_IS_GONE = 141  # the exit code of programs that SIGPIPE ends
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
-MODULES = {  # `import` is a Python keyword
-  'new-task': 'new_task', 'import': 'import_weights', 'export': 'export_weights',
-}  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -259,11 +236,6 @@ def _cache_folder() -> pathlib.Path:
     kind += f'-{zlib.crc32(repr(sorted(traits)).encode()):08x}'
   root = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
   return pathlib.Path(root).expanduser() / 'dss_jax' / 'compiled' / kind
-
-
-def module_of(verb: str) -> str:
-  """The full name of a verb's module."""
-  return 'dss_jax.launch' if verb == 'launch' else f'dss_jax.commands.{MODULES.get(verb, verb)}'
 
 
 def _import_tensorflow() -> None:

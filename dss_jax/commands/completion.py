@@ -8,6 +8,7 @@ import argparse
 import importlib
 from collections.abc import Iterator, Sequence
 
+from dss_jax.commands import verbs
 from dss_jax.settings import arguments, help_text, statements, topologies
 from dss_jax.settings.errors import ConfigError
 
@@ -23,6 +24,7 @@ dss completion tcsh > ~/.dss.tcsh         # source it in ~/.tcshrc
 _PREAMBLE = {
   'bash': '_dss_gin_file() {{\n  compgen -W "{files}" -- "$1"\n  compgen -f -- "$1"\n}}\n',
   'zsh': '_dss_gin_file() {{\n  compadd {files}\n  _files\n}}\n',
+  'tcsh': '',
 }
 _GIN_FILE = {'bash': '_dss_gin_file', 'zsh': '_dss_gin_file', 'tcsh': 'f:*.gin'}
 _PATHS = ('dir', 'file', 'input', 'output', 'path', 'vocabulary', 'from', 'checkpoint')
@@ -40,8 +42,7 @@ def main(argv: Sequence[str]) -> int:
     import shtab
   except ImportError as error:
     raise ConfigError(f'{error}: pip install shtab.') from error
-  files = ' '.join(gin_names())
-  preamble = {name: text.format(files=files) for name, text in _PREAMBLE.items()}
+  preamble = _PREAMBLE[shell].format(files=' '.join(gin_names()))
   print(shtab.complete(all_verbs(), shell, preamble=preamble))
   return 0
 
@@ -61,13 +62,11 @@ def gin_names() -> list[str]:
 
 def all_verbs() -> argparse.ArgumentParser:
   """One parser of all verbs and their flags."""
-  from dss_jax import cli
-
   made = argparse.ArgumentParser('dss', allow_abbrev=False)
-  verbs = made.add_subparsers(metavar='VERB')
-  for verb, meaning in cli.VERBS.items():
-    parents = [one for one in (_own(verb, cli.module_of(verb)),) if one is not None]
-    described = verbs.add_parser(verb, help=meaning, parents=parents, add_help=not parents)
+  parsers = made.add_subparsers(metavar='VERB')
+  for verb, meaning in verbs.VERBS.items():
+    parents = [one for one in (_own(verb, verbs.module_of(verb)),) if one is not None]
+    described = parsers.add_parser(verb, help=meaning, parents=parents, add_help=not parents)
     for action in _gin_flags(verb, described) if not parents else described._actions:
       _set_kind(action)
   return made

@@ -117,8 +117,8 @@ def guess(table: tables.Table, given: Columns) -> Columns:
   for one in found['choices']:
     free.pop(one.strip().lower(), None)
   if not found['inputs']:
-    known = next((names for names in _INPUTS if all(name in free for name in names)), ())
-    found['inputs'] = tuple(free.pop(name) for name in known)
+    several = next((names for names in _INPUTS if all(name in free for name in names)), ())
+    found['inputs'] = tuple(free.pop(name) for name in several)
   _take_the_last(found, free)
   if not found['inputs'] or not found['label']:
     missing = 'input' if not found['inputs'] else 'label'
