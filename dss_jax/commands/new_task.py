@@ -256,7 +256,13 @@ def _add_files(group: argparse._ArgumentGroup) -> None:
   add('--validation', metavar='FILE', help='a table of it (default: 10 %% of train)')
   add('--test', metavar='FILE', help='a table of it (default: 10 %% of train)')
   add('--encoding', metavar='NAME', help='of the text (default: UTF-8, else Windows-1252)')
-  add('--seed', type=int, default=0, metavar='N', help='of the splits that are made (0)')
+  add(
+    '--seed',
+    type=arguments.whole(0),
+    default=0,
+    metavar='N',
+    help='of the splits that are made (0)',
+  )
   add('--replace', action='store_true', help='write over the files of an earlier try')
 
 

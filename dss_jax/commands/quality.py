@@ -159,7 +159,11 @@ def parser() -> argparse.ArgumentParser:
   )
   made.add_argument('--split', help='one split (default: all)')
   made.add_argument(
-    '--examples', type=int, default=2, metavar='N', help='examples of each kind (default: 2)'
+    '--examples',
+    type=arguments.whole(0),
+    default=2,
+    metavar='N',
+    help='examples of each kind (default: 2)',
   )
   arguments.add_module_flag(made)
   return made
@@ -167,7 +171,5 @@ def parser() -> argparse.ArgumentParser:
 
 def _options(argv: Sequence[str]) -> argparse.Namespace:
   given = parser().parse_args(argv)
-  if given.examples < 0:
-    raise ValueError(f'--examples={given.examples}: expected 0 or more.')
   arguments.import_modules(given.modules)
   return given

@@ -184,7 +184,7 @@ def parser() -> argparse.ArgumentParser:
   )
   made.add_argument(
     '--size',
-    type=int,
+    type=arguments.whole(),
     default=DEFAULT_SIZE,
     metavar='N',
     help='pieces, 3 special ones and 256 bytes included (default: %(default)s)',

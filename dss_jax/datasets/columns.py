@@ -136,6 +136,8 @@ def check(table: tables.Table, columns: Columns, name: str = '') -> None:
   Raises:
     ValueError: one is missing; the message shows all columns.
   """
+  if twice := [one for one in columns.used if columns.used.count(one) > 1]:
+    raise ValueError(f'the column {rows.shown(twice[0])} is named for two things. {listing(table)}')
   optional = (columns.rationale, columns.teacher_label) if name else ()
   for column in columns.used:
     if column not in table.columns and column not in optional:

@@ -69,6 +69,8 @@ def split(given: Mapping[str, Sequence[Record]], seed: int, by_label: bool) -> S
   """
   found = {name: list(given[name]) for name in SPLITS if name in given}
   notes, leaks = _without_leaks(found)
+  if not found['train']:
+    raise ValueError('no row is left in train: validation or test has all of its inputs.')
   made = [name for name in ('test', 'validation') if name not in found]
   for name in made:
     of = len(found['train'])

@@ -63,6 +63,8 @@ def read(path: str | pathlib.Path, encoding: str | None = None) -> Table:
   Raises:
     ValueError: there is no such file, or it is malformed; the message has file and line.
   """
+  if '://' in str(path):
+    raise ValueError(f'{one_line(str(path))}: a table is read from this machine; copy it here.')
   path = pathlib.Path(fields.expanded(str(path)))
   name, form = one_line(str(path)), _format(path)
   content, notes = _text(_content(path), name, encoding)
@@ -100,6 +102,8 @@ def text(value: Any) -> str:
 def _format(path: pathlib.Path) -> str:
   name = path.name.lower().removesuffix('.gz')
   form = next((form for form in FORMATS if name.endswith(form)), None)
+  if form is None and path.is_dir():
+    raise ValueError(f'{one_line(str(path))} is a folder; expected a table in it.')
   if form is None:
     advice = _ADVICE.get(name.rpartition('.')[2])
     raise ValueError(
