@@ -250,7 +250,7 @@ def _import_tensorflow() -> None:
     os.dup2(written.fileno(), 2)
     try:
       import tensorflow  # noqa: F401
-    except BaseException:
+    except Exception:  # not Ctrl-C
       written.seek(0)
       os.write(stderr, written.read())
       raise

@@ -93,7 +93,7 @@ def settings(argv: Sequence[str]) -> Settings:
     dataset=dataset,
     sources=_input(given, dataset) if given.input else _raw_files(given, dataset),
     output=output,
-    store=pathlib.Path(given.store).expanduser() if given.store else output / 'answers.sqlite',
+    store=_store(given, output),
     asking=_asking(given, prompt),
     plan=_plan(given),
     flags=given,
@@ -169,6 +169,13 @@ def _output(given: argparse.Namespace) -> pathlib.Path:
       '--output=DIR for the answers alone.'
     )
   return pathlib.Path(given.data_dir).expanduser() / 'annotations' / given.dataset
+
+
+def _store(given: argparse.Namespace, output: pathlib.Path) -> pathlib.Path:
+  store = pathlib.Path(given.store).expanduser() if given.store else output / 'answers.sqlite'
+  if store.is_dir():
+    raise ConfigError(f'{store} is a folder; --store names a file in it, or a new one.')
+  return store
 
 
 def _prepare(given: argparse.Namespace, output: pathlib.Path) -> list[str] | None:

@@ -54,6 +54,7 @@ def main(argv: Sequence[str]) -> int:
     ValueError, OSError: the table cannot be read, or files cannot be written.
   """
   flags = parser().parse_args(argv)
+  flags.split = flags.split and ('none' if flags.split.lower() == 'none' else flags.split)
   _check_name(flags.name)
   _check_free(flags)
   read = {split: tables.read(path, flags.encoding) for split, path in _files(flags).items()}

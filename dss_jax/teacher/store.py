@@ -99,8 +99,6 @@ class Store:
       OSError: it cannot be written.
     """
     self.path = path.absolute()
-    if self.path.is_dir():
-      raise ValueError(f'{self.path} is a folder; --store names a file in it, or a new one.')
     self.path.parent.mkdir(parents=True, exist_ok=True)
     with self._naming():
       self._sql = sqlite3.connect(
