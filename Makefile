@@ -31,7 +31,6 @@ check: install-test
 	rm -rf $(TYPED) && mkdir -p $(TYPED)/dss_jax
 	ln -s $(CURDIR)/dss_jax/* $(CURDIR)/tasks $(CURDIR)/launch $(TYPED)/dss_jax/
 	cd $(TYPED) && $(CURDIR)/$(VENV)/bin/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p dss_jax
-
 	$(VENV)/bin/hadolint Dockerfile
 
 lock: install

@@ -8,6 +8,7 @@ import sys
 import tomllib
 
 import pytest
+import teacher_server
 
 from dss_jax import cli, datasets
 from dss_jax.datasets import rows, tables
@@ -21,13 +22,12 @@ EXTRA = pathlib.Path(REAL or '/nowhere') / 'extra'
 def folder(tmp_path, monkeypatch):
   """The working directory of each test; modules that it registers are forgotten."""
   monkeypatch.chdir(tmp_path)
-  path, known = list(sys.path), set(sys.modules)
+  path = list(sys.path)
   registered = dict(datasets.registry._datasets)
   yield tmp_path
   sys.path[:] = path
-  for name in set(sys.modules) - known:
-    if not name.startswith(('dss_jax', 'tensorflow', 'seqio')):
-      del sys.modules[name]
+  for name in [name for name in sys.modules if name.startswith('my_')]:
+    del sys.modules[name]
   datasets.registry._datasets.clear()
   datasets.registry._datasets.update(registered)
 
@@ -194,6 +194,20 @@ def test_a_table_without_rationales_is_for_annotate_or_standard_training(capsys)
   assert any('methods/standard.gin' in line for line in lines)
   prompt = prompts.load('my_plain.toml')
   assert prompt.exemplars == () and prompt.answer.choices.labels == ('a', 'b')
+
+
+def test_a_teacher_is_asked_by_the_prompt_that_was_written(capsys):
+  table = [{'text': f'Review {n}', 'label': 'ab'[n % 2]} for n in range(40)]
+  assert run(capsys, 'my_asked', f'--from={save("a.jsonl", table)}')[0] == 0
+  answers = {row['text']: f'Because. So the answer is {row["label"]}.' for row in table}
+  shared = ['--dataset=my_asked', '--module=my_asked', '--raw_dir=raw']
+  with teacher_server.serve(answers) as server:
+    argv = [*shared, '--prompt=my_asked.toml', '--output=out', '--model=m']
+    assert cli.main(['annotate', *argv, f'--base_url={server.url}']) == 0
+  assert cli.main(['prepare', *shared, '--teacher_outputs=out', '--data_dir=data']) == 0
+  report = json.loads(capsys.readouterr().out.splitlines()[-1])
+  assert report['teacher'] == 'm' and report['splits']['train']['teacher_accuracy'] == 1.0
+  assert report['statuses']['train'] == {'ok': 32}
 
 
 def test_a_column_of_splits_is_followed(capsys):
