@@ -5,6 +5,7 @@
 # make docs    the docs as a site in build/docs/site, from docs/, the code's docstrings and --help
 # make beam    an environment with Apache Beam in build/beam, for its pipeline and that pipeline's test
 # make t5x     installs T5X's own trainer too: pinned commits from GitHub, or checkouts in the folder T5X_SRC
+# make lock    requirements-hashed.txt anew, after a change of requirements.txt
 # make install, make install-test: the set-up alone
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ TYPED := build/typed# links that give the package the form in which it installs,
 BEAM := build/beam# its pins contradict ours
 RUN ?= runs/smoke-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: smoke teacher-smoke test check docs beam t5x install install-test clean
+.PHONY: smoke teacher-smoke test check docs beam t5x lock install install-test clean
 .DELETE_ON_ERROR:
 
 smoke: install
@@ -31,6 +32,13 @@ check: install-test
 	rm -rf $(TYPED) && mkdir -p $(TYPED)/dss_jax
 	ln -s $(CURDIR)/dss_jax/* $(CURDIR)/tasks $(CURDIR)/launch $(TYPED)/dss_jax/
 	cd $(TYPED) && $(CURDIR)/$(VENV)/bin/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache -p dss_jax
+	$(VENV)/bin/hadolint Dockerfile
+
+lock: install
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	echo '# requirements.txt with the SHA-256 of every file, for `pip install --require-hashes -r`; made by `make lock`.' > requirements-hashed.txt
+	$(VENV)/bin/uv pip compile --quiet --no-deps --generate-hashes --no-annotate --no-header --python-version 3.11 \
+	  --python-platform linux requirements.txt >> requirements-hashed.txt
 
 docs: install-test
 	$(VENV)/bin/python docs/make

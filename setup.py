@@ -29,6 +29,7 @@ setuptools.setup(
     'dss_jax.experiments.report': ['page.html.j2', 'page.css', 'page.js'],
     'dss_jax.planning': ['table.json'],
     'dss_jax.serving': ['page.html'],
+    'dss_jax.settings': ['troubles.toml'],
     'dss_jax.teacher': ['prompts/*.toml'],
   },
 )

@@ -18,28 +18,11 @@ import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 
-from dss_jax.settings import errors, gin_files, outputs
+import dss_jax
+from dss_jax.commands.verbs import VERBS, module_of
+from dss_jax.settings import outputs
 from dss_jax.settings.printable import printable
 
-VERBS = {  # a verb's module has the verb's name, except for those in MODULES
-  'methods': 'list what a student can be trained with',
-  'annotate': 'rationales and labels of your inputs, from any large language model',
-  'prepare': 'build a data set from raw files and teacher outputs',
-  'quality': 'how good the labels and rationales of a teacher are',
-  'vocab': 'train a SentencePiece vocabulary',
-  'train': 'train a student',
-  't5x': "train with T5X's own trainer on the same tasks, method and loss",
-  'evaluate': 'score a student on a split',
-  'predict': 'label and rationale for your own inputs',
-  'serve': 'a student over HTTP in the protocol of its teacher, with a page to try it',
-  'compare': 'train and evaluate several methods, side by side',
-  'sweep': 'compare at every combination of other settings: data, size, seed',
-  'report': 'one HTML page of a sweep: figures, tests, cost, examples',
-  'plan': 'whether a run fits on a machine, how fast it is and what it costs',
-  'import': 'weights of Hugging Face or T5X, to start from',
-  'export': 'a student for Hugging Face or T5X',
-  'launch': 'run any of these on this machine, Cloud TPU, SkyPilot or GKE',
-}
 SHARED = (
   'train',
   'evaluate',
@@ -54,7 +37,6 @@ CACHE_DAYS = 90  # a compiled program that is unused for so long is removed
 EXPLAIN = '--explain_t5x'  # `dss train` prints and ends: one process does
 READER_IS_GONE = 141  # the exit code of programs that SIGPIPE ends
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
-MODULES = {'import': 'import_weights', 'export': 'export_weights'}  # `import` is a Python keyword
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,10 +60,15 @@ def _run(argv: Sequence[str] | None) -> int:
   if not arguments or arguments[0] in ('--help', '-h'):
     print(_usage())
     return 0
+  if arguments[0] == '--version':
+    print(f'dss_jax {dss_jax.__version__}')
+    return 0
   verb, rest = arguments[0], arguments[1:]
   if verb not in VERBS:
     print(f'dss: no verb {verb!r}.\n\n{_usage()}', file=sys.stderr)
     return 2
+  from dss_jax.settings import errors, gin_files  # here: `dss --help` is quick
+
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   run_file = f'runs/{verb}.gin'
   try:
@@ -90,7 +77,7 @@ def _run(argv: Sequence[str] | None) -> int:
     if verb in COMPILED_ONCE:
       _cache_compiled_programs()  # before TensorFlow imports JAX, which reads the environment
     reads_settings = verb != 'launch' or rest[:1] in (['tpu-vm'], ['skypilot'], ['gke'])
-    is_light = verb in ('report', 'annotate') or (
+    is_light = verb in ('new-task', 'report', 'annotate', 'doctor') or (
       verb == 'methods' and not any(one.startswith('-') for one in rest)
     )
     is_help = bool({'--help', '-h'} & set(rest))
@@ -254,11 +241,6 @@ def _cache_folder() -> pathlib.Path:
   return pathlib.Path(root).expanduser() / 'dss_jax' / 'compiled' / kind
 
 
-def module_of(verb: str) -> str:
-  """The full name of a verb's module."""
-  return 'dss_jax.launch' if verb == 'launch' else f'dss_jax.commands.{MODULES.get(verb, verb)}'
-
-
 def _imported(verb: str, with_tensorflow: bool) -> types.ModuleType:
   """A verb's module, and TensorFlow before it where the verb needs it.
 
@@ -292,7 +274,7 @@ def _import_tensorflow() -> None:
     sys.modules.update(hidden)  # type: ignore[arg-type]
     try:
       import tensorflow  # noqa: F401
-    except BaseException:
+    except Exception:  # not Ctrl-C
       written.seek(0)
       os.write(stderr, written.read())
       raise
@@ -308,5 +290,10 @@ def _usage() -> str:
   verbs = '\n'.join(f'  {name:{width}}  {text}' for name, text in VERBS.items())
   return (
     'usage: dss VERB [arguments]; `dss VERB --help` lists them.\n\n'
-    f'{verbs}\n\nDSS_TRACEBACK=1 in the environment shows the traceback of an error.'
+    f'{verbs}\n\n'
+    'Exit codes: 0 done; 1 not all is done, or it does not fit; 2 a mistake that the message tells '
+    'how to mend;\n74 a network or disk failed, and the same command may work later; 130 Ctrl-C; '
+    '141 the reader of the\noutput is gone; 128 + N signal N stopped it in order.\n\n'
+    'DSS_TRACEBACK=1 in the environment shows the traceback of an error. NO_COLOR=1 leaves colors '
+    'out.\n`dss doctor --error` says what an error means.'
   )

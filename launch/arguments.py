@@ -48,19 +48,20 @@ def run(argv: Sequence[str]) -> int:
   """Reads the command line and does what it says; returns the exit code."""
   arguments = list(argv)
   at = arguments.index('--') if '--' in arguments else len(arguments)
-  options = _parser().parse_args(arguments[:at])
+  options = parser().parse_args(arguments[:at])
   if getattr(options, 'output', None):
     options.output = fields.expanded(options.output)
   options.file = [fields.expanded(path) for path in getattr(options, 'file', ())]
   return options.act(options, tuple(arguments[at + 1 :]))
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+  """The flags of every target and action."""
   raw = argparse.RawDescriptionHelpFormatter
-  parser = argparse.ArgumentParser(
+  made = argparse.ArgumentParser(
     prog='dss launch', usage=USAGE, description=HELP, formatter_class=raw
   )
-  commands = parser.add_subparsers(
+  commands = made.add_subparsers(
     prog='dss launch', required=True, metavar='TARGET or ACTION', help=argparse.SUPPRESS
   )
 
@@ -101,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     action = commands.add_parser(name, usage=f'dss launch {name} BUCKET/NAME')
     action.set_defaults(act=act)
     action.add_argument('folder', metavar='BUCKET/NAME')
-  return parser
+  return made
 
 
 def _add_remote_flags(parser: argparse.ArgumentParser) -> None:

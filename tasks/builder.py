@@ -20,7 +20,7 @@ from etils import epath
 
 from dss_jax.datasets import release
 from dss_jax.datasets.completions import Provenance
-from dss_jax.settings import json_form, whole_folders
+from dss_jax.settings import json_form, progress, whole_folders
 from dss_jax.tasks import prepared
 from dss_jax.teacher import filters, reading
 
@@ -40,31 +40,39 @@ class Counts:
   """
 
   examples: int = 0
+  labeled: int = 0
   judged: int = 0
   agree: int = 0
   disagree: int = 0
   unparsed: int = 0
   empty_rationale: int = 0
+  has_rationales: bool = False
 
   def add(self, sample: filters.Judged) -> None:
     """Counts one sample of the teacher."""
+    self.labeled += bool(sample.label)
     self.judged += bool(sample.gold)
     self.agree += sample.correct
     self.disagree += bool(sample.gold and sample.label and not sample.correct)
     self.unparsed += not sample.label
     self.empty_rationale += not sample.rationale
+    self.has_rationales |= bool(sample.rationale)
 
   def report(self, has_teacher: bool) -> dict[str, Any]:
-    """The split's entry in the command's JSON; None if there are no teacher outputs."""
-    if not has_teacher:
-      names = ('teacher_accuracy', 'unparsed', 'empty_rationale', 'disagree')
-      return {'examples': self.examples, **dict.fromkeys(names)}
+    """The split's entry in the command's JSON; None of what rows alone do not hold.
+
+    Args:
+      has_teacher: whether there are completions.
+    """
+    has_labels = has_teacher or self.labeled > 0
+    has_rationales = has_teacher or self.has_rationales
+    accuracy = round(self.agree / self.judged, 6) if self.judged else None
     return {
       'examples': self.examples,
-      'teacher_accuracy': round(self.agree / self.judged, 6) if self.judged else None,
-      'unparsed': self.unparsed,
-      'empty_rationale': self.empty_rationale,
-      'disagree': self.disagree,
+      'teacher_accuracy': accuracy if has_labels else None,
+      'unparsed': self.unparsed if has_labels else None,
+      'empty_rationale': self.empty_rationale if has_rationales else None,
+      'disagree': self.disagree if has_labels else None,
     }
 
 
@@ -110,7 +118,7 @@ def prepare(
   filters.Filter(row_filter, dataset.metric)
   dataset = release.with_parser(dataset, parser)
   train = splits.get('train')
-  if row_filter != filters.NONE and train is not None and not train.completions:
+  if row_filter != filters.NONE and train is not None and not _has_teacher(dataset, train):
     raise ValueError(
       f'--filter={row_filter} judges teacher outputs, but {train.rows} has none next to it '
       f'(llm/{dataset.splits["train"]}_CoT_<k>.json) or in --teacher_outputs '
@@ -122,7 +130,7 @@ def prepare(
     'filter': row_filter,
     'parser': parser,
     'sources': _hashes(splits),
-    'teacher': teacher if any(files.completions for files in splits.values()) else '',
+    'teacher': teacher if any(_has_teacher(dataset, one) for one in splits.values()) else '',
     'provenance': json_form.to_dict(provenance) if provenance else {},
   }
   folder = prepared.dataset_folder(dataset.name, data_dir)
@@ -209,9 +217,10 @@ class Dss(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ign
     own = self._identity['parser'] == release.PARSERS[0]
     read = reading.read if own else reading.read_as_is
     counts, statuses = Counts(), collections.Counter(dict.fromkeys(reading.STATUSES, 0))
-    for example in release.read_examples(self._dataset, files, split, read):
+    examples = release.read_examples(self._dataset, files, split, read)
+    for example in _shown(examples, split):
       samples = filters.judged(example, metric)
-      statuses.update(example.status)
+      statuses.update(filter(None, example.status))
       for sample in samples:
         counts.add(sample)
       kept = [sample for sample in samples if row_filter.keeps(sample)]
@@ -253,6 +262,17 @@ def _notes(path: epath.Path, identity: Mapping[str, Any]) -> Mapping[str, Any] |
   except (OSError, ValueError):
     return None
   return metadata
+
+
+def _shown(examples: Iterator[release.Example], split: str) -> Iterator[release.Example]:
+  """The examples, while a bar shows how many there were."""
+  with progress.bar(f'preparing {split}') as advance:
+    yield from progress.counted(examples, advance)
+
+
+def _has_teacher(dataset: release.Dataset, files: release.SplitFiles) -> bool:
+  """Whether there are completions, or rows that hold a teacher's rationale or label."""
+  return bool(files.completions) or any(dataset.given(row) for _, row in dataset.read(files.rows))
 
 
 def _hashes(splits: Mapping[str, release.SplitFiles]) -> dict[str, dict[str, str]]:

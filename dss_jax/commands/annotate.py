@@ -21,6 +21,7 @@ import rich.console
 import rich.progress
 
 from dss_jax.commands.annotate_options import Settings, price_of, settings
+from dss_jax.commands.annotate_options import parser as parser
 from dss_jax.settings.errors import ConfigError
 from dss_jax.settings.printable import printable
 from dss_jax.teacher import batches, owners, preview

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from dss_jax import datasets
-from dss_jax.datasets import release, unpacking
-from dss_jax.settings import arguments
+from dss_jax.datasets import release, rows, unpacking
+from dss_jax.settings import arguments, plain_files
 from dss_jax.settings.errors import ConfigError
 from dss_jax.teacher import asking, client, filters, prices, prompts, reading
 from dss_jax.teacher.annotations import Read, Source
@@ -35,6 +35,13 @@ Asks a large language model, at any server that speaks OpenAI's protocol, for a 
 label of every input, and prepares the data set from its answers. Every answer is kept at once:
 after a crash, a signal or a limit the same command goes on, and nothing is asked twice.
 Start with --preview: it asks about 20 inputs and says what all would cost.
+"""
+_EXAMPLES = """\
+dss annotate --dataset=svamp --raw_dir=datasets --data_dir=data --model=gpt-4.1-mini --preview
+dss annotate --dataset=svamp --raw_dir=datasets --data_dir=data --model=gpt-4.1-mini \\
+  --price_file=prices.json --max_usd=5
+dss annotate --dataset=mine --input=mine.csv --prompt=mine.toml --output=out --model=llama3 \\
+  --base_url=http://localhost:11434/v1
 """
 
 
@@ -69,7 +76,7 @@ def settings(argv: Sequence[str]) -> Settings:
   Raises:
     ValueError: options that do not go together, or files that are missing or malformed.
   """
-  given = _parser().parse_args(argv)
+  given = parser().parse_args(argv)
   arguments.import_modules(given.modules)
   prompt = prompts.load(given.prompt or given.dataset)
   known = given.dataset in datasets.names()
@@ -86,7 +93,7 @@ def settings(argv: Sequence[str]) -> Settings:
     dataset=dataset,
     sources=_input(given, dataset) if given.input else _raw_files(given, dataset),
     output=output,
-    store=pathlib.Path(given.store).expanduser() if given.store else output / 'answers.sqlite',
+    store=_store(given, output),
     asking=_asking(given, prompt),
     plan=_plan(given),
     flags=given,
@@ -152,13 +159,23 @@ def _plan(given: argparse.Namespace) -> Plan:
 
 def _output(given: argparse.Namespace) -> pathlib.Path:
   if given.output:
-    return pathlib.Path(given.output).expanduser()
+    output = pathlib.Path(given.output).expanduser()
+    if output.exists() and not output.is_dir():
+      raise ConfigError(f'--output={output} is a file; expected a folder, or a new name.')
+    return output
   if not given.data_dir or '://' in given.data_dir:
     raise ConfigError(
       'expected --data_dir=DIR of this machine, where the prepared data set goes, or '
       '--output=DIR for the answers alone.'
     )
   return pathlib.Path(given.data_dir).expanduser() / 'annotations' / given.dataset
+
+
+def _store(given: argparse.Namespace, output: pathlib.Path) -> pathlib.Path:
+  store = pathlib.Path(given.store).expanduser() if given.store else output / 'answers.sqlite'
+  if store.is_dir():
+    raise ConfigError(f'{store} is a folder; --store names a file in it, or a new one.')
+  return store
 
 
 def _prepare(given: argparse.Namespace, output: pathlib.Path) -> list[str] | None:
@@ -177,8 +194,8 @@ def _input(given: argparse.Namespace, dataset: release.Dataset) -> list[Source]:
   path = pathlib.Path(given.input).expanduser()
   if given.raw_dir:
     raise ConfigError('expected --input=FILE or --raw_dir=DIR, not both.')
-  if not path.is_file():
-    raise ConfigError(f'--input={path}: there is no such file.')
+  if what := plain_files.problem(path):
+    raise ConfigError(f'--input={path} is {what}; {rows.EXPECTED}.')
   if len(given.split) > 1:
     raise ConfigError('--input is one file, so one --split at most.')
   if given.filter != filters.NONE:
@@ -238,57 +255,84 @@ def _raw_folder(given: argparse.Namespace) -> pathlib.Path:
 # ---------------------------------------------------------------- options
 
 
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    prog='dss annotate',
-    description=_DESCRIPTION,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
-  _add_data(parser.add_argument_group('what is asked about'))
-  _add_teacher(parser.add_argument_group('the teacher'))
-  _add_answers(parser.add_argument_group('its answers'))
-  _add_limits(parser.add_argument_group('pace and money'))
-  arguments.add_module_flag(parser)
-  return parser
+def parser() -> argparse.ArgumentParser:
+  """The flags."""
+  made = arguments.verb_parser('annotate', _DESCRIPTION, _EXAMPLES)
+  _add_data(made.add_argument_group('what is asked about'))
+  _add_teacher(made.add_argument_group('the teacher'))
+  _add_answers(made.add_argument_group('its answers'))
+  _add_limits(made.add_argument_group('pace and money'))
+  arguments.add_module_flag(made)
+  return made
 
 
 def _add_data(group: Any) -> None:
   add = group.add_argument
-  add('--dataset', required=True, help=f'{", ".join(datasets.names())}, of --module, or your own')
-  add('--raw_dir', metavar='DIR', help='folder that holds NAME/, or a zip of it')
-  add('--input', metavar='FILE', help='rows with `input`, perhaps `label`, instead of --raw_dir')
-  add('--data_dir', metavar='DIR', help='TFDS folder of the prepared data set')
-  add('--output', metavar='DIR', help='the answers as files (default: DATA_DIR/annotations/NAME)')
-  add('--store', metavar='FILE', help='every answer and what was spent (default: in --output)')
+  add(
+    '--dataset',
+    required=True,
+    type=arguments.given,
+    help=f'{", ".join(datasets.names())}, of --module, or your own',
+  )
+  add(
+    '--raw_dir', type=arguments.given, metavar='DIR', help='folder that holds NAME/, or a zip of it'
+  )
+  add(
+    '--input',
+    type=arguments.given,
+    metavar='FILE',
+    help='rows with `input`, perhaps `label`, instead of --raw_dir',
+  )
+  add(
+    '--data_dir', type=arguments.given, metavar='DIR', help='TFDS folder of the prepared data set'
+  )
+  add(
+    '--output',
+    type=arguments.given,
+    metavar='DIR',
+    help='the answers as files (default: DATA_DIR/annotations/NAME)',
+  )
+  add(
+    '--store',
+    type=arguments.given,
+    metavar='FILE',
+    help='every answer and what was spent (default: in --output)',
+  )
   add('--split', action='append', default=[], help='one split, repeatable (default: all)')
-  add('--limit', type=_count, metavar='N', help='the first N rows of each raw file')
+  add('--limit', type=arguments.whole(), metavar='N', help='the first N rows of each raw file')
   add('--filter', default=filters.NONE, metavar='RULE,RULE', help='as in dss prepare')
   add('--parser', choices=release.PARSERS, default=release.PARSERS[0], help='as in dss prepare')
 
 
 def _add_teacher(group: Any) -> None:
   add = group.add_argument
-  add('--model', required=True, help="the server's name of it")
+  add('--model', required=True, type=arguments.given, help="the server's name of it")
   base = os.environ.get('OPENAI_BASE_URL') or OPENAI
   add('--base_url', default=base, metavar='URL', help=f'of the API (default: {OPENAI})')
   add('--api_key_env', metavar='NAME', help='variable with the key (default: OPENAI_API_KEY)')
   add('--mode', choices=MODES, default=MODES[0], help='default: chat')
-  add('--prompt', metavar='NAME', help='one that ships, or a .toml file (default: as --dataset)')
-  add('--max_tokens', type=_count, metavar='N', help="of an answer (default: the prompt's)")
-  add('--temperature', type=_rate, default=0.0, metavar='T', help='default: 0')
-  add('--samples', type=_count, default=1, metavar='K', help='answers to each question')
+  add(
+    '--prompt',
+    type=arguments.given,
+    metavar='NAME',
+    help='one that ships, or a .toml file (default: as --dataset)',
+  )
+  add(
+    '--max_tokens', type=arguments.whole(), metavar='N', help="of an answer (default: the prompt's)"
+  )
+  add('--temperature', type=arguments.number(0), default=0.0, metavar='T', help='default: 0')
+  add('--samples', type=arguments.whole(), default=1, metavar='K', help='answers to each question')
   add('--parameters', type=_parameters, default={}, metavar='JSON', help='more of the API: '
       '\'{"reasoning_effort": "low"}\'')  # fmt: skip
 
 
 def _add_answers(group: Any) -> None:
   add = group.add_argument
-  add('--preview', type=_count, nargs='?', const=20, metavar='N',
+  add('--preview', type=arguments.whole(), nargs='?', const=20, metavar='N',
       help='ask about N inputs (20), show answers and projected cost, and stop')  # fmt: skip
   add('--rationale_from', choices=asking.SOURCES, default=asking.SOURCES[0],
       help='the text of the answer, or what a reasoning model thought before it')  # fmt: skip
-  add('--condense', type=_count, nargs='?', const=50, metavar='WORDS',
+  add('--condense', type=arguments.whole(), nargs='?', const=50, metavar='WORDS',
       help='a second request makes rationales of more words (50) short')  # fmt: skip
   add('--schema', action='store_true', help='ask for structured output; some models then stop '
       'thinking')  # fmt: skip
@@ -302,39 +346,40 @@ def _add_answers(group: Any) -> None:
                      'files of a batch')  # fmt: skip
   batch.add_argument('--give_up_batch', metavar='DIR', help='its answers will never come: count '
                      'them as charged, so that they can be asked again')  # fmt: skip
-  add('--part', type=_count, metavar='N', help='requests in a file of --write_batch (50,000, the '
-      'most; fewer for machines that may be lost)')  # fmt: skip
+  add('--part', type=arguments.whole(), metavar='N', help='requests in a file of --write_batch '
+      '(50,000, the most; fewer for machines that may be lost)')  # fmt: skip
 
 
 def _add_limits(group: Any) -> None:
   add = group.add_argument
-  add('--concurrency', type=_count, default=32, metavar='N', help='most requests at once (32)')
+  add(
+    '--concurrency',
+    type=arguments.whole(),
+    default=32,
+    metavar='N',
+    help='most requests at once (32)',
+  )
   add('--requests_per_minute', type=_positive, metavar='N', help='of this process')
   add('--tokens_per_minute', type=_positive, metavar='N', help='of this process')
   add('--timeout', type=_positive, default=120.0, metavar='S', help='seconds for an answer (120)')
-  add('--price_file', metavar='FILE', help='JSON: dollars per million tokens of each model')
-  add('--max_usd', type=_rate, metavar='USD', help='never spend more, all runs together')
-  add('--max_requests', type=_count, metavar='N', help='never send more, all runs together')
-
-
-def _count(text: str) -> int:
-  value = int(text)
-  if value < 1:
-    raise argparse.ArgumentTypeError(f'expected 1 or more, got {value}')
-  return value
-
-
-def _rate(text: str) -> float:
-  value = float(text)
-  if not 0 <= value < 1e9:
-    raise argparse.ArgumentTypeError(f'expected 0 or more, got {text}')
-  return value
+  add(
+    '--price_file',
+    type=arguments.given,
+    metavar='FILE',
+    help='JSON: dollars per million tokens of each model',
+  )
+  add(
+    '--max_usd', type=arguments.number(0), metavar='USD', help='never spend more, all runs together'
+  )
+  add(
+    '--max_requests', type=arguments.whole(), metavar='N', help='never send more, all runs together'
+  )
 
 
 def _positive(text: str) -> float:
-  value = _rate(text)
-  if value <= 0:
-    raise argparse.ArgumentTypeError(f'expected more than 0, got {text}')
+  value = arguments.number(0)(text)
+  if value == 0:
+    raise argparse.ArgumentTypeError(f'expected more than 0, got {text!r}')
   return value
 
 

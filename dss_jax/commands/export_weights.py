@@ -39,9 +39,10 @@ Writes a student for other programs: for Hugging Face a folder that `transformer
 tokenizer and model card; for T5X a folder with checkpoint_<step>, the optimizer's state
 included, a gin file of the network (and of AdamW), and the vocabulary. Every tensor is read back
 and compared before the folder appears. The last line of the output is JSON.
-
-  dss export --to=hf --checkpoint=runs/cqa --output=cqa_student
-  dss export --to=t5x --checkpoint=runs/cqa --output=cqa_t5x --step=latest
+"""
+_EXAMPLES = """\
+dss export --to=hf --checkpoint=runs/cqa --output=cqa_student
+dss export --to=t5x --checkpoint=runs/cqa --output=cqa_t5x --step=latest
 """
 
 
@@ -335,24 +336,26 @@ def _compare_leaf(path: transfer.Path, leaf: transfer.Leaf, tensors: Any, array:
   return array.nbytes
 
 
-def options(argv: Sequence[str]) -> argparse.Namespace:
-  """The flags of a command line, checked without reading anything; imports their modules."""
-  raw = argparse.RawDescriptionHelpFormatter
-  parser = argparse.ArgumentParser(
-    'dss export', description=_DESCRIPTION, formatter_class=raw, allow_abbrev=False
-  )
-  parser.add_argument('--to', required=True, choices=('hf', 't5x'), help='for which program')
-  parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+  """Its flags."""
+  made = arguments.verb_parser('export', _DESCRIPTION, _EXAMPLES)
+  made.add_argument('--to', required=True, choices=('hf', 't5x'), help='for which program')
+  made.add_argument(
     '--checkpoint', required=True, metavar='DIR', help='what `dss train` or `dss import` wrote'
   )
-  parser.add_argument('--output', required=True, metavar='DIR', help='a new or empty folder')
-  parser.add_argument(
+  made.add_argument('--output', required=True, metavar='DIR', help='a new or empty folder')
+  made.add_argument(
     '--step',
     default='best',
     help="of the checkpoint: 'best' on validation, 'latest', or a number (default: %(default)s)",
   )
-  arguments.add_module_flag(parser)
-  given = parser.parse_args(argv)
+  arguments.add_module_flag(made)
+  return made
+
+
+def options(argv: Sequence[str]) -> argparse.Namespace:
+  """The flags of a command line, checked without reading anything; imports their modules."""
+  given = parser().parse_args(argv)
   given.step = finished.step_of(given.step)
   arguments.import_modules(given.modules)
   return given

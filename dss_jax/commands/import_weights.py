@@ -23,7 +23,7 @@ from dss_jax.models import t5
 from dss_jax.parallel import partitioning
 from dss_jax.runs import file_names, pretrained
 from dss_jax.runs.run_folder import RunFolder
-from dss_jax.settings import fields, json_form, whole_files, whole_folders
+from dss_jax.settings import arguments, fields, json_form, progress, whole_files, whole_folders
 
 _DESCRIPTION = """\
 Reads the weights of Hugging Face or T5X and writes a folder that INITIAL_CHECKPOINT_PATH takes:
@@ -31,11 +31,12 @@ checkpoints/, config.json (the network, and where it came from) and, where it co
 weights, the vocabulary. Every tensor is accounted for and compared after writing. The last line
 of the output is JSON. INITIAL_CHECKPOINT_PATH takes such sources directly too; import them once
 to read them quickly many times, or where training has no network.
-
-  dss import --from=hf --path=google/t5-v1_1-base --output=weights/t5_1_1_base
-  dss import --from=t5x --path=gs://t5-data/pretrained_models/t5x/t5_1_1_base/checkpoint_1000000 \\
-    --vocabulary=gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model \\
-    --output=weights/t5_1_1_base
+"""
+_EXAMPLES = """\
+dss import --from=hf --path=google/t5-v1_1-base --output=weights/t5_1_1_base
+dss import --from=t5x --path=gs://t5-data/pretrained_models/t5x/t5_1_1_base/checkpoint_1000000 \\
+  --vocabulary=gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model \\
+  --output=weights/t5_1_1_base
 """
 
 
@@ -58,14 +59,17 @@ def _import(given: argparse.Namespace) -> dict[str, Any]:
     print('warning: the weights come without a vocabulary; give --vocabulary, the one they were '
           'trained with, or VOCABULARY when you train.', file=sys.stderr)  # fmt: skip
   started = time.perf_counter()
-  with whole_folders.new_folder(output) as temporary:
-    summary = import_weights(weights, vocabulary, temporary)
+  with whole_folders.new_folder(output) as temporary, progress.bar('reading', total=3) as advance:
+    summary = import_weights(weights, vocabulary, temporary, advance)
   seconds = round(time.perf_counter() - started, 1)
   return {'output': fields.expanded(given.output), **summary, 'seconds': seconds}
 
 
 def import_weights(
-  weights: pretrained.Weights, vocabulary: str | None, folder: epath.Path
+  weights: pretrained.Weights,
+  vocabulary: str | None,
+  folder: epath.Path,
+  advance: progress.Advance = lambda done, name: None,
 ) -> dict[str, Any]:
   """Writes weights into a new folder and compares what was written with what was read.
 
@@ -73,6 +77,7 @@ def import_weights(
     weights: opened.
     vocabulary: 'bytes', a SentencePiece model, a folder with one, or None.
     folder: empty, or does not exist yet.
+    advance: told of each of the three parts: reading, writing, comparing.
 
   Returns:
     JSON values: source, parameters (how many), optimizer_state (whose was imported, or None),
@@ -84,11 +89,13 @@ def import_weights(
   abstract_params = partitioning.on_host(t5.abstract(weights.config)[0])
   params = weights.load(abstract_params)
   state = weights.load_moments and weights.load_moments()
+  advance(1, name='writing')
   folder.mkdir(parents=True, exist_ok=True)
   manager.save_weights(RunFolder(folder).checkpoints_folder, params, state)
   checksums = {path: _checksum(array) for path, array in transfer.flatten(params).items()}
   del params
   gc.collect()
+  advance(2, name='comparing')
   _compare(folder, abstract_params, checksums)
   if vocabulary not in (None, 'bytes'):
     from dss_jax.tasks.vocabulary import load_vocabulary, model_path
@@ -139,21 +146,21 @@ def _compare(folder: epath.Path, abstract_params: Any, checksums: dict[transfer.
 
 def options(argv: Sequence[str]) -> argparse.Namespace:
   """The flags of a command line."""
-  parser = argparse.ArgumentParser(
-    prog='dss import',
-    description=_DESCRIPTION,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
-  parser.add_argument('--from', required=True, choices=('hf', 't5x'), help='which program wrote it')
-  parser.add_argument(
+  return parser().parse_args(argv)
+
+
+def parser() -> argparse.ArgumentParser:
+  """Its flags."""
+  made = arguments.verb_parser('import', _DESCRIPTION, _EXAMPLES)
+  made.add_argument('--from', required=True, choices=('hf', 't5x'), help='which program wrote it')
+  made.add_argument(
     '--path',
     required=True,
     help='a folder, local or gs://, or a Hugging Face id (hf)',
   )
-  parser.add_argument('--output', required=True, metavar='DIR', help='a new folder')
-  parser.add_argument(
+  made.add_argument('--output', required=True, metavar='DIR', help='a new folder')
+  made.add_argument(
     '--vocabulary',
     help="'bytes', a SentencePiece .model or a folder with one (default: the weights' own)",
   )
-  return parser.parse_args(argv)
+  return made

@@ -15,6 +15,11 @@ _DESCRIPTION = """\
 Lists every method: what it is, what an example becomes, its loss, its source, and how to choose it.
 `dss compare --methods=NAME,NAME` takes the same names.
 """
+_EXAMPLES = """\
+dss methods
+dss methods dss pinto
+dss methods --module=my_methods my_method
+"""
 
 
 def main(argv: list[str]) -> int:
@@ -29,15 +34,7 @@ def main(argv: list[str]) -> int:
   Raises:
     ImportError, ValueError: there is no such module, or no such method.
   """
-  parser = argparse.ArgumentParser(
-    prog='dss methods',
-    description=_DESCRIPTION,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
-  parser.add_argument('names', nargs='*', metavar='NAME', help='methods to list; default: all')
-  arguments.add_module_flag(parser)
-  options = parser.parse_args(argv)
+  options = parser().parse_args(argv)
   arguments.import_modules(options.modules)
   files = _files()
   known = {method.name: list(_described(method, files)) for method in methods.registered()}
@@ -48,6 +45,14 @@ def main(argv: list[str]) -> int:
   for name in options.names or known:
     print(printable('\n'.join([name, *(f'  {line}' for line in known[name])])), end='\n\n')
   return 0
+
+
+def parser() -> argparse.ArgumentParser:
+  """Its flags."""
+  made = arguments.verb_parser('methods', _DESCRIPTION, _EXAMPLES)
+  made.add_argument('names', nargs='*', metavar='NAME', help='methods to list; default: all')
+  arguments.add_module_flag(made)
+  return made
 
 
 def _described(method: methods.Method, files: dict[str, list[str]]) -> Iterator[str]:

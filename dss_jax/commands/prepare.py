@@ -8,7 +8,6 @@ and extracting (datasets/download.py, datasets/unpacking.py).
 import argparse
 import json
 import pathlib
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -33,6 +32,11 @@ filter, the teacher's accuracy against gold, completions without a usable label 
 a rationale, and with a label that is not the gold one (disagree). null: no teacher outputs. Then
 the teacher, how completions were read (statuses), and what each rule of the filter dropped.
 """
+_EXAMPLES = """\
+dss prepare --dataset=cqa --url --data_dir=data
+dss prepare --dataset=svamp --raw_dir=datasets.zip --data_dir=data --filter=agree
+dss prepare --dataset=mine --module=mine --raw_dir=raw --data_dir=gs://bucket/data
+"""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -50,8 +54,7 @@ def main(argv: Sequence[str]) -> int:
   given = options(argv)
   import tensorflow_datasets as tfds
 
-  if not sys.stderr.isatty():
-    tfds.disable_progress_bar()
+  tfds.disable_progress_bar()  # tasks/builder.py shows one for all of it
   print(json.dumps(_prepare(given)))
   return 0
 
@@ -96,7 +99,8 @@ def build(
   print(f'{dataset.name}: {outcome.folder} {_CHANGES[outcome.change]} ({how}).')
   print(f'Teacher: {printable(notes["teacher"]) or "not known"}.')
   for split, files in splits.items():
-    if not files.completions:
+    count = notes['counts'][split]
+    if not files.completions and count['teacher_accuracy'] is count['empty_rationale'] is None:
       looked_for = f'{files.rows.parent}/llm/{dataset.splits[split]}_CoT_0.json'
       if outputs is not None:
         looked_for = str(outputs / f'{dataset.splits[split]}.jsonl')
@@ -208,28 +212,19 @@ def _print_reasons(notes: Mapping[str, Mapping[str, Any]]) -> None:
     print(f'{rule} dropped {count} samples of train.')
 
 
-def options(argv: Sequence[str]) -> argparse.Namespace:
-  """The flags of a command line, checked without reading anything; imports their modules.
-
-  Raises:
-    ValueError: no such data set, or an address or checksum that is refused.
-  """
-  parser = argparse.ArgumentParser(
-    prog='dss prepare',
-    description=_DESCRIPTION,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
-  parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+  """Its flags."""
+  made = arguments.verb_parser('prepare', _DESCRIPTION, _EXAMPLES)
+  made.add_argument(
     '--dataset', required=True, help=f'one of {", ".join(datasets.names())}, or of --module'
   )
-  _add_sources(parser)
-  parser.add_argument(
+  _add_sources(made)
+  made.add_argument(
     '--data_dir',
     metavar='DIR',
     help='TFDS folder, local or gs:// (default: $TFDS_DATA_DIR, else ~/tensorflow_datasets)',
   )
-  parser.add_argument(
+  made.add_argument(
     '--filter',
     default=filters.NONE,
     metavar='RULE,RULE',
@@ -240,15 +235,24 @@ def options(argv: Sequence[str]) -> argparse.Namespace:
     'those with the label in them; same_language those in another script than the input; '
     'words=MIN-MAX those of another length (default: none, as in the paper)',
   )
-  parser.add_argument(
+  made.add_argument(
     '--parser',
     choices=release.PARSERS,
     default=release.PARSERS[0],
     help="how the teacher's outputs are read: own takes what the teacher wrote, released does as "
     "the paper's code, which its students learned from (default: own)",
   )
-  arguments.add_module_flag(parser)
-  given = parser.parse_args(argv)
+  arguments.add_module_flag(made)
+  return made
+
+
+def options(argv: Sequence[str]) -> argparse.Namespace:
+  """The flags of a command line, checked without reading anything; imports their modules.
+
+  Raises:
+    ValueError: no such data set, or an address or checksum that is refused.
+  """
+  given = parser().parse_args(argv)
   if given.url is not None:
     download.check(given.url, given.sha256)
   elif '://' in given.raw_dir:

@@ -23,6 +23,7 @@ kind. The last line of the output is JSON; shares are from 0 to 1, null where th
 measure. A filter of `dss prepare` leaves its mark: for the teacher as such, prepare with
 --filter=none.
 """
+_EXAMPLES = 'dss quality --dataset=svamp --data_dir=data --split=train --examples=3'
 MEASURES = {
   'rows': 'rows',
   'samples_a_row': 'samples a row',
@@ -147,26 +148,28 @@ def _print_examples(split: str, shown: Mapping[str, Sequence[measures.Shown]]) -
         print(f'    gold: {one_line(sample.gold, _LONGEST)}')
 
 
-def _options(argv: Sequence[str]) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
-    prog='dss quality',
-    description=_DESCRIPTION,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
-  parser.add_argument('--dataset', required=True, help='a prepared data set, or one of --module')
-  parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+  """Its flags."""
+  made = arguments.verb_parser('quality', _DESCRIPTION, _EXAMPLES)
+  made.add_argument('--dataset', required=True, help='a prepared data set, or one of --module')
+  made.add_argument(
     '--data_dir',
     metavar='DIR',
     help='TFDS folder, local or gs:// (default: $TFDS_DATA_DIR, else ~/tensorflow_datasets)',
   )
-  parser.add_argument('--split', help='one split (default: all)')
-  parser.add_argument(
-    '--examples', type=int, default=2, metavar='N', help='examples of each kind (default: 2)'
+  made.add_argument('--split', help='one split (default: all)')
+  made.add_argument(
+    '--examples',
+    type=arguments.whole(0),
+    default=2,
+    metavar='N',
+    help='examples of each kind (default: 2)',
   )
-  arguments.add_module_flag(parser)
-  given = parser.parse_args(argv)
-  if given.examples < 0:
-    raise ValueError(f'--examples={given.examples}: expected 0 or more.')
+  arguments.add_module_flag(made)
+  return made
+
+
+def _options(argv: Sequence[str]) -> argparse.Namespace:
+  given = parser().parse_args(argv)
   arguments.import_modules(given.modules)
   return given

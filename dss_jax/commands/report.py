@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from etils import epath
 
 from dss_jax.experiments.report import cost, folder
-from dss_jax.settings import fields, whole_files
+from dss_jax.settings import arguments, fields, whole_files
 from dss_jax.settings.printable import printable
 
 NAME = 'report.html'
@@ -19,6 +19,10 @@ Writes a self-contained HTML page of what is done of a sweep: accuracy against d
 size, paired tests, cost, asking the teacher when unsure, learning curves, a browser of test
 examples, the settings of every run. Beside it, in FILE_files/: CSV, JSON, SVG and PNG.
 With a second folder, the same cells of both are compared.
+"""
+_EXAMPLES = """\
+dss report runs/sweep
+dss report runs/sweep runs/other --output=both.html --price_file=prices.json
 """
 
 
@@ -34,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
   Raises:
     ValueError: a folder or file is missing or damaged, or the extra `report` is not installed.
   """
-  given = _parser().parse_args(argv)
+  given = parser().parse_args(argv)
   folders = [whole_files.absolute(fields.expanded(path)) for path in given.folders]
   if len(folders) > 2:
     raise ValueError(f'expected one folder, or two to compare, not {len(folders)}.')
@@ -86,27 +90,23 @@ def _output(given: str | None, first: epath.Path) -> epath.Path:
   return path
 
 
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    prog='dss report',
-    description=_DESCRIPTION,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
-  parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+  """Its flags."""
+  made = arguments.verb_parser('report', _DESCRIPTION, _EXAMPLES)
+  made.add_argument(
     'folders',
     nargs='+',
     metavar='RUNS_DIR',
     help='of `dss sweep`, or its results.jsonl; one or two',
   )
-  parser.add_argument('--output', metavar='FILE.html', help=f'default: RUNS_DIR/{NAME}')
-  parser.add_argument(
+  made.add_argument('--output', metavar='FILE.html', help=f'default: RUNS_DIR/{NAME}')
+  made.add_argument(
     '--baseline', metavar='NAME', help="what others are compared to; default: the sweep's first"
   )
-  parser.add_argument(
+  made.add_argument(
     '--price_file', metavar='FILE', help=f'JSON with dollars and counts: {cost.EXAMPLE}'
   )
-  parser.add_argument(
+  made.add_argument(
     '--samples', metavar='DIR', help='also write answers in the samples format of lm-eval-harness'
   )
-  return parser
+  return made

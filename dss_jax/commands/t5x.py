@@ -26,6 +26,10 @@ T5X's own trainer with our data sets, methods and loss. Flags are those of `pyth
   --gin_search_paths=A,B    more folders to look in, before those of T5X and of dss_jax
   --tfds_data_dir=DIR       where `dss prepare` wrote the data sets
 
+example:
+  dss t5x --gin_file=t5x/models/base.gin --gin_file=t5x/train.gin --gin_file=datasets/cqa.gin \\
+    --gin_file=methods/dss.gin --tfds_data_dir=data --gin.MODEL_DIR=\\"runs/cqa\\"
+
 Needs T5X: `make t5x` in a clone, else python -m dss_jax.launch.t5x_source. See docs/t5x.md."""
 USAGE_ERROR = 1  # absl's exit code for a flag that it does not know
 SEARCH_PATHS, DATA_DIR = 'gin_search_paths', 'tfds_data_dir'

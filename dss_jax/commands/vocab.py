@@ -21,12 +21,20 @@ from collections.abc import Iterator, Sequence
 from dss_jax import methods
 from dss_jax.data import examples
 from dss_jax.datasets import rows
-from dss_jax.settings import arguments, fields, whole_files
+from dss_jax.settings import arguments, fields, progress, whole_files
 
 DEFAULT_SIZE = 8000
 MAX_TEXTS = 2_000_000
 """The most texts of the tasks that are read; they are held in memory."""
 _BYTE_PIECES = 256
+_DESCRIPTION = """\
+Trains a SentencePiece vocabulary on the train split of SeqIO tasks: their inputs and targets, with
+the special ids of T5. The 100 extra ids of T5 are added when it is loaded.
+"""
+_EXAMPLES = """\
+dss vocab --task=svamp_dss,asdiv_dss --output=svamp.model --size=2000
+dss vocab --module=mine --task=mine_dss --data_dir=data --output=mine.model
+"""
 _NORMALIZATION = '10FFFF\tFFFD\n'
 """A rule for a code point that no text has; without any, tf.text logs a line per tokenizer."""
 
@@ -151,7 +159,9 @@ def main(argv: Sequence[str]) -> int:
   given = options(argv)
   if given.data_dir:
     os.environ['TFDS_DATA_DIR'] = fields.expanded(given.data_dir)
-  trained = train_vocabulary(task_texts(given.task.split(',')), given.size)
+  with progress.bar('reading texts') as advance:
+    texts = progress.counted(task_texts(given.task.split(',')), advance)
+    trained = train_vocabulary(texts, given.size)
   output = fields.expanded(given.output)
   write_model(trained.model, output)
   if trained.size < given.size:
@@ -163,39 +173,38 @@ def main(argv: Sequence[str]) -> int:
   return 0
 
 
+def parser() -> argparse.ArgumentParser:
+  """Its flags."""
+  made = arguments.verb_parser('vocab', _DESCRIPTION, _EXAMPLES)
+  made.add_argument(
+    '--task', required=True, metavar='NAME[,NAME...]', help='tasks or mixtures, such as cqa_dss'
+  )
+  made.add_argument(
+    '--output', required=True, metavar='FILE.model', help='where to write it (local or gs://)'
+  )
+  made.add_argument(
+    '--size',
+    type=arguments.whole(),
+    default=DEFAULT_SIZE,
+    metavar='N',
+    help='pieces, 3 special ones and 256 bytes included (default: %(default)s)',
+  )
+  made.add_argument(
+    '--data_dir',
+    metavar='DIR',
+    help='folder of prepared data (default: TFDS_DATA_DIR, else ~/tensorflow_datasets)',
+  )
+  arguments.add_module_flag(made)
+  return made
+
+
 def options(argv: Sequence[str]) -> argparse.Namespace:
   """The flags of a command line, checked without reading anything; imports their modules.
 
   Raises:
     ValueError: a task is not registered, or the size holds not even the bytes.
   """
-  parser = argparse.ArgumentParser(
-    prog='dss vocab',
-    description='Train a SentencePiece vocabulary on the train split of SeqIO tasks: their inputs '
-    'and targets, with the special ids of T5. The 100 extra ids of T5 are added when it is loaded.',
-    epilog='example: dss vocab --task=svamp_dss,asdiv_dss --output=svamp.model --size=2000',
-    allow_abbrev=False,
-  )
-  parser.add_argument(
-    '--task', required=True, metavar='NAME[,NAME...]', help='tasks or mixtures, such as cqa_dss'
-  )
-  parser.add_argument(
-    '--output', required=True, metavar='FILE.model', help='where to write it (local or gs://)'
-  )
-  parser.add_argument(
-    '--size',
-    type=int,
-    default=DEFAULT_SIZE,
-    metavar='N',
-    help='pieces, 3 special ones and 256 bytes included (default: %(default)s)',
-  )
-  parser.add_argument(
-    '--data_dir',
-    metavar='DIR',
-    help='folder of prepared data (default: TFDS_DATA_DIR, else ~/tensorflow_datasets)',
-  )
-  arguments.add_module_flag(parser)
-  given = parser.parse_args(argv)
+  given = parser().parse_args(argv)
   if given.size < _BYTE_PIECES:
     raise ValueError(
       f'--size={given.size} does not hold the {_BYTE_PIECES} bytes, the special pieces and every '

@@ -34,7 +34,6 @@ PARSERS = ('own', 'released')
 """How completions are read: as teacher_outputs.py does, or as the paper's released code does."""
 INPUT_SEPARATOR = '</s>'
 """Stands between the parts of an NLI input; the preprocessor makes it a true EOS id."""
-NO_OUTPUTS = completions.Outputs((), ())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +71,8 @@ class Dataset:
     teacher: who wrote the completions, for model cards; '' if unknown.
     parse_released: as `parse`, but as the paper's released code reads a completion, if it does.
     choices: among which the label is, for methods that score them; None if it is any text.
+    given: returns what a row itself holds of a teacher, K rationales and labels, which a split
+      without completions takes; by default nothing.
   """
 
   name: str
@@ -84,6 +85,7 @@ class Dataset:
   teacher: str = ''
   parse_released: Callable[[str], TeacherOutput] | None = None
   choices: Choices | None = None
+  given: Callable[[Row], Sequence[TeacherOutput]] = lambda row: ()
 
   @property
   def holds_out_validation(self) -> bool:
@@ -266,7 +268,8 @@ def _joined(dataset: Dataset, files: SplitFiles, read: Reader) -> Iterator[tuple
   """The rows of a file by their number, from 0, each with what the teacher wrote, if anything."""
   if not files.completions:
     for index, place, row, texts in _rows(dataset, files):
-      yield index, _example(dataset, place, row, texts, NO_OUTPUTS, read)
+      with rows.at(place):
+        yield index, _as_example(texts, dataset.given(row))
   elif completions.is_lines(files.completions[0]):
     yield from _joined_by_input(dataset, files, read)
   else:
@@ -333,6 +336,11 @@ def _example(
       read(text, lambda own: dataset.parse(own, row), reason)
       for text, reason in zip(outputs.completions, outputs.finish_reasons, strict=True)
     ]
+  return _as_example(texts, found)
+
+
+def _as_example(texts: tuple[str, str], found: Sequence[Output]) -> Example:
+  """A row's (input, gold label) with what a teacher wrote about it."""
   return Example(
     *texts,
     rationale=tuple(one.rationale for one in found),

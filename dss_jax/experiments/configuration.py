@@ -8,6 +8,7 @@ from etils import epath
 from dss_jax.experiments.comparison import TEACHER, RunOf
 from dss_jax.runs import run_config
 from dss_jax.settings import arguments, gin_files, statements
+from dss_jax.settings.errors import ConfigError
 
 
 def reader(argv: Sequence[str], run_file: str) -> RunOf:
@@ -22,6 +23,8 @@ def reader(argv: Sequence[str], run_file: str) -> RunOf:
   """
 
   def run_of(method: str, macros: Mapping[str, Any]) -> run_config.RunConfig:
+    if method.strip().lower() in ('', 'none'):
+      raise ConfigError(f'METHODS are names, such as standard,dss, not {method!r}.')
     file = _file_of(method, argv)
     settings = [f'--{name.lower()}={value}' for name, value in macros.items()]
     if file is not None:

@@ -8,6 +8,7 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
+LETTERS = 'abcdefghijklmnopqrstuvwxyz'
 _LISTED = re.compile(r'^\(([a-z])\)(.*)$', re.MULTILINE)
 
 
@@ -30,6 +31,8 @@ class Choices:
         'Choices: expected at least two labels, or listed (at least 2) for choices in the input; '
         f'got labels={self.labels}, listed={self.listed}.'
       )
+    if self.listed > len(LETTERS):
+      raise ValueError(f'Choices: listed is at most {len(LETTERS)}, (a) to (z), not {self.listed}.')
     if any(not label.strip() or '\n' in label for label in self.labels):
       raise ValueError(f'Choices: each label is one line of text, not one of {self.labels}.')
 
@@ -51,7 +54,7 @@ class Choices:
       return tuple(self.labels)
     found = _LISTED.findall(question)[-self.listed :]
     letters = ''.join(letter for letter, _ in found)
-    if letters != 'abcdefghijklmnopqrstuvwxyz'[: self.listed]:
+    if letters != LETTERS[: self.listed]:
       raise ValueError(
         f'expected {self.listed} choices in the last lines of the input, "(a) text", "(b) text" '
         f'and so on; found {len(found)} such lines in {question[-200:]!r}.'

@@ -9,8 +9,6 @@ import dataclasses
 from collections.abc import Iterator
 
 import jax
-import rich.console
-import rich.progress
 import seqio
 from jax.sharding import Mesh
 
@@ -23,7 +21,7 @@ from dss_jax.models import t5
 from dss_jax.parallel import distributed, partitioning
 from dss_jax.runs import run_config
 from dss_jax.runs.run_folder import RunFolder
-from dss_jax.settings import fields
+from dss_jax.settings import fields, progress
 from dss_jax.tasks.vocabulary import load_vocabulary
 
 
@@ -134,13 +132,5 @@ def load(config: StudentConfig) -> Student:
 @contextlib.contextmanager
 def progress_bar(name: str) -> Iterator[evaluator.Progress]:
   """A progress bar for decoding, on a terminal's standard error, in the main process only."""
-  console = rich.console.Console(stderr=True)
-  with rich.progress.Progress(
-    *rich.progress.Progress.get_default_columns(),
-    rich.progress.MofNCompleteColumn(),
-    console=console,
-    transient=True,
-    disable=not (console.is_terminal and distributed.is_main()),
-  ) as bar:
-    task = bar.add_task(name, total=None)
-    yield lambda done, total: bar.update(task, completed=done, total=total)
+  with progress.bar(name, is_shown=distributed.is_main()) as advance:
+    yield advance

@@ -6,9 +6,11 @@ modules too.
 
 import argparse
 import importlib
+import math
 import os
 import sys
-from collections.abc import Iterable, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from dss_jax.settings import fields, topologies
@@ -118,6 +120,62 @@ def _unquoted(path: str) -> str:
   """A path without the quotes that a shell script may have left around it."""
   is_quoted = len(path) > 1 and path[0] == path[-1] and path[0] in '\'"'
   return path[1:-1] if is_quoted else path
+
+
+def verb_parser(verb: str, description: str, examples: str) -> argparse.ArgumentParser:
+  """The parser of a verb without gin files, to which it adds its flags.
+
+  Args:
+    verb: its name.
+    description: what it does.
+    examples: command lines, one or more.
+  """
+  return argparse.ArgumentParser(
+    prog=f'dss {verb}',
+    description=description,
+    epilog='examples:\n' + textwrap.indent(examples.rstrip(), '  '),
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+
+
+def number(least: float = -math.inf) -> Callable[[str], float]:
+  """The type of a flag that is a finite number, at least `least`."""
+
+  def read(text: str) -> float:
+    try:
+      value = float(text)
+    except ValueError:
+      value = math.nan
+    if not math.isfinite(value) or value < least:
+      what = 'a number' if least == -math.inf else f'a number, {least:g} or more'
+      raise argparse.ArgumentTypeError(f'expected {what}, got {text!r}')
+    return value
+
+  return read
+
+
+def whole(least: int = 1) -> Callable[[str], int]:
+  """The type of a flag that is a whole number, at least `least`; 1e4 is one."""
+
+  def read(text: str) -> int:
+    try:
+      value = int(text) if text.strip().lstrip('+-').isdecimal() else float(text)
+      is_whole = value == int(value) and value >= least
+    except (ValueError, OverflowError):
+      is_whole = False
+    if not is_whole:
+      raise argparse.ArgumentTypeError(f'expected a whole number, {least} or more, got {text!r}')
+    return int(value)
+
+  return read
+
+
+def given(text: str) -> str:
+  """The type of a flag that is a name or path: refuses an empty text, and None."""
+  if text.strip().lower() in ('', 'none'):
+    raise argparse.ArgumentTypeError(f'expected a value, got {text!r}; or leave the flag out')
+  return text
 
 
 def add_module_flag(parser: argparse.ArgumentParser) -> None:

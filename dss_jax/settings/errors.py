@@ -2,7 +2,6 @@
 
 import errno
 import gzip
-import http.client
 import re
 
 USERS = 2  # a mistake of configuration or input, which another attempt would repeat
@@ -65,8 +64,8 @@ def _may_pass(error: BaseException) -> bool | None:
   if isinstance(error, OSError):
     users = isinstance(error, (ValueError, *_USERS_FILES)) or error.errno in _USERS_ERRNOS
     return not users  # ValueError too: a malformed address, a certificate of somebody else
-  if isinstance(error, http.client.HTTPException):
-    return not isinstance(error, http.client.InvalidURL)
+  if any(one.__module__ == 'http.client' for one in type(error).__mro__):
+    return type(error).__name__ != 'InvalidURL'
   if module.startswith(_TRANSPORTS):
     return not isinstance(error, ValueError | TypeError) and 'URL' not in type(error).__name__
   return True if isinstance(error, ValueError) and _RPC_TEXT.match(str(error)) else None

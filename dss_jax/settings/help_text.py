@@ -4,6 +4,7 @@ Owns the layout. A verb's own text is the comment at the top of its run file; it
 that the file binds; types, defaults and meanings are those of the fields.
 """
 
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,6 +13,9 @@ from dss_jax.settings import arguments, field_docs, statements
 from dss_jax.settings.statements import Macro, Reference, Statement
 
 WIDTH = 100
+_ENTRY = re.compile(
+  r'^  (?P<names>--\w+(?:, --\w+)*)  \((?P<kind>.*)\)\n(?P<meaning>(?:      .*)?)', re.MULTILINE
+)
 # Its macros are the same in every file of models/ for a network of a given size.
 MODEL_FILE = 'models/t5_1_1/base.gin'
 
@@ -36,6 +40,15 @@ def of_verb(run_file: str) -> str:
     model = _sections(statements.of_shipped(MODEL_FILE), known)
     parts += [f'With a file of models/, here {MODEL_FILE}:', *model]
   return '\n\n'.join(parts)
+
+
+def flags(run_file: str) -> dict[str, str]:
+  """Every setting of a verb's help, without dashes, with its type, default and meaning."""
+  found = {}
+  for entry in _ENTRY.finditer(of_verb(run_file)):
+    for name in entry['names'].split(', '):
+      found[name.removeprefix('--')] = f'({entry["kind"]}) {entry["meaning"].strip()}'
+  return found
 
 
 def _top_comment(run_file: str) -> str:

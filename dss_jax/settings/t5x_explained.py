@@ -17,6 +17,7 @@ from dss_jax.settings import (
   t5x_translation,
   unread,
 )
+from dss_jax.settings.errors import ConfigError
 from dss_jax.settings.printable import printable
 from dss_jax.settings.statements import AsWritten, Macro, Reference, Statement
 from dss_jax.settings.t5x_verdicts import REFUSED, TRANSLATED, Verdict, refused
@@ -34,7 +35,10 @@ def of(argv: Sequence[str]) -> Sequence[str] | None:
   for argument in arguments:
     name, equals, value = argument.partition('=')
     if name == FLAG:
-      files.append(f'--gin_file={value if equals else next(arguments, "")}')
+      file = value if equals else next(arguments, '')
+      if not file:
+        raise ConfigError(f"{FLAG} needs a value: {FLAG}=FILE, a gin file of T5X's.")
+      files.append(f'--gin_file={file}')
     else:
       rest.append(argument)
   return [*rest, *files] if files else None

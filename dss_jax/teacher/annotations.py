@@ -15,7 +15,7 @@ import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from dss_jax.datasets import labels, release
+from dss_jax.datasets import labels, release, rows
 from dss_jax.datasets.completions import MAX_COMPLETION
 from dss_jax.settings import whole_files
 from dss_jax.settings.errors import ConfigError
@@ -131,7 +131,9 @@ class Annotator:
   def requests(self, source: Source) -> Iterator[Request]:
     """The requests about the rows of a source."""
     for row in source.asked():
-      yield from self.asking.requests(row)
+      with rows.at(f'{source.path}: the question of {self.asking.prompt.path}'):
+        requests = self.asking.requests(row)
+      yield from requests
 
   def condensing(self, source: Source) -> Iterator[Request]:
     """The requests that make long rationales of kept answers short."""
@@ -218,19 +220,19 @@ class Annotator:
     for source in sources:
       before = dataclasses.replace(total)
       lines = [self._lines(source, row, total) for row in source.asked()]
-      outputs, rows = (''.join(line[kind] for line in lines) for kind in (0, 1))
+      outputs, parsed = (''.join(line[kind] for line in lines) for kind in (0, 1))
       name = f'{source.name}.jsonl'
-      texts[name] = (outputs, rows)
+      texts[name] = (outputs, parsed)
       records[name] = self._record(outputs, before, total, has_price, refused)
     if not total.requests:
       raise ConfigError('no request has an answer, so there is nothing to write or to prepare.')
     notes = teacher_notes.together(folder, records, self._about(total))
     folder.mkdir(parents=True, exist_ok=True)
-    for name, (outputs, rows) in texts.items():
+    for name, (outputs, parsed) in texts.items():
       whole_files.write_text(folder / name, outputs)
       if with_rows:
         (folder / ROWS).mkdir(exist_ok=True)
-        whole_files.write_text(folder / ROWS / name, rows)
+        whole_files.write_text(folder / ROWS / name, parsed)
     # Last: until then the hashes of before keep the folder from being prepared.
     teacher_notes.write(folder, notes)
     return total

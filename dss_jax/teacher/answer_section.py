@@ -22,6 +22,7 @@ from dss_jax.methods import Choices
 
 DEFAULT_MARKER = 'the answer is'
 _FORMS = ('choices', 'listed', 'metric')
+_NUMBER_IN_BRACKETS = re.compile(r'\(-?[\d.,]+\)')
 _AROUND = ' \t:"\'`*([{'
 """What may stand between a marker and a choice."""
 
@@ -41,7 +42,7 @@ class Answer:
   metric: str
 
   def dataset(self, name: str, stop: tuple[str, ...]) -> release.Dataset:
-    """A data set of texts `input` and perhaps `label`.
+    """A data set of texts `input` and perhaps `label`, `rationale` and `teacher_label`.
 
     Args:
       name: of the data set.
@@ -54,6 +55,7 @@ class Answer:
       parse=lambda completion, row: self.parse(completion, row, stop),
       splits={'train': 'train', 'validation': 'validation', 'test': 'test'},
       choices=self.choices,
+      given=_given,
     )
 
   def parse(self, completion: str, row: release.Row, stop: tuple[str, ...] = ()) -> TeacherOutput:
@@ -79,7 +81,8 @@ class Answer:
 
   def _free_label(self, answer: str) -> str:
     if self.metric == 'equation':
-      return teacher_outputs.equation_label(answer.strip(' \t:*`'))
+      found = teacher_outputs.equation_label(answer.strip(' \t:*`'))
+      return found[1:-1] if _NUMBER_IN_BRACKETS.fullmatch(found) else found
     return answer.strip(' \t:*`"').removesuffix('.').strip(' \t*`"')
 
 
@@ -148,6 +151,23 @@ def _choices(values: Mapping[str, Any]) -> Choices | None:
 def _fields(row: release.Row) -> tuple[str, str]:
   """A row's input and label; a row without a label has ''. Parts of an input stay apart."""
   return rows.text(row, 'input'), rows.text(row, 'label', optional=True) if 'label' in row else ''
+
+
+def _given(row: release.Row) -> tuple[TeacherOutput, ...]:
+  """What a row holds of a teacher, in texts or lists of K; nothing if it has neither field."""
+  found = [
+    rows.text_or_texts(row, field) if field in row else ''
+    for field in ('rationale', 'teacher_label')
+  ]
+  count = max((len(one) for one in found if isinstance(one, list)), default=1)
+  parts = [[one] * count if isinstance(one, str) else one for one in found]
+  if not any(map(any, parts)):
+    return ()
+  if len(parts[0]) != len(parts[1]):
+    raise ValueError(
+      f'expected as many rationales as teacher labels, got {len(parts[0])} and {len(parts[1])}'
+    )
+  return tuple(map(TeacherOutput, *parts))
 
 
 def _choice(answer: str, options: Collection[str]) -> str:

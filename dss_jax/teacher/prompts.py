@@ -195,7 +195,8 @@ def _read(path: pathlib.Path) -> Prompt:
   content = plain_files.read(path, 'a prompt in TOML', MAX_BYTES)
   with rows.at(str(path)):
     try:
-      values = tomllib.loads(rows.decode(content, 'the file').replace('\r\n', '\n'))
+      text = rows.decode(content, 'the file').removeprefix('\ufeff')
+      values = tomllib.loads(text.replace('\r\n', '\n'))
     except tomllib.TOMLDecodeError as error:
       raise ValueError(f'not valid TOML: {error}') from error
     except RecursionError:

@@ -1,0 +1,172 @@
+"""`dss doctor`: findings with their fix, no key in any output, errors answered by their text."""
+
+import io
+import json
+import pathlib
+import re
+import sys
+
+import pytest
+
+from dss_jax import cli
+from dss_jax.commands import doctor_checks
+from dss_jax.commands.doctor_checks import BAD, OK, WARNING
+from dss_jax.settings import help_text, troubles
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
+SECRETS = {'OPENAI_API_KEY': 'sk-verysecret', 'HF_TOKEN': 'hf_verysecret'}
+
+
+def run(capsys, *argv):
+  status = cli.main(['doctor', *argv])
+  output = capsys.readouterr()
+  return status, output.out, output.err
+
+
+# ---------------------------------------------------------------- errors by their text
+
+
+@pytest.mark.parametrize('one', troubles.all_troubles(), ids=lambda one: one.name)
+def test_an_error_as_it_came_is_answered_by_its_own_entry(one):
+  assert troubles.find(one.example)[0] is one
+  assert troubles.find(f'Traceback (most recent call last):\n  File "a.py"\n{one.example.upper()}')
+  page = REPOSITORY / one.page.partition('#')[0]
+  assert page.is_file()
+  anchor = one.page.partition('#')[2]
+  headings = re.findall(r'^#+ (.*)$', page.read_text(), re.MULTILINE)
+  assert not anchor or anchor in [re.sub(r'\W+', '-', heading.lower()) for heading in headings]
+
+
+def test_names_are_anchors_and_stand_once():
+  names = [one.name for one in troubles.all_troubles()]
+  assert len(set(names)) == len(names) and all(re.fullmatch('[a-z0-9-]+', one) for one in names)
+
+
+def test_flags_in_fixes_exist():
+  known = ''.join(help_text.of_verb(f'runs/{verb}.gin') for verb in ('train', 'evaluate'))
+  for one in troubles.all_troubles():
+    for flag in re.findall(
+      r'--(?:num|batch|mesh|remat|check|learning|warmup|max_dec|optim)\w+', one.fix
+    ):
+      assert flag in known, (one.name, flag)
+
+
+def test_the_last_line_of_a_traceback_counts_most(capsys):
+  last = 'RuntimeError: the loss is not finite at step 3'
+  text = f'OSError: [Errno 28] No space left on device\n\nDuring handling of it:\n\n{last}'
+  assert [one.name for one in troubles.find(text)] == ['loss-not-finite', 'disk-full']
+  status, output, _ = run(capsys, f'--error={text}')
+  assert status == 0 and output.startswith('The loss is not a number.')
+  assert 'docs/troubleshooting.md#loss-not-finite' in output
+
+
+def test_an_error_may_come_from_standard_input(capsys, monkeypatch):
+  text = b'\xff\n' + b'x\n' * 1000 + b'bash: dss: command not found\n'
+  monkeypatch.setattr(sys, 'stdin', io.TextIOWrapper(io.BytesIO(text)))
+  status, output, _ = run(capsys, '--error', '--json')
+  assert status == 0 and [one['name'] for one in json.loads(output)] == ['command-not-found']
+
+
+@pytest.mark.parametrize('text', ['', 'all is well', 'He is skilled.', '\0' * 1000, 'a' * 10**6])
+def test_a_text_that_shows_no_trouble_is_said_to_be_unknown(capsys, text):
+  status, output, _ = run(capsys, f'--error={text}')
+  assert status == 1 and output.startswith('No known trouble')
+
+
+def test_our_own_errors_are_known(capsys, tmp_path):
+  """Texts as the program writes them today, so that the table follows them."""
+  argv = {
+    'own-module': ['annotate', '--dataset=nope', '--prompt=esnli', '--model=m', '--raw_dir=x'],
+    'unknown-setting': ['train', '--trian_steps=3', f'--model_dir={tmp_path}/runs'],
+  }
+  for name, arguments in argv.items():
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert [one.name for one in troubles.find(error)][:1] == [name], error
+
+
+# ---------------------------------------------------------------- checks
+
+
+def levels(findings):
+  return [(one.level, one.what) for one in findings]
+
+
+def test_no_key_is_ever_shown(capsys, monkeypatch, tmp_path):
+  for name, value in SECRETS.items():
+    monkeypatch.setenv(name, value)
+  monkeypatch.setenv('HTTPS_PROXY', 'http://me:verysecret@proxy:3128')
+  status, output, error = run(capsys, '--no-devices', f'--path={tmp_path}')
+  assert 'verysecret' not in output + error
+  assert 'OPENAI_API_KEY is set' in output and 'leads to proxy:3128' in output
+  assert f'{tmp_path}: is there and can be written' in output
+  assert status in (0, 1) and not list(tmp_path.iterdir())
+
+
+def test_a_key_with_quotes_around_it_is_bad():
+  found = doctor_checks.credentials({'OPENAI_API_KEY': '"sk-verysecret"'})
+  first = next(found)
+  assert first.level == BAD and 'verysecret' not in str(first)
+
+
+@pytest.mark.parametrize(
+  ('variables', 'expected'),
+  [
+    ({'TPU_SKIP_MDS_QUERY': '1'}, (BAD, 'TPU')),
+    ({'JAX_ENABLE_X64': 'True'}, (WARNING, 'jax')),
+    ({}, None),
+  ],
+)
+def test_variables_that_are_known_to_fail_are_found(variables, expected, monkeypatch, tmp_path):
+  monkeypatch.chdir(tmp_path)
+  assert levels(doctor_checks.combinations(variables)) == ([expected] if expected else [])
+
+
+def test_versions_that_do_not_fit_are_found(monkeypatch):
+  known = {'jax': '0.11.1', 'jaxlib': '0.10.2', 'flax': '0.12.8'}
+  monkeypatch.setattr(doctor_checks, '_version', known.get)
+  assert levels(doctor_checks.combinations({}))[0] == (BAD, 'jax')
+  found = {one.what: one for one in doctor_checks.versions()}['versions']
+  assert found.level == BAD and 'jax 0.11.1, expected <0.11,>=0.10.2' in found.found
+  assert 'tensorflow is missing' in found.found
+
+
+def test_a_file_named_like_a_library_is_found(monkeypatch, tmp_path):
+  monkeypatch.chdir(tmp_path)
+  pathlib.Path('jax.py').write_text('')
+  assert levels(doctor_checks.combinations({})) == [(WARNING, 'working directory')]
+
+
+def test_certificates_that_are_not_there_are_found():
+  found = list(doctor_checks.certificates({'SSL_CERT_FILE': '/nowhere.pem'}))
+  assert found[0].level == BAD and found[0].fix == 'unset SSL_CERT_FILE'
+
+
+def test_little_memory_is_a_warning(tmp_path):
+  file = tmp_path / 'meminfo'
+  file.write_text('MemTotal: 8000000 kB\nMemAvailable: 1000000 kB\n')
+  assert levels(doctor_checks.memory(file)) == [(WARNING, 'memory')]
+
+
+def test_a_program_that_fails_or_hangs_is_a_finding():
+  def found(program, seconds=60.0):
+    return next(iter(doctor_checks._in_a_process('devices', program, seconds, lambda _: iter(()))))
+
+  text = "Unable to initialize backend 'tpu': ABORTED: The TPU is already in use by process 1"
+  failed = found(f'raise RuntimeError({text!r})')
+  assert failed.level == BAD and 'libtpu_lockfile' in failed.fix
+  assert 'no answer' in found('import time; time.sleep(60)', seconds=0.3).found
+
+
+def test_devices_that_are_not_used_are_a_warning(monkeypatch):
+  monkeypatch.setattr(doctor_checks.shutil, 'which', lambda name: '/usr/bin/nvidia-smi')
+  assert levels(doctor_checks._devices([['cpu', 'cpu', None]])) == [(WARNING, 'devices')]
+  gpu = next(doctor_checks._devices([['gpu', 'H100', 80e9]] * 2))
+  assert gpu == (OK, 'devices', '2 x gpu (H100, 80 GB)', '')
+
+
+def test_a_folder_that_is_not_there_is_bad(capsys, tmp_path):
+  status, output, _ = run(capsys, '--no-devices', '--json', f'--path={tmp_path / "no"}')
+  assert status == 1
+  found = {one['what']: one for one in json.loads(output)}[str(tmp_path / 'no')]
+  assert found['level'] == BAD and found['found'] == 'there is no such folder'

@@ -1,0 +1,150 @@
+"""What a terminal gets: quick help with examples, completion, bars that others never see."""
+
+import io
+import os
+import pty
+import re
+import subprocess
+import sys
+
+import pytest
+
+from dss_jax import cli
+from dss_jax.commands import completion
+from dss_jax.settings import progress
+
+HEAVY = {'jax', 'tensorflow', 'gin', 'numpy', 'etils', 'rich', 'seqio', 'asyncio'}
+
+
+def python(program, *arguments):
+  done = subprocess.run([sys.executable, '-c', program, *arguments], capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+  return done.stdout
+
+
+def test_help_and_the_package_import_nothing_heavy():
+  program = (
+    'import sys, dss_jax\nfrom dss_jax import cli\ncli.main(sys.argv[1:])\n'
+    'print(" ".join(name for name in sys.modules if "." not in name))'
+  )
+  output = python(program, '--help')
+  assert output.startswith('usage: dss VERB')
+  assert not HEAVY & set(output.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize('verb', sorted(cli.VERBS))
+def test_the_help_of_every_verb_has_a_command_line_of_it(verb, capsys):
+  try:
+    cli.main([verb, '--help'])
+  except SystemExit as end:
+    assert end.code == 0
+  text = capsys.readouterr().out
+  assert re.search(rf'^ *(\$ )?(or: )?dss {verb} [^\[]', text, re.MULTILINE), text
+
+
+def test_exit_codes_are_told_where_they_are_looked_for(capsys):
+  assert cli.main([]) == 0
+  text = capsys.readouterr().out
+  for code in (1, 2, 74, 130, 141):
+    assert re.search(rf'\b{code} ', text), code
+  assert 'NO_COLOR' in text
+  assert cli.main(['--version']) == 0 and capsys.readouterr().out.startswith('dss_jax 0.')
+  assert cli.main(['doctr']) == 2
+
+
+# ---------------------------------------------------------------- completion
+
+
+@pytest.fixture(scope='module')
+def script(tmp_path_factory):
+  path = tmp_path_factory.mktemp('completion') / 'dss.bash'
+  output, sys.stdout = sys.stdout, io.StringIO()
+  try:
+    assert completion.main(['bash']) == 0
+    path.write_text(sys.stdout.getvalue())
+  finally:
+    sys.stdout = output
+  return path
+
+
+@pytest.mark.parametrize(
+  ('typed', 'expected'),
+  [
+    ('dss tra', ['train']),
+    ('dss new', ['new-task']),
+    ('dss train --learning', ['--learning_rate']),
+    ('dss sweep --topology v5e-8', ['v5e-8']),
+    ('dss train --gin_file datasets/anl', ['datasets/anli1.gin']),
+    ('dss export --to h', ['hf']),
+    ('dss annotate --max_u', ['--max_usd']),
+  ],
+)
+def test_bash_completes_verbs_settings_and_gin_files(script, typed, expected):
+  program = (
+    f'source {script}; COMP_WORDS=({typed}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); '
+    '_shtab_dss; printf "%s\\n" "${COMPREPLY[@]}"'
+  )
+  done = subprocess.run(['bash', '-c', program], capture_output=True, text=True)
+  assert done.stdout.split() == expected, done.stderr
+
+
+def test_zsh_is_told_defaults(capsys):
+  assert completion.main(['zsh']) == 0
+  text = capsys.readouterr().out
+  assert '--learning_rate[(float, default 5e-05) the peak' in text
+  assert 'models/t5_1_1/tiny.gin' in text
+
+
+# ---------------------------------------------------------------- bars
+
+_BAR = """
+import time
+from dss_jax.settings import progress
+with progress.bar('reading', total=300) as advance:
+  for number in progress.counted(iter(range(300)), advance):
+    pass
+  advance(300, name='comparing')
+  time.sleep(0.3)
+print('done')
+"""
+
+
+def on_a_terminal(program, **variables):
+  """What a program writes to a terminal of 80 columns."""
+  main, other = pty.openpty()
+  environment = {**os.environ, 'TERM': 'xterm-256color', 'COLUMNS': '80', **variables}
+  with subprocess.Popen(
+    [sys.executable, '-c', program], stdout=subprocess.PIPE, stderr=other, env=environment
+  ) as process:
+    os.close(other)
+    written = b''
+    while True:
+      try:
+        if not (part := os.read(main, 4096)):
+          break
+      except OSError:  # the other end is closed
+        break
+      written += part
+    output = process.communicate()[0]
+  os.close(main)
+  assert process.returncode == 0
+  return written.decode(), output.decode()
+
+
+def test_a_terminal_sees_a_bar_and_what_reads_the_output_does_not():
+  written, output = on_a_terminal(_BAR)
+  assert 'comparing' in written and '300/300' in written
+  assert output == 'done\n'
+
+
+def test_no_color_leaves_colors_out():
+  written, _ = on_a_terminal(_BAR, NO_COLOR='1')
+  assert 'comparing' in written and not re.search(r'\x1b\[[0-9;]*3\d[0-9;]*m', written)
+  assert re.search(r'\x1b\[[0-9;]*3\d[0-9;]*m', on_a_terminal(_BAR)[0])
+
+
+def test_nothing_is_shown_elsewhere(capfd):
+  with progress.bar('reading') as advance:
+    advance(3, total=5, name='x')
+    assert list(progress.counted(iter('abc'), advance, every=1)) == ['a', 'b', 'c']
+  assert capfd.readouterr() == ('', '')
