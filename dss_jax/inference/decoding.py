@@ -128,11 +128,11 @@ def _sample(decoder: Decoder, cache: DecodeCache, is_real, decoding: Decoding, r
   """Greedy and temperature decoding."""
   rows, length = is_real.shape[0], decoding.max_length
   sizes = _sizes(rows, length)
-  outputs = jnp.zeros((rows, length), jnp.int32), jnp.zeros((rows,), jnp.float32)
+  tokens, log_prob = jnp.zeros((rows, length), jnp.int32), jnp.zeros((rows,), jnp.float32)
   state = _Sample(
-    tokens=outputs[0],
+    tokens=tokens,
     last=jnp.full((rows,), START_ID, jnp.int32),
-    log_prob=outputs[1],
+    log_prob=log_prob,
     done=~is_real,
     cache=cache,
     rows=jnp.arange(rows),
@@ -144,13 +144,10 @@ def _sample(decoder: Decoder, cache: DecodeCache, is_real, decoding: Decoding, r
       functools.partial(_step, decoder, decoding),
       state,
     )
-    found = state.tokens, state.log_prob
-    outputs = tuple(
-      output.at[state.rows].set(part) for output, part in zip(outputs, found, strict=True)
-    )
+    tokens = tokens.at[state.rows].set(state.tokens)
+    log_prob = log_prob.at[state.rows].set(state.log_prob)
     if fewer:
       state = _take_rows(state, jnp.argsort(state.done)[:fewer])
-  tokens, log_prob = outputs
   ends = tokens == EOS_ID
   tokens_used = jnp.where(ends.any(axis=1), jnp.argmax(ends, axis=1) + 1, length)
   return tokens, log_prob / _divisors(decoding)[tokens_used - 1]
@@ -195,8 +192,8 @@ def _take_rows(state: _Sample, keep: Int[Array, 'n']) -> _Sample:
     cross_kv=jax.tree.map(of_rows, cache.cross_kv),
     inputs_mask=cache.inputs_mask[keep],
   )
-  rest = state._replace(cache=None)
-  return jax.tree.map(lambda part: part[keep], rest)._replace(cache=cache)
+  rest = state._asdict() | {'cache': None}
+  return _Sample(**jax.tree.map(lambda part: part[keep], rest) | {'cache': cache})
 
 
 def _next_token(
