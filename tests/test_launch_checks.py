@@ -179,7 +179,7 @@ def test_all_but_the_network_is_checked_where_the_weights_are_in_a_bucket(argume
     (['export', '--to=hf', '--checkpoint=gs://b/a'], 'required: --output'),
     (['export', '--to=hf', '--checkpoint=gs://b/a', '--out=gs://b/c'], 'required: --output'),
     (['import', '--path=gs://b/a', '--output=gs://b/c'], 'required: --from'),
-    (['vocab', '--task=embedded_dss', '--output=gs://b/c', '--size=8k'], "int value: '8k'"),
+    (['vocab', '--task=embedded_dss', '--output=gs://b/c', '--size=8k'], "more, got '8k'"),
     (['vocab', '--task=embedded_dss', '--outp=gs://b/c'], 'required: --output'),
     (['prepare', '--dataset=cqa', '--data_dir=gs://b'], '--raw_dir --url is required'),
     (['prepare', '--dataset=cqa', '--data_dir=gs://b', '--url', 'x', 'y'], 'arguments: y'),
