@@ -54,7 +54,7 @@ REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 LONG = (  # files, by the processor time that they took in November 2026: 180 to 30 s
   'test_gcs', 'test_distributed', 'test_sweep', 'test_launch_startup', 'test_kill', 'test_train',
   'test_export_weights', 'test_registration', 'test_saving', 'test_teacher_real_server',
-  'test_huggingface', 'test_plan', 'test_t5x_train', 'test_t5x_whole_jobs',
+  'test_paper_training', 'test_huggingface', 'test_plan', 'test_t5x_train', 'test_t5x_whole_jobs',
 )  # fmt: skip
 
 
