@@ -5,11 +5,12 @@ import json
 import pathlib
 import re
 import sys
+import time
 
 import pytest
 
 from dss_jax import cli
-from dss_jax.commands import doctor_checks
+from dss_jax.commands import doctor, doctor_checks
 from dss_jax.commands.doctor_checks import BAD, OK, WARNING
 from dss_jax.settings import help_text, troubles
 
@@ -57,7 +58,13 @@ def test_the_last_line_of_a_traceback_counts_most(capsys):
   assert [one.name for one in troubles.find(text)] == ['loss-not-finite', 'disk-full']
   status, output, _ = run(capsys, f'--error={text}')
   assert status == 0 and output.startswith('The loss is not a number.')
-  assert 'docs/troubleshooting.md#loss-not-finite' in output
+  assert 'fix: ' in output and 'more: docs/training.md' in output
+
+
+def test_pages_are_named_only_where_they_are(capsys, monkeypatch, tmp_path):
+  monkeypatch.setattr(doctor, '_REPOSITORY', tmp_path)
+  status, output, _ = run(capsys, '--error=[Errno 28] No space left on device')
+  assert status == 0 and 'fix: ' in output and 'docs/' not in output
 
 
 def test_an_error_may_come_from_standard_input(capsys, monkeypatch):
@@ -65,6 +72,57 @@ def test_an_error_may_come_from_standard_input(capsys, monkeypatch):
   monkeypatch.setattr(sys, 'stdin', io.TextIOWrapper(io.BytesIO(text)))
   status, output, _ = run(capsys, '--error', '--json')
   assert status == 0 and [one['name'] for one in json.loads(output)] == ['command-not-found']
+
+
+def test_of_a_long_log_the_end_counts_and_it_is_quick(capsys, monkeypatch):
+  lines = b'OSError: [Errno 28] No space left on device\n' + b'step 7: all is well\n' * 10**5
+  text = lines + b'OSError: [Errno 98] Address already in use\n'
+  monkeypatch.setattr(sys, 'stdin', io.TextIOWrapper(io.BytesIO(text)))
+  start = time.process_time()
+  status, output, _ = run(capsys, '--error', '--json')
+  assert status == 0 and [one['name'] for one in json.loads(output)] == ['port-taken']
+  assert time.process_time() - start < 3
+
+
+@pytest.mark.parametrize(
+  ('text', 'expected'),
+  [
+    ('openai.APIConnectionError: Connection error.', 'no-network'),
+    (
+      "openai.RateLimitError: Error code: 429 - {'error': {'message': 'Rate limit'}}",
+      'teacher-pace',
+    ),
+    ("Error code: 429 - {'error': {'code': 'insufficient_quota'}}", 'teacher-quota'),
+    ("PermissionError: [Errno 13] Permission denied: '/data'", 'permission'),
+    ('Killed', 'killed'),
+    ('zsh: killed     dss train --method=dss', 'killed'),
+    ("ModuleNotFoundError: No module named 'google.cloud.tpu_v2'", 'extra-missing'),
+    ('step 12: loss nan', 'loss-not-finite'),
+    ('a line\nOut of memory\nwhile trying to allocate 5 bytes', 'out-of-memory'),
+  ],
+)
+def test_errors_in_the_wild_are_known(text, expected):
+  assert [one.name for one in troubles.find(text)][:1] == [expected]
+
+
+@pytest.mark.parametrize(
+  'text',
+  [
+    "NameError: name 'datset' is not defined. Did you mean: 'dataset'?",
+    'the loss information saved in runs/a',
+    'validation loss inferred from 3 batches',
+    'OPENAI_API_KEY is set',
+    'He was killed by a bear, they said.',
+    'Connected to the coordination service at 10.0.0.2:1234',
+    'the salad is not prepared yet',
+    'the bridge is damaged: do not cross',
+    'the word has no split point',
+    'symbols of GLIBC_2.34 are used',
+    'ValueError: Errno 280 of 1220',
+  ],
+)
+def test_texts_that_only_look_like_a_trouble_are_unknown(text):
+  assert troubles.find(text) == []
 
 
 @pytest.mark.parametrize('text', ['', 'all is well', 'He is skilled.', '\0' * 1000, 'a' * 10**6])
