@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import BinaryIO
 
-from dss_jax.commands import doctor_checks
+from dss_jax.commands import doctor_checks, findings
 from dss_jax.settings import arguments, troubles
 from dss_jax.settings.printable import printable
 
@@ -83,7 +83,7 @@ def _examine(flags: argparse.Namespace) -> int:
         print(printable(f'{"":8}   fix: {one.fix}.'), flush=True)
   if flags.json:
     print(json.dumps([one._asdict() for one in found]))
-  is_bad = any(one.level == doctor_checks.BAD for one in found)
+  is_bad = any(one.level == findings.BAD for one in found)
   return NOT_WELL if is_bad else 0
 
 
