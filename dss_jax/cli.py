@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 
 import dss_jax
-from dss_jax.commands.verbs import VERBS, module_of
+from dss_jax.commands.verbs import FLAGS, VERBS, module_of
 from dss_jax.settings import outputs
 from dss_jax.settings.printable import printable
 
@@ -77,10 +77,12 @@ def _run(argv: Sequence[str] | None) -> int:
     if verb in COMPILED_ONCE:
       _cache_compiled_programs()  # before TensorFlow imports JAX, which reads the environment
     reads_settings = verb != 'launch' or rest[:1] in (['tpu-vm'], ['skypilot'], ['gke'])
-    is_light = verb in ('new-task', 'report', 'annotate', 'doctor') or (
+    is_light = verb in ('new-task', 'report', 'annotate', 'completion', 'doctor') or (
       verb == 'methods' and not any(one.startswith('-') for one in rest)
     )
     is_help = bool({'--help', '-h'} & set(rest))
+    if is_help and verb in FLAGS:
+      importlib.import_module(FLAGS[verb]).parser().parse_args(rest)  # prints and exits
     module = _imported(verb, with_tensorflow=reads_settings and not is_light and not is_help)
     is_explained = any(one.startswith(EXPLAIN) for one in rest)
     if verb in SHARED and not is_help and not is_explained:
