@@ -293,9 +293,11 @@ def _usage() -> str:
   return (
     'usage: dss VERB [arguments]; `dss VERB --help` lists them.\n\n'
     f'{verbs}\n\n'
-    'Exit codes: 0 done; 1 not all is done, or it does not fit; 2 a mistake that the message tells '
-    'how to mend;\n74 a network or disk failed, and the same command may work later; 130 Ctrl-C; '
-    '141 the reader of the\noutput is gone; 128 + N signal N stopped it in order.\n\n'
+    'Exit codes: 0 done; 1 not all is done, it does not fit, or a mistake of ours, with a '
+    'traceback;\n'
+    '2 a mistake that the message tells how to mend; 74 a network or disk failed, and the same\n'
+    'command may work later; 130 Ctrl-C; 141 the reader of the output is gone; 128 + N signal N\n'
+    'stopped it in order.\n\n'
     'DSS_TRACEBACK=1 in the environment shows the traceback of an error. NO_COLOR=1 leaves colors '
     'out.\n`dss doctor --error` says what an error means.'
   )

@@ -62,9 +62,20 @@ def test_exit_codes_are_told_where_they_are_looked_for(capsys):
   text = capsys.readouterr().out
   for code in (1, 2, 74, 130, 141):
     assert re.search(rf'\b{code} ', text), code
+  assert 'or a mistake of ours, with a traceback' in ' '.join(text.split())
   assert 'NO_COLOR' in text
   assert cli.main(['--version']) == 0 and capsys.readouterr().out.startswith('dss_jax 0.')
   assert cli.main(['doctr']) == 2
+
+
+def test_a_mistake_of_ours_is_a_traceback_and_exit_code_1():
+  program = (
+    'import sys\nfrom dss_jax import cli\nfrom dss_jax.commands import methods\n'
+    'methods.main = lambda argv: {}[7]\nsys.exit(cli.main(["methods"]))'
+  )
+  done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True)
+  assert done.returncode == 1 and done.stderr.endswith('KeyError: 7\n')
+  assert done.stderr.startswith('Traceback')
 
 
 # ---------------------------------------------------------------- completion
@@ -129,16 +140,20 @@ def test_the_script_names_its_version(script, capsys):
     assert first.startswith(start) and dss_jax.__version__ in second
 
 
-@pytest.mark.parametrize(
-  'argv', [['completion', 'bash'], ['import', '--help'], ['export', '--help']]
-)
-def test_completion_and_help_import_no_jax(argv):
-  program = (
-    'import contextlib, sys\nfrom dss_jax import cli\n'
-    'with contextlib.suppress(SystemExit): cli.main(sys.argv[1:])\n'
-    'assert not {"jax", "tensorflow", "seqio"} & set(sys.modules)'
-  )
-  assert 'usage: dss' in python(program, *argv) or argv[0] == 'completion'
+_NO_JAX = """
+import contextlib, sys
+from dss_jax import cli
+assert cli.main(['completion', 'bash']) == 0
+for verb in cli.VERBS:
+  with contextlib.suppress(SystemExit):
+    cli.main([verb, '--help'])
+assert not {'jax', 'tensorflow', 'seqio'} & set(sys.modules)
+"""
+
+
+def test_completion_and_the_help_of_all_verbs_import_no_jax():
+  helped = python(_NO_JAX).partition('complete -o bashdefault -F _dss dss')[2]
+  assert not [verb for verb in cli.VERBS if f'dss {verb} ' not in helped]
 
 
 def test_zsh_is_told_defaults(capsys):
