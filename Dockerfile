@@ -7,8 +7,8 @@
 # The last is for a TPU VM, whose devices belong to root.
 #
 # CUDA comes with pip's wheels: the host needs the driver (580 or later) and NVIDIA's container
-# toolkit alone. Dependencies are those of requirements-hashed.txt, checked by their SHA-256; what the
-# device adds (CUDA's libraries, libtpu) is of the version that jax asks for.
+# toolkit alone. All that pip installs, what builds the package included, is pinned and checked by its
+# SHA-256: `make lock` writes these files.
 FROM python:3.11-slim-bookworm
 
 ARG EXTRA=gpu
@@ -17,19 +17,22 @@ ENV PIP_NO_CACHE_DIR=1 \
     PYTHONDONTWRITEBYTECODE=1
 
 WORKDIR /src
-COPY requirements.txt requirements-hashed.txt ./
-RUN python -m pip install --require-hashes --no-deps --requirement requirements-hashed.txt
+COPY requirements-hashed.txt requirements-image.txt requirements-gpu.txt requirements-tpu.txt ./
+RUN case "$EXTRA" in \
+      gpu|tpu) set -- --requirement "requirements-$EXTRA.txt" ;; \
+      cpu) ;; \
+      *) echo "EXTRA is gpu, tpu or cpu, not $EXTRA" >&2; exit 2 ;; \
+    esac \
+    && python -m pip install --require-hashes --no-deps --requirement requirements-image.txt "$@" \
+    && python -m pip install --require-hashes --no-deps --no-build-isolation \
+      --requirement requirements-hashed.txt
 
 COPY setup.py pyproject.toml README.md LICENSE ./
 COPY dss_jax dss_jax
 COPY gin gin
 COPY launch launch
 COPY tasks tasks
-RUN case "$EXTRA" in \
-      gpu|tpu) python -m pip install --constraint requirements.txt ".[$EXTRA,teacher,report]" ;; \
-      cpu) python -m pip install --constraint requirements.txt ".[teacher,report]" ;; \
-      *) echo "EXTRA is gpu, tpu or cpu, not $EXTRA" >&2; exit 2 ;; \
-    esac \
+RUN python -m pip install --no-deps --no-build-isolation --no-index . \
     && useradd --create-home --uid 1000 dss \
     && mkdir /work \
     && chown dss /work

@@ -5,7 +5,7 @@
 # make docs    the docs as a site in build/docs/site, from docs/, the code's docstrings and --help
 # make beam    an environment with Apache Beam in build/beam, for its pipeline and that pipeline's test
 # make t5x     installs T5X's own trainer too: pinned commits from GitHub, or checkouts in the folder T5X_SRC
-# make lock    requirements-hashed.txt anew, after a change of requirements.txt
+# make lock    requirements-hashed, -image, -gpu and -tpu.txt anew, after a change of requirements.txt or an extra
 # make install, make install-test: the set-up alone
 
 PYTHON ?= python3
@@ -35,10 +35,22 @@ check: install-test
 	$(VENV)/bin/hadolint Dockerfile
 
 lock: install
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv
-	echo '# requirements.txt with the SHA-256 of every file, for `pip install --require-hashes -r`; made by `make lock`.' > requirements-hashed.txt
-	$(VENV)/bin/uv pip compile --quiet --no-deps --generate-hashes --no-annotate --no-header --python-version 3.11 \
-	  --python-platform linux requirements.txt >> requirements-hashed.txt
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	mkdir -p build
+	$(call locked,requirements-hashed.txt,requirements.txt,--no-deps requirements.txt)
+	$(call locked,requirements-image.txt,What the image and its build need besides,$(BESIDES) --extra teacher --extra report)
+	$(call locked,requirements-gpu.txt,What a GPU needs besides,$(BESIDES) $(BUILDS) --extra gpu)
+	$(call locked,requirements-tpu.txt,What a TPU needs besides,$(BESIDES) $(BUILDS) --extra tpu)
+
+BESIDES = pyproject.toml --constraint requirements.txt --constraint requirements-test.txt \
+  $$(sed -n 's/==.*//p' requirements.txt | sed 's/^/--no-emit-package=/')
+BUILDS := --no-emit-package=setuptools --no-emit-package=wheel
+# A file, its title, what it is made of. If uv fails, the file stays as it was.
+define locked
+{ echo '# $(2), with the SHA-256 of every file, for `pip install --require-hashes -r`; made by `make lock`.' && \
+  $(VENV)/bin/uv pip compile --quiet --generate-hashes --no-annotate --no-header --python-version 3.11 \
+    --python-platform x86_64-manylinux_2_31 $(3); } > build/lock && mv build/lock $(1)
+endef
 
 docs: install-test
 	$(VENV)/bin/python docs/make

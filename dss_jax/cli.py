@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 
 import dss_jax
-from dss_jax.commands.verbs import VERBS, module_of
+from dss_jax.commands.verbs import FLAGS, VERBS, module_of
 from dss_jax.settings import outputs
 from dss_jax.settings.printable import printable
 
@@ -77,10 +77,12 @@ def _run(argv: Sequence[str] | None) -> int:
     if verb in COMPILED_ONCE:
       _cache_compiled_programs()  # before TensorFlow imports JAX, which reads the environment
     reads_settings = verb != 'launch' or rest[:1] in (['tpu-vm'], ['skypilot'], ['gke'])
-    is_light = verb in ('new-task', 'report', 'annotate', 'doctor') or (
+    is_light = verb in ('new-task', 'report', 'annotate', 'completion', 'doctor') or (
       verb == 'methods' and not any(one.startswith('-') for one in rest)
     )
     is_help = bool({'--help', '-h'} & set(rest))
+    if is_help and verb in FLAGS:
+      importlib.import_module(FLAGS[verb]).parser().parse_args(rest)  # prints and exits
     module = _imported(verb, with_tensorflow=reads_settings and not is_light and not is_help)
     is_explained = any(one.startswith(EXPLAIN) for one in rest)
     if verb in SHARED and not is_help and not is_explained:
@@ -291,9 +293,11 @@ def _usage() -> str:
   return (
     'usage: dss VERB [arguments]; `dss VERB --help` lists them.\n\n'
     f'{verbs}\n\n'
-    'Exit codes: 0 done; 1 not all is done, or it does not fit; 2 a mistake that the message tells '
-    'how to mend;\n74 a network or disk failed, and the same command may work later; 130 Ctrl-C; '
-    '141 the reader of the\noutput is gone; 128 + N signal N stopped it in order.\n\n'
+    'Exit codes: 0 done; 1 not all is done, it does not fit, or a mistake of ours, with a '
+    'traceback;\n'
+    '2 a mistake that the message tells how to mend; 74 a network or disk failed, and the same\n'
+    'command may work later; 130 Ctrl-C; 141 the reader of the output is gone; 128 + N signal N\n'
+    'stopped it in order.\n\n'
     'DSS_TRACEBACK=1 in the environment shows the traceback of an error. NO_COLOR=1 leaves colors '
     'out.\n`dss doctor --error` says what an error means.'
   )

@@ -60,20 +60,6 @@ def test_what_fits_is_not_refused(tmp_path, monkeypatch):
   memory.check(run, _mesh())
 
 
-@pytest.mark.parametrize(
-  ('limit', 'found'), [('max\n', 3 << 20), ('1048576\n', 1 << 20), (None, 3 << 20)]
-)
-def test_a_container_may_have_less_than_the_machine(tmp_path, monkeypatch, limit, found):
-  (tmp_path / 'meminfo').write_text('MemTotal:  9999 kB\nMemAvailable:    3072 kB\n')
-  if limit:
-    (tmp_path / 'max').write_text(limit)
-  monkeypatch.setattr(memory, '_MEMINFO', tmp_path / 'meminfo')
-  monkeypatch.setattr(memory, '_CGROUP', tmp_path / 'max')
-  assert memory.available_bytes() == found
-  monkeypatch.setattr(memory, '_MEMINFO', tmp_path / 'nothing')
-  assert memory.available_bytes() == (int(limit) if limit == '1048576\n' else None)
-
-
 @pytest.mark.parametrize('verb', [train, predict])
 @pytest.mark.parametrize(
   'error',

@@ -9,9 +9,10 @@ import sys
 
 import pytest
 
+import dss_jax
 from dss_jax import cli
 from dss_jax.commands import completion
-from dss_jax.settings import progress
+from dss_jax.settings import progress, topologies
 
 HEAVY = {'jax', 'tensorflow', 'gin', 'numpy', 'etils', 'rich', 'seqio', 'asyncio'}
 
@@ -20,6 +21,20 @@ def python(program, *arguments):
   done = subprocess.run([sys.executable, '-c', program, *arguments], capture_output=True, text=True)
   assert done.returncode == 0, done.stderr
   return done.stdout
+
+
+def everything(terminal):
+  """What programs write to a terminal until they end; closes it."""
+  written = b''
+  while True:
+    try:
+      if not (part := os.read(terminal, 4096)):
+        break
+    except OSError:  # the other end is closed
+      break
+    written += part
+  os.close(terminal)
+  return written
 
 
 def test_help_and_the_package_import_nothing_heavy():
@@ -47,9 +62,20 @@ def test_exit_codes_are_told_where_they_are_looked_for(capsys):
   text = capsys.readouterr().out
   for code in (1, 2, 74, 130, 141):
     assert re.search(rf'\b{code} ', text), code
+  assert 'or a mistake of ours, with a traceback' in ' '.join(text.split())
   assert 'NO_COLOR' in text
   assert cli.main(['--version']) == 0 and capsys.readouterr().out.startswith('dss_jax 0.')
   assert cli.main(['doctr']) == 2
+
+
+def test_a_mistake_of_ours_is_a_traceback_and_exit_code_1():
+  program = (
+    'import sys\nfrom dss_jax import cli\nfrom dss_jax.commands import methods\n'
+    'methods.main = lambda argv: {}[7]\nsys.exit(cli.main(["methods"]))'
+  )
+  done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True)
+  assert done.returncode == 1 and done.stderr.endswith('KeyError: 7\n')
+  assert done.stderr.startswith('Traceback')
 
 
 # ---------------------------------------------------------------- completion
@@ -72,26 +98,68 @@ def script(tmp_path_factory):
   [
     ('dss tra', ['train']),
     ('dss new', ['new-task']),
-    ('dss train --learning', ['--learning_rate']),
+    ('dss train --learning', ['--learning_rate=']),
     ('dss sweep --topology v5e-8', ['v5e-8']),
     ('dss train --gin_file datasets/anl', ['datasets/anli1.gin']),
     ('dss export --to h', ['hf']),
-    ('dss annotate --max_u', ['--max_usd']),
+    ('dss annotate --max_u', ['--max_usd=']),
+    ('dss sweep --topology = v5e-8', ['v5e-8']),
+    ('dss sweep --topology =', list(topologies.TOPOLOGIES)),
+    ('dss train --gin_file = datasets/anl', ['datasets/anli1.gin']),
+    ('dss train --gin_file = x.gin --topology = v5e-8', ['v5e-8']),
+    ('dss train --gin_file = x.gin --learning', ['--learning_rate=']),
+    ('dss doctor --no-dev', ['--no-devices']),
+    ('dss doctor --err', ['--error']),
   ],
 )
 def test_bash_completes_verbs_settings_and_gin_files(script, typed, expected):
   program = (
     f'source {script}; COMP_WORDS=({typed}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); '
-    '_shtab_dss; printf "%s\\n" "${COMPREPLY[@]}"'
+    '_dss; printf "%s\\n" "${COMPREPLY[@]}"'
   )
   done = subprocess.run(['bash', '-c', program], capture_output=True, text=True)
   assert done.stdout.split() == expected, done.stderr
 
 
+def test_a_real_bash_completes_a_value_after_the_equal_sign(script):
+  main, other = pty.openpty()
+  program = ['bash', '--norc', '--noprofile', '-i']
+  with subprocess.Popen(program, stdin=other, stdout=other, stderr=other, start_new_session=True):
+    os.close(other)
+    os.write(main, f'source {script}; dss() {{ echo "<$*>"; exit; }}\n'.encode())
+    os.write(main, b'dss sweep --topo\tv5p-64 --gin_file=datasets/sv\t_a\t\n')
+    written = everything(main)
+  assert b'<sweep --topology=v5p-64 --gin_file=datasets/svamp_asdiv.gin>' in written
+
+
+def test_the_script_names_its_version(script, capsys):
+  assert f'dss_jax {dss_jax.__version__}' in script.read_text().splitlines()[1]
+  for shell, start in (('zsh', '#compdef dss'), ('tcsh', '#')):
+    assert completion.main([shell]) == 0
+    first, second = capsys.readouterr().out.splitlines()[:2]
+    assert first.startswith(start) and dss_jax.__version__ in second
+
+
+_NO_JAX = """
+import contextlib, sys
+from dss_jax import cli
+assert cli.main(['completion', 'bash']) == 0
+for verb in cli.VERBS:
+  with contextlib.suppress(SystemExit):
+    cli.main([verb, '--help'])
+assert not {'jax', 'tensorflow', 'seqio'} & set(sys.modules)
+"""
+
+
+def test_completion_and_the_help_of_all_verbs_import_no_jax():
+  helped = python(_NO_JAX).partition('complete -o bashdefault -F _dss dss')[2]
+  assert not [verb for verb in cli.VERBS if f'dss {verb} ' not in helped]
+
+
 def test_zsh_is_told_defaults(capsys):
   assert completion.main(['zsh']) == 0
   text = capsys.readouterr().out
-  assert '--learning_rate[(float, default 5e-05) the peak' in text
+  assert '--learning_rate=[(float, default 5e-05) the peak' in text
   assert 'models/t5_1_1/tiny.gin' in text
 
 
@@ -117,16 +185,8 @@ def on_a_terminal(program, **variables):
     [sys.executable, '-c', program], stdout=subprocess.PIPE, stderr=other, env=environment
   ) as process:
     os.close(other)
-    written = b''
-    while True:
-      try:
-        if not (part := os.read(main, 4096)):
-          break
-      except OSError:  # the other end is closed
-        break
-      written += part
+    written = everything(main)
     output = process.communicate()[0]
-  os.close(main)
   assert process.returncode == 0
   return written.decode(), output.decode()
 

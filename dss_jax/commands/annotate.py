@@ -17,11 +17,9 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import rich.console
-import rich.progress
-
 from dss_jax.commands.annotate_options import Settings, price_of, settings
 from dss_jax.commands.annotate_options import parser as parser
+from dss_jax.settings import progress as bars
 from dss_jax.settings.errors import ConfigError
 from dss_jax.settings.printable import printable
 from dss_jax.teacher import batches, owners, preview
@@ -208,23 +206,18 @@ def _dialect(given: Settings, store: Store) -> dict[str, str | None]:
 
 async def _show(progress: Progress, total: int, pace: Pace, given: Settings) -> None:
   """Shows how far a run is: a bar in a terminal, else a line now and then."""
-  console = rich.console.Console(stderr=True)
-  bar = rich.progress.Progress(
-    '{task.description}', rich.progress.BarColumn(), '{task.completed}/{task.total}',
-    rich.progress.TimeRemainingColumn(), '{task.fields[more]}', console=console,
-    disable=not console.is_terminal,
-  )  # fmt: skip
-  task, next_line = bar.add_task('asking', total=total, more=''), time.monotonic() + LINE_S
-  with bar:
+  next_line = time.monotonic() + LINE_S
+  with bars.bar('asking', total) as advance:
     try:
       while True:
         await asyncio.sleep(0.5)
-        bar.update(task, completed=progress.settled, more=_state(progress, pace, given))
-        if not console.is_terminal and time.monotonic() > next_line:
+        state = _state(progress, pace, given)
+        advance(progress.settled, name=f'asking  {state}')
+        if not sys.stderr.isatty() and time.monotonic() > next_line:
           next_line = time.monotonic() + LINE_S
-          _say(f'{progress.settled} of {total}: {_state(progress, pace, given)}')
+          _say(f'{progress.settled} of {total}: {state}')
     finally:
-      bar.update(task, completed=progress.settled, more=_state(progress, pace, given))
+      advance(progress.settled)
 
 
 def _state(progress: Progress, pace: Pace, given: Settings) -> str:

@@ -6,15 +6,18 @@ verbs without gin files are in their own parsers, the others in settings/help_te
 
 import argparse
 import importlib
+import re
 from collections.abc import Iterator, Sequence
 
+import dss_jax
 from dss_jax.commands import verbs
 from dss_jax.settings import arguments, help_text, statements, topologies
 from dss_jax.settings.errors import ConfigError
 
 SHELLS = ('bash', 'zsh', 'tcsh')
 _DESCRIPTION = """\
-Prints a script that completes verbs, settings with their defaults, topologies and gin files.
+Prints a script that completes verbs, settings with their defaults, topologies and gin files. It
+knows those of the version that printed it: print it again after an update.
 """
 _EXAMPLES = """\
 dss completion bash > ~/.local/share/bash-completion/completions/dss
@@ -26,6 +29,36 @@ _PREAMBLE = {
   'zsh': '_dss_gin_file() {{\n  compadd {files}\n  _files\n}}\n',
   'tcsh': '',
 }
+_BASH = """
+# Bash takes the = of --name=value for a word, which the function above does not expect.
+_dss() {
+  local word index=0 cword=$COMP_CWORD
+  local -a words=()
+  for word in "${COMP_WORDS[@]}"; do
+    if [[ $word != '=' ]]; then
+      words+=("$word")
+    elif (( index < COMP_CWORD )); then
+      (( cword -= 1 ))
+    elif (( index == COMP_CWORD )); then
+      words+=('')
+    fi
+    (( index += 1 ))
+  done
+  local -a COMP_WORDS=("${words[@]}")
+  local COMP_CWORD=$cword
+  _shtab_dss
+  if [[ ${#COMPREPLY[@]} == 1 && ${COMPREPLY[0]} == --* ]]; then
+    local nargs="_shtab_dss_${words[1]//[^[:alnum:]]/_}_${COMPREPLY[0]//[^[:alnum:]]/_}_nargs"
+    if [[ ${!nargs:-1} == 1 ]]; then  # it takes a value
+      COMPREPLY[0]+='='
+      compopt -o nospace 2>/dev/null || :
+    fi
+  fi
+}
+
+"""
+_ZSH_OPTION = re.compile(r'^(  "\*?--[\w-]+)(\[.*\]:[^"]*")$', re.MULTILINE)
+"""An option that takes a value, as shtab writes it: after a space alone."""
 _GIN_FILE = {'bash': '_dss_gin_file', 'zsh': '_dss_gin_file', 'tcsh': 'f:*.gin'}
 _PATHS = ('dir', 'file', 'input', 'output', 'path', 'vocabulary', 'from', 'checkpoint')
 """In the name of a setting that is a file or folder."""
@@ -43,8 +76,18 @@ def main(argv: Sequence[str]) -> int:
   except ImportError as error:
     raise ConfigError(f'{error}: pip install shtab.') from error
   preamble = _PREAMBLE[shell].format(files=' '.join(gin_names()))
-  print(shtab.complete(all_verbs(), shell, preamble=preamble))
+  print(_with_equal_signs(shtab.complete(all_verbs(), shell, preamble=preamble), shell))
   return 0
+
+
+def _with_equal_signs(script: str, shell: str) -> str:
+  """A script of shtab's that completes --name=value, which gin verbs ask for, and has a version."""
+  first, _, rest = script.partition('\n')
+  script = f'{first}\n# Of dss_jax {dss_jax.__version__}: print it again after an update.\n{rest}'
+  if shell == 'bash':
+    before, command, after = script.rpartition('complete -o bashdefault -F _shtab_dss dss')
+    return before + _BASH + command.replace('_shtab_dss', '_dss') + after
+  return _ZSH_OPTION.sub(r'\1=\2', script) if shell == 'zsh' else script
 
 
 def parser() -> argparse.ArgumentParser:
@@ -76,7 +119,9 @@ def _own(verb: str, module: str) -> argparse.ArgumentParser | None:
   """The parser of a verb without gin files."""
   if (statements.gin_root() / f'runs/{verb}.gin').exists() or verb == 't5x':
     return None
-  found = importlib.import_module(f'{module}.arguments' if verb == 'launch' else module)
+  found = importlib.import_module(
+    f'{module}.arguments' if verb == 'launch' else verbs.FLAGS.get(verb, module)
+  )
   return found.parser()
 
 

@@ -6,15 +6,18 @@ text (settings/troubles.py).
 
 import argparse
 import json
+import pathlib
 import sys
 from collections.abc import Sequence
+from typing import BinaryIO
 
-from dss_jax.commands import doctor_checks
+from dss_jax.commands import doctor_checks, findings
 from dss_jax.settings import arguments, troubles
 from dss_jax.settings.printable import printable
 
 NOT_WELL = 1
 """The exit code where something is bad, or where an error's text is not known."""
+_REPOSITORY = pathlib.Path(troubles.__file__).resolve().parents[2]
 _DESCRIPTION = """\
 Looks at versions, devices, memory, disk, certificates and credentials (no key is shown or sent),
 and at combinations that are known to fail; says what mends each. With --error it says what an
@@ -41,9 +44,17 @@ def main(argv: Sequence[str]) -> int:
   if flags.error is not None:
     text = flags.error
     if text == '-':
-      text = sys.stdin.buffer.read(troubles.MOST_LETTERS).decode(errors='replace')
+      text = _end_of(sys.stdin.buffer).decode(errors='replace')
     return _answer(text, flags.json)
   return _examine(flags)
+
+
+def _end_of(stream: BinaryIO) -> bytes:
+  """The last bytes of a stream of any length: enough for the letters that are looked through."""
+  end, most = b'', 4 * troubles.MOST_LETTERS
+  while part := stream.read(most):
+    end = (end + part)[-most:]
+  return end
 
 
 def _answer(text: str, as_json: bool) -> int:
@@ -52,8 +63,9 @@ def _answer(text: str, as_json: bool) -> int:
   if as_json:
     print(json.dumps([{'name': one.name, 'fix': one.fix, 'page': one.page} for one in found]))
   for one in [] if as_json else found:
-    print(f'{one.title}.\n  {one.means}\n  fix: {one.fix}.\n  more: {troubles.PAGE}#{one.name}, '
-          f'{one.page}')  # fmt: skip
+    print(f'{one.title}.\n  {one.means}\n  fix: {one.fix}.')
+    if (_REPOSITORY / one.page.partition('#')[0]).is_file():  # not where a wheel is installed
+      print(f'  more: {one.page}')
   if not found and not as_json:
     print('No known trouble has this text. DSS_TRACEBACK=1 shows where an error comes from; please '
           'report it with the output of `dss doctor`.')  # fmt: skip
@@ -71,7 +83,7 @@ def _examine(flags: argparse.Namespace) -> int:
         print(printable(f'{"":8}   fix: {one.fix}.'), flush=True)
   if flags.json:
     print(json.dumps([one._asdict() for one in found]))
-  is_bad = any(one.level == doctor_checks.BAD for one in found)
+  is_bad = any(one.level == findings.BAD for one in found)
   return NOT_WELL if is_bad else 0
 
 

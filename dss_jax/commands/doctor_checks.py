@@ -1,50 +1,40 @@
 """The checks of `dss doctor`: each looks at one thing and says what it found and what mends it.
 
-Owns the checks. Does not own: errors by their text (settings/troubles.py), options and printing
-(doctor.py). Nothing here imports JAX or TensorFlow: what needs them runs in a process of its own,
-so that a device that hangs or a library that crashes is a finding.
+Owns the checks of this machine and the order of all. Does not own: those of certificates and keys
+(doctor_access.py), errors by their text (settings/troubles.py), options and printing (doctor.py).
+Nothing here imports JAX or TensorFlow: what needs them runs in a process of its own, so that a
+device that hangs or a library that crashes is a finding.
 """
 
+import functools
+import glob
 import importlib.metadata
 import json
 import os
 import pathlib
 import platform
-import re
+import shlex
 import shutil
-import ssl
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.parse
+import traceback
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
 
-OK, WARNING, BAD = 'ok', 'warning', 'bad'
+from dss_jax.commands import doctor_access
+from dss_jax.commands.findings import BAD, OK, WARNING, Finding
+from dss_jax.settings import free_memory
+
 DEVICE_SECONDS = 120.0
+GOOGLE = '0x1ae0'
+"""The vendor of a TPU on the bus."""
 LEAST_DISK = 5 << 30
 LEAST_MEMORY = 4 << 30
 EXTRAS = {
   'teacher': 'dss annotate', 'report': 'dss report', 'plan': 'dss plan', 'launch': 'dss launch',
+  'serve': 'dss serve',
 }  # fmt: skip
 """Extras of the package whose absence is no fault, and what needs them."""
-
-
-class Finding(NamedTuple):
-  """What a check found.
-
-  Attributes:
-    level: OK, WARNING or BAD.
-    what: was looked at.
-    found: in words.
-    fix: a command or setting; '' where nothing is wrong.
-  """
-
-  level: str
-  what: str
-  found: str
-  fix: str = ''
 
 
 def all_findings(paths: tuple[str, ...] = (), devices: bool = True) -> Iterator[Finding]:
@@ -55,14 +45,25 @@ def all_findings(paths: tuple[str, ...] = (), devices: bool = True) -> Iterator[
     devices: whether to start JAX, which takes seconds.
   """
   checks: list[Callable[[], Iterator[Finding]]] = [
-    python, versions, combinations, memory, disk, certificates, credentials,
+    python, versions, combinations, memory, disk, doctor_access.certificates, doctor_access.proxy,
+    doctor_access.clock, doctor_access.teacher, doctor_access.google_cloud,
+    doctor_access.hugging_face,
   ]  # fmt: skip
-  for check in checks:
-    yield from check()
   if devices:
-    yield from _in_a_process('devices', _DEVICES, DEVICE_SECONDS, _devices)
-  for path in paths:
-    yield from _path(path)
+    checks.append(_all_devices)
+  checks += [functools.partial(_path, path) for path in paths]
+  for check in checks:
+    try:
+      yield from check()
+    except Exception as error:  # its text may have a part of a key
+      name = getattr(check, '__name__', '') or 'path'
+      yield Finding(BAD, name.strip('_'), f'this check failed itself: {type(error).__name__} in '
+                    f'line {_line(error)}', 'please report this')  # fmt: skip
+
+
+def _line(error: BaseException) -> str:
+  place = traceback.extract_tb(error.__traceback__)[-1]
+  return f'{place.lineno} of {os.path.basename(place.filename)}'
 
 
 def python() -> Iterator[Finding]:
@@ -87,7 +88,9 @@ def versions() -> Iterator[Finding]:
     yield Finding(WARNING, 'dss_jax', 'runs from its folder, without being installed',
                   'pip install -e .')  # fmt: skip
     return
-  missing, wrong, fine = [], [], 0
+  missing: list[Requirement] = []
+  wrong: list[Requirement] = []
+  fine = 0
   absent: dict[str, list[str]] = {}
   for requirement in map(Requirement, required):
     extra = next((one for one in EXTRAS if _is_of(requirement, one)), None)
@@ -97,14 +100,16 @@ def versions() -> Iterator[Finding]:
     if installed is None and extra is not None:
       absent.setdefault(extra, []).append(requirement.name)
     elif installed is None:
-      missing.append(requirement.name)
+      missing.append(requirement)
     elif not requirement.specifier.contains(installed, prereleases=True):
-      wrong.append(f'{requirement.name} {installed}, expected {requirement.specifier}')
+      wrong.append(requirement)
     else:
       fine += 1
   if missing or wrong:
-    found = '; '.join([*wrong, *(f'{name} is missing' for name in missing)])
-    yield Finding(BAD, 'versions', found, 'pip install -r requirements.txt')
+    parts = [f'{one.name} {_version(one.name)}, expected {one.specifier}' for one in wrong]
+    parts += [f'{one.name} is missing' for one in missing]
+    wanted = [shlex.quote(str(one).partition(';')[0]) for one in wrong + missing]
+    yield Finding(BAD, 'versions', '; '.join(parts), f'pip install {" ".join(wanted)}')
   else:
     shown = ', '.join(f'{name} {_version(name)}' for name in ('jax', 'flax', 'tensorflow'))
     yield Finding(OK, 'versions', f'{fine} libraries are as required ({shown})')
@@ -140,7 +145,8 @@ def combinations(environment: Mapping[str, str] = os.environ) -> Iterator[Findin
                     f'pip install {plugin}=={jaxlib}')  # fmt: skip
   if _version('tensorflow') and _version('tensorflow-cpu'):
     yield Finding(BAD, 'tensorflow', 'tensorflow and tensorflow-cpu overwrite each other',
-                  'pip uninstall tensorflow-cpu, then pip install -r requirements.txt')  # fmt: skip
+                  'pip uninstall tensorflow-cpu, then pip install --force-reinstall --no-deps '
+                  f'tensorflow=={_version("tensorflow")}')  # fmt: skip
   if get('TPU_SKIP_MDS_QUERY'):
     yield Finding(BAD, 'TPU', 'TPU_SKIP_MDS_QUERY is set, so that hosts do not find each other',
                   'unset TPU_SKIP_MDS_QUERY')  # fmt: skip
@@ -159,26 +165,15 @@ def combinations(environment: Mapping[str, str] = os.environ) -> Iterator[Findin
                   f'rename {shadows[0]}')  # fmt: skip
 
 
-def memory(meminfo: pathlib.Path = pathlib.Path('/proc/meminfo')) -> Iterator[Finding]:
+def memory(root: pathlib.Path = pathlib.Path('/')) -> Iterator[Finding]:
   """What is free, of the machine and of its container."""
-  try:
-    known = dict(re.findall(r'^(\w+):\s+(\d+) kB', meminfo.read_text(), re.MULTILINE))
-    free, total = (int(known[name]) << 10 for name in ('MemAvailable', 'MemTotal'))
-  except (OSError, KeyError):
+  found = free_memory.read(root)
+  if found is None:
     return
-  limit = _cgroup_limit()
-  free, total = (min(one, limit) if limit else one for one in (free, total))
-  level = OK if free >= LEAST_MEMORY else WARNING
+  level = OK if found.available >= LEAST_MEMORY else WARNING
   fix = '' if level == OK else 'end other programs; the tiny student needs 2 GB, base 16 GB'
-  yield Finding(level, 'memory', f'{free / 1e9:.1f} of {total / 1e9:.1f} GB are free', fix)
-
-
-def _cgroup_limit() -> int | None:
-  try:
-    text = pathlib.Path('/sys/fs/cgroup/memory.max').read_text().strip()
-  except OSError:
-    return None
-  return int(text) if text.isdigit() else None
+  free, total = found.available / 1e9, found.total / 1e9
+  yield Finding(level, 'memory', f'{free:.1f} of {total:.1f} GB are free', fix)
 
 
 def disk() -> Iterator[Finding]:
@@ -198,53 +193,6 @@ def disk() -> Iterator[Finding]:
       level = OK if free >= LEAST_DISK else WARNING
       fix = '' if level == OK else 'remove old runs and caches; --checkpoints_to_keep=1'
       yield Finding(level, 'disk', f'{where}: {free / 1e9:.1f} GB are free', fix)
-
-
-def certificates(environment: Mapping[str, str] = os.environ) -> Iterator[Finding]:
-  """By what servers are trusted, the proxy, and the clock, by which certificates are judged."""
-  for name in ('SSL_CERT_FILE', 'REQUESTS_CA_BUNDLE', 'CURL_CA_BUNDLE', 'SSL_CERT_DIR'):
-    path = environment.get(name)
-    if path and not os.path.exists(path):
-      yield Finding(BAD, 'certificates', f'{name} names {path}, which does not exist',
-                    f'unset {name}')  # fmt: skip
-  known = ssl.get_default_verify_paths()
-  if not (known.cafile or known.capath or environment.get('SSL_CERT_FILE')):
-    yield Finding(WARNING, 'certificates', 'the system has none', 'apt install ca-certificates')
-  else:
-    yield Finding(OK, 'certificates', f'of {environment.get("SSL_CERT_FILE") or known.cafile or known.capath}')  # fmt: skip # noqa: E501
-  for name in ('HTTPS_PROXY', 'https_proxy'):
-    if environment.get(name):
-      address = urllib.parse.urlsplit(environment[name])
-      yield Finding(OK, 'proxy', f'{name} leads to {address.hostname}:{address.port}')
-  if time.time() < 1_760_000_000:  # October 2025, before this package was written
-    yield Finding(BAD, 'clock', f'it is {time.strftime("%Y-%m-%d")} by this machine',
-                  'set the clock: certificates seem to be of the future')  # fmt: skip
-
-
-def credentials(environment: Mapping[str, str] = os.environ) -> Iterator[Finding]:
-  """Whether keys are there; none is ever shown or sent."""
-  key = environment.get('OPENAI_API_KEY', '')
-  if key != key.strip() or key[:1] in ('"', "'"):
-    yield Finding(BAD, 'teacher', 'OPENAI_API_KEY has white space or quotes around it',
-                  'export OPENAI_API_KEY=... without them')  # fmt: skip
-  else:
-    state = 'is set' if key else 'is not set; dss annotate needs it for servers that ask for a key'
-    yield Finding(OK, 'teacher', f'OPENAI_API_KEY {state}')
-  named = environment.get('GOOGLE_APPLICATION_CREDENTIALS')
-  found = pathlib.Path(
-    named or '~/.config/gcloud/application_default_credentials.json'
-  ).expanduser()
-  if named and not found.is_file():
-    yield Finding(BAD, 'Google Cloud', 'GOOGLE_APPLICATION_CREDENTIALS names a file that does not '
-                  'exist', 'unset it, or give the path of a key file')  # fmt: skip
-  else:
-    state = 'are there' if found.is_file() else 'are not there; gs:// and dss launch need them: ' \
-      'gcloud auth application-default login'  # fmt: skip
-    yield Finding(OK, 'Google Cloud', f'credentials {state}')
-  token = pathlib.Path('~/.cache/huggingface/token').expanduser()
-  has_token = bool(environment.get('HF_TOKEN')) or token.is_file()
-  state = 'is there' if has_token else 'is not there; public models need none'
-  yield Finding(OK, 'Hugging Face', f'a token {state}')
 
 
 # ---------------------------------------------------------------- in processes of their own
@@ -294,22 +242,38 @@ def _in_a_process(
   yield Finding(BAD, what, lines[-1][:300], known[0].fix if known else '')
 
 
-def _devices(found: object) -> Iterator[Finding]:
+def _all_devices() -> Iterator[Finding]:
+  yield from _in_a_process('devices', _DEVICES, DEVICE_SECONDS, _devices)
+
+
+def _devices(
+  found: object, environment: Mapping[str, str] = os.environ, root: str = '/'
+) -> Iterator[Finding]:
   assert isinstance(found, list)
   kinds: dict[str, int] = {}
   for kind, name, limit in found:
     room = f', {limit / 1e9:.0f} GB' if limit else ''
     kinds[f'{kind} ({name}{room})'] = kinds.get(f'{kind} ({name}{room})', 0) + 1
   shown = ', '.join(f'{count} x {name}' for name, count in kinds.items())
-  is_cpu = all(kind == 'cpu' for kind, _, _ in found)
-  if is_cpu and shutil.which('nvidia-smi'):
-    yield Finding(WARNING, 'devices', f'{shown}, though there is an NVIDIA driver',
-                  "pip install 'dss_jax[gpu]'")  # fmt: skip
-  elif is_cpu and os.path.exists('/dev/accel0'):
-    yield Finding(WARNING, 'devices', f'{shown}, though this is a TPU VM',
-                  "pip install 'dss_jax[tpu]'")  # fmt: skip
+  unused = ''
+  if all(kind == 'cpu' for kind, _, _ in found):
+    unused = 'gpu' if shutil.which('nvidia-smi') else 'tpu' if _has_tpu(root) else ''
+  if unused:
+    there = {'gpu': 'there is an NVIDIA driver', 'tpu': 'this is a TPU VM'}[unused]
+    asked = [name for name in ('JAX_PLATFORMS', 'JAX_PLATFORM_NAME') if environment.get(name)]
+    fix = f'unset {" ".join(asked)}' if asked else f"pip install 'dss_jax[{unused}]'"
+    yield Finding(WARNING, 'devices', f'{shown}, though {there}', fix)
   else:
     yield Finding(OK, 'devices', shown)
+
+
+def _has_tpu(root: str) -> bool:
+  """Whether a TPU's device file is there: /dev/accel0, or /dev/vfio/0 and a device of Google's."""
+  if glob.glob(f'{root}/dev/accel[0-9]*'):
+    return True
+  vendors = glob.glob(f'{root}/sys/bus/pci/devices/*/vendor')
+  is_googles = any(pathlib.Path(one).read_text().strip() == GOOGLE for one in vendors)
+  return is_googles and bool(glob.glob(f'{root}/dev/vfio/[0-9]*'))
 
 
 def _path(path: str) -> Iterator[Finding]:

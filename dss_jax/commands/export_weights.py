@@ -1,8 +1,8 @@
 """`dss export`: a student of ours as a model of Hugging Face or as a checkpoint of T5X.
 
-Owns the command: its options, what is read, what is written in which order, the comparison of what
-was written with what was read, and that no partial output is left. Formats are checkpoints/'s, the
-model card is model_card.py's.
+Owns the command: what is read, what is written in which order, the comparison of what
+was written with what was read, and that no partial output is left. Its options are
+export_flags.py's, formats checkpoints/'s, the model card model_card.py's.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from etils import epath
 from dss_jax.checkpoints import finished, manager, moments, transfer
 from dss_jax.checkpoints.hf import huggingface, tokenizer
 from dss_jax.checkpoints.t5x import t5x, t5x_adafactor
-from dss_jax.commands import t5x_texts
+from dss_jax.commands import export_flags, t5x_texts
 from dss_jax.inference import evaluator
 from dss_jax.models import t5
 from dss_jax.models.t5 import T5Config
@@ -34,16 +34,6 @@ from dss_jax.training import optimizers, train_state
 
 README = 'README.md'
 COMPARED = 2000  # inputs of the validation split that the tokenizer is compared on
-_DESCRIPTION = """\
-Writes a student for other programs: for Hugging Face a folder that `transformers` loads, with
-tokenizer and model card; for T5X a folder with checkpoint_<step>, the optimizer's state
-included, a gin file of the network (and of AdamW), and the vocabulary. Every tensor is read back
-and compared before the folder appears. The last line of the output is JSON.
-"""
-_EXAMPLES = """\
-dss export --to=hf --checkpoint=runs/cqa --output=cqa_student
-dss export --to=t5x --checkpoint=runs/cqa --output=cqa_t5x --step=latest
-"""
 
 
 class _Checkpoint(NamedTuple):
@@ -336,26 +326,9 @@ def _compare_leaf(path: transfer.Path, leaf: transfer.Leaf, tensors: Any, array:
   return array.nbytes
 
 
-def parser() -> argparse.ArgumentParser:
-  """Its flags."""
-  made = arguments.verb_parser('export', _DESCRIPTION, _EXAMPLES)
-  made.add_argument('--to', required=True, choices=('hf', 't5x'), help='for which program')
-  made.add_argument(
-    '--checkpoint', required=True, metavar='DIR', help='what `dss train` or `dss import` wrote'
-  )
-  made.add_argument('--output', required=True, metavar='DIR', help='a new or empty folder')
-  made.add_argument(
-    '--step',
-    default='best',
-    help="of the checkpoint: 'best' on validation, 'latest', or a number (default: %(default)s)",
-  )
-  arguments.add_module_flag(made)
-  return made
-
-
 def options(argv: Sequence[str]) -> argparse.Namespace:
   """The flags of a command line, checked without reading anything; imports their modules."""
-  given = parser().parse_args(argv)
+  given = export_flags.parser().parse_args(argv)
   given.step = finished.step_of(given.step)
   arguments.import_modules(given.modules)
   return given

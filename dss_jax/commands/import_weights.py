@@ -1,7 +1,7 @@
 """`dss import`: another program's weights as a checkpoint of ours.
 
-Owns the command: its options, the order, and that no partial output is left. Formats are
-pretrained.py's and checkpoints/'s.
+Owns the command: the order, and that no partial output is left. Its options are import_flags.py's,
+formats pretrained.py's and checkpoints/'s.
 """
 
 import argparse
@@ -19,30 +19,17 @@ import numpy as np
 from etils import epath
 
 from dss_jax.checkpoints import manager, moments, transfer
+from dss_jax.commands import import_flags
 from dss_jax.models import t5
 from dss_jax.parallel import partitioning
 from dss_jax.runs import file_names, pretrained
 from dss_jax.runs.run_folder import RunFolder
-from dss_jax.settings import arguments, fields, json_form, progress, whole_files, whole_folders
-
-_DESCRIPTION = """\
-Reads the weights of Hugging Face or T5X and writes a folder that INITIAL_CHECKPOINT_PATH takes:
-checkpoints/, config.json (the network, and where it came from) and, where it comes with the
-weights, the vocabulary. Every tensor is accounted for and compared after writing. The last line
-of the output is JSON. INITIAL_CHECKPOINT_PATH takes such sources directly too; import them once
-to read them quickly many times, or where training has no network.
-"""
-_EXAMPLES = """\
-dss import --from=hf --path=google/t5-v1_1-base --output=weights/t5_1_1_base
-dss import --from=t5x --path=gs://t5-data/pretrained_models/t5x/t5_1_1_base/checkpoint_1000000 \\
-  --vocabulary=gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model \\
-  --output=weights/t5_1_1_base
-"""
+from dss_jax.settings import fields, json_form, progress, whole_files, whole_folders
 
 
 def main(argv: Sequence[str]) -> int:
   """Runs `dss import`; returns the exit code."""
-  summary = _import(options(argv))
+  summary = _import(import_flags.parser().parse_args(argv))
   print(json.dumps(summary))
   return 0
 
@@ -142,25 +129,3 @@ def _compare(folder: epath.Path, abstract_params: Any, checksums: dict[transfer.
     raise ValueError(
       f'{folder} does not read back as it was written: {", ".join(wrong)}; check the disk.'
     )
-
-
-def options(argv: Sequence[str]) -> argparse.Namespace:
-  """The flags of a command line."""
-  return parser().parse_args(argv)
-
-
-def parser() -> argparse.ArgumentParser:
-  """Its flags."""
-  made = arguments.verb_parser('import', _DESCRIPTION, _EXAMPLES)
-  made.add_argument('--from', required=True, choices=('hf', 't5x'), help='which program wrote it')
-  made.add_argument(
-    '--path',
-    required=True,
-    help='a folder, local or gs://, or a Hugging Face id (hf)',
-  )
-  made.add_argument('--output', required=True, metavar='DIR', help='a new folder')
-  made.add_argument(
-    '--vocabulary',
-    help="'bytes', a SentencePiece .model or a folder with one (default: the weights' own)",
-  )
-  return made

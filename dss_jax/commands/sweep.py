@@ -118,7 +118,8 @@ def _workers(sweep: Sweep) -> int:
      for run, is_student in zip(sweep.runs, students, strict=True) if is_student),
     default=1,
   )  # fmt: skip
-  available = memory.available_bytes() or needed * asked
+  available = memory.available_bytes()
+  available = needed * asked if available is None else available
   count = max(1, min(asked, workers.cores(), available // needed))
   if count < asked:
     distributed.log(

@@ -25,6 +25,9 @@ VERBS = {  # a verb's module has the verb's name, except for those in MODULES
 MODULES = {  # `import` is a Python keyword
   'new-task': 'new_task', 'import': 'import_weights', 'export': 'export_weights',
 }  # fmt: skip
+FLAGS = {  # where they are apart from the verb's work, which imports JAX
+  'import': 'dss_jax.commands.import_flags', 'export': 'dss_jax.commands.export_flags',
+}  # fmt: skip
 
 
 def module_of(verb: str) -> str:

@@ -7,7 +7,6 @@ compiler.
 
 import contextlib
 import math
-import pathlib
 from collections.abc import Iterator
 
 import jax
@@ -16,6 +15,7 @@ from jax.sharding import Mesh
 
 from dss_jax.models import t5
 from dss_jax.runs.run_config import RunConfig
+from dss_jax.settings import free_memory
 
 TRAINING = (
   'Raise NUM_MICROBATCHES (the result is the same) or lower BATCH_SIZE; in validation, lower '
@@ -24,8 +24,6 @@ TRAINING = (
   'what fits.'
 )
 DECODING = 'Lower BATCH_SIZE, which decoding needs memory for; the answers stay the same.'
-_MEMINFO = pathlib.Path('/proc/meminfo')
-_CGROUP = pathlib.Path('/sys/fs/cgroup/memory.max')
 
 
 @contextlib.contextmanager
@@ -80,10 +78,5 @@ def least_bytes(run: RunConfig) -> int:
 
 def available_bytes() -> int | None:
   """The memory that this machine or container still has; None where it is unknown."""
-  found = []
-  with contextlib.suppress(OSError, ValueError, IndexError):
-    lines = _MEMINFO.read_text().splitlines()
-    found += [1024 * int(line.split()[1]) for line in lines if line.startswith('MemAvailable:')]
-  with contextlib.suppress(OSError, ValueError):  # 'max' where there is no limit
-    found.append(int(_CGROUP.read_text()))
-  return min(found, default=None)
+  found = free_memory.read()
+  return None if found is None else found.available

@@ -4,15 +4,15 @@ Owns when rows are written and what the screen shows, both in the main process o
 rows is run_folder.py's; what the numbers mean is training_log.py's.
 """
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rich import console, progress
-
 from dss_jax.parallel import distributed
 from dss_jax.runs.run_folder import RunFolder
+from dss_jax.settings import progress
 
 
 class MetricWriter:
@@ -79,29 +79,20 @@ class Progress:
   def __init__(self, total: int, start: int = 0):
     self._total = total
     self._first: tuple[int, float] | None = None
-    self._bar = None
     self._silent = not distributed.is_main()
-    if sys.stderr.isatty() and not self._silent:
-      self._bar = progress.Progress(
-        progress.TextColumn('{task.description}'),
-        progress.BarColumn(),
-        progress.MofNCompleteColumn(),
-        progress.TimeRemainingColumn(),
-        progress.TextColumn('{task.fields[note]}'),
-        console=console.Console(stderr=True),
-      )
-      self._task = self._bar.add_task('train', total=total, completed=start, note='')
-      self._bar.start()
+    self._has_bar = sys.stderr.isatty() and not self._silent
+    self._shown = contextlib.ExitStack()
+    bar = progress.bar('train', total, is_shown=self._has_bar, start=start)
+    self._advance = self._shown.enter_context(bar)
 
   def advance(self, step: int) -> None:
     """Moves the bar to `step` steps done."""
-    if self._bar:
-      self._bar.update(self._task, completed=step)
+    self._advance(step)
 
   def line(self, step: int, text: str) -> None:
     """Shows a text about a step: beside the bar, or as a line with the remaining time."""
-    if self._bar:
-      self._bar.update(self._task, completed=step, note=text)
+    if self._has_bar:
+      self._advance(step, name=f'train  {text}')
       return
     if self._silent:
       return
@@ -112,16 +103,12 @@ class Progress:
     print(f'step {step}/{self._total}  {text}{eta}', file=sys.stderr, flush=True)
 
   def log(self, text: str) -> None:
-    """Prints a line above the bar."""
-    if self._bar:
-      self._bar.console.print(text, highlight=False, markup=False)
-    else:
-      distributed.log(text)
+    """Prints a line above the bar, which takes what is written to standard error."""
+    distributed.log(text)
 
   def close(self) -> None:
     """Removes the bar."""
-    if self._bar:
-      self._bar.stop()
+    self._shown.close()
 
 
 def _clock(seconds: float) -> str:

@@ -14,13 +14,16 @@ Advance = Callable[..., None]
 
 
 @contextlib.contextmanager
-def bar(name: str, total: int | None = None, is_shown: bool = True) -> Iterator[Advance]:
+def bar(
+  name: str, total: int | None = None, is_shown: bool = True, start: int = 0
+) -> Iterator[Advance]:
   """A bar with the remaining time, or a moving one if the total is not known; removed at the end.
 
   Args:
     name: what is done.
     total: of what there is to do.
     is_shown: False in processes that say nothing.
+    start: how much was done before, which took no time now.
   """
   if not (is_shown and sys.stderr.isatty()):
     yield lambda done, total=None, name=None: None
@@ -35,7 +38,7 @@ def bar(name: str, total: int | None = None, is_shown: bool = True) -> Iterator[
     console=rich.console.Console(stderr=True),
     transient=True,
   ) as shown:
-    task = shown.add_task(name, total=total)
+    task = shown.add_task(name, total=total, completed=start)
 
     def advance(done: int, total: int | None = None, name: str | None = None) -> None:
       shown.update(task, completed=done, total=total, description=name)

@@ -10,9 +10,7 @@ import re
 import tomllib
 
 FILE = pathlib.Path(__file__).with_name('troubles.toml')
-PAGE = 'docs/troubleshooting.md'
-"""Where docs/ shows the table; an entry's anchor is its name."""
-MOST_LETTERS = 1 << 20
+MOST_LETTERS = 1 << 16
 """Of an error's text; a longer one is looked through at its end."""
 _BETWEEN = 200
 """Letters that a * stands for, at most."""
@@ -23,7 +21,7 @@ class Trouble:
   """An entry of the table.
 
   Attributes:
-    name: of letters and dashes, also its anchor in docs/.
+    name: of letters and dashes.
     title: what is wrong, in a few words.
     shows: what an error's text has in it, any of them.
     example: such a text, as it came.
@@ -40,9 +38,10 @@ class Trouble:
   fix: str
   page: str
 
-  def is_in(self, text: str) -> bool:
-    """Whether a text, as `_plain` has it, shows this trouble."""
-    return any(_pattern(one).search(text) for one in self.shows)
+  def line_in(self, text: str) -> int:
+    """The last line of a text, as `find` has it, that shows this trouble; -1 if none does."""
+    ends = [match.end() for one in self.shows for match in _pattern(one).finditer(text)]
+    return text.count('\n', 0, max(ends)) if ends else -1
 
 
 @functools.cache
@@ -57,23 +56,19 @@ def find(text: str) -> list[Trouble]:
 
   The last line of a traceback says what happened, and those above it how it came to that.
   """
-  lines = [_plain(line) for line in text[-MOST_LETTERS:].splitlines() if line.strip()]
-  whole = _plain(text[-MOST_LETTERS:])
-  found = {
-    one.name: max((at for at, line in enumerate(lines) if one.is_in(line)), default=-1)
-    for one in all_troubles()
-    if one.is_in(whole)
-  }
-  return sorted(
-    (one for one in all_troubles() if one.name in found), key=lambda one: -found[one.name]
-  )
-
-
-def _plain(text: str) -> str:
-  return ' '.join(text.split()).lower()
+  lines = (' '.join(line.split()) for line in text[-MOST_LETTERS:].lower().splitlines())
+  plain = '\n'.join(line for line in lines if line)
+  found = [(one.line_in(plain), one) for one in all_troubles()]
+  shown = [(line, one) for line, one in found if line >= 0]
+  return [one for _, one in sorted(shown, key=lambda entry: -entry[0])]
 
 
 @functools.cache
 def _pattern(shown: str) -> re.Pattern[str]:
-  parts = map(re.escape, _plain(shown).split('*'))
-  return re.compile(r'(?<!\w)' * shown[0].isalnum() + f'.{{0,{_BETWEEN}}}?'.join(parts))
+  """What finds an entry of `shows`: whole words, whose spaces may be line ends."""
+  plain = shown.lower().strip('^$')
+  parts = (r'\s'.join(map(re.escape, part.split(' '))) for part in plain.split('*'))
+  start = '^' if shown[0] == '^' else r'(?<!\w)' * plain[0].isalnum()
+  end = '$' if shown[-1] == '$' else r'(?!\w)' * plain[-1].isalnum()
+  between = f'[^\0]{{0,{_BETWEEN}}}?'
+  return re.compile(start + between.join(parts) + end, re.MULTILINE)
