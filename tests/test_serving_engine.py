@@ -106,11 +106,12 @@ def test_a_missing_field_is_named():
 
 
 def test_compiling_leaves_nothing_to_compile():
-  engine = served.engine_of('dss')
-  assert engine.sizes == [8] and engine.widths == [16, 48]
+  engine = Engine(served.engine_of('dss').predictor, 16, run_folders.CHOICES)
+  assert engine.sizes == [8, 16] and engine.widths == [16, 48]
   engine.compile()
   counts = [one._cache_size() for one in _programs()]
-  asked(engine, QUESTIONS[:2])
+  assert counts[-1] > 0
+  asked(engine, QUESTIONS)
   asked(engine, [{'input': 'x'}], rationale=False, scores=False)
   assert [one._cache_size() for one in _programs()] == counts
   engine.compile(lambda: pytest.fail('asked once too often') if counts is None else True)
@@ -119,7 +120,7 @@ def test_compiling_leaves_nothing_to_compile():
 def _programs():
   from dss_jax.inference import stepping
 
-  return stepping.begin, stepping.advance, stepping.scores
+  return stepping.begin, stepping.advance, stepping.scores, stepping.take
 
 
 @pytest.mark.parametrize(
