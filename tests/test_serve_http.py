@@ -1,5 +1,6 @@
 """The server over real HTTP: what it answers, what it refuses, who is cancelled, what it counts."""
 
+import asyncio
 import base64
 import hashlib
 import itertools
@@ -15,9 +16,12 @@ import run_folders
 import served
 import teacher_server
 
-from dss_jax.serving import gate
+from dss_jax.serving import bodies, gate, protocol
+from dss_jax.serving import chat as serving_chat
 from dss_jax.serving import server as server_process
 from dss_jax.serving.batcher import Job
+from dss_jax.serving.engine import Answer, End, Piece
+from dss_jax.serving.service import Labelled
 
 chat = served.chat
 KEY = 'a key of many letters'
@@ -109,6 +113,29 @@ def test_the_openai_client_moves_from_teacher_to_student_by_its_base_url(server,
   assert ''.join(part.choices[0].delta.content or '' for part in parts if part.choices) == own
   assert parts[-2].choices[0].finish_reason == 'length' and parts[-1].usage.total_tokens > 0
   assert [one.id for one in client.models.list()] == ['tiny']
+
+
+def test_a_stream_is_the_whole_answer_whatever_white_space_it_begins_with(engine):
+  answer = Labelled('yes', Answer('yes', 0.5, None, False))
+  pieces = (' ', '\n Rain', ' is wet.')
+
+  async def events():
+    yield answer
+    for text in pieces:
+      yield Piece(text)
+    yield End(''.join(pieces), 3, 4)
+
+  async def both():
+    form = protocol.load(None, 'none', None)
+    body = bodies.Chat.model_validate(chat())
+    reply = serving_chat.Reply(body, serving_chat.Asked(INPUT, False), form)
+    return await reply.whole(events()), [part async for part in reply.chunks(events())]
+
+  whole, parts = asyncio.run(both())
+  deltas = [json.loads(part.removeprefix(b'data: '))['choices'][0]['delta'] for part in parts[:-1]]
+  content = whole['choices'][0]['message']['content']
+  assert ''.join(delta.get('content', '') for delta in deltas) == content
+  assert content == 'Rain is wet. The answer is yes.'
 
 
 def test_a_structured_answer_has_the_schema_of_annotate(server, expected):

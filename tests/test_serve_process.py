@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
 import httpx2
 import programs
@@ -16,6 +17,7 @@ import run_folders
 import served
 import teacher_server
 
+from dss_jax import methods
 from dss_jax.commands import serve
 from dss_jax.serving import server
 from dss_jax.settings.errors import ConfigError
@@ -142,6 +144,48 @@ def test_a_port_that_is_taken_is_said():
     port = one.getsockname()[1]
     with pytest.raises(ConfigError, match=f'PORT {port}: .*choose another PORT'):
       server.listen('127.0.0.1', port)
+
+
+def test_labels_and_data_are_those_of_dss_predict(tmp_path, monkeypatch, capsys):
+  (tmp_path / 'mine_served.py').write_text(
+    'import run_folders\nimport seqio\nimport tensorflow as tf\n'
+    'from dss_jax.tasks.registration import register_dataset\n'
+    'read = lambda split, shuffle_files: tf.data.Dataset.from_tensor_slices(run_folders.ROWS)\n'
+    "source = seqio.FunctionDataSource(read, ['test'])\n"
+    "register_dataset('mine_served', source, choices=run_folders.CHOICES)\n"
+  )
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setenv('TFDS_DATA_DIR', 'elsewhere')
+  own = methods.Choices(('a', 'b'))
+  run = types.SimpleNamespace(
+    data=types.SimpleNamespace(mixture_or_task_name='mine_served_dss'), choices=own,
+    data_dir=str(tmp_path),
+  )  # fmt: skip
+  loaded = types.SimpleNamespace(
+    run=run, config=types.SimpleNamespace(module=None), method=methods.get('pinto')
+  )
+  assert serve._dataset(loaded) is None, 'the module is not imported'
+  said = capsys.readouterr().err
+  assert said.startswith('mine_served_dss: the data set is not known here') and '--module' in said
+  assert os.environ['TFDS_DATA_DIR'] == str(tmp_path)
+  assert serve._choices(loaded, None) == own
+  loaded.config.module = 'mine_served'
+  info = serve._dataset(loaded)
+  assert info.name == 'mine_served' and not capsys.readouterr().err
+  assert serve._choices(loaded, info) == own, 'the method chooses among those of its run'
+  loaded.method, run.choices = methods.get('dss'), None
+  assert serve._choices(loaded, info) == run_folders.CHOICES
+
+
+def test_a_reader_of_ready_that_is_gone_is_no_failure(monkeypatch):
+  def broken(*texts, flush):
+    raise BrokenPipeError
+
+  monkeypatch.setattr(server, 'print', broken, raising=False)
+  engine = types.SimpleNamespace(compile=lambda is_stopped: None)
+  process = server._Process(types.SimpleNamespace(engine=engine), server.Limits(1, 1, 2, False))
+  process._compile(None)
+  assert process._failure is None and process.why_not() == ''
 
 
 @pytest.mark.parametrize(

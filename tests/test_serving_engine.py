@@ -9,6 +9,7 @@ import served
 
 from dss_jax.inference import decoding
 from dss_jax.methods import Row
+from dss_jax.parallel import devices
 from dss_jax.serving.batcher import Job
 from dss_jax.serving.engine import Answer, End, Engine, Piece
 from dss_jax.serving.outputs import Output
@@ -48,7 +49,13 @@ def test_answers_are_those_of_the_predictor(method):
     assert 0 <= answer.confidence <= 1
 
 
-def test_rows_that_have_ended_leave_the_batch():
+@pytest.fixture
+def shrinks(monkeypatch):
+  """As on one CPU; the tests' mesh has several devices."""
+  monkeypatch.setattr(devices, 'shrinks_decoding', lambda: True)
+
+
+def test_rows_that_have_ended_leave_the_batch(shrinks):
   small = served.engine_of('dss')
   engine = Engine(small.predictor, 16, run_folders.CHOICES)
   assert engine.sizes == [8, 16]
@@ -105,7 +112,7 @@ def test_a_missing_field_is_named():
     served.engine_of('pinto').work({'input': 'x'}, False, False)
 
 
-def test_compiling_leaves_nothing_to_compile():
+def test_compiling_leaves_nothing_to_compile(shrinks):
   engine = Engine(served.engine_of('dss').predictor, 16, run_folders.CHOICES)
   assert engine.sizes == [8, 16] and engine.widths == [16, 48]
   engine.compile()
