@@ -146,7 +146,7 @@ def test_a_field_is_complete_once_the_next_one_starts(target):
         shown[name].append(value)
         assert '[' not in value and '\ufffd' not in value
     output.add([decoding.EOS_ID, 7], [-0.5, -9.0])
-  assert output.ended and output.fields() == (row.parse(text), {})
+  assert output.ended and not output.is_cut and output.fields() == (row.parse(text), {})
   assert output.log_prob == -0.5 * (len(output.ids) + 1)
   for name, values in shown.items():
     assert all(later.startswith(one) for one, later in itertools.pairwise(values)), name
@@ -156,4 +156,4 @@ def test_an_output_ends_at_its_limit():
   with vocabulary.temporary_vocabulary('bytes') as known:
     output = Output(Row('label', '{input}', '{label}'), 3, known)
     output.add(known.encode('abcdef'), [-1.0] * 6)
-  assert output.ended and output.text == 'abc' and output.log_prob == -3
+  assert output.ended and output.is_cut and output.text == 'abc' and output.log_prob == -3

@@ -64,7 +64,8 @@ class End(NamedTuple):
     rationale: the whole of it; None if none was asked for or learned.
     input_tokens: None where who answers does not count them.
     output_tokens: likewise.
-    finish_reason: 'stop', 'length' where the limit of tokens ended it, or as the teacher says.
+    finish_reason: 'stop', 'length' where the limit of tokens ended the label (a rationale that is
+      cut has a whole label), or as the teacher says.
   """
 
   rationale: str | None
@@ -352,9 +353,9 @@ class _Question:
     if all(output.ended for output in self.outputs):
       given = sum(len(ids) for ids in self.job.work.tokens)
       written = sum(len(output.ids) + 1 for output in self.outputs)
-      cut = [output.is_cut for output in self.outputs]
-      reason = 'length' if any(cut) else 'stop'
-      self.job.end(End(complete.get('rationale'), given, written - sum(cut), reason))
+      written -= sum(output.is_cut for output in self.outputs)
+      reason = 'length' if self.outputs[0].is_cut else 'stop'
+      self.job.end(End(complete.get('rationale'), given, written, reason))
 
   def _answer(self, written: str) -> Answer:
     work, log_prob, label = self.job.work, self.outputs[0].log_prob, written
