@@ -6,7 +6,10 @@ All three decode the same exported float32 weights greedily, on the same cores a
 micro-batcher: 64 requests are always on their way, and each answer is followed by the next request.
 Labels and rationales are asked apart, one row a request. Rounds alternate, so that another load on
 the machine strikes all; medians over rounds are printed, with processor seconds, and how many texts
-differ from ours. HTTP is left out: its cost is the same for all. Results: benchmarks/RESULTS.md.
+differ from ours. Inputs are tokens before the clock starts, for all; outputs become text within it.
+HTTP is left out: its cost is the same for all. So are the scores of candidate labels, which the
+peers do not give and `dss serve` computes unless a request says `"scores": false`. Results:
+benchmarks/RESULTS.md.
 """
 
 import argparse
@@ -30,7 +33,7 @@ from dss_jax.tasks import registration, sources
 
 
 class Whole:
-  """A batch that is decoded at once by `texts`: inputs and most tokens -> outputs."""
+  """A batch that is decoded at once by `texts`: inputs as tokens, most tokens -> outputs."""
 
   def __init__(self, texts, jobs):
     self._texts, self._jobs = texts, jobs
@@ -43,33 +46,32 @@ class Whole:
 
 
 def of_transformers(exported: pathlib.Path):
-  """Outputs of transformers' generate, its inputs as long as the longest of the batch."""
+  """Inputs and outputs of transformers' generate, as long as the longest of the batch."""
   tokenizer = transformers.AutoTokenizer.from_pretrained(exported)
   model = transformers.AutoModelForSeq2SeqLM.from_pretrained(exported).eval()
 
-  def texts(inputs: list[str], limit: int) -> list[str]:
-    asked = tokenizer(inputs, return_tensors='pt', padding=True)
+  def texts(inputs: list[list[int]], limit: int) -> list[str]:
+    asked = tokenizer.pad({'input_ids': inputs}, return_tensors='pt')
     with torch.inference_mode():
       found = model.generate(**asked, do_sample=False, num_beams=1, max_new_tokens=limit)
     return tokenizer.batch_decode(found, skip_special_tokens=True)
 
-  return texts
+  return lambda text: tokenizer(text).input_ids, texts
 
 
 def of_ctranslate2(exported: pathlib.Path, folder: pathlib.Path):
-  """Outputs of CTranslate2, which drops rows that have ended from its batch."""
+  """Inputs and outputs of CTranslate2, which drops rows that have ended from its batch."""
   translator = convert(exported, folder)
   tokenizer = transformers.AutoTokenizer.from_pretrained(exported)
 
-  def texts(inputs: list[str], limit: int) -> list[str]:
-    tokens = [tokenizer.convert_ids_to_tokens(ids) for ids in tokenizer(inputs).input_ids]
+  def texts(inputs: list[list[str]], limit: int) -> list[str]:
     found = translator.translate_batch(
-      tokens, beam_size=1, min_decoding_length=0, max_decoding_length=limit, max_batch_size=1024
+      inputs, beam_size=1, min_decoding_length=0, max_decoding_length=limit, max_batch_size=1024
     )
     ids = [tokenizer.convert_tokens_to_ids(one.hypotheses[0]) for one in found]
     return tokenizer.batch_decode(ids, skip_special_tokens=True)
 
-  return texts
+  return lambda text: tokenizer.convert_ids_to_tokens(tokenizer(text).input_ids), texts
 
 
 def closed_loop(begin, works: list, clients: int, rows: int) -> dict:
@@ -142,10 +144,11 @@ def main() -> None:
       limit = engine.limits[row.task]
       tokens = [predictor.encode(row, [text]).inputs for text in inputs]
       ours = [Work((row,), (ids,), (), (), False) for ids in tokens]
-      prefixed = [(row.input.replace('{input}', text), limit) for text in inputs]
+      prefixed = [row.input.replace('{input}', text) for text in inputs]
       sides = {'dss serve': (engine.begin, ours)}
-      for peer, texts in peers.items():
-        sides[peer] = (lambda jobs, texts=texts: Whole(texts, jobs), prefixed)
+      for peer, (encode, texts) in peers.items():
+        works = [(encode(text), limit) for text in prefixed]
+        sides[peer] = (lambda jobs, texts=texts: Whole(texts, jobs), works)
       print(name, json.dumps(compare(sides, given)), flush=True)
 
 

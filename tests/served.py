@@ -14,12 +14,14 @@ import time
 from collections.abc import Callable
 
 import httpx2
+import numpy as np
 import run_folders
 import uvicorn
 
 from dss_jax.parallel import partitioning
 from dss_jax.runs import student
 from dss_jax.serving import app, engine, gate, meters, protocol, service
+from dss_jax.serving import server as server_process
 from dss_jax.serving.batcher import Batcher
 
 WAIT_S = 20
@@ -44,6 +46,23 @@ def engine_of(method: str) -> engine.Engine:
   run = run_of(method)
   config = student.StudentConfig(run, mesh=partitioning.MeshConfig(), batch_size=ROWS)
   return engine.Engine(student.load(config).predictor(), ROWS, run_folders.CHOICES)
+
+
+@functools.cache
+def expected_of(asked: engine.Engine) -> dict[str, dict]:
+  """Label, rationale and scores of a student asked directly, by input; all scores differ."""
+  inputs, labels = run_folders.INPUTS, list(run_folders.CHOICES.labels)
+  scores = np.exp(asked.predictor.label_scores(inputs, labels))
+  answers = asked.predictor.answers(inputs)
+  return {
+    answer['input']: {**answer, 'scores': dict(zip(labels, map(float, of), strict=True))}
+    for answer, of in zip(answers, scores, strict=True)
+  }
+
+
+def chat(text: str | list = run_folders.INPUTS[0], **more) -> dict:
+  """A request in OpenAI's protocol."""
+  return {'model': 'any', 'messages': [{'role': 'user', 'content': text}], **more}
 
 
 @dataclasses.dataclass
@@ -101,10 +120,8 @@ def serve(asked: engine.Engine, queue=64, prompt=None, deferral=None, about=None
 @contextlib.contextmanager
 def _running(passed: gate.Gate, answering: service.Service):
   """Runs an application in a thread; yields its port."""
-  config = uvicorn.Config(
-    passed, port=0, log_level='critical', access_log=False, lifespan='off',
-    timeout_graceful_shutdown=1,
-  )  # fmt: skip
+  config = server_process.config_of(passed)
+  config.port = 0
   server = uvicorn.Server(config)
 
   async def main():

@@ -1,9 +1,13 @@
 """The server over real HTTP: what it answers, what it refuses, who is cancelled, what it counts."""
 
+import asyncio
 import base64
 import hashlib
+import itertools
 import json
+import math
 import re
+import socket
 import threading
 
 import openai
@@ -12,9 +16,14 @@ import run_folders
 import served
 import teacher_server
 
-from dss_jax.serving import deferral
-from dss_jax.teacher.client import Client
+from dss_jax.serving import bodies, gate, protocol
+from dss_jax.serving import chat as serving_chat
+from dss_jax.serving import server as server_process
+from dss_jax.serving.batcher import Job
+from dss_jax.serving.engine import Answer, End, Piece
+from dss_jax.serving.service import Labelled
 
+chat = served.chat
 KEY = 'a key of many letters'
 INPUT = run_folders.INPUTS[0]
 
@@ -32,13 +41,7 @@ def server(engine):
 
 @pytest.fixture(scope='module')
 def expected(engine):
-  """Label and rationale by input."""
-  answers = engine.predictor.answers(run_folders.INPUTS)
-  return {answer['input']: answer for answer in answers}
-
-
-def chat(text=INPUT, **more):
-  return {'model': 'any', 'messages': [{'role': 'user', 'content': text}], **more}
+  return served.expected_of(engine)
 
 
 # ---------------------------------------------------------------- answers
@@ -74,11 +77,14 @@ def test_many_clients_at_once_get_their_own_answers(server, expected):
     with server.client() as client:
       for _ in range(5):
         answer = client.post('/predict', json={'input': text, 'rationale': True}).json()
-        if (answer['label'], answer['rationale']) != (
-          expected[text]['label'], expected[text]['rationale'],
-        ):  # fmt: skip
+        own = expected[text]
+        if any(answer[name] != own[name] for name in ('label', 'rationale')) or (
+          answer['scores'] != pytest.approx(own['scores'], rel=1e-4)
+        ):
           wrong.append((text, answer))
 
+  for one, other in itertools.combinations(expected.values(), 2):
+    assert one['scores'] != pytest.approx(other['scores'], rel=1e-3), 'else nothing is tested'
   threads = [threading.Thread(target=ask, args=(text,)) for text in 2 * run_folders.INPUTS]
   for thread in threads:
     thread.start()
@@ -92,18 +98,44 @@ def test_the_openai_client_moves_from_teacher_to_student_by_its_base_url(server,
   answer = expected[INPUT]
   own = f'{answer["rationale"]} The answer is {answer["label"]}.'.strip()
   with teacher_server.serve({INPUT: written}) as teacher:
-    for url, content in ((teacher.url, written), (f'{server.url}/v1', own)):
+    # The student is untrained: it writes up to its limit.
+    for url, content, reason in (
+      (teacher.url, written, 'stop'), (f'{server.url}/v1', own, 'length'),
+    ):  # fmt: skip
       client = openai.OpenAI(base_url=url, api_key='none', max_retries=0)
       reply = client.chat.completions.create(**chat(max_tokens=64, temperature=0, stop=['\nQ:']))
       assert reply.choices[0].message.content == content
-      assert reply.choices[0].finish_reason == 'stop' and reply.model == 'any'
+      assert reply.choices[0].finish_reason == reason and reply.model == 'any'
       assert reply.usage.total_tokens == reply.usage.prompt_tokens + reply.usage.completion_tokens
   parts = list(
     client.chat.completions.create(**chat(stream=True, stream_options={'include_usage': True}))
   )
   assert ''.join(part.choices[0].delta.content or '' for part in parts if part.choices) == own
-  assert parts[-2].choices[0].finish_reason == 'stop' and parts[-1].usage.total_tokens > 0
+  assert parts[-2].choices[0].finish_reason == 'length' and parts[-1].usage.total_tokens > 0
   assert [one.id for one in client.models.list()] == ['tiny']
+
+
+def test_a_stream_is_the_whole_answer_whatever_white_space_it_begins_with(engine):
+  answer = Labelled('yes', Answer('yes', 0.5, None, False))
+  pieces = (' ', '\n Rain', ' is wet.')
+
+  async def events():
+    yield answer
+    for text in pieces:
+      yield Piece(text)
+    yield End(''.join(pieces), 3, 4)
+
+  async def both():
+    form = protocol.load(None, 'none', None)
+    body = bodies.Chat.model_validate(chat())
+    reply = serving_chat.Reply(body, serving_chat.Asked(INPUT, False), form)
+    return await reply.whole(events()), [part async for part in reply.chunks(events())]
+
+  whole, parts = asyncio.run(both())
+  deltas = [json.loads(part.removeprefix(b'data: '))['choices'][0]['delta'] for part in parts[:-1]]
+  content = whole['choices'][0]['message']['content']
+  assert ''.join(delta.get('content', '') for delta in deltas) == content
+  assert content == 'Rain is wet. The answer is yes.'
 
 
 def test_a_structured_answer_has_the_schema_of_annotate(server, expected):
@@ -145,6 +177,16 @@ def test_a_structured_answer_has_the_schema_of_annotate(server, expected):
       422, "a message of the role 'user'",
     ),
     ('/v1/chat/completions', json.dumps(chat(n=2)).encode(), 422, "field 'n'"),
+    ('/v1/chat/completions', json.dumps(chat(temperature=math.nan)).encode(), 400, 'not finite'),
+    ('/v1/chat/completions', json.dumps(chat(x=[{'y': -math.inf}])).encode(), 400, 'not finite'),
+    ('/v1/chat/completions', json.dumps(chat(temperature='1')).encode(), 422, "'temperature'"),
+    ('/v1/chat/completions', json.dumps(chat(max_tokens=0)).encode(), 422, "field 'max_tokens'"),
+    ('/v1/chat/completions', json.dumps(chat(stop=[3])).encode(), 422, "field 'stop"),
+    (
+      '/v1/chat/completions',
+      json.dumps(chat([{'type': 'text', 'text': 'a'}, {'type': 'image_url'}])).encode(),
+      422, 'a student reads text',
+    ),
     (
       '/v1/chat/completions', json.dumps(chat(response_format={'type': 'json_object'})).encode(),
       422, 'a student answers in text',
@@ -173,14 +215,17 @@ def test_a_form_of_another_page_is_refused(server):
 
 def test_with_a_key_requests_without_it_get_401(engine):
   with served.serve(engine, key=KEY) as server, server.client() as client:
-    for headers in ({}, {'Authorization': 'Bearer wrong'}, {'Authorization': KEY.upper()}):
+    for given in (None, 'Bearer wrong', KEY, f'Basic {KEY}', f'Bearer {KEY.upper()}'):
+      headers = {} if given is None else {'Authorization': given}
       for path in ('/predict', '/v1/chat/completions'):
         refused = client.post(path, json={'input': INPUT}, headers=headers)
         assert refused.status_code == 401 and refused.headers['www-authenticate'] == 'Bearer'
       for path in ('/metrics', '/student', '/v1/models', '/openapi.json', '/nowhere'):
         assert client.get(path, headers=headers).status_code == 401
     assert all(client.get(path).status_code == 200 for path in ('/', '/health', '/ready'))
-    known = {'Authorization': f'Bearer {KEY}', 'Host': 'student.example'}
+    for scheme in ('Bearer', 'bearer', 'BEARER '):
+      known = {'Authorization': f'{scheme} {KEY}', 'Host': 'student.example'}
+      assert client.get('/student', headers=known).status_code == 200
     assert client.post('/predict', json={'input': INPUT}, headers=known).status_code == 200
 
 
@@ -235,7 +280,7 @@ def test_a_failure_says_nothing_of_the_request(engine, monkeypatch, caplog):
   assert 'private' not in re.sub(r'.*lambda.*\n', '', caplog.text)
 
 
-# ---------------------------------------------------------------- cancelling, counting, the teacher
+# ---------------------------------------------------------------- cancelling, counting
 
 
 @pytest.mark.parametrize('stream', [False, True])
@@ -274,41 +319,62 @@ def test_metrics_count_and_only_what_is_asked_for_is_logged(engine, caplog):
     assert 'dss_requests_total{path="/predict",status="200"} 1.0' in text
     assert 'dss_requests_total{path="/predict",status="415"} 1.0' in text
     assert 'dss_answered_total{by="student"} 1.0' in text and 'process_resident' in text
+    assert 'dss_cancelled_total 0.0' in text
     assert 'private' not in caplog.text + text
     own = [record for record in caplog.records if record.name == 'dss_jax.serving']
     assert bool(own) == logs
 
 
-def test_unsure_inputs_go_to_the_teacher_and_are_counted(engine, expected):
-  written = 'Rain is water. The answer is entailment.'
-  with teacher_server.serve({INPUT: written}) as teacher:
-    behind = lambda form: deferral.Deferral(1.0, Client(teacher.url), 'big', form)  # noqa: E731
-    with served.serve(engine, deferral=behind) as server, server.client() as client:
-      ask = lambda **more: client.post('/predict', json={'input': INPUT, **more})  # noqa: E731
-      answer = ask(rationale=True).json()
-      assert answer['label'] == 'entailment' and answer['rationale'] == 'Rain is water.'
-      assert answer['answered_by'] == 'teacher'
-      assert answer['student_label'] == expected[INPUT]['label']
-      stream = [json.loads(data) for _, data in served.events(ask(rationale=True, stream=True))]
-      assert stream[0]['label'] == 'entailment' and stream[1] == {'text': 'Rain is water.'}
-      reply = client.post('/v1/chat/completions', json=chat(top_p=0.5)).json()
-      assert reply['choices'][0]['message']['content'] == written
-      assert teacher.bodies[-1]['messages'] == chat()['messages'] and teacher.bodies[-1]['top_p']
-      assert server.count('dss_answered_total', by='teacher') == 3
-      for fault in ('500', 'broken_json', 'cut_off', 'drop', '401'):
-        teacher.fault = lambda number, body, fault=fault: fault
-        answer = ask().json()
-        assert answer['answered_by'] == 'student' and answer['label'] == expected[INPUT]['label']
-      assert server.count('dss_teacher_failures_total') == 5
-      assert server.count('dss_answered_total', by='student') == 5
+def test_a_student_that_needs_a_rationale_refuses_chats_and_names_the_field():
+  with served.serve(served.engine_of('pinto')) as server, server.client() as client:
+    refused = client.post('/v1/chat/completions', json=chat())
+    assert refused.status_code == 422 and 'ask /predict' in refused.json()['error']['message']
+    refused = client.post('/predict', json={'input': INPUT})
+    message = refused.json()['error']['message']
+    assert refused.status_code == 422 and "lacks the field 'rationale'" in message
+    assert 'JSON lines' not in message
 
 
-def test_a_sure_student_asks_nobody(engine):
-  with teacher_server.serve({}) as teacher:
-    behind = lambda form: deferral.Deferral(1e-300, Client(teacher.url), 'big', form)  # noqa: E731
-    with served.serve(engine, deferral=behind) as server, server.client() as client:
-      assert client.post('/predict', json={'input': INPUT}).json()['answered_by'] == 'student'
-    assert teacher.requests == 0
+def test_a_job_has_ended_before_its_last_event_is_sent():
+  seen = []
+  job = Job(None, 1, lambda event: seen.append(job.ended))
+  job.end('the end')
+  job.end('again')
+  assert seen == [True], 'so that whoever gets it cannot cancel it'
+
+
+def test_a_long_text_is_encoded_off_the_loop(engine, monkeypatch):
+  threads = []
+  work = engine.work
+  monkeypatch.setattr(
+    engine,
+    'work',
+    lambda *given: (threads.append(threading.current_thread().name), work(*given))[1],
+  )
+  with served.serve(engine, max_body_bytes=1 << 16) as server, server.client() as client:
+    for length in (10, 10_000):
+      assert client.post('/predict', json={'input': 'a ' * length}).status_code == 200
+  assert threads[0] != threads[1] and threads[1].startswith('asyncio_')
+
+
+def test_slow_heads_and_bodies_and_chunked_ones_that_are_too_large_are_refused(engine, monkeypatch):
+  monkeypatch.setattr(gate, 'BODY_S', 0.3)
+  monkeypatch.setattr(server_process, 'HEAD_S', 0.3)
+  head = b'POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n'
+  with served.serve(engine) as server:
+    chunk = b'1000\r\n' + b'a' * 4096 + b'\r\n'
+    for sent, status in (
+      (b'', b''),
+      (head, b''),
+      (head + b'Content-Length: 9\r\n\r\n{', b'HTTP/1.1 408 '),
+      (head + b'Transfer-Encoding: chunked\r\n\r\n' + 2 * chunk + b'0\r\n\r\n', b'HTTP/1.1 413 '),
+    ):
+      address = ('127.0.0.1', int(server.url.rpartition(':')[2]))
+      with socket.create_connection(address, timeout=served.WAIT_S) as one:
+        one.sendall(sent)
+        assert one.recv(13) == status
+        while one.recv(4096):  # until it is closed
+          pass
 
 
 def test_the_page_allows_itself_alone(server):

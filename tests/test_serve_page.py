@@ -11,6 +11,8 @@ import run_folders
 import served
 from test_report_browser import CHROMIUM, FLAGS
 
+from dss_jax.serving.engine import Answer, Piece
+
 INPUT = run_folders.INPUTS[1]
 EXAMPLE = {
   'input': INPUT, 'label': 'entailment', 'teacher_label': '<b>neutral</b>',
@@ -55,6 +57,32 @@ def test_an_example_is_asked_and_compared(tmp_path):
   assert text_of(document, 'gold') == 'gold label: entailment'
   assert '<title>tiny · dss serve</title>' in document, 'no text of data runs'
   assert not re.search(r'CONSOLE.*(Refused|Error|violates)', log), log
+
+
+class Breaks:
+  """A batch that gives a label and a piece of the rationale, and then fails."""
+
+  def __init__(self, jobs):
+    self.jobs = jobs
+
+  def advance(self):
+    for job in self.jobs:
+      job.emit(Answer('yes', 0.5, None, False))
+      job.emit(Piece('Rain is'))
+    raise RuntimeError
+
+
+def test_an_answer_that_breaks_off_says_so_and_waits_no_more(tmp_path):
+  with served.serve(served.engine_of('dss'), about={'examples': [EXAMPLE]}) as server:
+    server.service.batcher._begin = Breaks
+    for number in range(TRIES):
+      document, _ = shown(f'{server.url}/#ask', tmp_path / str(number))
+      if text_of(document, 'problem'):
+        break
+  assert 'the student could not be asked' in text_of(document, 'problem')
+  assert text_of(document, 'rationale') == 'Rain is'
+  assert 'growing' not in re.search('<[^<]* id="rationale"[^>]*>', document)[0]
+  assert 'disabled' not in re.search('<[^<]* id="send"[^>]*>', document)[0]
 
 
 def test_a_server_with_a_key_asks_for_it(tmp_path):

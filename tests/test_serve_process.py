@@ -1,5 +1,6 @@
 """The process of `dss serve`: what it refuses to start with, and how SIGTERM ends it."""
 
+import contextlib
 import os
 import re
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
 import httpx2
 import programs
@@ -15,10 +17,10 @@ import run_folders
 import served
 import teacher_server
 
+from dss_jax import methods
 from dss_jax.commands import serve
-from dss_jax.serving import deferral, protocol, server
+from dss_jax.serving import server
 from dss_jax.settings.errors import ConfigError
-from dss_jax.teacher.client import Client
 
 INPUT = run_folders.INPUTS[0]
 WAIT_S = 120
@@ -47,17 +49,30 @@ def asking(url: str, texts: list[str]) -> threading.Thread:
   return thread
 
 
-def test_sigterm_finishes_what_was_accepted_and_refuses_what_is_new(slow_teacher, tmp_path):
-  environment = {**os.environ, **programs.VARIABLES}
-  flags = ['--port=0', '--batch_size=2', '--defer_below=1', '--teacher_model=big']
-  command = [sys.executable, '-m', 'dss_jax', 'serve', served.run_of('dss'), *flags]
-  log = (tmp_path / 'log').open('w+')
-  process = subprocess.Popen(
-    [*command, f'--teacher={slow_teacher.url}'], env=environment, stderr=log, text=True,
-    stdout=subprocess.PIPE,
-  )  # fmt: skip
+@contextlib.contextmanager
+def started(log, *flags: str, first: str = ''):
+  """A process of `dss serve`, which runs the code `first` before; yields it and its address."""
+  code = f'import sys, time; {first}\nfrom dss_jax.commands import serve; serve.main(sys.argv[1:])'
+  program = ['-c', code] if first else ['-m', 'dss_jax', 'serve']
+  with log.open('w') as errors:
+    process = subprocess.Popen(
+      [sys.executable, *program, served.run_of('dss'), '--port=0', '--batch_size=2', *flags],
+      env={**os.environ, **programs.VARIABLES}, stderr=errors, text=True, stdout=subprocess.PIPE,
+    )  # fmt: skip
   try:
-    url = re.search(r'at (http://127\.0\.0\.1:\d+) and', process.stdout.readline()).group(1)
+    yield process, re.search(r'at (http://127\.0\.0\.1:\d+) and', process.stdout.readline())[1]
+  finally:
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def behind(teacher) -> list[str]:
+  return ['--defer_below=1', '--teacher_model=big', f'--teacher={teacher.url}']
+
+
+def test_sigterm_finishes_what_was_accepted_and_refuses_what_is_new(slow_teacher, tmp_path):
+  with started(tmp_path / 'log', *behind(slow_teacher)) as (process, url):
     assert process.stdout.readline() == 'ready\n'
     assert httpx2.get(f'{url}/ready').status_code == 200
     texts: list[str] = []
@@ -70,43 +85,39 @@ def test_sigterm_finishes_what_was_accepted_and_refuses_what_is_new(slow_teacher
     thread.join()
     assert 'event: end' in texts[0] and 'Rain is water.' in texts[0]
     assert process.wait(WAIT_S) == 0
-  finally:
-    process.kill()
-    process.wait()
-    log.seek(0)
-    said = log.read()
-    log.close()
-    process.stdout.close()
-  assert said == '', 'nothing is logged unless asked for'
+  (said,) = (tmp_path / 'log').read_text().splitlines()  # and nothing more unless asked for
+  assert said.startswith('run_folders_dss: the data set is not known here') and '--module' in said
 
 
-def test_sigterm_ends_within_its_time_with_a_stream_open(slow_teacher):
+def test_sigterm_ends_within_its_time_with_a_stream_open(slow_teacher, tmp_path):
   slow_teacher.fault = lambda number, body: 'hang'
-  engine = served.engine_of('dss')
-  form = protocol.load(None, 'none', engine.choices)
-  behind = deferral.Deferral(1.0, Client(slow_teacher.url), 'big', form)
+  first = 'from dss_jax.serving import engine; engine.Engine.compile = lambda *given: None'
+  flags = ['--drain_seconds=2', *behind(slow_teacher)]
   texts: list[str] = []
-  signalled = []
-
-  def stop(url: str) -> None:
-    served.until(lambda: httpx2.get(f'{url}/health').status_code == 200)
-    while httpx2.get(f'{url}/ready').status_code != 200:
-      time.sleep(0.02)
+  with started(tmp_path / 'log', *flags, first=first) as (process, url):
+    assert process.stdout.readline() == 'ready\n'
     thread = asking(url, texts)
     served.until(lambda: slow_teacher.requests == 1)
-    signalled.append(time.monotonic())
-    os.kill(os.getpid(), signal.SIGTERM)
+    started_at = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(WAIT_S) == 0
+    assert 0.9 < time.monotonic() - started_at < 5
     thread.join()
-
-  with server.listen('127.0.0.1', 0) as listening:
-    url = f'http://127.0.0.1:{listening.getsockname()[1]}'
-    stopping = threading.Thread(target=stop, args=(url,))
-    stopping.start()
-    limits = server.Limits(queue_size=8, max_body_bytes=4096, drain_seconds=2, logs=False)
-    server.run(engine, form, served.ABOUT, listening, '', limits, behind)
-    stopping.join()
-  assert 1 <= time.monotonic() - signalled[0] < 4
   assert 'event: end' not in texts[0]
+
+
+def test_sigterm_ends_within_its_time_while_it_compiles_and_needs_no_openai(tmp_path):
+  first = (
+    "sys.modules['openai'] = None; from dss_jax.serving import engine; "
+    'engine.Engine.compile = lambda *given: time.sleep(600)'
+  )
+  with started(tmp_path / 'log', '--drain_seconds=2', first=first) as (process, url):
+    served.until(lambda: httpx2.get(f'{url}/health').status_code == 200)
+    assert httpx2.get(f'{url}/ready').status_code == 503
+    started_at = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(WAIT_S) == 0
+    assert time.monotonic() - started_at < 5
 
 
 # ---------------------------------------------------------------- what it does not start with
@@ -133,6 +144,48 @@ def test_a_port_that_is_taken_is_said():
     port = one.getsockname()[1]
     with pytest.raises(ConfigError, match=f'PORT {port}: .*choose another PORT'):
       server.listen('127.0.0.1', port)
+
+
+def test_labels_and_data_are_those_of_dss_predict(tmp_path, monkeypatch, capsys):
+  (tmp_path / 'mine_served.py').write_text(
+    'import run_folders\nimport seqio\nimport tensorflow as tf\n'
+    'from dss_jax.tasks.registration import register_dataset\n'
+    'read = lambda split, shuffle_files: tf.data.Dataset.from_tensor_slices(run_folders.ROWS)\n'
+    "source = seqio.FunctionDataSource(read, ['test'])\n"
+    "register_dataset('mine_served', source, choices=run_folders.CHOICES)\n"
+  )
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setenv('TFDS_DATA_DIR', 'elsewhere')
+  own = methods.Choices(('a', 'b'))
+  run = types.SimpleNamespace(
+    data=types.SimpleNamespace(mixture_or_task_name='mine_served_dss'), choices=own,
+    data_dir=str(tmp_path),
+  )  # fmt: skip
+  loaded = types.SimpleNamespace(
+    run=run, config=types.SimpleNamespace(module=None), method=methods.get('pinto')
+  )
+  assert serve._dataset(loaded) is None, 'the module is not imported'
+  said = capsys.readouterr().err
+  assert said.startswith('mine_served_dss: the data set is not known here') and '--module' in said
+  assert os.environ['TFDS_DATA_DIR'] == str(tmp_path)
+  assert serve._choices(loaded, None) == own
+  loaded.config.module = 'mine_served'
+  info = serve._dataset(loaded)
+  assert info.name == 'mine_served' and not capsys.readouterr().err
+  assert serve._choices(loaded, info) == own, 'the method chooses among those of its run'
+  loaded.method, run.choices = methods.get('dss'), None
+  assert serve._choices(loaded, info) == run_folders.CHOICES
+
+
+def test_a_reader_of_ready_that_is_gone_is_no_failure(monkeypatch):
+  def broken(*texts, flush):
+    raise BrokenPipeError
+
+  monkeypatch.setattr(server, 'print', broken, raising=False)
+  engine = types.SimpleNamespace(compile=lambda is_stopped: None)
+  process = server._Process(types.SimpleNamespace(engine=engine), server.Limits(1, 1, 2, False))
+  process._compile(None)
+  assert process._failure is None and process.why_not() == ''
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import served
 
 from dss_jax.inference import decoding
 from dss_jax.methods import Row
+from dss_jax.parallel import devices
 from dss_jax.serving.batcher import Job
 from dss_jax.serving.engine import Answer, End, Engine, Piece
 from dss_jax.serving.outputs import Output
@@ -48,7 +49,13 @@ def test_answers_are_those_of_the_predictor(method):
     assert 0 <= answer.confidence <= 1
 
 
-def test_rows_that_have_ended_leave_the_batch():
+@pytest.fixture
+def shrinks(monkeypatch):
+  """As on one CPU; the tests' mesh has several devices."""
+  monkeypatch.setattr(devices, 'shrinks_decoding', lambda: True)
+
+
+def test_rows_that_have_ended_leave_the_batch(shrinks):
   small = served.engine_of('dss')
   engine = Engine(small.predictor, 16, run_folders.CHOICES)
   assert engine.sizes == [8, 16]
@@ -105,12 +112,13 @@ def test_a_missing_field_is_named():
     served.engine_of('pinto').work({'input': 'x'}, False, False)
 
 
-def test_compiling_leaves_nothing_to_compile():
-  engine = served.engine_of('dss')
-  assert engine.sizes == [8] and engine.widths == [16, 48]
+def test_compiling_leaves_nothing_to_compile(shrinks):
+  engine = Engine(served.engine_of('dss').predictor, 16, run_folders.CHOICES)
+  assert engine.sizes == [8, 16] and engine.widths == [16, 48]
   engine.compile()
   counts = [one._cache_size() for one in _programs()]
-  asked(engine, QUESTIONS[:2])
+  assert counts[-1] > 0
+  asked(engine, QUESTIONS)
   asked(engine, [{'input': 'x'}], rationale=False, scores=False)
   assert [one._cache_size() for one in _programs()] == counts
   engine.compile(lambda: pytest.fail('asked once too often') if counts is None else True)
@@ -119,7 +127,7 @@ def test_compiling_leaves_nothing_to_compile():
 def _programs():
   from dss_jax.inference import stepping
 
-  return stepping.begin, stepping.advance, stepping.scores
+  return stepping.begin, stepping.advance, stepping.scores, stepping.take
 
 
 @pytest.mark.parametrize(
@@ -138,7 +146,7 @@ def test_a_field_is_complete_once_the_next_one_starts(target):
         shown[name].append(value)
         assert '[' not in value and '\ufffd' not in value
     output.add([decoding.EOS_ID, 7], [-0.5, -9.0])
-  assert output.ended and output.fields() == (row.parse(text), {})
+  assert output.ended and not output.is_cut and output.fields() == (row.parse(text), {})
   assert output.log_prob == -0.5 * (len(output.ids) + 1)
   for name, values in shown.items():
     assert all(later.startswith(one) for one, later in itertools.pairwise(values)), name
@@ -148,4 +156,4 @@ def test_an_output_ends_at_its_limit():
   with vocabulary.temporary_vocabulary('bytes') as known:
     output = Output(Row('label', '{input}', '{label}'), 3, known)
     output.add(known.encode('abcdef'), [-1.0] * 6)
-  assert output.ended and output.text == 'abc' and output.log_prob == -3
+  assert output.ended and output.is_cut and output.text == 'abc' and output.log_prob == -3

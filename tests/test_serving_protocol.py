@@ -47,6 +47,12 @@ def test_a_choice_is_answered_with_its_letter_where_the_input_lists_it():
 def test_exemplars_that_do_not_show_the_way_are_refused(tmp_path):
   path = tmp_path / 'mine.toml'
   path.write_text(
+    'instruction = "Answer."\nquestion = "{input}"\nmax_tokens = 9\n'
+    'completion = "{rationale} The answer is {answer}."\n[answer]\nchoices = ["yes", "no"]\n'
+  )
+  with pytest.raises(ValueError, match='has no exemplars: at least one'):
+    protocol.load(str(path), 'mine', None)
+  path.write_text(
     'instruction = "Answer."\nquestion = "{other}: {input}"\n'
     'completion = "{rationale} The answer is {answer}."\nmax_tokens = 9\n'
     '[answer]\nchoices = ["yes", "no"]\n[[exemplars]]\nrationale = "So."\nanswer = "yes"\n'

@@ -10,9 +10,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from dss_jax.methods import Choices
 from dss_jax.parallel import partitioning
 from dss_jax.runs import memory, student
-from dss_jax.settings import fields, gin_files
+from dss_jax.settings import arguments, fields, gin_files, whole_files
 from dss_jax.settings.printable import one_line
 
 SPLITS = ('test', 'validation')
@@ -32,10 +33,11 @@ class ServeConfig:
       asked and answered; None: that of the data set.
     defer_below: confidence from 0 to 1 under which the teacher is asked; None: never.
     teacher: address of its server, http://HOST:PORT/v1.
-    teacher_model: the server's name of it; None: as chats name their model.
+    teacher_model: the server's name of it; needed with TEACHER.
     teacher_key_env: variable of the environment with its key; None: OPENAI_API_KEY, if it is set.
     batch_size: most rows of a batch, over all devices.
-    queue_size: most requests that wait for a batch; others get 429.
+    queue_size: most requests that wait for a batch; others get 429. Also the most that wait for the
+      teacher; the student answers the others.
     max_body_bytes: of a request; larger ones get 413.
     drain_seconds: after SIGTERM, until the process ends at the latest.
     log_requests: whether method, path, status and time of each request are logged; never its text.
@@ -86,10 +88,10 @@ class ServeConfig:
 @memory.explained(memory.DECODING)
 def main(argv: Sequence[str]) -> int:
   """Runs `dss serve`; ends the process with 0 once it was served."""
-  arguments = list(argv)
-  if arguments and not arguments[0].startswith('-'):
-    arguments[0] = f'--model_dir={arguments[0]}'
-  gin_files.parse(arguments, 'runs/serve.gin')
+  given = list(argv)
+  if given and not given[0].startswith('-'):
+    given[0] = f'--model_dir={given[0]}'
+  gin_files.parse(given, 'runs/serve.gin')
   settings: ServeConfig = gin_files.configured('serve.ServeConfig')
   serve(settings)
   sys.stdout.flush()
@@ -120,7 +122,8 @@ def serve(settings: ServeConfig) -> None:
     )
   )  # fmt: skip
   info = _dataset(loaded)
-  form = protocol.load(settings.prompt, info.name if info else '', info.choices if info else None)
+  choices = _choices(loaded, info)
+  form = protocol.load(settings.prompt, info.name if info else '', choices)
   answers = engine.Engine(loaded.predictor(), settings.batch_size, form.choices)
   deferral = _deferral(settings, form)
   about = _about(settings, loaded, info, form)
@@ -136,24 +139,43 @@ def serve(settings: ServeConfig) -> None:
 
 def _dataset(loaded: student.Student) -> Any:
   """The data set that the student was trained on; None if it is not registered here."""
+  if loaded.run.data_dir:
+    os.environ['TFDS_DATA_DIR'] = str(whole_files.absolute(loaded.run.data_dir))
   from dss_jax.tasks import registration, sources
 
   sources.add_prepared_datasets()
   registration.add_methods()
+  if loaded.config.module:  # that of the run folder is not imported by itself
+    arguments.import_modules([loaded.config.module])
+  name = loaded.run.data.mixture_or_task_name
   try:
-    return registration.dataset_of(loaded.run.data.mixture_or_task_name)
+    return registration.dataset_of(name)
   except ValueError:
+    print(
+      f'{one_line(name)}: the data set is not known here, so there are no examples, and no scores '
+      'but of a method that chooses: --module=MY_TASKS registers it, --data_dir=FOLDER has it.',
+      file=sys.stderr,
+    )
     return None
 
 
+def _choices(loaded: student.Student, info: Any) -> Choices | None:
+  """The candidate labels: as `dss predict` has them where the method chooses among them."""
+  if loaded.method.answer.each_choice:
+    return loaded.run.choices
+  return info.choices if info else None
+
+
 def _deferral(settings: ServeConfig, form: Any) -> Any:
-  if settings.teacher is None or settings.defer_below is None:
+  if settings.teacher is None or settings.defer_below is None or settings.teacher_model is None:
     return None
   from dss_jax.serving import deferral
   from dss_jax.teacher import client
 
   asked = client.Client(settings.teacher, settings.teacher_key_env, timeout=60)
-  return deferral.Deferral(settings.defer_below, asked, settings.teacher_model, form)
+  return deferral.Deferral(
+    settings.defer_below, asked, settings.teacher_model, form, settings.queue_size
+  )
 
 
 def _about(settings: ServeConfig, loaded: student.Student, info: Any, form: Any) -> dict[str, Any]:

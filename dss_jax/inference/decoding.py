@@ -171,8 +171,7 @@ def _step(decoder: Decoder, decoding: Decoding, state: _Sample) -> _Sample:
   position = state.cache.position
   logits, cache = decoder.step(state.last, state.cache)
   token = _next_token(logits, decoding, state.keys, position)
-  log_prob = jnp.take_along_axis(logits, token[:, None], axis=1)[:, 0]
-  log_prob -= jax.nn.logsumexp(logits, axis=1)
+  log_prob = log_prob_of(token, logits)
   token = jnp.where(state.done, 0, token)
   return state._replace(
     tokens=state.tokens.at[:, position].set(token),
@@ -185,15 +184,19 @@ def _step(decoder: Decoder, decoding: Decoding, state: _Sample) -> _Sample:
 
 def _take_rows(state: _Sample, keep: Int[Array, 'n']) -> _Sample:
   """The state of some rows."""
-  cache = state.cache
+  rest = state._asdict() | {'cache': None}
+  kept = jax.tree.map(lambda part: part[keep], rest)
+  return _Sample(**kept | {'cache': cache_of(state.cache, keep)})
+
+
+def cache_of(cache: DecodeCache, keep: Int[Array, 'n']) -> DecodeCache:
+  """The cache of some rows."""
   of_rows = functools.partial(jnp.take, indices=keep, axis=-4)
-  cache = cache._replace(
+  return cache._replace(
     self_kv=jax.tree.map(of_rows, cache.self_kv),
     cross_kv=jax.tree.map(of_rows, cache.cross_kv),
     inputs_mask=cache.inputs_mask[keep],
   )
-  rest = state._asdict() | {'cache': None}
-  return _Sample(**jax.tree.map(lambda part: part[keep], rest) | {'cache': cache})
 
 
 def _next_token(
@@ -217,6 +220,12 @@ def likeliest(logits: Float[Array, 'b v']) -> Int[Array, 'b']:
   index = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 1)
   is_best = logits == logits.max(axis=1, keepdims=True)
   return jnp.where(is_best, index, size - 1).min(axis=1)
+
+
+def log_prob_of(token: Int[Array, 'b'], logits: Float[Array, 'b v']) -> Float[Array, 'b']:
+  """log p of each row's token, in nats."""
+  chosen = jnp.take_along_axis(logits, token[:, None], axis=1)[:, 0]
+  return chosen - jax.nn.logsumexp(logits, axis=1)
 
 
 class _Beams(NamedTuple):

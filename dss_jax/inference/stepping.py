@@ -96,10 +96,9 @@ def advance(
   def step(state):
     at, tokens, log_probs, now = state
     logits, cache = decoder.step(now.last, now.cache)
-    token = jnp.argmax(logits, axis=1).astype(jnp.int32)
-    log_prob = jnp.take_along_axis(jax.nn.log_softmax(logits), token[:, None], axis=1)[:, 0]
+    token = decoding.likeliest(logits)
+    log_prob = jnp.where(now.ended, 0.0, decoding.log_prob_of(token, logits))
     token = jnp.where(now.ended, 0, token)
-    log_prob = jnp.where(now.ended, 0.0, log_prob)
     ended = now.ended | (token == decoding.EOS_ID)
     tokens, log_probs = tokens.at[:, at].set(token), log_probs.at[:, at].set(log_prob)
     return at + 1, tokens, log_probs, Rows(token, ended, cache)
@@ -117,13 +116,7 @@ def advance(
 @jax.jit
 def take(rows: Rows, index: Int[Array, 'k']) -> Rows:
   """The batch of some of its rows, so that those that have ended need no more steps."""
-  cache = rows.cache
-  self_kv, cross_kv = jax.tree.map(
-    lambda kv: jnp.take(kv, index, axis=-4), (cache.self_kv, cache.cross_kv)
-  )
-  mask = jnp.take(cache.inputs_mask, index, axis=0)
-  kept = cache._replace(self_kv=self_kv, cross_kv=cross_kv, inputs_mask=mask)
-  return Rows(jnp.take(rows.last, index), jnp.take(rows.ended, index), kept)
+  return Rows(rows.last[index], rows.ended[index], decoding.cache_of(rows.cache, index))
 
 
 @functools.partial(jax.jit, static_argnames='config')

@@ -28,6 +28,8 @@ from dss_jax.serving.service import Event, FailedError, Labelled, Service
 
 PAGE = pathlib.Path(__file__).with_name('page.html')
 DRAINING = 'the server is stopping; ask another one.'
+LONG = 4096
+"""Letters whose tokens take about a millisecond."""
 _SSE = {'Cache-Control': 'no-cache', 'X-Accel-Buffering': 'no'}
 _GONE = 499
 """What is counted where the client did not wait for its answer."""
@@ -61,7 +63,7 @@ def make(service: Service, protocol: Protocol, about: Mapping[str, Any], state: 
   async def predict(question: bodies.Question, request: fastapi.Request) -> Response:
     """The label of an input, and its rationale and scores if they are wanted."""
     fields = {**question.fields, 'input': question.input}
-    work = _work(service, fields, question.rationale, question.scores, question.stream)
+    work = await _work(service, fields, question.rationale, question.scores, question.stream)
     events = service.events(work, question.input)
     if question.stream:
       return await _streamed(request, _predict_events(events, question.rationale), events)
@@ -70,9 +72,9 @@ def make(service: Service, protocol: Protocol, about: Mapping[str, Any], state: 
   @app.post('/v1/chat/completions', responses=_ANSWERS)
   async def chat_completions(body: bodies.Chat, request: fastapi.Request) -> Response:
     """The student in the teacher's place: its rationale and label in the teacher's format."""
-    question = chat.asked(body, protocol)
-    work = _work(service, {'input': question.text}, True, False, bool(body.stream))
-    events = service.events(work, question.text, body.model_dump(exclude_unset=True))
+    question = chat.asked(body, protocol, service.engine.needs, service.deferral is not None)
+    work = await _work(service, {'input': question.text}, True, False, bool(body.stream))
+    events = service.events(work, question.text, await request.json())
     reply = chat.Reply(body, question, protocol)
     if body.stream:
       return await _streamed(request, reply.chunks(events), events)
@@ -156,10 +158,12 @@ def _first_problem(errors: Sequence[Any]) -> str:
   return f'field {place!r}: {first["msg"]}.' if place else f'the body: {first["msg"]}.'
 
 
-def _work(service: Service, fields: Mapping[str, str], *wanted: bool) -> Work:
-  """A question with whether rationale, scores and pieces are wanted."""
+async def _work(service: Service, fields: Mapping[str, str], *wanted: bool) -> Work:
+  """A question with whether rationale, scores and pieces are wanted; long ones off the loop."""
   try:
-    return service.engine.work(fields, *wanted)
+    if sum(map(len, fields.values())) <= LONG:
+      return service.engine.work(fields, *wanted)
+    return await asyncio.to_thread(service.engine.work, fields, *wanted)
   except ValueError as error:
     raise RefusedError(422, str(error)) from error
 

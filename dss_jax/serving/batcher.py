@@ -64,9 +64,10 @@ class Job:
       self.send(event)
 
   def end(self, event: Any) -> None:
-    """Sends the last event."""
-    self.emit(event)
-    self.ended = True
+    """Sends the last event; it has ended before anybody can answer that."""
+    was_wanted, self.ended = self.is_wanted, True
+    if was_wanted:
+      self.send(event)
 
 
 class Running(Protocol):

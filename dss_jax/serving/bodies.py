@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal
 import pydantic
 
 Text = Annotated[str, pydantic.Field(min_length=1, pattern=r'\S')]
+Count = Annotated[int, pydantic.Field(strict=True, ge=1)]
+Number = Annotated[float, pydantic.Field(strict=True, allow_inf_nan=False)]
 
 
 class Question(pydantic.BaseModel):
@@ -40,7 +42,7 @@ class Prediction(pydantic.BaseModel):
 
 
 class Part(pydantic.BaseModel):
-  """A part of a message; parts that are no text are ignored."""
+  """A part of a message."""
 
   type: str = 'text'
   text: str = ''
@@ -59,6 +61,12 @@ class Message(pydantic.BaseModel):
       return ''.join(part.text for part in self.content if part.type == 'text')
     return self.content or ''
 
+  @property
+  def is_text(self) -> bool:
+    """Whether it has no parts but text."""
+    parts = self.content if isinstance(self.content, list) else []
+    return all(part.type == 'text' for part in parts)
+
 
 class StreamOptions(pydantic.BaseModel):
   """Of a chat that is streamed."""
@@ -67,7 +75,10 @@ class StreamOptions(pydantic.BaseModel):
 
 
 class Chat(pydantic.BaseModel):
-  """A chat as OpenAI's protocol has it; what a student has no use for is ignored."""
+  """A chat as OpenAI's protocol has it.
+
+  A student has no use for most parameters; their types are checked for the teacher behind it.
+  """
 
   model_config = pydantic.ConfigDict(extra='allow')
 
@@ -77,6 +88,14 @@ class Chat(pydantic.BaseModel):
   stream_options: StreamOptions | None = None
   n: Literal[1] | None = None
   response_format: dict[str, Any] | None = None
+  max_tokens: Count | None = None
+  max_completion_tokens: Count | None = None
+  temperature: Number | None = None
+  top_p: Number | None = None
+  frequency_penalty: Number | None = None
+  presence_penalty: Number | None = None
+  seed: Annotated[int, pydantic.Field(strict=True)] | None = None
+  stop: str | list[str] | None = None
 
 
 class Error(pydantic.BaseModel):

@@ -7,7 +7,7 @@ teacher's place (protocol.py) or its events (service.py).
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, NamedTuple
 
 from dss_jax.serving.bodies import Chat
@@ -27,16 +27,29 @@ class Asked(NamedTuple):
   is_json: bool
 
 
-def asked(chat: Chat, protocol: Protocol) -> Asked:
+def asked(chat: Chat, protocol: Protocol, needs: Sequence[str], has_teacher: bool) -> Asked:
   """The question of a chat: its last message of a user's.
 
+  Args:
+    chat: the request.
+    protocol: its format.
+    needs: fields that the student needs besides the input.
+    has_teacher: whether what a student does not read may be for the teacher behind it.
+
   Raises:
-    RefusedError: there is none, or the answer is wanted in another form.
+    RefusedError: there is none, the answer is wanted in another form, or a student cannot read it.
   """
-  texts = [message.text for message in chat.messages if message.role == 'user']
-  if not texts or not texts[-1].strip():
+  if needs:
+    raise RefusedError(
+      422, f'this student needs the field {needs[0]!r} besides the input, which a chat does not '
+      'have: ask /predict.'
+    )  # fmt: skip
+  messages = [message for message in chat.messages if message.role == 'user']
+  if not messages or not messages[-1].text.strip():
     raise RefusedError(422, "expected a message of the role 'user' with some text.")
-  return Asked(protocol.input(texts[-1]), _is_json(chat.response_format))
+  if not (has_teacher or messages[-1].is_text):
+    raise RefusedError(422, "a student reads text: expected parts of the type 'text' alone.")
+  return Asked(protocol.input(messages[-1].text), _is_json(chat.response_format))
 
 
 class Reply:
@@ -51,15 +64,16 @@ class Reply:
   async def whole(self, events: AsyncIterator[Event]) -> dict[str, Any]:
     """The answer as one object."""
     labelled: Labelled | None = None
+    end: End | None = None
     async for event in events:
-      if isinstance(event, Labelled):
-        labelled = event
-      elif isinstance(event, End):
-        assert labelled is not None
-        message = {'role': 'assistant', 'content': self._content(labelled, event)}
-        choice = {'index': 0, 'message': message, 'logprobs': None, 'finish_reason': 'stop'}
-        return {**self._head('chat.completion'), 'choices': [choice], 'usage': _usage(event)}
-    raise AssertionError('events end with an End')
+      labelled = event if isinstance(event, Labelled) else labelled
+      end = event if isinstance(event, End) else end
+    assert labelled is not None and end is not None
+    message = {'role': 'assistant', 'content': self._content(labelled, end)}
+    choice = {
+      'index': 0, 'message': message, 'logprobs': None, 'finish_reason': end.finish_reason
+    }  # fmt: skip
+    return {**self._head('chat.completion'), 'choices': [choice], 'usage': _usage(end)}
 
   async def chunks(self, events: AsyncIterator[Event]) -> AsyncIterator[bytes]:
     """The answer as server-sent events."""
@@ -69,12 +83,14 @@ class Reply:
         labelled = event
         yield self._chunk({'role': 'assistant', 'content': ''})
       elif isinstance(event, Piece) and self._grows(labelled):
-        self._sent += event.text
-        yield self._chunk({'content': event.text})
+        piece = event.text if self._sent else event.text.lstrip()  # as the whole content begins
+        if piece:
+          self._sent += piece
+          yield self._chunk({'content': piece})
       elif isinstance(event, End):
         assert labelled is not None
         yield self._chunk({'content': self._content(labelled, event).removeprefix(self._sent)})
-        yield self._chunk({}, finish='stop')
+        yield self._chunk({}, finish=event.finish_reason)
         options = self._chat.stream_options
         if options is not None and options.include_usage:
           head = self._head('chat.completion.chunk')
@@ -109,8 +125,11 @@ def _event(value: Any) -> bytes:
   return f'data: {json.dumps(value)}\n\n'.encode()
 
 
-def _usage(end: End) -> dict[str, int]:
+def _usage(end: End) -> dict[str, int] | None:
+  """Tokens of who answers; None where a teacher's server does not count them."""
   given, written = end.input_tokens, end.output_tokens
+  if given is None or written is None:
+    return None
   return {
     'prompt_tokens': given, 'completion_tokens': written, 'total_tokens': given + written
   }  # fmt: skip

@@ -22,7 +22,8 @@ import numpy as np
 from dss_jax.inference import decoding, stepping
 from dss_jax.inference.predictor import Predictor
 from dss_jax.methods import Choices, Row
-from dss_jax.parallel import partitioning
+from dss_jax.methods.base import fields_of
+from dss_jax.parallel import devices, partitioning
 from dss_jax.serving.batcher import Job
 from dss_jax.serving.outputs import Output
 
@@ -57,11 +58,20 @@ class Piece(NamedTuple):
 
 
 class End(NamedTuple):
-  """The end of an answer: the whole rationale, None if none was asked for or learned; tokens."""
+  """The end of an answer.
+
+  Attributes:
+    rationale: the whole of it; None if none was asked for or learned.
+    input_tokens: None where who answers does not count them.
+    output_tokens: likewise.
+    finish_reason: 'stop', 'length' where the limit of tokens ended the label (a rationale that is
+      cut has a whole label), or as the teacher says.
+  """
 
   rationale: str | None
-  input_tokens: int
-  output_tokens: int
+  input_tokens: int | None
+  output_tokens: int | None
+  finish_reason: str = 'stop'
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -114,6 +124,11 @@ class Engine:
     rows = self.rows.values()
     return next((row for row in rows if 'rationale' in row.fields and not row.has_label), None)
 
+  @property
+  def needs(self) -> list[str]:
+    """Fields besides `input` without which a question has no answer."""
+    return sorted(fields_of(self.predictor.method.answer.input) - {'input'})
+
   def work(
     self, fields: Mapping[str, str], rationale: bool, scores: bool, streams: bool = False
   ) -> Work:
@@ -129,9 +144,15 @@ class Engine:
       ValueError: a field or the listed choices are missing.
     """
     answer = self.predictor.method.answer
+    if missing := [name for name in self.needs if name not in fields]:
+      raise ValueError(
+        f'the student is asked with {answer.input!r}, and `fields` lacks the field {missing[0]!r}: '
+        f'expected {{"input": "TEXT", "fields": {{"{missing[0]}": "TEXT"}}}}.'
+      )
     rows = [answer]
-    if rationale and self.rationale_row is not None:
-      rows.append(self.rationale_row)
+    other = self.rationale_row
+    if rationale and other is not None and fields_of(other.input) <= set(fields):
+      rows.append(other)
     tokens = [self.predictor.encode(row, [fields]).inputs for row in rows]
     longest = self.decoder.max_input_length
     cut = [_cut(ids, longest) for ids in tokens]
@@ -257,13 +278,17 @@ class Batch:
   def compile_smaller(self) -> None:
     """Compiles leaving rows out, down to every smaller size."""
     engine = self._engine
-    for size in (one for one in engine.sizes if one < self._size):
-      with engine.on_mesh():
+    with engine.on_mesh():
+      if not devices.shrinks_decoding():
+        return
+      for size in (one for one in engine.sizes if one < self._size):
         (index,) = engine.put({'index': np.zeros(size, np.int32)}).values()
         stepping.take(self._rows, index)
 
   def _shrink(self) -> None:
     """Leaves out rows that have ended, where a smaller batch holds the others."""
+    if not devices.shrinks_decoding():
+      return
     kept = [at for at, place in enumerate(self._places) if _goes_on(*place)]
     size = next(one for one in self._engine.sizes if one >= len(kept))
     if size < self._size:
@@ -328,7 +353,9 @@ class _Question:
     if all(output.ended for output in self.outputs):
       given = sum(len(ids) for ids in self.job.work.tokens)
       written = sum(len(output.ids) + 1 for output in self.outputs)
-      self.job.end(End(complete.get('rationale'), given, written))
+      written -= sum(output.is_cut for output in self.outputs)
+      reason = 'length' if self.outputs[0].is_cut else 'stop'
+      self.job.end(End(complete.get('rationale'), given, written, reason))
 
   def _answer(self, written: str) -> Answer:
     work, log_prob, label = self.job.work, self.outputs[0].log_prob, written

@@ -11,6 +11,7 @@ import asyncio
 import dataclasses
 import hmac
 import logging
+import math
 import re
 import time
 import traceback
@@ -95,8 +96,9 @@ class Gate:
   def _check(self, scope: Any) -> None:
     headers = dict(scope['headers'])
     if self.key and scope['path'] not in OPEN:
-      given = headers.get(b'authorization', b'').removeprefix(b'Bearer ')
-      if not hmac.compare_digest(given, self.key.encode()):
+      scheme, _, given = headers.get(b'authorization', b'').partition(b' ')
+      is_known = hmac.compare_digest(given.strip(), self.key.encode())
+      if scheme.lower() != b'bearer' or not is_known:
         raise RefusedError(
           401, 'expected the header Authorization: Bearer KEY, with the key of DSS_API_KEY.'
         )
@@ -138,10 +140,21 @@ class Gate:
       )
     body = b''.join(parts)
     try:
-      rows.refuse_broken(json_form.parse_object(body, 'the body'))
+      _refuse_infinite(parsed := json_form.parse_object(body, 'the body'))
+      rows.refuse_broken(parsed)
     except ValueError as error:
       raise RefusedError(400, str(error)) from error
     return body
+
+
+def _refuse_infinite(value: Any) -> None:
+  """Refuses NaN and infinities, which JSON does not have and Python reads."""
+  waiting = [value]
+  while waiting:
+    part = waiting.pop()
+    if isinstance(part, float) and not math.isfinite(part):
+      raise ValueError('the body holds a number that is not finite, which JSON does not have.')
+    waiting += part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
 
 
 def _replayed(body: bytes, receive: Any) -> Any:

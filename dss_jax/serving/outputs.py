@@ -22,11 +22,13 @@ class Output:
     ids: tokens so far, without the EOS.
     log_prob: of all of them, the EOS included, in nats.
     ended: whether no more will come.
+    is_cut: whether the limit ended it, and not its EOS.
   """
 
   def __init__(self, row: Row, limit: int, vocabulary: seqio.Vocabulary):
     """Args: the row, the most tokens of it, and the vocabulary that they are read with."""
-    self.row, self.ids, self.log_prob, self.ended = row, list[int](), 0.0, False
+    self.row, self.ids, self.log_prob = row, list[int](), 0.0
+    self.ended = self.is_cut = False
     self._limit, self._vocabulary = limit, vocabulary
     self._names = [name for _, name in pieces(row.target) if name]
     between = [text.strip() for text, _ in pieces(row.target)[1:]]
@@ -42,7 +44,7 @@ class Output:
         self.ended = True
         return
       self.ids.append(int(token))
-      self.ended = len(self.ids) >= self._limit
+      self.ended = self.is_cut = len(self.ids) >= self._limit
 
   @property
   def text(self) -> str:

@@ -140,7 +140,7 @@ def load(prompt: str | None, dataset: str, choices: Choices | None) -> Protocol:
     choices: of its questions.
 
   Raises:
-    ValueError: there is no such prompt, or the exemplars do not show how an input is made of it.
+    ValueError: there is no such prompt, or no exemplar shows how an input is made of it.
   """
   if prompt is None:
     found = prompts.load(dataset) if dataset in prompts.names() else PLAIN
@@ -153,6 +153,11 @@ def load(prompt: str | None, dataset: str, choices: Choices | None) -> Protocol:
   else:
     read = _plain_dataset(choices)
   protocol = Protocol(found, read, choices)
+  if not found.exemplars and found is not PLAIN:
+    raise ValueError(
+      f'{found.path} has no exemplars: at least one [[exemplars]] is needed, which shows how a '
+      'question becomes the input of a student.'
+    )
   if not protocol.reads_exemplars():
     raise ValueError(
       f'{found.path}: its exemplars do not show how a question becomes the input of a student: '

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from dss_jax.serving import app as routes
 from dss_jax.serving.batcher import Batcher
@@ -33,6 +34,8 @@ from dss_jax.settings.errors import ConfigError
 KEY_VARIABLE = 'DSS_API_KEY'
 SHORTEST_KEY = 16
 POLL_S = 0.02
+HEAD_S = 30.0
+"""For the head of a connection's first request; a later one has up to twice as long."""
 LAST_S = 1
 """Of the time-out, kept for connections that do not end by themselves."""
 
@@ -123,11 +126,13 @@ def run(
   _log_to_stderr()
   meters = Meters()
   rows = engine.sizes[-1]
-  with Batcher(engine.begin, rows, limits.queue_size, meters.rows.observe) as batcher:
-    service = Service(engine, batcher, meters, deferral)
-    process = _Process(service, limits)
+  with contextlib.ExitStack() as stack:
+    batcher = Batcher(engine.begin, rows, limits.queue_size, meters.rows.observe)
+    process = _Process(Service(engine, batcher, meters, deferral), limits)
+    stack.callback(process.ended)
+    stack.enter_context(batcher)
     gate = Gate(
-      routes.make(service, protocol, about, process.why_not),
+      routes.make(process.service, protocol, about, process.why_not),
       meters, key, limits.max_body_bytes, limits.logs, process.why_not,
     )  # fmt: skip
     process.run(gate, listening)
@@ -145,9 +150,15 @@ class _Process:
   """What changes while a server runs."""
 
   def __init__(self, service: Service, limits: Limits):
-    self._service, self._limits = service, limits
+    self.service, self._limits = service, limits
     self._compiled = self._draining = False
     self._failure: BaseException | None = None
+    self._deadline = threading.Timer(limits.drain_seconds, _end_now)
+    self._deadline.daemon = True
+
+  def ended(self) -> None:
+    """Forgets the deadline; call once nothing is left to wait for."""
+    self._deadline.cancel()
 
   def why_not(self) -> str:
     """Why no question can be asked now; '' if it can."""
@@ -157,11 +168,7 @@ class _Process:
 
   def run(self, gate: Gate, listening: socket.socket) -> None:
     """Compiles in a thread and serves in this one."""
-    config = uvicorn.Config(
-      gate, log_level='critical', access_log=False, lifespan='off', server_header=False,
-      timeout_graceful_shutdown=LAST_S,
-    )  # fmt: skip
-    server = _Server(config)
+    server = _Server(config_of(gate))
     compiling = threading.Thread(target=self._compile, args=(server,), name='dss-compile')
     compiling.start()
     try:
@@ -174,22 +181,24 @@ class _Process:
 
   def _compile(self, server: uvicorn.Server) -> None:
     try:
-      self._service.engine.compile(lambda: self._draining)
+      self.service.engine.compile(lambda: self._draining)
       self._compiled = True
-      if not self._draining:
-        print('ready', flush=True)
     except BaseException as error:
       self._failure, server.should_exit = error, True
+    if self._compiled and not self._draining:
+      with contextlib.suppress(OSError):  # nobody reads it
+        print('ready', flush=True)
 
   async def _serve(self, server: uvicorn.Server, gate: Gate, listening: socket.socket) -> None:
     ending: list[asyncio.Task[None]] = []
 
     def end() -> None:
       if ending:  # a second signal
-        server.should_exit = server.force_exit = True
+        _end_now()
+      self._deadline.start()
       ending.append(asyncio.ensure_future(self._drain(server, gate)))
 
-    deferral = self._service.deferral
+    deferral = self.service.deferral
     async with contextlib.AsyncExitStack() as stack:
       if deferral is not None:
         await stack.enter_async_context(deferral.client)
@@ -201,12 +210,45 @@ class _Process:
   async def _drain(self, server: uvicorn.Server, gate: Gate) -> None:
     """Refuses what is new, waits for what was accepted, then ends the server."""
     self._draining = True
-    self._service.batcher.drain()
+    self.service.batcher.drain()
     with contextlib.suppress(TimeoutError):
       async with asyncio.timeout(max(0.0, self._limits.drain_seconds - LAST_S)):
         while gate.active:
           await asyncio.sleep(POLL_S)
     server.should_exit = True
+
+
+def config_of(gate: Gate) -> uvicorn.Config:
+  """How connections are served."""
+  return uvicorn.Config(
+    gate, log_level='critical', access_log=False, lifespan='off', server_header=False, ws='none',
+    http=_Connection, timeout_graceful_shutdown=LAST_S,
+  )  # fmt: skip
+
+
+class _Connection(H11Protocol):
+  """A connection that is closed if the head of its next request does not come."""
+
+  def connection_made(self, transport: Any) -> None:
+    super().connection_made(transport)
+    self.loop.call_later(HEAD_S, self._look, None)
+
+  def _look(self, before: Any) -> None:
+    """Compares the request with that of HEAD_S ago; goes on looking unless nothing has come."""
+    if self.transport.is_closing():
+      return
+    if self.cycle is before and (before is None or before.response_complete):
+      self.transport.close()
+    else:
+      self.loop.call_later(HEAD_S, self._look, self.cycle)
+
+
+def _end_now() -> None:
+  """Ends the process, whatever its threads do: nothing stops a compilation that has begun."""
+  with contextlib.suppress(OSError, ValueError):
+    sys.stdout.flush()
+    sys.stderr.flush()
+  os._exit(0)
 
 
 class _Server(uvicorn.Server):

@@ -84,16 +84,17 @@ class Service:
           raise FailedError(event.reason)
         if isinstance(event, Answer):
           labelled = await self._labelled(event, text, chat)
+          if labelled.taught is not None:
+            self.batcher.cancel(job)  # the student's rationale, which nobody reads
           yield labelled
           if labelled.taught is not None:
             for rest in _taught(labelled.taught, work):
               yield rest
-            self.batcher.cancel(job)
             return
           continue
         if isinstance(event, End):
-          self.meters.tokens.labels('input').inc(event.input_tokens)
-          self.meters.tokens.labels('output').inc(event.output_tokens)
+          self.meters.tokens.labels('input').inc(event.input_tokens or 0)
+          self.meters.tokens.labels('output').inc(event.output_tokens or 0)
         yield event
         if isinstance(event, End):
           return
@@ -114,7 +115,8 @@ class Service:
 def _taught(taught: Taught, work: Work) -> list[Event]:
   """The rationale of the teacher, if one was wanted, and the end."""
   wanted = len(work.rows) > 1 or 'rationale' in work.rows[0].fields
-  given = sum(len(ids) for ids in work.tokens)
+  given, written = (taught.tokens.input, taught.tokens.output) if taught.tokens else (None, None)
+  reason = taught.finish_reason or 'stop'
   if not wanted:
-    return [End(None, given, 0)]
-  return [Piece(taught.rationale), End(taught.rationale, given, 0)]
+    return [End(None, given, written, reason)]
+  return [Piece(taught.rationale), End(taught.rationale, given, written, reason)]
