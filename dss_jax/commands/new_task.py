@@ -7,10 +7,12 @@ the files (new_task_files.py).
 
 import argparse
 import dataclasses
+import functools
 import importlib.util
 import json
 import keyword
 import operator
+import os
 import pathlib
 import re
 import sys
@@ -54,13 +56,13 @@ def main(argv: Sequence[str]) -> int:
     ValueError, OSError: the table cannot be read, or files cannot be written.
   """
   flags = parser().parse_args(argv)
-  flags.split = flags.split and ('none' if flags.split.lower() == 'none' else flags.split)
   _check_name(flags.name)
   _check_free(flags)
   read = {split: tables.read(path, flags.encoding) for split, path in _files(flags).items()}
   found = columns.guess(read['train'], _given(flags))
-  if flags.split == 'none' or len(read) > 1:
+  if flags.split == 'none':
     found = dataclasses.replace(found, split='')
+  _check_one_split(flags, found, read)
   given = _records(flags, read, found)
   everything = [one for records in given.values() for one in records]
   labels = columns.labels_of(everything, found, flags.metric or '')
@@ -93,15 +95,11 @@ def _given(flags: argparse.Namespace) -> Columns:
   if flags.split not in (None, 'none') and (flags.validation or flags.test):
     raise ConfigError('expected --split=COLUMN or --validation=FILE and --test=FILE, not both.')
   return Columns(
-    inputs=_names(flags.input), label=flags.label or '', rationale=flags.rationale or '',
-    teacher_label=flags.teacher_label or '', choices=_names(flags.choices),
+    inputs=flags.input or (), label=flags.label or '', rationale=flags.rationale or '',
+    teacher_label=flags.teacher_label or '', choices=flags.choices or (),
     split='' if flags.split in (None, 'none') else flags.split,
     answer_after=flags.answer_after or '',
   )  # fmt: skip
-
-
-def _names(text: str | None) -> tuple[str, ...]:
-  return tuple(filter(None, (name.strip() for name in (text or '').split(','))))
 
 
 def _records(
@@ -129,6 +127,18 @@ def _records(
 # ---------------------------------------------------------------- checks
 
 
+def _check_one_split(
+  flags: argparse.Namespace, found: Columns, read: Mapping[str, tables.Table]
+) -> None:
+  """Refuses a column of splits next to files of splits: rows of test must not go into train."""
+  if found.split and len(read) > 1:
+    raise ConfigError(
+      f'{one_line(flags.table)}: column {rows.shown(found.split)} names the split of each row, and '
+      '--validation or --test gives a split too; expected one of them. Leave the file out, or '
+      'ignore the column by --split=none.'
+    )
+
+
 def _check_name(name: str) -> None:
   """Refuses names that Python or the registry could not tell from others."""
   if not re.fullmatch('[a-z][a-z0-9_]{0,40}', name) or keyword.iskeyword(name):
@@ -152,7 +162,15 @@ def _paths(name: str) -> dict[str, pathlib.Path]:
 
 
 def _check_free(flags: argparse.Namespace) -> None:
+  """Refuses to write over a table that is read, and without --replace over anything."""
   taken = [str(path) for path in _paths(flags.name).values() if path.exists()]
+  for read in map(os.path.expanduser, _files(flags).values()):
+    for path in taken:
+      if os.path.exists(read) and os.path.samefile(read, path):
+        raise ConfigError(
+          f'{one_line(read)} is read, and {path} would be written over it; choose another name, or '
+          'move the table elsewhere.'
+        )
   if taken and not flags.replace:
     raise ConfigError(
       f'{", ".join(taken)} exist; choose another name, or write over them by --replace.'
@@ -166,7 +184,7 @@ def _write(flags: argparse.Namespace, split: splitting.Split, labels: Labels) ->
   """Writes the files, whose texts are made before the first of them is written."""
   paths, name = _paths(flags.name), flags.name
   texts = {
-    'py': new_task_files.module(name, split, flags.teacher),
+    'py': new_task_files.module(name, split, flags.teacher or ''),
     'toml': new_task_files.prompt(name, split, labels),
     'gin': new_task_files.gin(name, split, RAW),
   } | {one: new_task_files.rows_text(records) for one, records in split.records.items()}
@@ -251,7 +269,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_files(group: argparse._ArgumentGroup) -> None:
-  add = group.add_argument
+  add = functools.partial(group.add_argument, type=arguments.given)
   add('--from', dest='table', required=True, metavar='FILE',
       help=f'{", ".join(tables.FORMATS)}, perhaps with .gz: all rows, or train')  # fmt: skip
   add('--validation', metavar='FILE', help='a table of it (default: 10 %% of train)')
@@ -264,17 +282,35 @@ def _add_files(group: argparse._ArgumentGroup) -> None:
     metavar='N',
     help='of the splits that are made (0)',
   )
-  add('--replace', action='store_true', help='write over the files of an earlier try')
+  group.add_argument(
+    '--replace', action='store_true', help='write over the files of an earlier try'
+  )
 
 
 def _add_columns(group: argparse._ArgumentGroup) -> None:
-  add = group.add_argument
-  add('--input', metavar='A,B', help='what the student reads; several are joined by </s>')
+  add = functools.partial(group.add_argument, type=arguments.given)
+  add('--input', type=_names, metavar='A,B',
+      help='what the student reads; several are joined by </s>')  # fmt: skip
   add('--label', metavar='C', help='what it answers')
   add('--rationale', metavar='C', help='why: a text, or a list of texts')
   add('--teacher_label', metavar='C', help="a teacher's answer, which may be wrong")
-  add('--choices', metavar='C or A,B,C', help='among which the label is: lists, or a column each')
+  add('--choices', type=_names, metavar='C or A,B,C',
+      help='among which the label is: lists, or a column each')  # fmt: skip
   add('--answer_after', metavar='TEXT', help="the label's column has a rationale, TEXT, the label")
-  add('--split', metavar='C', help="each row's split; none: make splits all the same")
+  add('--split', type=_name_or_none, metavar='C',
+      help="each row's split; none: make splits all the same")  # fmt: skip
   add('--metric', choices=('text', 'equation'), help='compare labels as texts, or by their value')
-  add('--teacher', default='', metavar='WHO', help='who wrote the rationales, for model cards')
+  add('--teacher', metavar='WHO', help='who wrote the rationales, for model cards')
+
+
+def _name_or_none(text: str) -> str:
+  """The type of a flag whose `none` says something else than leaving it out."""
+  return 'none' if text.strip().lower() == 'none' else arguments.given(text)
+
+
+def _names(text: str) -> tuple[str, ...]:
+  """The type of a flag that names columns."""
+  found = tuple(filter(None, (name.strip() for name in arguments.given(text).split(','))))
+  if not found:
+    raise argparse.ArgumentTypeError(f'expected names of columns, got {text!r}')
+  return found
