@@ -2,7 +2,7 @@
 
 import pytest
 
-from dss_jax.datasets import columns, splitting, tables
+from dss_jax.datasets import columns, guessing, splitting, tables
 from dss_jax.datasets.columns import Columns, Record
 
 # ---------------------------------------------------------------- columns and labels
@@ -14,10 +14,20 @@ def table_of(*found):
   )
 
 
+def records_of(found, **read):
+  """The records of tables by their files' names, without what groups them."""
+  named = columns.naming(read, found)
+  return [
+    record._replace(group='')
+    for name, table in read.items()
+    for _, _, record in columns.records(table, found, name, named)
+  ]
+
+
 def record_of(*found, **given):
   table = table_of(*found)
-  guessed = columns.guess(table, Columns(**given))
-  return guessed, [record for _, _, record in columns.records(table, guessed, 'f')]
+  guessed = guessing.guess(table, Columns(**given))
+  return guessed, records_of(guessed, f=table)
 
 
 def test_usual_names_are_guessed():

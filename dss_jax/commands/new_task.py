@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 
 from dss_jax import datasets
 from dss_jax.commands import new_task_files
-from dss_jax.datasets import columns, rows, splitting, tables
+from dss_jax.datasets import columns, guessing, rows, splitting, tables
 from dss_jax.datasets.columns import Columns, Labels, Record
 from dss_jax.settings import arguments, whole_files
 from dss_jax.settings.errors import ConfigError
@@ -59,9 +59,9 @@ def main(argv: Sequence[str]) -> int:
   _check_name(flags.name)
   _check_free(flags)
   read = {split: tables.read(path, flags.encoding) for split, path in _files(flags).items()}
-  found = columns.guess(read['train'], _given(flags))
-  if flags.split == 'none':
-    found = dataclasses.replace(found, split='')
+  found = guessing.guess(read['train'], _given(flags))
+  ignored = {role: '' for role in ('split', 'group') if getattr(flags, role) == 'none'}
+  found = dataclasses.replace(found, **ignored)
   _check_one_split(flags, found, read)
   given = _records(flags, read, found)
   everything = [one for records in given.values() for one in records]
@@ -99,6 +99,7 @@ def _given(flags: argparse.Namespace) -> Columns:
     teacher_label=flags.teacher_label or '', choices=flags.choices or (),
     split='' if flags.split in (None, 'none') else flags.split,
     answer_after=flags.answer_after or '',
+    group='' if flags.group in (None, 'none') else flags.group,
   )  # fmt: skip
 
 
@@ -113,7 +114,9 @@ def _records(
   files, given = _files(flags), dict[str, list[Record]]()
   for split, table in read.items():
     columns.check(table, found, files[split])
-    for number, row, record in columns.records(table, found, files[split]):
+  named = columns.naming({files[split]: table for split, table in read.items()}, found)
+  for split, table in read.items():
+    for number, row, record in columns.records(table, found, files[split], named):
       name = split
       if found.split:
         with rows.at(f'{one_line(files[split])}, row at {number}, column {found.split!r}'):
@@ -203,19 +206,19 @@ def _show_columns(
   lines = {
     'input': ' + '.join(found.inputs), 'choices': ' + '.join(found.choices),
     'label': found.label + after, 'rationale': found.rationale,
-    'teacher_label': found.teacher_label, 'split': found.split,
+    'teacher_label': found.teacher_label, 'split': found.split, 'group': found.group,
   }  # fmt: skip
   _say('columns (correct them by --input=A,B --label=C and so on):')
   for role, value in lines.items():
     if value:
       _say(f'  {role:13}  {value}')
-  unused = [one for one in read['train'].columns if one not in found.used]
+  unused = [one for one in read['train'].columns if one not in (*found.used, found.group)]
   if unused:
     _say(f'  not used       {", ".join(unused)}')
   for number, record in enumerate(train[:SHOWN], start=1):
     _say(f'row {number}:')
     for role, value in record._asdict().items():
-      if value:
+      if value and role != 'group':
         _say(f'  {role:13}  {one_line(str(value), _CUT)}')
 
 
@@ -299,6 +302,8 @@ def _add_columns(group: argparse._ArgumentGroup) -> None:
   add('--answer_after', metavar='TEXT', help="the label's column has a rationale, TEXT, the label")
   add('--split', type=_name_or_none, metavar='C',
       help="each row's split; none: make splits all the same")  # fmt: skip
+  add('--group', type=_name_or_none, metavar='C',
+      help='rows of one go to one split (default: the first part of several inputs)')  # fmt: skip
   add('--metric', choices=('text', 'equation'), help='compare labels as texts, or by their value')
   add('--teacher', metavar='WHO', help='who wrote the rationales, for model cards')
 
