@@ -140,7 +140,7 @@ def test_an_input_in_two_splits_stays_in_the_later_one():
   given = {'train': some(20), 'validation': some(5, 18), 'test': some(5, 20)}
   split = splitting.split(given, seed=0, by_label=True)
   assert [len(split.records[name]) for name in splitting.SPLITS] == [18, 2, 5]
-  assert split.leaks == 5 and 'train: 2 rows are left out' in split.notes[0]
+  assert split.left_out == 5 and 'train: 2 rows are left out' in split.notes[0]
 
 
 def test_rows_without_a_label_stay_in_train():

@@ -11,7 +11,6 @@ import functools
 import importlib.util
 import json
 import keyword
-import operator
 import os
 import pathlib
 import re
@@ -68,15 +67,15 @@ def main(argv: Sequence[str]) -> int:
   labels = columns.labels_of(everything, found, flags.metric or '')
   by_label = bool(labels.choices and labels.choices.labels)
   split = splitting.split(given, flags.seed, by_label)
-  left_out = sum(map(len, map(operator.attrgetter('rows'), read.values()))) - len(everything)
+  blank = sum(len(table.rows) for table in read.values()) - len(everything)
   _show_columns(read, found, split.records['train'])
-  if left_out:
-    _say(f'note: {left_out} rows without an input are left out.')
+  if blank:
+    _say(f'note: {blank} rows without an input are left out.')
   _show_labels(labels, split)
   folder = _write(flags, split, labels)
   _say_next(flags.name, split)
   counts = {name: len(records) for name, records in split.records.items()}
-  report = {'dataset': flags.name, 'splits': counts, 'left_out': split.leaks,
+  report = {'dataset': flags.name, 'splits': counts, 'left_out': split.left_out + blank,
             'metric': labels.metric, 'files': [str(one) for one in folder]}  # fmt: skip
   print(json.dumps(report))
   return 0
