@@ -7,8 +7,12 @@ import pathlib
 import pytest
 
 from dss_jax import cli
+from dss_jax.commands import new_task_files
 from dss_jax.datasets import release, rows
+from dss_jax.datasets.columns import Record
+from dss_jax.datasets.splitting import Split
 from dss_jax.methods import Choices
+from dss_jax.settings import whole_files
 from dss_jax.tasks import builder
 from dss_jax.teacher import answer_section
 
@@ -75,6 +79,84 @@ def test_an_empty_flag_is_refused(capsys, flag):
 def test_a_list_without_a_name_is_refused(capsys, flag):
   status, _, error = run(capsys, '--from=a.jsonl', f'--{flag}=,')
   assert status == 2 and 'expected names of columns' in error
+
+
+# ---------------------------------------------------------------- what is written
+
+
+def split_of(*records):
+  return Split({'train': list(records), 'validation': [], 'test': []}, (), 0)
+
+
+def test_letters_that_are_not_ascii_are_a_token_each():
+  """A vocabulary of `dss vocab` has about a token for each letter of Japanese."""
+  assert new_task_files.tokens('今日は良い天気です') >= 9
+  assert new_task_files.tokens('x' * 300) == 101
+  japanese = new_task_files.lengths(
+    split_of(Record('今' * 300, 'はい'), Record('今' * 300, 'いいえ'))
+  )
+  english = new_task_files.lengths(split_of(Record('x' * 300, 'yes'), Record('x' * 300, 'no')))
+  assert japanese.inputs >= 308 and english.inputs == 128 and not japanese.notes + english.notes
+
+
+@pytest.mark.parametrize(
+  ('record', 'said'),
+  [
+    (Record('x' * 9000, 'a'), 'about 1 inputs, of 1024 tokens at most'),
+    (Record('x', 'a' * 900), 'about 1 labels, of 256 tokens at most'),
+    (Record('x', 'a', 'w' * 900), 'about 1 rationales, of 256 tokens at most'),
+    (Record('x', 'a', ['w', 'w' * 900]), 'about 1 rationales, of 256 tokens at most'),
+  ],
+)
+def test_what_will_be_cut_is_said(record, said):
+  found = new_task_files.lengths(split_of(record, Record('y', 'b')))
+  assert [note[: len(said)] for note in found.notes] == [said]
+  many = new_task_files.lengths(split_of(*[Record('y', 'b')] * 300, Record('y' * 3000, 'b')))
+  assert many.inputs == 32 and many.notes[0].startswith('about 1 inputs, of 32')
+
+
+@pytest.mark.parametrize(('count', 'method'), [(1, 'standard'), (19, 'standard'), (36, 'dss')])
+def test_few_rationales_are_not_enough_for_step_by_step(capsys, count, method):
+  save('a.jsonl', [{**row, 'why': 'So.' if n < count else ''} for n, row in enumerate(ROWS)])
+  status, lines, _ = run(capsys, '--from=a.jsonl')
+  assert status == 0 and any(f'--gin_file=methods/{method}.gin' in line for line in lines)
+  assert any('rows have a rationale' in line for line in lines) == (method == 'standard')
+
+
+@pytest.mark.parametrize('broken', range(6))
+def test_an_interrupted_replacement_leaves_the_earlier_try(capsys, monkeypatch, broken):
+  assert run(capsys, '--from=a.jsonl')[0] == 0
+  before = contents()
+  save('a.jsonl', [{'text': f'New {n}.', 'label': 'xy'[n % 2]} for n in range(40)])
+  write, written = whole_files.write_text, []
+
+  def interrupted(path, text):
+    written.append(path)
+    if len(written) > broken:
+      raise KeyboardInterrupt
+    write(path, text)
+
+  monkeypatch.setattr(whole_files, 'write_text', interrupted)
+  try:
+    status = cli.main(['new-task', 'my_files', '--from=a.jsonl', '--replace'])
+  except KeyboardInterrupt:
+    status = 130
+  assert status != 0 and contents() == before
+
+
+def contents():
+  return {path: path.read_bytes() for path in pathlib.Path().rglob('*my_files*') if path.is_file()}
+
+
+@pytest.mark.parametrize(('file', 'status'), [('__init__.py', 2), ('rows.csv', 0)])
+def test_a_folder_of_the_name_is_refused_if_it_is_a_module(capsys, file, status):
+  pathlib.Path('my_files').mkdir()
+  pathlib.Path('my_files', file).touch()
+  found, _, error = run(capsys, '--from=a.jsonl')
+  assert found == status and ('the folder my_files' in error) == (status == 2)
+
+
+# ---------------------------------------------------------------- what is read of it
 
 
 def test_a_teacher_is_looked_for_once_and_only_where_rows_may_hold_one():

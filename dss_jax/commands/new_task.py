@@ -59,8 +59,10 @@ def main(argv: Sequence[str]) -> int:
   _check_free(flags)
   read = {split: tables.read(path, flags.encoding) for split, path in _files(flags).items()}
   found = guessing.guess(read['train'], _given(flags))
-  ignored = {role: '' for role in ('split', 'group') if getattr(flags, role) == 'none'}
-  found = dataclasses.replace(found, **ignored)
+  if flags.split == 'none':
+    found = dataclasses.replace(found, split='')
+  if flags.group == 'none':
+    found = dataclasses.replace(found, group='')
   _check_one_split(flags, found, read)
   given = _records(flags, read, found)
   everything = [one for records in given.values() for one in records]
@@ -150,8 +152,11 @@ def _check_name(name: str) -> None:
     )
   if name in datasets.names() or name in datasets.EMBEDDED:
     raise ConfigError(f'a data set {name!r} ships with the package; choose another name.')
+  if pathlib.Path(name, '__init__.py').exists():
+    raise ConfigError(f'the folder {name} here is a module of that name; choose another name.')
   found = importlib.util.find_spec(name)
-  if found is not None and found.origin != str(pathlib.Path(f'{name}.py').absolute()):
+  has_file = found is not None and found.origin is not None  # else a folder, which is no module
+  if has_file and found.origin != str(pathlib.Path(f'{name}.py').absolute()):
     raise ConfigError(
       f'Python has a module {name!r} already ({found.origin}); choose another name.'
     )
@@ -183,7 +188,7 @@ def _check_free(flags: argparse.Namespace) -> None:
 
 
 def _write(flags: argparse.Namespace, split: splitting.Split, labels: Labels) -> list[pathlib.Path]:
-  """Writes the files, whose texts are made before the first of them is written."""
+  """Writes the files next to those of an earlier try, and moves them there when all are whole."""
   paths, name = _paths(flags.name), flags.name
   texts = {
     'py': new_task_files.module(name, split, flags.teacher or ''),
@@ -191,8 +196,15 @@ def _write(flags: argparse.Namespace, split: splitting.Split, labels: Labels) ->
     'gin': new_task_files.gin(name, split, RAW),
   } | {one: new_task_files.rows_text(records) for one, records in split.records.items()}
   paths['train'].parent.mkdir(parents=True, exist_ok=True)
-  for one, text in texts.items():
-    whole_files.write_text(paths[one], text)
+  staged = {one: path.with_name(f'.{path.name}.new') for one, path in paths.items()}
+  try:
+    for one, text in texts.items():
+      whole_files.write_text(staged[one], text)
+    for one, path in staged.items():
+      path.replace(paths[one])
+  finally:
+    for path in staged.values():
+      path.unlink(missing_ok=True)
   return list(paths.values())
 
 
@@ -233,7 +245,7 @@ def _show_labels(labels: Labels, split: splitting.Split) -> None:
     _say(f'labels: {len(labels.choices.labels)} classes, rows of train in brackets: {several}.')
   else:
     _say(f'labels: one of {labels.choices.listed} choices that each input lists.')
-  for note in (*labels.notes, *split.notes):
+  for note in (*labels.notes, *split.notes, *new_task_files.lengths(split).notes):
     _say(f'note: {note}')
   _say(f'splits: {new_task_files.counts_text(split)}.')
 
@@ -243,7 +255,11 @@ def _say_next(name: str, split: splitting.Split) -> None:
   method = new_task_files.method_of(split)
   _say(f'written: {", ".join(map(str, _paths(name).values()))}. Next:')
   if not new_task_files.has_rationales(split):
-    _say('  # no rationales yet. A teacher writes them (dss annotate also prepares the data):')
+    some = new_task_files.rationales(split)
+    _say(
+      f'  # {some or "no"} of {len(split.records["train"])} rows have a rationale. '
+      'A teacher writes them (dss annotate also prepares the data):'
+    )
     _say(f'  dss annotate --dataset={name} --module={name} --prompt={name}.toml --raw_dir={RAW} '
          '--data_dir=data --model=MODEL --preview')  # fmt: skip
     _say('  # or train on the labels alone:')
