@@ -155,11 +155,9 @@ def _check_name(name: str) -> None:
   if pathlib.Path(name, '__init__.py').exists():
     raise ConfigError(f'the folder {name} here is a module of that name; choose another name.')
   found = importlib.util.find_spec(name)
-  has_file = found is not None and found.origin is not None  # else a folder, which is no module
-  if has_file and found.origin != str(pathlib.Path(f'{name}.py').absolute()):
-    raise ConfigError(
-      f'Python has a module {name!r} already ({found.origin}); choose another name.'
-    )
+  origin = found.origin if found is not None else None  # a folder without a module has none
+  if origin not in (None, str(pathlib.Path(f'{name}.py').absolute())):
+    raise ConfigError(f'Python has a module {name!r} already ({origin}); choose another name.')
 
 
 def _paths(name: str) -> dict[str, pathlib.Path]:
