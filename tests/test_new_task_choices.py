@@ -37,6 +37,10 @@ def test_labels_name_choices_alike_in_all_files():
   assert labels_of(ANSWER, **read) == {'train': ['3', '1'], 'test': ['1', '2']}
   read = {'train': answered(numbers, 1, 2), 'test': answered(numbers, 3, 1)}
   assert labels_of(ANSWER, **read) == {'train': ['1', '2'], 'test': ['3', '1']}
+  read = {'train': answered(['b', 'a'], 'a'), 'test': answered(['b', 'a'], 'b', 'a')}
+  assert labels_of(ANSWER, **read) == {'train': ['a'], 'test': ['b', 'a']}
+  read = {'train': answered(['b', 'a'], 'a'), 'test': answered(['x', 'y'], 'a')}
+  assert labels_of(ANSWER, **read) == {'train': ['b'], 'test': ['x']}
   read = {'train': answered(['x', 'y', 'z'], 1), 'test': answered(['x', 'y', 'z'], 3)}
   assert labels_of(ANSWER, **read) == {'train': ['x'], 'test': ['z']}
 
@@ -107,7 +111,7 @@ def test_columns_of_choices_are_in_the_order_of_their_names(names):
 @pytest.mark.parametrize(
   'names',
   [('options', 'answers'), ('ops', 'solo'), ('option1', 'answer2'), ('option1', 'option3'),
-   ('B', 'C'), ('option_b', 'option_c')],
+   ('option1', 'option2', 'option4'),   ('B', 'C'), ('option_b', 'option_c')],
 )  # fmt: skip
 def test_columns_that_are_like_choices_are_none(names):
   table = table_of({'question': 'Q', 'label': 'x', **dict.fromkeys(names, 'x')})

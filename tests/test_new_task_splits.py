@@ -48,6 +48,10 @@ def test_a_group_of_several_labels_leaves_one_of_each_in_train():
   for seed in range(20):
     split = made(records, seed)
     assert set(counts(split, 'train')) == {'a', 'b', 'c', 'rare'}
+  pairs = [Record(f'P{n}</s>{m}', f'r{n // 2}' if m else 'ab'[n % 2], group=f'P{n}')
+           for n in range(40) for m in range(2)]  # fmt: skip
+  for seed in range(60):
+    assert len(counts(made(pairs, seed), 'train')) == 22
 
 
 def test_shares_are_claimed_only_where_they_are_so():

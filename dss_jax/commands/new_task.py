@@ -255,7 +255,7 @@ def _say_next(name: str, split: splitting.Split) -> None:
   if not new_task_files.has_rationales(split):
     some = new_task_files.rationales(split)
     _say(
-      f'  # {some or "no"} of {len(split.records["train"])} rows have a rationale. '
+      f'  # {some or "none"} of {len(split.records["train"])} rows have a rationale. '
       'A teacher writes them (dss annotate also prepares the data):'
     )
     _say(f'  dss annotate --dataset={name} --module={name} --prompt={name}.toml --raw_dir={RAW} '
