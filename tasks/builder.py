@@ -18,7 +18,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 from etils import epath
 
-from dss_jax.datasets import release
+from dss_jax.datasets import release, rows
 from dss_jax.datasets.completions import Provenance
 from dss_jax.settings import json_form, progress, whole_folders
 from dss_jax.tasks import prepared
@@ -117,11 +117,11 @@ def prepare(
   """
   filters.Filter(row_filter, dataset.metric)
   dataset = release.with_parser(dataset, parser)
-  train = splits.get('train')
-  if row_filter != filters.NONE and train is not None and not _has_teacher(dataset, train):
+  has_teacher = {split: _has_teacher(dataset, files) for split, files in splits.items()}
+  if row_filter != filters.NONE and not has_teacher.get('train', True):
     raise ValueError(
-      f'--filter={row_filter} judges teacher outputs, but {train.rows} has none next to it '
-      f'(llm/{dataset.splits["train"]}_CoT_<k>.json) or in --teacher_outputs '
+      f'--filter={row_filter} judges teacher outputs, but {splits["train"].rows} has none next '
+      f'to it (llm/{dataset.splits["train"]}_CoT_<k>.json) or in --teacher_outputs '
       f'({dataset.splits["train"]}.jsonl): add them or set --filter=none.'
     )
   teacher = provenance.teacher if provenance else dataset.teacher
@@ -130,7 +130,7 @@ def prepare(
     'filter': row_filter,
     'parser': parser,
     'sources': _hashes(splits),
-    'teacher': teacher if any(_has_teacher(dataset, one) for one in splits.values()) else '',
+    'teacher': teacher if any(has_teacher.values()) else '',
     'provenance': json_form.to_dict(provenance) if provenance else {},
   }
   folder = prepared.dataset_folder(dataset.name, data_dir)
@@ -272,7 +272,13 @@ def _shown(examples: Iterator[release.Example], split: str) -> Iterator[release.
 
 def _has_teacher(dataset: release.Dataset, files: release.SplitFiles) -> bool:
   """Whether there are completions, or rows that hold a teacher's rationale or label."""
-  return bool(files.completions) or any(dataset.given(row) for _, row in dataset.read(files.rows))
+  if files.completions or dataset.given is None:
+    return bool(files.completions)
+  for number, row in dataset.read(files.rows):
+    with rows.at(f'{files.rows}, line {number}'):
+      if dataset.given(row):
+        return True
+  return False
 
 
 def _hashes(splits: Mapping[str, release.SplitFiles]) -> dict[str, dict[str, str]]:

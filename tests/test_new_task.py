@@ -88,6 +88,34 @@ def test_a_guessed_encoding_and_separator_are_said():
   assert cells('a.csv', 'cp850')[0]['text'] == 'Zo\u00d9'
 
 
+def test_one_bad_byte_does_not_change_the_letters_of_other_lines():
+  text = 'text,label\n' + ''.join(f'Zoë {n},bad\n' for n in range(40))
+  pathlib.Path('a.csv').write_bytes(text.encode() + b'\xff,good\n')
+  with pytest.raises(
+    ValueError, match=r'^a\.csv, line 42: byte 482 of the file is 0xff, .*windows'
+  ):
+    tables.read('a.csv')
+  assert cells('a.csv', 'windows-1252')[40]['text'] == 'ÿ'
+
+
+@pytest.mark.parametrize('name', ['a.jsonl', 'a.json', 'a.xml'])
+def test_only_csv_is_guessed_to_be_windows_1252(name):
+  text = '<a><b><c>é</c></b></a>' if name == 'a.xml' else '{"c": "é"}'
+  pathlib.Path(name).write_bytes(text.encode('cp1252'))
+  with pytest.raises(ValueError, match=rf'^{name}, line 1: byte \d+ of the file is 0xe9'):
+    tables.read(name)
+  assert cells(name, 'cp1252') == [{'c': 'é'}]
+
+
+@pytest.mark.parametrize('encoding', ['windows-1251', 'KOI8-R', 'utf-8', 'Shift_JIS', 'UTF-16'])
+def test_xml_is_of_the_encoding_that_it_names(encoding):
+  text = f"<?xml version='1.0' encoding='{encoding}'?>\n<a><b><c>Да</c></b></a>"
+  pathlib.Path('a.xml').write_bytes(text.encode(encoding))
+  assert cells('a.xml') == [{'c': 'Да'}]
+  with pytest.raises(ValueError, match='knows no such encoding'):
+    tables.read('a.xml', 'utf-9')
+
+
 def test_json_may_be_one_list_and_have_objects_within():
   row = {'question': {'stem': 'Why?', 'choices': [{'label': 'A', 'text': 'so'}]}, 'answerKey': 'A'}
   pathlib.Path('a.json').write_text(json.dumps([row, row]))

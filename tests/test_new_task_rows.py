@@ -2,7 +2,7 @@
 
 import pytest
 
-from dss_jax.datasets import columns, splitting, tables
+from dss_jax.datasets import columns, guessing, splitting, tables
 from dss_jax.datasets.columns import Columns, Record
 
 # ---------------------------------------------------------------- columns and labels
@@ -14,10 +14,20 @@ def table_of(*found):
   )
 
 
+def records_of(found, **read):
+  """The records of tables by their files' names, without what groups them."""
+  named = columns.naming(read, found)
+  return [
+    record._replace(group='')
+    for name, table in read.items()
+    for _, _, record in columns.records(table, found, name, named)
+  ]
+
+
 def record_of(*found, **given):
   table = table_of(*found)
-  guessed = columns.guess(table, Columns(**given))
-  return guessed, [record for _, _, record in columns.records(table, guessed, 'f')]
+  guessed = guessing.guess(table, Columns(**given))
+  return guessed, records_of(guessed, f=table)
 
 
 def test_usual_names_are_guessed():
@@ -130,7 +140,7 @@ def test_an_input_in_two_splits_stays_in_the_later_one():
   given = {'train': some(20), 'validation': some(5, 18), 'test': some(5, 20)}
   split = splitting.split(given, seed=0, by_label=True)
   assert [len(split.records[name]) for name in splitting.SPLITS] == [18, 2, 5]
-  assert split.leaks == 5 and 'train: 2 rows are left out' in split.notes[0]
+  assert split.left_out == 5 and 'train: 2 rows are left out' in split.notes[0]
 
 
 def test_rows_without_a_label_stay_in_train():

@@ -7,10 +7,11 @@ the files (new_task_files.py).
 
 import argparse
 import dataclasses
+import functools
 import importlib.util
 import json
 import keyword
-import operator
+import os
 import pathlib
 import re
 import sys
@@ -18,7 +19,7 @@ from collections.abc import Mapping, Sequence
 
 from dss_jax import datasets
 from dss_jax.commands import new_task_files
-from dss_jax.datasets import columns, rows, splitting, tables
+from dss_jax.datasets import columns, guessing, rows, splitting, tables
 from dss_jax.datasets.columns import Columns, Labels, Record
 from dss_jax.settings import arguments, whole_files
 from dss_jax.settings.errors import ConfigError
@@ -54,27 +55,29 @@ def main(argv: Sequence[str]) -> int:
     ValueError, OSError: the table cannot be read, or files cannot be written.
   """
   flags = parser().parse_args(argv)
-  flags.split = flags.split and ('none' if flags.split.lower() == 'none' else flags.split)
   _check_name(flags.name)
   _check_free(flags)
   read = {split: tables.read(path, flags.encoding) for split, path in _files(flags).items()}
-  found = columns.guess(read['train'], _given(flags))
-  if flags.split == 'none' or len(read) > 1:
+  found = guessing.guess(read['train'], _given(flags))
+  if flags.split == 'none':
     found = dataclasses.replace(found, split='')
+  if flags.group == 'none':
+    found = dataclasses.replace(found, group='')
+  _check_one_split(flags, found, read)
   given = _records(flags, read, found)
   everything = [one for records in given.values() for one in records]
   labels = columns.labels_of(everything, found, flags.metric or '')
   by_label = bool(labels.choices and labels.choices.labels)
   split = splitting.split(given, flags.seed, by_label)
-  left_out = sum(map(len, map(operator.attrgetter('rows'), read.values()))) - len(everything)
+  blank = sum(len(table.rows) for table in read.values()) - len(everything)
   _show_columns(read, found, split.records['train'])
-  if left_out:
-    _say(f'note: {left_out} rows without an input are left out.')
+  if blank:
+    _say(f'note: {blank} rows without an input are left out.')
   _show_labels(labels, split)
   folder = _write(flags, split, labels)
   _say_next(flags.name, split)
   counts = {name: len(records) for name, records in split.records.items()}
-  report = {'dataset': flags.name, 'splits': counts, 'left_out': split.leaks,
+  report = {'dataset': flags.name, 'splits': counts, 'left_out': split.left_out + blank,
             'metric': labels.metric, 'files': [str(one) for one in folder]}  # fmt: skip
   print(json.dumps(report))
   return 0
@@ -93,15 +96,12 @@ def _given(flags: argparse.Namespace) -> Columns:
   if flags.split not in (None, 'none') and (flags.validation or flags.test):
     raise ConfigError('expected --split=COLUMN or --validation=FILE and --test=FILE, not both.')
   return Columns(
-    inputs=_names(flags.input), label=flags.label or '', rationale=flags.rationale or '',
-    teacher_label=flags.teacher_label or '', choices=_names(flags.choices),
+    inputs=flags.input or (), label=flags.label or '', rationale=flags.rationale or '',
+    teacher_label=flags.teacher_label or '', choices=flags.choices or (),
     split='' if flags.split in (None, 'none') else flags.split,
     answer_after=flags.answer_after or '',
+    group='' if flags.group in (None, 'none') else flags.group,
   )  # fmt: skip
-
-
-def _names(text: str | None) -> tuple[str, ...]:
-  return tuple(filter(None, (name.strip() for name in (text or '').split(','))))
 
 
 def _records(
@@ -115,7 +115,9 @@ def _records(
   files, given = _files(flags), dict[str, list[Record]]()
   for split, table in read.items():
     columns.check(table, found, files[split])
-    for number, row, record in columns.records(table, found, files[split]):
+  named = columns.naming({files[split]: table for split, table in read.items()}, found)
+  for split, table in read.items():
+    for number, row, record in columns.records(table, found, files[split], named):
       name = split
       if found.split:
         with rows.at(f'{one_line(files[split])}, row at {number}, column {found.split!r}'):
@@ -129,6 +131,18 @@ def _records(
 # ---------------------------------------------------------------- checks
 
 
+def _check_one_split(
+  flags: argparse.Namespace, found: Columns, read: Mapping[str, tables.Table]
+) -> None:
+  """Refuses a column of splits next to files of splits: rows of test must not go into train."""
+  if found.split and len(read) > 1:
+    raise ConfigError(
+      f'{one_line(flags.table)}: column {rows.shown(found.split)} names the split of each row, and '
+      '--validation or --test gives a split too; expected one of them. Leave the file out, or '
+      'ignore the column by --split=none.'
+    )
+
+
 def _check_name(name: str) -> None:
   """Refuses names that Python or the registry could not tell from others."""
   if not re.fullmatch('[a-z][a-z0-9_]{0,40}', name) or keyword.iskeyword(name):
@@ -138,11 +152,12 @@ def _check_name(name: str) -> None:
     )
   if name in datasets.names() or name in datasets.EMBEDDED:
     raise ConfigError(f'a data set {name!r} ships with the package; choose another name.')
+  if pathlib.Path(name, '__init__.py').exists():
+    raise ConfigError(f'the folder {name} here is a module of that name; choose another name.')
   found = importlib.util.find_spec(name)
-  if found is not None and found.origin != str(pathlib.Path(f'{name}.py').absolute()):
-    raise ConfigError(
-      f'Python has a module {name!r} already ({found.origin}); choose another name.'
-    )
+  origin = found.origin if found is not None else None  # a folder without a module has none
+  if origin not in (None, str(pathlib.Path(f'{name}.py').absolute())):
+    raise ConfigError(f'Python has a module {name!r} already ({origin}); choose another name.')
 
 
 def _paths(name: str) -> dict[str, pathlib.Path]:
@@ -152,7 +167,15 @@ def _paths(name: str) -> dict[str, pathlib.Path]:
 
 
 def _check_free(flags: argparse.Namespace) -> None:
+  """Refuses to write over a table that is read, and without --replace over anything."""
   taken = [str(path) for path in _paths(flags.name).values() if path.exists()]
+  for read in map(os.path.expanduser, _files(flags).values()):
+    for path in taken:
+      if os.path.exists(read) and os.path.samefile(read, path):
+        raise ConfigError(
+          f'{one_line(read)} is read, and {path} would be written over it; choose another name, or '
+          'move the table elsewhere.'
+        )
   if taken and not flags.replace:
     raise ConfigError(
       f'{", ".join(taken)} exist; choose another name, or write over them by --replace.'
@@ -163,16 +186,23 @@ def _check_free(flags: argparse.Namespace) -> None:
 
 
 def _write(flags: argparse.Namespace, split: splitting.Split, labels: Labels) -> list[pathlib.Path]:
-  """Writes the files, whose texts are made before the first of them is written."""
+  """Writes the files next to those of an earlier try, and moves them there when all are whole."""
   paths, name = _paths(flags.name), flags.name
   texts = {
-    'py': new_task_files.module(name, split, flags.teacher),
+    'py': new_task_files.module(name, split, flags.teacher or ''),
     'toml': new_task_files.prompt(name, split, labels),
     'gin': new_task_files.gin(name, split, RAW),
   } | {one: new_task_files.rows_text(records) for one, records in split.records.items()}
   paths['train'].parent.mkdir(parents=True, exist_ok=True)
-  for one, text in texts.items():
-    whole_files.write_text(paths[one], text)
+  staged = {one: path.with_name(f'.{path.name}.new') for one, path in paths.items()}
+  try:
+    for one, text in texts.items():
+      whole_files.write_text(staged[one], text)
+    for one, path in staged.items():
+      path.replace(paths[one])
+  finally:
+    for path in staged.values():
+      path.unlink(missing_ok=True)
   return list(paths.values())
 
 
@@ -185,19 +215,19 @@ def _show_columns(
   lines = {
     'input': ' + '.join(found.inputs), 'choices': ' + '.join(found.choices),
     'label': found.label + after, 'rationale': found.rationale,
-    'teacher_label': found.teacher_label, 'split': found.split,
+    'teacher_label': found.teacher_label, 'split': found.split, 'group': found.group,
   }  # fmt: skip
   _say('columns (correct them by --input=A,B --label=C and so on):')
   for role, value in lines.items():
     if value:
       _say(f'  {role:13}  {value}')
-  unused = [one for one in read['train'].columns if one not in found.used]
+  unused = [one for one in read['train'].columns if one not in (*found.used, found.group)]
   if unused:
     _say(f'  not used       {", ".join(unused)}')
   for number, record in enumerate(train[:SHOWN], start=1):
     _say(f'row {number}:')
     for role, value in record._asdict().items():
-      if value:
+      if value and role != 'group':
         _say(f'  {role:13}  {one_line(str(value), _CUT)}')
 
 
@@ -213,7 +243,7 @@ def _show_labels(labels: Labels, split: splitting.Split) -> None:
     _say(f'labels: {len(labels.choices.labels)} classes, rows of train in brackets: {several}.')
   else:
     _say(f'labels: one of {labels.choices.listed} choices that each input lists.')
-  for note in (*labels.notes, *split.notes):
+  for note in (*labels.notes, *split.notes, *new_task_files.lengths(split).notes):
     _say(f'note: {note}')
   _say(f'splits: {new_task_files.counts_text(split)}.')
 
@@ -223,7 +253,11 @@ def _say_next(name: str, split: splitting.Split) -> None:
   method = new_task_files.method_of(split)
   _say(f'written: {", ".join(map(str, _paths(name).values()))}. Next:')
   if not new_task_files.has_rationales(split):
-    _say('  # no rationales yet. A teacher writes them (dss annotate also prepares the data):')
+    some = new_task_files.rationales(split)
+    _say(
+      f'  # {some or "none"} of {len(split.records["train"])} rows have a rationale. '
+      'A teacher writes them (dss annotate also prepares the data):'
+    )
     _say(f'  dss annotate --dataset={name} --module={name} --prompt={name}.toml --raw_dir={RAW} '
          '--data_dir=data --model=MODEL --preview')  # fmt: skip
     _say('  # or train on the labels alone:')
@@ -251,7 +285,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_files(group: argparse._ArgumentGroup) -> None:
-  add = group.add_argument
+  add = functools.partial(group.add_argument, type=arguments.given)
   add('--from', dest='table', required=True, metavar='FILE',
       help=f'{", ".join(tables.FORMATS)}, perhaps with .gz: all rows, or train')  # fmt: skip
   add('--validation', metavar='FILE', help='a table of it (default: 10 %% of train)')
@@ -264,17 +298,37 @@ def _add_files(group: argparse._ArgumentGroup) -> None:
     metavar='N',
     help='of the splits that are made (0)',
   )
-  add('--replace', action='store_true', help='write over the files of an earlier try')
+  group.add_argument(
+    '--replace', action='store_true', help='write over the files of an earlier try'
+  )
 
 
 def _add_columns(group: argparse._ArgumentGroup) -> None:
-  add = group.add_argument
-  add('--input', metavar='A,B', help='what the student reads; several are joined by </s>')
+  add = functools.partial(group.add_argument, type=arguments.given)
+  add('--input', type=_names, metavar='A,B',
+      help='what the student reads; several are joined by </s>')  # fmt: skip
   add('--label', metavar='C', help='what it answers')
   add('--rationale', metavar='C', help='why: a text, or a list of texts')
   add('--teacher_label', metavar='C', help="a teacher's answer, which may be wrong")
-  add('--choices', metavar='C or A,B,C', help='among which the label is: lists, or a column each')
+  add('--choices', type=_names, metavar='C or A,B,C',
+      help='among which the label is: lists, or a column each')  # fmt: skip
   add('--answer_after', metavar='TEXT', help="the label's column has a rationale, TEXT, the label")
-  add('--split', metavar='C', help="each row's split; none: make splits all the same")
+  add('--split', type=_name_or_none, metavar='C',
+      help="each row's split; none: make splits all the same")  # fmt: skip
+  add('--group', type=_name_or_none, metavar='C',
+      help='rows of one go to one split (default: the first part of several inputs)')  # fmt: skip
   add('--metric', choices=('text', 'equation'), help='compare labels as texts, or by their value')
-  add('--teacher', default='', metavar='WHO', help='who wrote the rationales, for model cards')
+  add('--teacher', metavar='WHO', help='who wrote the rationales, for model cards')
+
+
+def _name_or_none(text: str) -> str:
+  """The type of a flag whose `none` says something else than leaving it out."""
+  return 'none' if text.strip().lower() == 'none' else arguments.given(text)
+
+
+def _names(text: str) -> tuple[str, ...]:
+  """The type of a flag that names columns."""
+  found = tuple(filter(None, (name.strip() for name in arguments.given(text).split(','))))
+  if not found:
+    raise argparse.ArgumentTypeError(f'expected names of columns, got {text!r}')
+  return found

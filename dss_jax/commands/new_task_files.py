@@ -7,6 +7,7 @@ Owns their texts. Does not own: the splits (datasets/splitting.py), the format o
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from dss_jax.datasets import labels
 from dss_jax.datasets.columns import Labels, Record
@@ -19,9 +20,12 @@ MOST_EXEMPLARS = 8
 LONGEST_EXEMPLAR = 1200
 """Letters of its input and rationale: eight of them fit into any teacher's context."""
 LETTERS_A_TOKEN = 3.0
-"""Of a vocabulary of T5's kind or one of `dss vocab`, at least, on average of a text."""
+"""Of a vocabulary of T5's kind or one of `dss vocab`, at least, on average of a text in ASCII; each
+other letter counts as a token."""
 INPUT_TOKENS, TARGET_TOKENS = 1024, 256
 """The paper's, which are the most here."""
+PREFIX_TOKENS, END_TOKENS = 8, 4
+"""Of a task's prefix, and of the end of a text."""
 
 _MODULE = '''\
 """The data set {name}: {counts}. `dss new-task` wrote it; it is yours to change."""
@@ -50,7 +54,8 @@ DATASET = '{name}'
 MIXTURE_OR_TASK_MODULE = '{name}'
 DATA_DIR = 'data'
 VOCABULARY = '{name}.model'
-TASK_FEATURE_LENGTHS = {{'inputs': {inputs}, 'targets': {targets}}}  # tokens, of 99 % of the rows
+# Tokens, estimated from the letters of 99 % of the rows before there is a vocabulary.
+TASK_FEATURE_LENGTHS = {{'inputs': {inputs}, 'targets': {targets}}}
 MAX_DECODE_LENGTH = {decode}
 BATCH_SIZE = 16
 LEARNING_RATE = 1e-3  # from random weights
@@ -105,9 +110,23 @@ def module(name: str, split: Split, teacher: str) -> str:
   return _MODULE.format(name=name, counts=counts_text(split), teacher=repr(teacher))
 
 
+class Lengths(NamedTuple):
+  """Tokens of inputs, targets and answers, estimated from letters, and what is longer."""
+
+  inputs: int
+  targets: int
+  decode: int
+  notes: tuple[str, ...]
+
+
+def rationales(split: Split) -> int:
+  """How many rows of train have a rationale."""
+  return sum(any(_several(one.rationale)) for one in split.records['train'])
+
+
 def has_rationales(split: Split) -> bool:
-  """Whether the rows allow step by step, which needs rationales."""
-  return any(one.rationale for one in split.records['train'])
+  """Whether the rows allow step by step, which needs rationales: half of train's have one."""
+  return 2 * rationales(split) >= len(split.records['train'])
 
 
 def method_of(split: Split) -> str:
@@ -115,22 +134,38 @@ def method_of(split: Split) -> str:
   return 'dss' if has_rationales(split) else 'standard'
 
 
+def lengths(split: Split) -> Lengths:
+  """The lengths that hold 99 % of the inputs and rationales, and all labels, as far as they may."""
+  records = [one for several in split.records.values() for one in several]
+  inputs = [tokens(one.input) + PREFIX_TOKENS for one in records]
+  answers = [tokens(one.label) + END_TOKENS for one in records]
+  whys = [tokens(text) for one in split.records['train'] for text in _several(one.rationale)]
+  longest = -(-max(max(answers), 16) // 8) * 8
+  input_length = _length(inputs, INPUT_TOKENS)
+  targets = max(_length([one + PREFIX_TOKENS for one in whys], TARGET_TOKENS),
+                min(longest, TARGET_TOKENS))  # fmt: skip
+  cut = {
+    f'inputs, of {input_length} tokens': sum(one > input_length for one in inputs),
+    f'labels, of {targets} tokens': sum(one > targets for one in answers),
+    f'rationales, of {targets} tokens': sum(one + END_TOKENS > targets for one in whys),
+  }
+  notes = [f'about {count:,} {what} at most, are longer and will be cut; TASK_FEATURE_LENGTHS '
+           'sets it.' for what, count in cut.items() if count]  # fmt: skip
+  return Lengths(input_length, targets, min(longest, targets), tuple(notes))
+
+
 def gin(name: str, split: Split, raw_dir: str) -> str:
-  """The gin file, whose lengths are those of the rows.
+  """The gin file.
 
   Args:
     name: of the data set and of its files.
     split: the rows.
     raw_dir: folder of the raw files.
   """
-  records = [one for several in split.records.values() for one in several]
-  rationales = [text for one in split.records['train'] for text in _several(one.rationale)]
-  longest = -(-max(_tokens(max(len(one.label) for one in records)) + 4, 16) // 8) * 8
-  targets = max(_length(rationales, 32, TARGET_TOKENS), min(longest, TARGET_TOKENS))
+  found = lengths(split)
   return _GIN.format(
     name=name, counts=counts_text(split), raw_dir=raw_dir, method=method_of(split),
-    inputs=_length([one.input for one in records], 32, INPUT_TOKENS), targets=targets,
-    decode=min(longest, targets),
+    inputs=found.inputs, targets=found.targets, decode=found.decode,
   )  # fmt: skip
 
 
@@ -228,12 +263,14 @@ def _several(value: str | Sequence[str]) -> list[str]:
   return [one for one in ([value] if isinstance(value, str) else value) if one]
 
 
-def _tokens(letters: int) -> int:
-  return int(letters / LETTERS_A_TOKEN) + 1
+def tokens(text: str) -> int:
+  """An estimate of the tokens of a text, rather too many than too few."""
+  others = sum(not one.isascii() for one in text)
+  return int((len(text) - others) / LETTERS_A_TOKEN) + others + 1
 
 
-def _length(texts: Sequence[str], least: int, most: int) -> int:
-  """Tokens that hold 99 % of the texts with a prefix, in steps of 32."""
-  ordered = sorted(map(len, texts)) or [0]
-  tokens = _tokens(ordered[int(0.99 * (len(ordered) - 1))]) + 8
-  return min(max(-(-tokens // 32) * 32, least), most)
+def _length(sizes: Sequence[int], most: int) -> int:
+  """The tokens that hold 99 % of texts, in steps of 32."""
+  ordered = sorted(sizes) or [0]
+  held = ordered[-(-99 * len(ordered) // 100) - 1]
+  return min(max(-(-held // 32) * 32, 32), most)

@@ -72,7 +72,7 @@ class Dataset:
     parse_released: as `parse`, but as the paper's released code reads a completion, if it does.
     choices: among which the label is, for methods that score them; None if it is any text.
     given: returns what a row itself holds of a teacher, K rationales and labels, which a split
-      without completions takes; by default nothing.
+      without completions takes; None: nothing.
   """
 
   name: str
@@ -85,7 +85,7 @@ class Dataset:
   teacher: str = ''
   parse_released: Callable[[str], TeacherOutput] | None = None
   choices: Choices | None = None
-  given: Callable[[Row], Sequence[TeacherOutput]] = lambda row: ()
+  given: Callable[[Row], Sequence[TeacherOutput]] | None = None
 
   @property
   def holds_out_validation(self) -> bool:
@@ -269,7 +269,7 @@ def _joined(dataset: Dataset, files: SplitFiles, read: Reader) -> Iterator[tuple
   if not files.completions:
     for index, place, row, texts in _rows(dataset, files):
       with rows.at(place):
-        yield index, _as_example(texts, dataset.given(row))
+        yield index, _as_example(texts, dataset.given(row) if dataset.given else ())
   elif completions.is_lines(files.completions[0]):
     yield from _joined_by_input(dataset, files, read)
   else:

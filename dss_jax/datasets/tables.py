@@ -28,10 +28,13 @@ FORMATS = (*rows.FORMATS, '.xml')
 MAX_BYTES = 1 << 30
 """Of a table, unpacked; it is held in memory."""
 FALLBACK = 'windows-1252'
-"""What a file that is not UTF-8 most likely is: a spreadsheet saved it."""
+"""What CSV that is not UTF-8 most likely is: a spreadsheet saved it."""
 _SEPARATORS = {'.csv': ',;\t|', '.tsv': '\t'}
 _MARKS = {b'\xff\xfe\0\0': 'utf-32', b'\0\0\xfe\xff': 'utf-32', b'\xff\xfe': 'utf-16',
           b'\xfe\xff': 'utf-16', b'\xef\xbb\xbf': 'utf-8-sig'}  # fmt: skip
+_UTF8 = re.compile(b'[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}')
+"""A letter of several bytes: a file with one is hardly of another encoding."""
+_DECLARED = re.compile(rb'\s*<\?xml[^>]*\sencoding\s*=\s*["\']([\w.:-]+)["\']')
 _ADVICE = {
   'xls': 'save the sheet as CSV UTF-8', 'xlsx': 'save the sheet as CSV UTF-8',
   'ods': 'save the sheet as CSV UTF-8', 'parquet': 'DataFrame.to_json(orient="records", '
@@ -58,7 +61,8 @@ def read(path: str | pathlib.Path, encoding: str | None = None) -> Table:
 
   Args:
     path: JSON lines, one JSON list, CSV, TSV or XML, by its name, perhaps with .gz.
-    encoding: of its text; None: UTF-8 or what its byte-order mark says, else FALLBACK.
+    encoding: of its text; None: what its byte-order mark or XML says, else UTF-8, but FALLBACK for
+      a CSV or TSV without any letter of UTF-8.
 
   Raises:
     ValueError: there is no such file, or it is malformed; the message has file and line.
@@ -67,7 +71,7 @@ def read(path: str | pathlib.Path, encoding: str | None = None) -> Table:
     raise ValueError(f'{one_line(str(path))}: a table is read from this machine; copy it here.')
   path = pathlib.Path(fields.expanded(str(path)))
   name, form = one_line(str(path)), _format(path)
-  content, notes = _text(_content(path), name, encoding)
+  content, notes = _text(_content(path), name, form, encoding)
   if form == '.xml':
     found = list(_xml_rows(content, name))
   else:
@@ -127,29 +131,44 @@ def _content(path: pathlib.Path) -> bytes:
   return content
 
 
-def _text(content: bytes, name: str, encoding: str | None) -> tuple[str, list[str]]:
+def _text(content: bytes, name: str, form: str, encoding: str | None) -> tuple[str, list[str]]:
   """The text of a file, with `\\n` at the end of its lines, and notes on its encoding."""
-  notes, marked = [], next((one for mark, one in _MARKS.items() if content.startswith(mark)), None)
-  used = encoding or marked or 'utf-8'
+  used, note = (encoding, '') if encoding else _encoding(content, form)
   try:
-    if encoding is None and marked is None and not _is_utf8(content):
-      used = FALLBACK
-      notes.append(f'{name} is not UTF-8; it was read as {FALLBACK}. If letters below look wrong, '
-                   'give --encoding=NAME.')  # fmt: skip
-    elif marked is not None and marked != 'utf-8-sig':
-      notes.append(f'{name} was read as {used}, which its first bytes say.')
     decoded = content.decode(used)
-  except UnicodeError as error:
+  except UnicodeDecodeError as error:
+    if not used.startswith('utf-8') or encoding:
+      problem = one_line(str(error), 120)
+      raise ValueError(f'{name}: not text in {used} ({problem}); give --encoding=NAME.') from error
+    line = len(re.findall(rb'\r\n|\r|\n', content[: error.start])) + 1
     raise ValueError(
-      f'{name}: not text in {used} ({one_line(str(error), 120)}); give --encoding=NAME.'
+      f'{name}, line {line}: byte {error.start + 1} of the file is 0x{content[error.start]:02x}, '
+      'which is not UTF-8 there; save the file as UTF-8, or give --encoding=NAME, such as '
+      f'--encoding={FALLBACK}.'
     ) from error
-  except LookupError as error:
+  except (LookupError, UnicodeError) as error:
     raise ValueError(
-      f"--encoding={one_line(used)}: Python knows no such encoding; e.g. 'windows-1252', 'latin-1'."
+      f'{name}: Python knows no such encoding as {one_line(used)!r}; give --encoding=NAME, e.g. '
+      "'windows-1252' or 'latin-1'."
     ) from error
   if '\0' in decoded:
     raise ValueError(f'{name}: expected text, got a NUL byte; is it UTF-16? Give --encoding=NAME.')
-  return decoded.replace('\r\n', '\n').replace('\r', '\n'), notes
+  return decoded.replace('\r\n', '\n').replace('\r', '\n'), [f'{name} {note}'] if note else []
+
+
+def _encoding(content: bytes, form: str) -> tuple[str, str]:
+  """The encoding of a file's text, and what people should know if it was guessed."""
+  marked = next((one for mark, one in _MARKS.items() if content.startswith(mark)), None)
+  if marked is not None:
+    note = f'was read as {marked}, which its first bytes say.'
+    return marked, note if marked != 'utf-8-sig' else ''
+  declared = _DECLARED.match(content) if form == '.xml' else None
+  if declared:
+    return declared.group(1).decode().lower(), ''
+  if form in _SEPARATORS and not _is_utf8(content) and not _UTF8.search(content):
+    return FALLBACK, (f'is not UTF-8; it was read as {FALLBACK}. If letters below look wrong, give '
+                      '--encoding=NAME.')  # fmt: skip
+  return 'utf-8', ''
 
 
 def _is_utf8(content: bytes) -> bool:
@@ -212,7 +231,7 @@ def _texts_of(value: Any) -> Any:
 
 def _xml_rows(content: str, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
   """A row for each of the elements that repeat and have parts of their own, numbered from 1."""
-  declared = re.sub(r'^\s*<\?xml[^>]*\?>', '', content)  # its encoding is that of the file
+  declared = re.sub(r'^\s*<\?xml[^>]*\?>', '', content)  # what is text has no encoding
   try:
     root = ElementTree.fromstring(declared, forbid_dtd=True)
   except defusedxml.DefusedXmlException as error:
