@@ -66,7 +66,8 @@ def _verb_table() -> str:
 
 
 def _block(text: str) -> str:
-  return f'```text\n{text.strip()}\n```'
+  """A text as it is printed, whose long lines wrap (docs/extra.css)."""
+  return f'<div class="printed" markdown>\n\n```text\n{text.strip()}\n```\n\n</div>'
 
 
 # ---------------------------------------------------------------- settings
