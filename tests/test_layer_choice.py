@@ -25,10 +25,9 @@ WIDTHS = {'base': (768, 12, 64, 2048, 12), 'large': (1024, 16, 64, 2816, 24),
 
 def _run(size='base', rows=128, mesh=(1, 8, 1), optimizer='adafactor', steps=10_000, **model):
   emb, heads, head, mlp, layers = WIDTHS[size]
-  network = t5.T5Config(
-    32128, emb, heads, head, mlp, layers, layers,
-    **{'scan_layers': 'auto', 'remat_policy': 'auto', **model},
-  )  # fmt: skip
+  auto = {'scan_layers': 'auto', 'remat_policy': 'auto'}
+  network = t5.T5Config(32128, emb, heads, head, mlp, layers, layers, **auto)
+  network = plan_runs.changed(network, **model)
   return run_config_of(
     size if size in plan_runs.SIZES else 'base',
     model=network,
@@ -77,6 +76,41 @@ def test_more_rows_of_a_device_never_make_the_estimate_of_a_step_too_long():
   _, many = _chosen(_run('xxl', 192, (4, 16, 1), steps=1), 'v5e-64')
   updates = [int(re.search(r'some ([\d,]+)', said)[1].replace(',', '')) for said in (few, many)]
   assert updates[1] > updates[0]  # a step of 1.5 times the rows counts as a shorter one
+
+
+@pytest.mark.parametrize(
+  ('size', 'changes', 'topology', 'mesh'),
+  [
+    ('large', {'num_heads': 32, 'head_dim': 128, 'mlp_dim': 16384}, 'v5e-16', (4, 4, 1)),  # 3b
+    ('large', {'num_heads': 128, 'head_dim': 128, 'mlp_dim': 65536}, 'v4-128', (4, 16, 1)),  # 11b
+    ('base', {'vocab_size': 250112}, 'v5e-8', (1, 8, 1)),  # mT5
+    ('base', {'dtype': 'float32'}, 'v5e-8', (1, 8, 1)),
+    ('xl', {'emb_dim': 1024}, 'v4-32', (4, 4, 1)),
+    ('xl', {}, 'v3-8', (1, 8, 1)),
+    ('xxl', {}, 'v3-8', (1, 8, 1)),
+  ],
+  ids=str,
+)
+def test_a_network_that_no_figures_are_of_has_scanned_layers(size, changes, topology, mesh):
+  run = _run(size, 8 * 16, mesh, steps=10**6, **changes)
+  assert _chosen(run, topology) == ((True, 'full'), '')
+
+
+@pytest.mark.parametrize(
+  ('size', 'changes'), [('base', {'mlp_dim': 3072}), ('large', {'mlp_dim': 4096})]
+)
+def test_a_network_much_like_one_of_the_figures_has_its_figures(size, changes):
+  """T5 1.0 Base and Large, which are wider than those of T5 1.1 within a layer."""
+  run = _run(size, 64, (1, 8, 1), steps=10**6, **changes)
+  assert _chosen(run, 'v5e-8')[0] == (False, 'none')
+
+
+def test_a_wider_layer_needs_more_memory():
+  fits = {
+    mlp_dim: _chosen(_run('base', 8 * 58, steps=10**6, mlp_dim=mlp_dim))[0][0] is False
+    for mlp_dim in (2048, 3072)
+  }
+  assert fits == {2048: True, 3072: False}
 
 
 def test_what_may_not_fit_is_not_chosen():
