@@ -33,6 +33,8 @@ class Network(NamedTuple):
     emb_dim, heads, mlp_dim: its widths; of all heads together.
     layers: of both stacks.
     parameters: in millions.
+    compiler: the memory that compiling it with unrolled layers takes, in GB, measured for Base and
+      XXL; the others have XXL's, as a bound.
   """
 
   emb_dim: int
@@ -40,6 +42,7 @@ class Network(NamedTuple):
   mlp_dim: int
   layers: int
   parameters: int
+  compiler: float
 
 
 class Figures(NamedTuple):
@@ -68,10 +71,10 @@ class Figures(NamedTuple):
   remat_policy: str
 
 
-BASE = Network(768, 768, 2048, 24, 248)
-LARGE = Network(1024, 1024, 2816, 48, 783)
-XL = Network(2048, 2048, 5120, 48, 2850)
-XXL = Network(4096, 4096, 10240, 48, 11135)
+BASE = Network(768, 768, 2048, 24, 248, 7.1)
+LARGE = Network(1024, 1024, 2816, 48, 783, 18)
+XL = Network(2048, 2048, 5120, 48, 2850, 18)
+XXL = Network(4096, 4096, 10240, 48, 11135, 18)
 FIGURES = (
   Figures('v5e', BASE, 8, 16, 0.45, 1 - 0.057 / 0.078, 160 - 75, 4.1, 'none'),
   Figures('v3', BASE, 8, 16, 0.52, 1 - 0.174 / 0.217, 117 - 68, 4.4, 'none'),
@@ -127,6 +130,19 @@ def chosen(
     f'layers are unrolled, REMAT_POLICY {unrolled.remat_policy}: by estimate this saves '
     f'{_time(saved_s)} of {_time(run.train_steps * step_s)} (SCAN_LAYERS = True to scan them)'
   )
+
+
+def may_fit(run: RunConfig, machine: Topology, mesh: Mapping[str, int]) -> bool:
+  """Whether unrolled layers may fit, by estimate; True where no figures are of such a network."""
+  figures = _nearest(run.model, machine, _rows(run, mesh))
+  return figures is None or _fits(run, machine, mesh, figures)
+
+
+def compiler_bytes(model: t5.T5Config) -> float:
+  """The memory that compiling the network with unrolled layers takes, by estimate."""
+  width = lambda network: abs(math.log2(network.emb_dim / model.emb_dim))  # noqa: E731
+  nearest = min((figures.network for figures in FIGURES), key=width)
+  return 1e9 * nearest.compiler * _layers(model) / nearest.layers
 
 
 def with_scanned(model: t5.T5Config) -> t5.T5Config:
