@@ -166,7 +166,7 @@ def _batches(run: RunConfig, topology: str) -> list[int]:
   machine = topologies.topology(topology)
   mesh = programs.mesh_sizes(run.mesh, machine)
   parts = mesh['data'] * mesh['fsdp'] * run.num_microbatches
-  batch, found = run.data.batch_size, []
+  batch, found = run.data.batch_size, list[int]()
   while batch and batch % parts == 0 and len(found) < MOST_BATCHES:
     if layer_choice.may_fit(with_settings(run, run.mesh, batch), machine, mesh):
       found.append(batch)
