@@ -9,6 +9,7 @@ stopped and continued; delete a row, or the file, to plan it anew.
 """
 
 import argparse
+import dataclasses
 import itertools
 import json
 import pathlib
@@ -16,9 +17,9 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from dss_jax.commands import plan
 from dss_jax.planning import checks, plans, search
 from dss_jax.planning.report import GIB, mesh_text
+from dss_jax.runs import layer_choice
 from dss_jax.runs.run_config import RunConfig
 from dss_jax.settings import gin_files, whole_files
 from dss_jax.settings.topologies import TOPOLOGIES, topology
@@ -76,7 +77,8 @@ def row_of(model: str, name: str) -> dict[str, Any] | None:
 def settings(model: str, name: str) -> Iterator[RunConfig]:
   """The topology's own mesh, and one that is sharded more, with batches from large to small."""
   gin_files.parse([f'--gin_file=models/{model}.gin', f'--topology={name}'], 'runs/plan.gin')
-  run = checks.with_vocab_size(gin_files.configured('plan.PlanConfig').run, plan.T5_VOCAB_SIZE)
+  run = checks.with_vocab_size(gin_files.configured('plan.PlanConfig').run)
+  run = dataclasses.replace(run, model=layer_choice.with_scanned(run.model))  # all rows alike
   others = search.meshes(run.model, topology(name), run.optimizer.name)
   more = [mesh for mesh in others if mesh.fsdp > run.mesh.fsdp and mesh.tensor == 1]
   for rows, mesh in itertools.product(ROWS_PER_PART, (run.mesh, *more)):

@@ -249,7 +249,8 @@ def _imported(verb: str, with_tensorflow: bool) -> types.ModuleType:
   Meanwhile Python looks for no garbage: imports make a million objects and hardly any garbage, and
   looking through them again and again took a fifth of the time. They are never looked at later.
   """
-  if not gc.isenabled() or (with_tensorflow and 'tensorflow' in sys.modules):
+  largest = 'tensorflow' if with_tensorflow else module_of(verb)
+  if not gc.isenabled() or largest in sys.modules:
     return importlib.import_module(module_of(verb))
   gc.disable()
   try:

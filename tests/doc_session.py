@@ -3,10 +3,11 @@
 `python tests/doc_session.py FOLDER` runs them in one process, in one folder, so that a student that
 one page trains is there for the next, and writes FOLDER/ran.json: of each command its exit code,
 its seconds and the end of what it printed. They run as they stand, but training is SHORT and
-compares at equal labels alone.
+compares at equal labels alone. One that takes longer than LIMIT_S ends them all, and says where.
 """
 
 import contextlib
+import faulthandler
 import io
 import json
 import os
@@ -29,6 +30,7 @@ SHORT = ('--train_steps=4', '--warmup_steps=1', '--eval_period=4', '--evaluator_
 COMPARES = ('--equal_compute=False',)
 RAN = 'ran.json'
 KEPT = 2000  # characters of an output
+LIMIT_S = 240  # of one command
 
 
 def commands() -> list[Command]:
@@ -36,6 +38,16 @@ def commands() -> list[Command]:
   pages = [*FIRST, *(page for page in doc_commands.pages() if page not in FIRST)]
   found = (command for page in pages for command in doc_commands.of_page(page))
   return [command for command in found if not command.needs and not command.is_span]
+
+
+def refusal(words: Sequence[str]) -> str:
+  """Why a command is not run, although its block says nothing; '' for one that may be run."""
+  only_prints = words[:2] == ['dss', 'launch'] and '--submit' not in words
+  if words[:2] == ['dss', 'serve']:
+    return 'serves without an end'
+  if any('gs://' in word for word in words) and not only_prints:
+    return 'asks a bucket'
+  return '' if words[0] in ('dss', 'python') else f'starts {words[0]}'
 
 
 def main(folder: str) -> None:
@@ -51,8 +63,12 @@ def _run(command: Command) -> dict[str, object]:
   for name, text in doc_commands.files_of(command.page).items():
     pathlib.Path(name).write_text(text, encoding='utf-8')
   written, start = io.StringIO(), time.process_time()
+  assert sys.__stderr__
+  print(f'{command.where}: {command.text}', file=sys.__stderr__, flush=True)
+  faulthandler.dump_traceback_later(LIMIT_S, exit=True, file=sys.__stderr__)
   with contextlib.redirect_stdout(written), contextlib.redirect_stderr(written):
     code = _exit_code(command.words)
+  faulthandler.cancel_dump_traceback_later()
   seconds = round(time.process_time() - start, 1)
   output = written.getvalue()[-KEPT:]
   return {'where': command.where, 'text': command.text, 'code': code, 's': seconds, 'out': output}
@@ -62,12 +78,12 @@ def _exit_code(words: Sequence[str]) -> int:
   from dss_jax import cli
 
   try:
+    if why := refusal(words):
+      raise ValueError(f'{words}: it {why}, so say what it needs, <!-- needs: .. -->.')
     if words[0] == 'python':
       with _arguments(words[1:]):
         runpy.run_path(words[1], run_name='__main__')
       return 0
-    if words[0] != 'dss':
-      raise ValueError(f'{words[0]} is not run here: say what it needs, <!-- needs: .. -->.')
     return cli.main([*words[1:], *_shorter(words)])
   except SystemExit as end:
     return int(end.code or 0)

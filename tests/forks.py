@@ -11,6 +11,7 @@ import functools
 import json
 import os
 import pathlib
+import select
 import signal
 import socket
 import subprocess
@@ -18,6 +19,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+
+KEPT = ('HOME', 'LANG', 'LD_LIBRARY_PATH', 'PATH', 'PYTHONPATH', 'PYTHONSAFEPATH', 'TMPDIR')
 
 
 class Fork:
@@ -30,14 +33,15 @@ class Fork:
   """
 
   def __init__(self, verbs: Sequence[Sequence[str]], log: pathlib.Path, environment: dict):
+    self.log = log
     asked = {'verbs': verbs, 'log': str(log), 'environment': environment, 'folder': os.getcwd()}
     self._connection = socket.socket(socket.AF_UNIX)
     self._connection.connect(_server())
-    self._file = self._connection.makefile('rw')
-    self._file.write(json.dumps(asked) + '\n')
-    self._file.flush()
-    self.pid = int(self._file.readline())
+    self._connection.sendall(json.dumps(asked).encode() + b'\n')
+    # Without a buffer: what is read beyond a line would not be waited for.
+    self._lines = self._connection.makefile('rb', buffering=0)
     self.returncode: int | None = None
+    self.pid = self._number('its process id')
 
   def poll(self) -> int | None:
     """Its exit code, negative for a signal; None while it runs."""
@@ -48,14 +52,20 @@ class Fork:
   def wait(self, timeout: float | None = None) -> int:
     """Its exit code, when it has one."""
     if self.returncode is None:
-      self._connection.settimeout(timeout)
-      try:
-        status = self._connection.recv(64)
-      except (BlockingIOError, TimeoutError) as error:
-        raise subprocess.TimeoutExpired('dss', timeout or 0.0) from error
-      self.returncode = os.waitstatus_to_exitcode(int(status))
+      if not select.select([self._connection], [], [], timeout)[0]:
+        raise subprocess.TimeoutExpired('dss', timeout or 0.0)
+      self.returncode = os.waitstatus_to_exitcode(self._number('its exit code'))
+      self._lines.close()
       self._connection.close()
     return self.returncode
+
+  def _number(self, what: str) -> int:
+    line = self._lines.readline()
+    if not line:
+      raise ChildProcessError(
+        f'a fork that runs dss ended before it said {what}: its log is {self.log}'
+      )
+    return int(line)
 
   def send_signal(self, number: int) -> None:
     """Sends it a signal, unless it has ended."""
@@ -72,7 +82,9 @@ def _server() -> str:
   """The address of the process that is forked, which ends with this one."""
   folder = tempfile.TemporaryDirectory(prefix='forks-')
   address = f'{folder.name}/socket'
-  process = subprocess.Popen([sys.executable, __file__, address], stdin=subprocess.PIPE)
+  process = subprocess.Popen(
+    [sys.executable, __file__, address], stdin=subprocess.PIPE, env=_environment()
+  )
 
   def end():
     process.stdin.close()
@@ -84,6 +96,11 @@ def _server() -> str:
     assert process.poll() is None, 'the process that is forked has ended'
     time.sleep(0.02)
   return address
+
+
+def _environment() -> dict[str, str]:
+  """What that process imports with: nothing that the first test that asks has set for itself."""
+  return {name: os.environ[name] for name in KEPT if name in os.environ} | {'JAX_PLATFORMS': 'cpu'}
 
 
 # ---------------------------------------------------------------- in the process that is forked
@@ -103,6 +120,7 @@ def _serve(address: str) -> dict | None:
     while True:
       connection, _ = listening.accept()
       with connection:
+        assert len(os.listdir('/proc/self/task')) == 1, 'a lock of another thread would stay locked'
         if os.fork() == 0:
           listening.close()
           return _forked(connection)
@@ -111,16 +129,14 @@ def _serve(address: str) -> dict | None:
 def _forked(connection: socket.socket) -> dict | None:
   """In a fork, forks again, for the exit code of that; returns what it is asked."""
   signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-  file = connection.makefile('rw')
-  asked = json.loads(file.readline())
+  with connection.makefile('rb') as file:
+    asked = json.loads(file.readline())
   if pid := os.fork():
-    file.write(f'{pid}\n')
-    file.flush()
+    connection.sendall(f'{pid}\n'.encode())
     _, status = os.waitpid(pid, 0)
     with contextlib.suppress(OSError):  # the test may have ended
-      connection.sendall(str(status).encode())
+      connection.sendall(f'{status}\n'.encode())
     os._exit(0)
-  file.close()
   connection.close()
   return asked
 

@@ -207,3 +207,12 @@ def test_a_missing_flag_is_one_line_under_the_usage(capsys):
     'usage: dss launch gke [flags] -- VERB [arguments of dss VERB]\n'
     'dss launch gke: error: the following arguments are required: --cluster\n'
   )
+
+
+def test_only_a_first_import_leaves_its_objects_out_of_later_looks_for_garbage(monkeypatch, capsys):
+  assert cli.main(['methods']) == 0  # imported by now
+  frozen = []
+  monkeypatch.setattr(cli.gc, 'freeze', lambda: frozen.append(1))
+  assert cli.main(['methods']) == 0 and not frozen
+  monkeypatch.delitem(sys.modules, cli.module_of('methods'))
+  assert cli.main(['methods']) == 0 and frozen

@@ -59,7 +59,7 @@ def one(tmp_path_factory, shared):
 def stopped(tmp_path_factory, shared):
   """The folder of a run of two processes with four devices each, one of which got a SIGTERM."""
   folder = tmp_path_factory.mktemp('two')
-  job = Processes(folder, shared, _arguments(folder), **TWO)
+  job = Processes(folder, shared, _arguments(folder), **TWO, own=1)
   job.when(RunFolder(folder).gin_file.exists)  # the two have met; then they compile
   assert job.send(signal.SIGTERM, to=1) == [0, 0], job.all_logs
   return folder, job
@@ -118,7 +118,7 @@ def test_an_evaluation_by_two_processes_is_that_by_one(two, shared, tmp_path, ca
   assert evaluate.main([*arguments, f'--output={by_one}']) == 0
   wanted = json.loads(capsys.readouterr().out.splitlines()[-1])
   line = ['evaluate', *arguments, f'--output={by_two}', '--mesh_fsdp=4']
-  job = Processes(tmp_path / 'two', shared, line, **TWO)
+  job = Processes(tmp_path / 'two', shared, line, **TWO, own=1)
   assert job.finish() == [0, 0], job.all_logs
   assert json.loads(job.log.splitlines()[-1]) == wanted
   records, wanted_records = (

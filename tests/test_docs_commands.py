@@ -6,6 +6,7 @@ convention). `python tests/test_docs_commands.py` prints how many there are of e
 
 import collections
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 from doc_commands import Command
 
 SESSION = pathlib.Path(__file__).parent / 'doc_session.py'
+SESSION_S = 1500
 REACHED = (doc_resolving.RESOLVED, doc_resolving.NAMED, doc_resolving.FOREIGN)
 
 
@@ -40,12 +42,50 @@ def test_every_command_of_a_gin_files_head_is_resolved():
       pytest.fail(f'{command.where}: {command.text}: {error}')
 
 
+def test_no_unmarked_command_serves_or_asks_a_bucket():
+  refused = {one.where: doc_session.refusal(one.words) for one in doc_session.commands()}
+  assert not [item for item in refused.items() if item[1]]
+
+
+@pytest.mark.parametrize(
+  ('text', 'why'),
+  [
+    ('dss serve runs/a', 'serves'),
+    ('dss doctor --path=gs://b/data', 'bucket'),
+    ('dss launch tpu-vm --submit --bucket=gs://b', 'bucket'),
+    ('pip install dss_jax', 'pip'),
+  ],
+)
+def test_a_command_that_needs_more_is_refused_even_unmarked(tmp_path, monkeypatch, text, why):
+  monkeypatch.chdir(tmp_path)
+  command = Command('README.md', 1, text)
+  assert why in doc_session.refusal(command.words)
+  ran = doc_session._run(command)
+  assert ran['code'] == 1 and 'say what it needs' in ran['out']
+  assert not doc_session.refusal(['dss', 'launch', 'tpu-vm', '--bucket=gs://b'])
+
+
+def test_a_command_without_an_end_is_ended(tmp_path):
+  program = (
+    'import doc_session, time; from doc_commands import Command; doc_session.LIMIT_S = 0.2; '
+    'doc_session._exit_code = lambda words: time.sleep(60); '
+    'doc_session._run(Command("README.md", 7, "dss methods"))'
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', program], capture_output=True, text=True, timeout=60, cwd=tmp_path,
+    env={**os.environ, 'PYTHONPATH': f'{SESSION.parent}{os.pathsep}{os.environ["PYTHONPATH"]}'},
+  )  # fmt: skip
+  assert done.returncode == 1
+  assert 'README.md:7: dss methods' in done.stderr and 'Timeout' in done.stderr
+
+
 def test_every_command_that_needs_nothing_runs(tmp_path):
   commands = doc_session.commands()
   assert len(commands) >= 20
   done = subprocess.run(
-    [sys.executable, SESSION, tmp_path], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-  )
+    [sys.executable, SESSION, tmp_path], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT, text=True, timeout=SESSION_S,
+  )  # fmt: skip
   assert done.returncode == 0, done.stdout[-2000:]
   ran = json.loads((tmp_path / doc_session.RAN).read_text())
   assert [one['where'] for one in ran] == [command.where for command in commands]

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from dss_jax import cli
-from dss_jax.settings import statements
+from dss_jax.settings import statements, troubles
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 MAKER = REPOSITORY / 'docs' / 'make'
@@ -27,7 +27,7 @@ def maker():
   """The modules of docs/make, which is a program and no package."""
   with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(str(MAKER))
-    names = ('pages', 'llms', 'house', 'reference_pages', 'python_page')
+    names = ('pages', 'llms', 'house', 'reference_pages', 'python_page', 'troubles_page')
     yield {name: importlib.import_module(name) for name in names}
     for name in names:
       sys.modules.pop(name, None)
@@ -66,6 +66,14 @@ def test_every_error_of_the_page_is_said_by_the_source():
 def test_what_is_kept_is_not_old(maker):
   assert (REPOSITORY / 'dss_jax' / 'llms.txt').read_text() == maker['llms'].text(REPOSITORY), OLD
   assert (REPOSITORY / 'docs' / 'house.svg').read_text() == maker['house'].picture(REPOSITORY), OLD
+
+
+def test_the_page_of_errors_has_the_table_of_doctor(maker):
+  page = (REPOSITORY / troubles.PAGE).read_text(encoding='utf-8')
+  assert page == maker['troubles_page'].text(REPOSITORY), OLD
+  for one in troubles.all_troubles():
+    assert page.count(f'<a id="{one.name}"></a>') == 1
+    assert one.title in page and one.means in page
 
 
 def test_llms_txt_ships(maker):

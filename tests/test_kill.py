@@ -24,9 +24,9 @@ def _arguments(model_dir) -> list[str]:
   return train_arguments(model_dir, train_steps=STEPS, eval_period=10, save_period=2)
 
 
-def _process(folder, shared) -> Processes:
-  """One life of a run, on one device."""
-  return Processes(folder, shared, ['train', *_arguments(folder)])
+def _process(folder, shared, own=0) -> Processes:
+  """One life of a run, on one device; `own`: with a seed of hashes of its own."""
+  return Processes(folder, shared, ['train', *_arguments(folder)], own=own)
 
 
 @pytest.fixture(scope='module')
@@ -56,7 +56,7 @@ def test_a_run_killed_again_and_again_equals_a_whole_one(whole, shared, tmp_path
   process.when(lambda: process.steps() >= 3)
   assert process.send(signal.SIGTERM) == [0], process.log
   assert 'stopped; the same command continues it' in process.log
-  process = _process(folder, shared)
+  process = _process(folder, shared, own=1)
   assert process.finish() == [0], process.log
 
   (params, kept), (expected, expected_kept) = params_of(folder), params_of(whole)

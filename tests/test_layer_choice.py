@@ -15,7 +15,7 @@ from dss_jax.models import t5
 from dss_jax.parallel.partitioning import MeshConfig
 from dss_jax.planning import plans, search
 from dss_jax.planning.hlo import Costs
-from dss_jax.runs import layer_choice
+from dss_jax.runs import layer_choice, memory
 from dss_jax.settings import topologies
 from dss_jax.training import optimizers
 
@@ -25,10 +25,9 @@ WIDTHS = {'base': (768, 12, 64, 2048, 12), 'large': (1024, 16, 64, 2816, 24),
 
 def _run(size='base', rows=128, mesh=(1, 8, 1), optimizer='adafactor', steps=10_000, **model):
   emb, heads, head, mlp, layers = WIDTHS[size]
-  network = t5.T5Config(
-    32128, emb, heads, head, mlp, layers, layers,
-    **{'scan_layers': 'auto', 'remat_policy': 'auto', **model},
-  )  # fmt: skip
+  auto = {'scan_layers': 'auto', 'remat_policy': 'auto'}
+  network = t5.T5Config(32128, emb, heads, head, mlp, layers, layers, **auto)
+  network = plan_runs.changed(network, **model)
   return run_config_of(
     size if size in plan_runs.SIZES else 'base',
     model=network,
@@ -77,6 +76,41 @@ def test_more_rows_of_a_device_never_make_the_estimate_of_a_step_too_long():
   _, many = _chosen(_run('xxl', 192, (4, 16, 1), steps=1), 'v5e-64')
   updates = [int(re.search(r'some ([\d,]+)', said)[1].replace(',', '')) for said in (few, many)]
   assert updates[1] > updates[0]  # a step of 1.5 times the rows counts as a shorter one
+
+
+@pytest.mark.parametrize(
+  ('size', 'changes', 'topology', 'mesh'),
+  [
+    ('large', {'num_heads': 32, 'head_dim': 128, 'mlp_dim': 16384}, 'v5e-16', (4, 4, 1)),  # 3b
+    ('large', {'num_heads': 128, 'head_dim': 128, 'mlp_dim': 65536}, 'v4-128', (4, 16, 1)),  # 11b
+    ('base', {'vocab_size': 250112}, 'v5e-8', (1, 8, 1)),  # mT5
+    ('base', {'dtype': 'float32'}, 'v5e-8', (1, 8, 1)),
+    ('xl', {'emb_dim': 1024}, 'v4-32', (4, 4, 1)),
+    ('xl', {}, 'v3-8', (1, 8, 1)),
+    ('xxl', {}, 'v3-8', (1, 8, 1)),
+  ],
+  ids=str,
+)
+def test_a_network_that_no_figures_are_of_has_scanned_layers(size, changes, topology, mesh):
+  run = _run(size, 8 * 16, mesh, steps=10**6, **changes)
+  assert _chosen(run, topology) == ((True, 'full'), '')
+
+
+@pytest.mark.parametrize(
+  ('size', 'changes'), [('base', {'mlp_dim': 3072}), ('large', {'mlp_dim': 4096})]
+)
+def test_a_network_much_like_one_of_the_figures_has_its_figures(size, changes):
+  """T5 1.0 Base and Large, which are wider than those of T5 1.1 within a layer."""
+  run = _run(size, 64, (1, 8, 1), steps=10**6, **changes)
+  assert _chosen(run, 'v5e-8')[0] == (False, 'none')
+
+
+def test_a_wider_layer_needs_more_memory():
+  fits = {
+    mlp_dim: _chosen(_run('base', 8 * 58, steps=10**6, mlp_dim=mlp_dim))[0][0] is False
+    for mlp_dim in (2048, 3072)
+  }
+  assert fits == {2048: True, 3072: False}
 
 
 def test_what_may_not_fit_is_not_chosen():
@@ -132,43 +166,116 @@ def test_every_choice_has_the_same_parameters():
 # ---------------------------------------------------------------- plans
 
 
-def _compiler(fits=lambda model: True):
-  """Unrolled, a step takes 1 s instead of 2, and compiles 1,000 s longer."""
+class _Compiler:
+  """Unrolled, a row takes 1/128 s instead of 2, and compiles 1,000 s longer.
 
-  def compile_program(program):
+  A row of a device takes `row_gib` GiB beside `state_gib`: scanned, with unrolled layers that
+  recompute little, and with those that recompute nothing.
+  """
+
+  def __init__(self, row_gib=(0.1, 0.1, 0.1), state_gib=1.0):
+    self.row_gib, self.state_gib, self.asked = row_gib, state_gib, []
+
+  def __call__(self, program):
+    self.asked.append(program)
     unrolled = program.model.scan_layers is False
-    cycles = int(topologies.topology('v5e-8').clock * (1 if unrolled else 2))
-    costs = Costs(cycles, (), ())
+    kind = 0 if not unrolled else 1 if program.model.remat_policy == 'minimal' else 2
+    total = self.state_gib + self.row_gib[kind] * program.rows / 8
+    seconds = program.rows / 128 * (1 if unrolled else 2)
+    answer = plan_runs.answer(int(total * plan_runs.GIB))
+    cycles = int(topologies.topology('v5e-8').clock * seconds)
     return dataclasses.replace(
-      plan_runs.answer(), costs=costs, seconds=1100.0 if unrolled else 100.0,
-      fits=fits(program.model),
-    )  # fmt: skip
+      answer, costs=Costs(cycles, (), ()), seconds=1100.0 if unrolled else 100.0
+    )
 
-  return compile_program
+
+NEVER = 100.0  # GiB a row
+
+
+@pytest.fixture(autouse=True)
+def memory_to_compile(monkeypatch):
+  monkeypatch.setattr(memory, 'available_bytes', lambda: 10**11)
 
 
 @pytest.mark.parametrize(
-  ('steps', 'given', 'fits', 'expected'),
+  ('steps', 'given', 'row_gib', 'expected', 'rows'),
   [
-    (900, {}, lambda model: True, (True, 'full')),
-    (1100, {}, lambda model: True, (False, 'none')),
-    (1100, {}, lambda model: model.remat_policy != 'none', (False, 'minimal')),
-    (1100, {}, lambda model: model.scan_layers, (True, 'full')),
-    (1100, {}, lambda model: False, (True, 'full')),
-    (1100, {'scan_layers': True}, lambda model: True, (True, 'full')),
-    (900, {'scan_layers': False}, lambda model: True, (False, 'full')),
-    (1100, {'remat_policy': 'minimal'}, lambda model: True, (False, 'minimal')),
+    (900, {}, (0.1, 0.1, 0.1), (True, 'full'), 128),
+    (1100, {}, (0.1, 0.1, 0.1), (False, 'none'), 128),
+    (1100, {}, (0.1, 0.1, NEVER), (False, 'minimal'), 128),
+    (1100, {}, (0.1, 1.2, 3.0), (False, 'none'), 32),  # 1 + 8 x 3 GiB of 16 are too much
+    (1100, {}, (0.1, 1.2, 4.0), (False, 'minimal'), 64),
+    (1100, {}, (0.1, NEVER, NEVER), (True, 'full'), 128),
+    (1100, {}, (NEVER, NEVER, NEVER), (True, 'full'), 128),
+    (1100, {'scan_layers': True}, (0.1, 0.1, 0.1), (True, 'full'), 128),
+    (900, {'scan_layers': False}, (0.1, 0.1, 0.1), (False, 'full'), 128),
+    (1100, {'remat_policy': 'minimal'}, (0.1, 0.1, 0.1), (False, 'minimal'), 128),
   ],
 )
-def test_a_search_compiles_them_and_takes_the_one_that_ends_first(steps, given, fits, expected):
+def test_a_search_compiles_them_and_takes_the_one_that_ends_first(
+  steps, given, row_gib, expected, rows
+):
   said = []
   run = _run(steps=steps, **given)
-  found = search.fastest_layers(run, 'v5e-8', _compiler(fits), said.append).model
-  assert (found.scan_layers, found.remat_policy) == expected
+  found = search.fastest_layers(run, 'v5e-8', _Compiler(row_gib), said.append)
+  assert (found.model.scan_layers, found.model.remat_policy) == expected
+  assert found.data.batch_size == rows
   assert said and all(line.startswith('--scan_layers=') for line in said)
 
 
-def test_a_plan_is_of_the_program_that_would_run():
-  plan = plans.make('Base', _run(), 'v5e-8', lambda program: plan_runs.answer())
+def test_a_search_tries_unrolled_layers_from_the_largest_batch_that_the_estimate_allows():
+  compiler = _Compiler()
+  run = _run(rows=8 * 128)  # of which the estimate allows a half
+  search.fastest_layers(run, 'v5e-8', compiler)
+  tried = {one.model.scan_layers: one.rows for one in compiler.asked}
+  assert tried == {True: 8 * 128, False: 8 * 32}
+
+
+def test_a_search_leaves_out_what_this_machine_cannot_compile(monkeypatch):
+  monkeypatch.setattr(memory, 'available_bytes', lambda: 10**9)
+  compiler, said = _Compiler(), []
+  found = search.fastest_layers(_run(steps=10**6), 'v5e-8', compiler, said.append)
+  assert found.model.scan_layers is True and len(compiler.asked) == 1
+  assert 'unrolled layers are not tried: the compiler takes some' in said[0]
+
+
+def _planned(compiler, **given):
+  said = []
+  plan = plans.make('Base', _run(**given), 'v5e-8', compiler, said.append)
   told = plans.to_json(plan)
-  assert (told['scan_layers'], told['remat_policy']) == (False, 'none')
+  return (told['scan_layers'], told['remat_policy'], told['fits']), ' '.join(said), plan
+
+
+def test_a_plan_is_of_the_program_that_would_run():
+  assert _planned(_Compiler())[:2] == ((False, 'none', True), '')
+
+
+def test_a_plan_of_layers_that_do_not_fit_unrolled_is_of_scanned_ones():
+  compiler = _Compiler((0.1, NEVER, NEVER))
+  found, said, _ = _planned(compiler)
+  assert found == (True, 'full', True)
+  assert '--scan_layers=True --remat_policy=full, which `dss train` needs to be told' in said
+  assert 'a device needs' in said
+  steps = [(one.step, one.model.scan_layers) for one in compiler.asked]
+  assert steps == [('train', False), ('train', True), ('decode', True)]
+
+
+def test_a_plan_on_a_machine_that_cannot_compile_unrolled_layers_is_of_scanned_ones(monkeypatch):
+  monkeypatch.setattr(memory, 'available_bytes', lambda: 3 * 10**9)
+  compiler = _Compiler()
+  found, said, _ = _planned(compiler)
+  assert found == (True, 'full', True) and {one.model.scan_layers for one in compiler.asked} == {
+    True
+  }
+  assert 'GB of this machine, where 3 GB are free' in said
+  assert _planned(compiler, scan_layers=False)[0] == (False, 'none', True)  # who asks is obeyed
+
+
+def test_a_plan_of_a_compiler_that_crashes_on_unrolled_layers_is_of_scanned_ones():
+  def crashing(program):
+    if program.model.scan_layers is False:
+      raise ChildProcessError('the compiler crashed on train.')
+    return plan_runs.answer()
+
+  found, said, _ = _planned(crashing)
+  assert found == (True, 'full', True) and said.endswith('the compiler crashed on train.')

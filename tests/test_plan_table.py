@@ -2,6 +2,7 @@
 
 import importlib.util
 
+import gin
 import pytest
 
 from dss_jax.planning import plans
@@ -44,6 +45,19 @@ def test_what_fits_is_recommended():
   found = plans.recommended(fitting['model'], fitting['topology'])
   assert found == {name: fitting[name] for name in ('mesh', 'batch', 'remat_policy')}
   assert plans.recommended('t5_1_1/none', 'v5e-8') is None
+
+
+def test_all_rows_have_the_same_program(plan_table):
+  """Layers are scanned, whatever `dss train` would choose for its number of updates."""
+  try:
+    runs = list(plan_table.settings('t5_1_1/base', 'v5e-8'))
+  finally:
+    gin.clear_config()
+    gin.config._LOCATION_PREFIXES[:] = ['']
+  assert len(runs) >= 3
+  found = {(one.model.scan_layers, one.model.remat_policy) for one in runs}
+  assert found == {(True, 'full')}
+  assert plans.with_layers(runs[0], 'v5e-8').model == runs[0].model
 
 
 def test_the_page_is_of_this_table(plan_table):

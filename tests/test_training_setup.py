@@ -10,9 +10,11 @@ from small_runs import config_of, small_data  # noqa: F401  a fixture
 from dss_jax import methods
 from dss_jax.data import pipeline
 from dss_jax.datasets import embedded
-from dss_jax.runs import run_config, training_loop, training_setup
+from dss_jax.models import t5
+from dss_jax.runs import memory, run_config, training_loop, training_setup
 from dss_jax.runs.run_config import EvalConfig
 from dss_jax.runs.run_folder import RunFolder
+from dss_jax.settings import topologies
 from dss_jax.training.optimizers import OptimizerConfig
 
 
@@ -122,3 +124,23 @@ def test_a_student_of_choices_is_trained_and_validated(tmp_path):
   assert [row['label/rows'] for row in rows if row['kind'] == 'train'] == [8, 8]
   assert rows[-1]['perturbed/loss'] > 0 and 0 <= rows[-1]['accuracy'] <= 1
   assert RunFolder(tmp_path).load_settings().choices == embedded.CHOICES
+
+
+@pytest.mark.parametrize('chip', ['v5e-8', None])
+def test_training_has_the_layers_that_are_chosen_for_its_chip(tmp_path, monkeypatch, capsys, chip):
+  """T5 1.1 Base on devices that call themselves those of a v5e; nothing of it is trained."""
+  machine = chip and topologies.topology(chip)
+  monkeypatch.setattr(topologies, 'of_device_kind', lambda kind: machine)
+  monkeypatch.setattr(memory, 'available_bytes', lambda: None)
+  base = t5.T5Config(32128, 768, 12, 64, 2048, 12, 12, scan_layers='auto', remat_policy='auto')
+  with contextlib.ExitStack() as stack:
+    run = config_of(tmp_path, model=base, train_steps=10**7)
+    setup = training_setup.set_up(run, stack)
+  said = capsys.readouterr().err
+  found = setup.run.model.scan_layers, setup.run.model.remat_policy
+  if chip:
+    assert found == (False, 'none') and 'layers are unrolled, REMAT_POLICY none: ' in said
+  else:
+    assert found == (True, 'full') and 'layers are' not in said
+  saved = RunFolder(tmp_path).load_settings().model
+  assert (saved.scan_layers, saved.remat_policy) == ('auto', 'auto')  # another chip chooses anew

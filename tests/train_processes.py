@@ -26,6 +26,7 @@ from dss_jax.parallel import partitioning
 from dss_jax.runs import run_config
 from dss_jax.runs.run_folder import RunFolder
 
+DSS = ('-m', 'dss_jax')
 MODULE = 'small_embedded_data'
 SMALL_DATA = """
 from dss_jax.datasets import embedded_arithmetic
@@ -70,6 +71,8 @@ class Processes:
     of_last: more arguments of the last process alone.
     verbs: further arguments of dss, which the same process runs after these.
     program: a new Python runs this, which may be dss, instead of a fork that runs dss.
+    own: how many of the last are a new Python that runs dss, and so iterate sets in another order
+      than the forks, which have one seed of hashes.
   """
 
   def __init__(
@@ -83,6 +86,7 @@ class Processes:
     of_last: Sequence[str] = (),
     verbs: Sequence[Sequence[str]] = (),
     program: Sequence[str] = (),
+    own: int = 0,
   ):
     self.folder = pathlib.Path(folder)
     self.folder.mkdir(exist_ok=True)
@@ -106,13 +110,17 @@ class Processes:
         **(environment or {}),
       }
       variables = {**os.environ, **settings}
-      own = [*arguments, *(of_last if index == count - 1 else [])]
+      line = [*arguments, *(of_last if index == count - 1 else [])]
+      runs = DSS if index >= count - own else program
       with path.open('w') as log:
         self.processes.append(
-          subprocess.Popen([sys.executable, *program, *own], stdout=log, stderr=log, env=variables)
-          if program
-          else forks.Fork([own, *verbs], path, variables)
-        )
+          subprocess.Popen(
+            [sys.executable, *runs, *line], stdout=log, stderr=log,
+            env={**variables, 'PYTHONHASHSEED': 'random'},
+          )
+          if runs
+          else forks.Fork([line, *verbs], path, variables)
+        )  # fmt: skip
 
   @property
   def log(self) -> str:

@@ -1,8 +1,9 @@
 """`python docs/make`: writes the pages of the docs site, and the files that are kept in git.
 
-Owns the order. zensical then builds the site from build/docs/pages (mkdocs.yml; `make docs`). The
-two files that are kept in git, `dss_jax/llms.txt` and `docs/house.svg`, are written by
-`python docs/make --kept` alone; tests/test_docs_pages.py says when they are old.
+Owns the order. zensical then builds the site from build/docs/pages (mkdocs.yml; `make docs`). What
+is kept in git, `dss_jax/llms.txt`, `docs/house.svg` and the last section of
+`docs/troubleshooting.md`, is written by `python docs/make --kept` alone; tests/test_docs_pages.py
+says when it is old.
 """
 
 import os
@@ -15,6 +16,7 @@ import llms
 import pages
 import python_page
 import reference_pages
+import troubles_page
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILT = ROOT / 'build' / 'docs'
@@ -23,6 +25,7 @@ BUILT = ROOT / 'build' / 'docs'
 def main() -> None:
   """Writes everything that the command line asks for."""
   if '--kept' in sys.argv[1:]:
+    (ROOT / 'docs' / 'troubleshooting.md').write_text(troubles_page.text(ROOT), encoding='utf-8')
     (ROOT / 'dss_jax' / 'llms.txt').write_text(llms.text(ROOT), encoding='utf-8')
     (ROOT / 'docs' / 'house.svg').write_text(house.picture(ROOT), encoding='utf-8')
     return

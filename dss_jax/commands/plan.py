@@ -81,6 +81,7 @@ def make_plan(settings: PlanConfig, model: str, searching: bool = False) -> plan
     run,
     settings.topology,
     compiler,
+    _print_progress,
     checks=tuple(results),
     dollars_per_hour=price,
     examples_per_row=packed,
@@ -111,10 +112,10 @@ def _best(run: RunConfig, topology: str, compiler: plans.Compiler) -> RunConfig:
   best = max(candidates, key=lambda candidate: candidate.rows_per_second)
   run = search.with_settings(run, best.mesh, best.batch)
   run = search.fastest_layers(run, topology, compiler, _print_progress)
-  mesh = run.mesh
+  mesh, batch = run.mesh, run.data.batch_size
   _print_progress(
     f'flags: --mesh_data={mesh.data} --mesh_fsdp={mesh.fsdp} --mesh_tensor={mesh.tensor} '
-    f'--batch_size={best.batch} {search.layers_text(run.model)}'
+    f'--batch_size={batch} {search.layers_text(run.model)}'
   )
   return run
 

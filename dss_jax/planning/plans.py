@@ -10,11 +10,11 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from dss_jax.models import flops
+from dss_jax.models import flops, t5
 from dss_jax.planning import estimate, programs
 from dss_jax.planning.checks import Check
 from dss_jax.planning.programs import Compiled, Program
-from dss_jax.runs import layer_choice
+from dss_jax.runs import layer_choice, memory
 from dss_jax.runs.run_config import RunConfig
 from dss_jax.settings import topologies
 
@@ -105,20 +105,80 @@ def with_layers(run: RunConfig, topology: str) -> RunConfig:
 
 
 def make(
-  model: str, run: RunConfig, topology: str, compiler: Compiler = programs.compile_program, **known
+  model: str,
+  run: RunConfig,
+  topology: str,
+  compiler: Compiler = programs.compile_program,
+  show: Callable[[str], None] = lambda text: None,
+  **known,
 ) -> Plan:
-  """Compiles a run's programs for a machine; `known` are further attributes of the Plan.
+  """Compiles a run's programs for a machine.
+
+  Args:
+    model: its name, for people.
+    run: its settings, with vocab_size.
+    topology: the machine.
+    compiler: of its programs.
+    show: gets a sentence where layers are planned otherwise than `dss train` chooses.
+    **known: further attributes of the Plan.
 
   Raises:
     ValueError: an impossible mesh or batch, or a compiler that is not installed.
     ChildProcessError: the compiler crashed.
   """
-  run = with_layers(run, topology)
-  update = program_of(run, topology)
   decoding = program_of(run, topology, 'decode') if run.eval.period else None
-  train = compiler(update)
+  run, train = _update(run, topology, compiler, show)
+  if decoding:
+    decoding = dataclasses.replace(decoding, model=run.model)
   decode = compiler(decoding) if decoding and train.fits is not False else None
   return Plan(model, run, topologies.topology(topology), train, decode, **known)
+
+
+def _update(
+  run: RunConfig, topology: str, compiler: Compiler, show: Callable[[str], None]
+) -> tuple[RunConfig, Compiled]:
+  """The run with its layers, and its compiled update.
+
+  They are those that `dss train` would choose. Where these do not fit, or take more memory to
+  compile than there is, they are those that need least.
+  """
+  chosen = with_layers(run, topology)
+  scanned = dataclasses.replace(run, model=layer_choice.with_scanned(run.model))
+  if chosen.model == scanned.model:
+    return chosen, compiler(program_of(chosen, topology))
+  why = too_large_to_compile(chosen.model) if scanned.model.scan_layers else ''
+  if not why:
+    compiled, why = _tried(program_of(chosen, topology), compiler)
+    if compiled:
+      return chosen, compiled
+  show(
+    f'planned with --scan_layers={scanned.model.scan_layers} '
+    f'--remat_policy={scanned.model.remat_policy}, which `dss train` needs to be told too: with '
+    f'{chosen.model.scan_layers} and {chosen.model.remat_policy}, {why}.'
+  )
+  return scanned, compiler(program_of(scanned, topology))
+
+
+def _tried(program: Program, compiler: Compiler) -> tuple[Compiled | None, str]:
+  """The program if it compiles and fits, else None and why not."""
+  try:
+    compiled = compiler(program)
+  except ChildProcessError as error:
+    return None, str(error).rstrip('.')
+  if compiled.fits is False:
+    return None, f'a device needs {compiled.memory.total / 1e9:.1f} GB or more, which it lacks'
+  return compiled, ''
+
+
+def too_large_to_compile(model: t5.T5Config) -> str:
+  """Why this machine had better not compile the network with unrolled layers; '' if it may."""
+  needed, available = layer_choice.compiler_bytes(model), memory.available_bytes()
+  if available is None or needed <= available:
+    return ''
+  return (
+    f'the compiler takes some {needed / 1e9:.0f} GB of this machine, where '
+    f'{available / 1e9:.0f} GB are free'
+  )
 
 
 def to_json(plan: Plan) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from dss_jax.settings import topologies
 LANES = 128  # of a TPU's vectors; a gradient in narrower parts is all-reduced, not reduce-scattered
 BYTES_PER_PARAMETER = {'adamw': 16, 'adafactor': 8}  # parameter, optimizer state, gradient
 MOST_ROWS_PER_PART = 256
+MOST_BATCHES = 3  # that unrolled layers are compiled with
 
 
 class Candidate(NamedTuple):
@@ -123,29 +124,54 @@ def fastest_layers(
   compiler: plans.Compiler = programs.compile_program,
   show: Callable[[str], None] = lambda text: None,
 ) -> RunConfig:
-  """The run with the program for its layers that ends it first, its compilation included.
+  """The run with the program for its layers that ends the same rows first, compilation included.
 
-  Programs that do not fit are left out; settings other than 'auto' are kept. Layers are scanned
-  where nothing fits.
+  Unrolled layers need more memory, so that their batch may have to be smaller. Programs that do not
+  fit are left out; settings other than 'auto' are kept. Layers are scanned where nothing fits.
   """
-  tried = {}
-  scanned = layer_choice.with_scanned(run.model)
-  for scan, policy in ((True, scanned.remat_policy), (False, 'none'), (False, 'minimal')):
-    model = dataclasses.replace(
-      run.model,
-      scan_layers=scan if run.model.scan_layers == layer_choice.AUTO else run.model.scan_layers,
-      remat_policy=policy if run.model.remat_policy == layer_choice.AUTO else scanned.remat_policy,
-    )
-    if model in tried:
-      continue
-    program = plans.program_of(dataclasses.replace(run, model=model), topology)
-    tried[model] = _seconds_of_run(program, run.train_steps, compiler)
-    show(f'{layers_text(model)}: ' + (
-      'does not fit' if math.isinf(tried[model]) else
-      f'{tried[model] / 3600:.2f} h for {run.train_steps:,} updates with compilation (est.)'
-    ))  # fmt: skip
-  best = min(tried, key=lambda model: tried[model])
-  return dataclasses.replace(run, model=scanned if math.isinf(tried[best]) else best)
+  rows = run.train_steps * run.data.batch_size
+  scanned = dataclasses.replace(run, model=layer_choice.with_scanned(run.model))
+  best, least = scanned, math.inf
+  for model in dict.fromkeys((scanned.model, *_unrolled(run.model, show))):
+    one = dataclasses.replace(run, model=model)
+    batches = _batches(one, topology) if model != scanned.model else [run.data.batch_size]
+    for batch in batches:
+      one = with_settings(one, one.mesh, batch)
+      seconds = _seconds_of_rows(plans.program_of(one, topology), rows, compiler)
+      show(f'{layers_text(model)} --batch_size={batch}: ' + (
+        'does not fit' if math.isinf(seconds) else
+        f'{seconds / 3600:.2f} h for {rows:,} rows with compilation (est.)'
+      ))  # fmt: skip
+      if seconds < least:
+        best, least = one, seconds
+      if math.isfinite(seconds):
+        break
+  return best
+
+
+def _unrolled(model: t5.T5Config, show: Callable[[str], None]) -> Iterator[t5.T5Config]:
+  """The network with unrolled layers that recompute little, as far as it has 'auto'."""
+  scan = model.scan_layers if model.scan_layers != layer_choice.AUTO else False
+  if not scan and (why := plans.too_large_to_compile(model)):
+    show(f'unrolled layers are not tried: {why}')
+    return
+  scanned = layer_choice.with_scanned(model)
+  for policy in ('none', 'minimal'):
+    remat = policy if model.remat_policy == layer_choice.AUTO else scanned.remat_policy
+    yield dataclasses.replace(model, scan_layers=scan, remat_policy=remat)
+
+
+def _batches(run: RunConfig, topology: str) -> list[int]:
+  """The run's batch and halves of it, from the largest on that may fit by estimate."""
+  machine = topologies.topology(topology)
+  mesh = programs.mesh_sizes(run.mesh, machine)
+  parts = mesh['data'] * mesh['fsdp'] * run.num_microbatches
+  batch, found = run.data.batch_size, list[int]()
+  while batch and batch % parts == 0 and len(found) < MOST_BATCHES:
+    if layer_choice.may_fit(with_settings(run, run.mesh, batch), machine, mesh):
+      found.append(batch)
+    batch = batch // 2 if batch % 2 == 0 else 0
+  return found
 
 
 def layers_text(model: t5.T5Config) -> str:
@@ -153,8 +179,8 @@ def layers_text(model: t5.T5Config) -> str:
   return f'--scan_layers={model.scan_layers} --remat_policy={model.remat_policy}'
 
 
-def _seconds_of_run(program: programs.Program, steps: int, compiler: plans.Compiler) -> float:
-  """Compilation and all updates; infinite where the program does not fit or does not compile."""
+def _seconds_of_rows(program: programs.Program, rows: int, compiler: plans.Compiler) -> float:
+  """Compilation and all rows; infinite where the program does not fit or does not compile."""
   try:
     compiled = compiler(program)
   except ChildProcessError:
@@ -162,7 +188,7 @@ def _seconds_of_run(program: programs.Program, steps: int, compiler: plans.Compi
   if not compiled.fits or compiled.costs is None:
     return math.inf
   machine = topologies.topology(program.topology)
-  return compiled.seconds + steps * estimate.seconds(compiled.costs, machine).step
+  return compiled.seconds + rows / program.rows * estimate.seconds(compiled.costs, machine).step
 
 
 def with_settings(run: RunConfig, mesh: MeshConfig, batch: int) -> RunConfig:
