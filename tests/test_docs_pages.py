@@ -69,7 +69,7 @@ def test_what_is_kept_is_not_old(maker):
 
 
 def test_the_page_of_errors_has_the_table_of_doctor(maker):
-  page = (REPOSITORY / troubles.PAGE).read_text(encoding='utf-8')
+  page = (REPOSITORY / 'docs' / 'troubleshooting.md').read_text(encoding='utf-8')
   assert page == maker['troubles_page'].text(REPOSITORY), OLD
   for one in troubles.all_troubles():
     assert page.count(f'<a id="{one.name}"></a>') == 1
