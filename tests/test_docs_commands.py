@@ -73,7 +73,7 @@ def test_a_command_without_an_end_is_ended(tmp_path):
   )
   done = subprocess.run(
     [sys.executable, '-c', program], capture_output=True, text=True, timeout=60, cwd=tmp_path,
-    env={**os.environ, 'PYTHONPATH': f'{SESSION.parent}{os.pathsep}{os.environ["PYTHONPATH"]}'},
+    env={**os.environ, 'PYTHONPATH': f'{SESSION.parent}{os.pathsep}{os.environ.get("PYTHONPATH", "")}'},
   )  # fmt: skip
   assert done.returncode == 1
   assert 'README.md:7: dss methods' in done.stderr and 'Timeout' in done.stderr
