@@ -71,9 +71,10 @@ def test_a_command_without_an_end_is_ended(tmp_path):
     'doc_session._exit_code = lambda words: time.sleep(60); '
     'doc_session._run(Command("README.md", 7, "dss methods"))'
   )
+  path = os.pathsep.join([str(SESSION.parent), os.environ.get('PYTHONPATH', '')])
   done = subprocess.run(
     [sys.executable, '-c', program], capture_output=True, text=True, timeout=60, cwd=tmp_path,
-    env={**os.environ, 'PYTHONPATH': f'{SESSION.parent}{os.pathsep}{os.environ.get("PYTHONPATH", "")}'},
+    env={**os.environ, 'PYTHONPATH': path},
   )  # fmt: skip
   assert done.returncode == 1
   assert 'README.md:7: dss methods' in done.stderr and 'Timeout' in done.stderr
