@@ -193,10 +193,15 @@ def _check_hub(name: str, model: str) -> None:
 
 def _flags(job: Job) -> list[tuple[str, str]]:
   """Parses the flags of a verb without gin files as it does itself; returns its data's files."""
-  from dss_jax.commands import export_weights, import_weights, prepare, vocab
+  from dss_jax.commands import export_weights, import_flags, prepare, vocab
 
-  verbs = {'export': export_weights, 'import': import_weights, 'prepare': prepare, 'vocab': vocab}
-  given = verbs[job.command[0]].options(job.command[1:])
+  verbs = {
+    'export': export_weights.options,
+    'import': import_flags.parser().parse_args,
+    'prepare': prepare.options,
+    'vocab': vocab.options,
+  }
+  given = verbs[job.command[0]](job.command[1:])
   if job.command[0] != 'vocab':
     return []
   names = given.task.split(',')

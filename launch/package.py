@@ -23,8 +23,8 @@ SOURCES = (
   'setup.py', 'pyproject.toml', 'README.md', 'LICENSE', 'dss_jax', 'gin', 'launch', 'tasks',
 )  # fmt: skip
 KINDS = (
-  '.py', '.gin', '.sh', '.model', '.toml', '.css', '.js', '.j2', 'table.json', 'py.typed',
-  'llms.txt',
+  '.py', '.gin', '.sh', '.model', '.toml', '.css', '.js', '.j2', '.html', 'table.json',
+  'py.typed', 'llms.txt',
 )  # fmt: skip
 _OF_AN_INSTALLATION = ('INSTALLER', 'REQUESTED', 'RECORD', 'direct_url.json')
 

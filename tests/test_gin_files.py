@@ -284,6 +284,7 @@ def test_every_file_of_runs_parses_with_what_it_requires():
     'sweep': ('sweep', COMPLETE, 'comparison.SweepConfig'),
     'evaluate': ('evaluate', ['--model_dir=a'], 'evaluation.EvaluateConfig'),
     'predict': ('predict', ['--model_dir=a'], 'predict.PredictConfig'),
+    'serve': ('serve', ['--model_dir=a'], 'serve.ServeConfig'),
     'plan': ('plan', [TINY, '--topology=v5e-8'], 'plan.PlanConfig'),
   }
   assert set(needed) == set(_names('runs')) - {'student'}  # which evaluate and predict include
