@@ -11,7 +11,7 @@ import itertools
 import os
 import pathlib
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from dss_jax import datasets, methods
@@ -195,7 +195,7 @@ def _flags(job: Job) -> list[tuple[str, str]]:
   """Parses the flags of a verb without gin files as it does itself; returns its data's files."""
   from dss_jax.commands import export_weights, import_flags, prepare, vocab
 
-  verbs = {
+  verbs: dict[str, Callable[[Sequence[str]], Any]] = {
     'export': export_weights.options,
     'import': import_flags.parser().parse_args,
     'prepare': prepare.options,
