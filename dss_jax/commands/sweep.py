@@ -29,7 +29,7 @@ from dss_jax.experiments import (
 )
 from dss_jax.experiments.results import RESULTS, TEACHER
 from dss_jax.experiments.sweeping import Sweep
-from dss_jax.parallel import distributed
+from dss_jax.parallel import devices, distributed
 from dss_jax.planning import prices, programs, sweep_plan
 from dss_jax.runs import memory, run_config
 from dss_jax.runs.run_folder import RunFolder
@@ -120,10 +120,10 @@ def _workers(sweep: Sweep) -> int:
   )  # fmt: skip
   available = memory.available_bytes()
   available = needed * asked if available is None else available
-  count = max(1, min(asked, workers.cores(), available // needed))
+  count = max(1, min(asked, devices.cores(), available // needed))
   if count < asked:
     distributed.log(
-      f'WORKERS {asked}: {count} are started, since there are {workers.cores()} cores and '
+      f'WORKERS {asked}: {count} are started, since there are {devices.cores()} cores and '
       f'{available / 1e9:.1f} GB, of which a student takes {needed / 1e9:.1f} GB at least'
     )
   return count

@@ -263,9 +263,7 @@ def inference_batches(
     count: how many parts there are.
   """
   local = _local_rows(batch_size, parts, count)
-  steps = (
-    narrowest * part * 2**power // 2 for power in range(26) for part in (2, 3)
-  )  # 32, 48, ...
+  steps = (part * narrowest * 2**power // 2 for power in range(26) for part in (2, 3))
   allowed = sorted({max_input_length, *(w for w in steps if w < max_input_length)})
   limits = {'inputs': max_input_length, 'targets': max(1, int(examples.target_lengths.max()))}
   examples = examples.truncated(limits)

@@ -16,10 +16,10 @@ import jax
 import numpy as np
 from etils import epath
 
-from dss_jax.experiments import few_shot_cot, paper, workers
+from dss_jax.experiments import few_shot_cot, paper
 from dss_jax.experiments.comparison import Cell
 from dss_jax.experiments.results import CELL_FILE, TEACHER, Score
-from dss_jax.parallel import distributed
+from dss_jax.parallel import devices, distributed
 from dss_jax.runs import evaluation, run_config, training_loop
 from dss_jax.runs.run_folder import InUseError, RunFolder
 from dss_jax.settings import json_form, whole_files
@@ -300,7 +300,7 @@ def _teacher(cell: Cell, run: run_config.RunConfig, split: str) -> Outcome:
 
 def _processors() -> int:
   """The cores of this process on a CPU, else the devices of all processes."""
-  return workers.cores() if jax.default_backend() == 'cpu' else jax.device_count()
+  return devices.cores() if jax.default_backend() == 'cpu' else jax.device_count()
 
 
 def _labels_per_step(run: run_config.RunConfig) -> float:

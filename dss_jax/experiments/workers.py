@@ -64,13 +64,6 @@ def work_together(argv: Sequence[str], workers: int, folder: epath.Path) -> bool
   return stop.requested()
 
 
-def cores() -> int:
-  """The cores that this process may use."""
-  if hasattr(os, 'sched_getaffinity'):
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1
-
-
 def limit_cores() -> None:
   """Keeps a worker on its share of the cores; called before JAX starts its threads."""
   if not is_worker() or not hasattr(os, 'sched_setaffinity'):

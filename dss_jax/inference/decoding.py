@@ -127,7 +127,6 @@ class _Sample(NamedTuple):
 def _sample(decoder: Decoder, cache: DecodeCache, is_real, decoding: Decoding, row_keys):
   """Greedy and temperature decoding."""
   rows, length = is_real.shape[0], decoding.max_length
-  sizes = _sizes(rows, length)
   tokens, log_prob = jnp.zeros((rows, length), jnp.int32), jnp.zeros((rows,), jnp.float32)
   state = _Sample(
     tokens=tokens,
@@ -138,7 +137,7 @@ def _sample(decoder: Decoder, cache: DecodeCache, is_real, decoding: Decoding, r
     rows=jnp.arange(rows),
     keys=row_keys,
   )
-  for fewer in (*sizes[1:], 0):
+  for fewer in (*_fewer_rows(rows, length), 0):
     state = jax.lax.while_loop(
       functools.partial(_more_than, fewer, length),
       functools.partial(_step, decoder, decoding),
@@ -153,14 +152,14 @@ def _sample(decoder: Decoder, cache: DecodeCache, is_real, decoding: Decoding, r
   return tokens, log_prob / _divisors(decoding)[tokens_used - 1]
 
 
-def _sizes(rows: int, length: int) -> list[int]:
-  """The numbers of rows to go on with: all, and where it pays, a half and a quarter of them.
+def _fewer_rows(rows: int, length: int) -> list[int]:
+  """The numbers of rows to go on with once no more are needed: where it pays, a half and a quarter.
 
   Each is a loop of its own in the program, which short outputs are not worth.
   """
   if not devices.shrinks_decoding() or length < 32:
-    return [rows]
-  return [rows, *(rows // part for part in (2, 4) if rows % part == 0 and rows // part >= 8)]
+    return []
+  return [rows // part for part in (2, 4) if rows % part == 0 and rows // part >= 8]
 
 
 def _more_than(fewer: int, length: int, state: _Sample) -> Bool[Array, '']:

@@ -1,7 +1,7 @@
 """One output token by token, as it is decoded: what a person watches.
 
-Owns the loop outside of jit; one token is one call of a compiled step. Decoding many inputs at once
-is decoding.py's, which runs the whole loop on the devices.
+Owns the loop outside of jit; one token is one call of stepping.py. Decoding many inputs at once is
+decoding.py's, which runs the whole loop on the devices.
 """
 
 import contextlib
@@ -14,27 +14,9 @@ import numpy as np
 
 from dss_jax.data import pipeline
 from dss_jax.data.examples import Examples
-from dss_jax.inference import decoding, evaluator
-from dss_jax.models import decoder as decoders
+from dss_jax.inference import decoding, evaluator, stepping
 from dss_jax.models import t5
-from dss_jax.models.decoder import DecodeCache
 from dss_jax.parallel import distributed, partitioning
-
-
-@functools.partial(jax.jit, static_argnames=('config', 'length'))
-def _start(config: t5.T5Config, params: t5.Params, inputs, segments, length: int):
-  """The decoder's layers as decoding uses them, and an empty cache for `length` tokens."""
-  network = t5.bind(config, params)
-  decoder = decoders.prepare(network)
-  return decoder.layers, decoder.init_cache(network.encode(inputs, segments), segments > 0, length)
-
-
-@functools.partial(jax.jit, static_argnames='config', donate_argnames='cache')
-def _step(config: t5.T5Config, params: t5.Params, layers: Any, last, cache: DecodeCache):
-  """The likeliest next token of every row, int32 [rows], and the cache."""
-  decoder = decoders.Decoder(t5.bind(config, params), layers)
-  logits, cache = decoder.step(last, cache)
-  return decoding.likeliest(logits), cache
 
 
 def tokens(decoder: evaluator.Decoder, params: t5.Params, example: Examples) -> Iterator[int]:
@@ -61,14 +43,16 @@ def tokens(decoder: evaluator.Decoder, params: t5.Params, example: Examples) -> 
   on_mesh = contextlib.nullcontext if mesh is None else functools.partial(jax.set_mesh, mesh)
   config, length = decoder.config, decoder.decoding.max_length
   with on_mesh():
-    layers, cache = _start(
-      config, params, arrays['encoder_input_tokens'], arrays['encoder_segment_ids'], length
-    )
-  last: Any = np.full(len(batch.rows), decoding.START_ID, np.int32)
+    layers = stepping.layers(config, params)
+    rows, _ = stepping.begin(
+      config, params, layers,
+      arrays['encoder_input_tokens'], arrays['encoder_segment_ids'], length,
+    )  # fmt: skip
+  stopped = np.zeros(len(batch.rows), bool)
   for _ in range(length):
     with on_mesh():
-      last, cache = _step(config, params, layers, last, cache)
-    token = int(last[0])
+      found, _, rows = stepping.advance(config, params, layers, rows, stopped, 1)
+    token = int(found[0, 0])
     if token == decoding.EOS_ID:
       return
     yield token

@@ -70,7 +70,14 @@ def decoding_threads(mesh: Mesh | None) -> int:
   small. Several devices have collectives, whose order has to be the same everywhere.
   """
   found = _devices(mesh)
-  return min(os.cpu_count() or 1, 4) if len(found) == 1 and found[0].platform == 'cpu' else 1
+  return min(cores(), 4) if len(found) == 1 and found[0].platform == 'cpu' else 1
+
+
+def cores() -> int:
+  """The cores that this process may use."""
+  if hasattr(os, 'sched_getaffinity'):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
 
 
 def narrowest_inputs(mesh: Mesh | None) -> int:
