@@ -4,6 +4,7 @@ That no number depends on them is in test_t5.py.
 """
 
 import dataclasses
+import pathlib
 import re
 
 import jax
@@ -42,6 +43,35 @@ def _chosen(run, topology='v5e-8'):
   mesh = dict(data=run.mesh.data, fsdp=run.mesh.fsdp, tensor=run.mesh.tensor)
   model, said = layer_choice.chosen(run, topologies.topology(topology), mesh)
   return (model.scan_layers, model.remat_policy), said
+
+
+def test_the_figures_are_those_of_the_measured_tables():
+  text = (pathlib.Path(__file__).parents[1] / 'benchmarks' / 'RESULTS.md').read_text()
+
+  def rows_of(heading: str) -> dict[tuple[str, str], dict[str, str]]:
+    lines = text.partition(f'### {heading}\n')[2].partition('\n### ')[0].splitlines()
+    table = [[cell.strip() for cell in line.split('|')[1:-1]] for line in lines if '|' in line]
+    rows = [dict(zip(table[0], row, strict=True)) for row in table[2:]]
+    return {(row['model'], row['slice']): row for row in reversed(rows)}
+
+  number = lambda cell: float(cell.split()[0])  # noqa: E731
+  scanned, unrolled = rows_of('Layers scanned, full remat'), rows_of('Layers unrolled')
+  names = {layer_choice.BASE: 'Base', layer_choice.LARGE: 'Large', layer_choice.XL: 'XL',
+           layer_choice.XXL: 'XXL'}  # fmt: skip
+  left = {name: row for name, row in unrolled.items() if '-' in name[1]}
+  for figures in layer_choice.FIGURES:
+    (found,) = (
+      name for name, row in left.items()
+      if name[0] == names[figures.network] and name[1].startswith(figures.chip + '-')
+    )  # fmt: skip
+    slow, fast = scanned[found], left.pop(found)
+    data, fsdp = map(int, fast['mesh'].split(' x '))
+    assert (figures.shards, figures.rows) == (fsdp, int(fast['batch']) // (data * fsdp))
+    assert figures.mfu == number(slow['MFU']) / 100
+    assert figures.saved == 1 - number(fast['step']) / number(slow['step'])
+    assert figures.compilation == number(fast['compiled in']) - number(slow['compiled in'])
+    assert figures.memory == number(fast['memory, GB'])
+  assert not left
 
 
 # What RESULTS.md says of both programs: the number of updates after which unrolling pays.
