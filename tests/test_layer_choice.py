@@ -65,7 +65,9 @@ def test_the_figures_are_those_of_the_measured_tables():
       if name[0] == names[figures.network] and name[1].startswith(figures.chip + '-')
     )  # fmt: skip
     slow, fast = scanned[found], left.pop(found)
-    data, fsdp = map(int, fast['mesh'].split(' x '))
+    mesh = 'mesh (data x fsdp)'
+    assert (slow[mesh], slow['batch']) == (fast[mesh], fast['batch'])
+    data, fsdp = map(int, fast[mesh].split(' x '))
     assert (figures.shards, figures.rows) == (fsdp, int(fast['batch']) // (data * fsdp))
     assert figures.mfu == number(slow['MFU']) / 100
     assert figures.saved == 1 - number(fast['step']) / number(slow['step'])

@@ -192,9 +192,10 @@ class Attention(nnx.Module):
     if x_kv is x:
       key, value = self.project_key_value(x)
     else:
-      # What the scans of both stacks keep for their gradients must not be alike in shape: XLA for
-      # TPUs fills arrays of such a shape with zeros first: 10 of 85 ms of an update of T5 Base.
-      key, value = (y[0] for y in self.project_key_value(x_kv[None]))
+      # XLA for TPUs fills with zeros what both stacks' scans keep in one shape for their gradients:
+      # 10 of 85 ms of T5 Base. With REMAT_POLICY minimal this axis tells these products from the
+      # encoder's; those of self-attention differ if inputs and targets differ in length.
+      key, value = (y.squeeze(0) for y in self.project_key_value(x_kv[None]))
     keep = None
     if row_keys is not None and rate > 0.0:
       keep = _kept(row_keys, 0, rate, (self.num_heads, 1, key.shape[1]))[:, :, 0]

@@ -1,9 +1,10 @@
 """SCAN_LAYERS and REMAT_POLICY where they are 'auto': the program that ends the run first.
 
-Owns the rule and the figures behind it, which are the TPU compiler's (benchmarks/RESULTS.md, "As it
-ships" and "Layers unrolled"). A network that no figures are of has scanned layers. A value that is
-set wins. The numbers of a run do not depend on the choice, nor do checkpoints. Does not own the
-programs (models/t5.py); `dss plan --search` compiles them (planning/search.py).
+Owns the rule and the figures behind it, which are the TPU compiler's (benchmarks/RESULTS.md,
+"Layers scanned, full remat" and "Layers unrolled"). A network that no figures are of has scanned
+layers. A value that is set wins. The numbers of a run do not depend on the choice, nor do
+checkpoints. Does not own the programs (models/t5.py); `dss plan --search` compiles them
+(planning/search.py).
 """
 
 import dataclasses
@@ -160,7 +161,10 @@ def _with(model: t5.T5Config, scan: bool, remat_policy: str) -> t5.T5Config:
 
 
 def _scanned_policy(model: t5.T5Config) -> str:
-  """The fastest policy of scanned layers: what small networks recompute saves them no time."""
+  """What scanned layers have: on a CPU, small networks are slower if they recompute more.
+
+  On v5e-8, T5 small takes 29.7 ms with 'minimal' and 29.0 with 'full'.
+  """
   return 'none' if model.emb_dim <= 128 else 'minimal' if model.emb_dim < NARROWEST else 'full'
 
 
